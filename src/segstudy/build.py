@@ -1,0 +1,143 @@
+"""From the config to the parts: the map of the project, and the only place that knows all of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from segstudy.callbacks.counts import ImageCounts
+from segstudy.callbacks.streams import Streams
+from segstudy.config import check
+from segstudy.data.base import SegmentationData
+from segstudy.device import choose_precision
+from segstudy.errors import ConfigError
+from segstudy.losses import balanced_weights
+from segstudy.module import SegmentationModule
+from segstudy.networks.weights import load_encoder_weights
+from segstudy.seeds import initialise
+
+
+def build_data(cfg: DictConfig) -> SegmentationData:
+    """The data set, prepared: files found, labels checked, caches written."""
+    data = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) -> tuple[nn.Module, str]:
+    """The network in its initial state, and where its encoder's weights came from."""
+    try:
+        network = instantiate(cfg.network, num_classes=num_classes)
+    except Exception as error:  # instantiate wraps what a constructor raises
+        raise ConfigError(_reason(error)) from error
+    initialise(network, cfg.seed)
+    encoder = getattr(network, "encoder", None)
+    origin = load_encoder_weights(encoder) if load_weights and encoder is not None else "random"
+    return network.to(memory_format=torch.channels_last), origin
+
+
+def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) -> SegmentationModule:
+    """The LightningModule around the network, with loss, optimizer and schedule."""
+    loss_cfg = _with_weights(cfg.loss, data)
+    try:
+        loss = instantiate(loss_cfg, _convert_="all")
+        # One pass of two pixels: a loss for two classes, or a list of weights of the wrong length, says so now.
+        labels = torch.arange(2).view(1, 1, 2) % len(data.classes)
+        loss(torch.zeros(1, len(data.classes), 1, 2, requires_grad=True), labels)
+    except Exception as error:
+        raise ConfigError(f"loss: {_reason(error)}") from error
+    return SegmentationModule(
+        network,
+        loss,
+        data.classes,
+        optimizer=instantiate(cfg.optim.optimizer),
+        schedule=instantiate(cfg.schedule),
+        lr=cfg.optim.lr,
+        encoder_lr=cfg.optim.encoder_lr,
+    )
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
+    """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
+    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
+    accelerator, precision, reason = choose_device(settings["accelerator"], settings["precision"])  # type: ignore[call-overload, index]
+    settings |= {"accelerator": accelerator, "precision": precision}  # type: ignore[operator]
+    callbacks: list[Callback] = [Streams(cfg.seed), ImageCounts()]
+    for part in cfg.callbacks.values():
+        if part.get("enabled", True):
+            part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])
+            callbacks.append(instantiate(part))
+    for callback in callbacks:
+        if hasattr(callback, "dirpath"):
+            callback.dirpath = str(folder / "checkpoints")
+    trainer = instantiate(
+        settings,
+        default_root_dir=str(folder),
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+    )
+    return trainer, f"{accelerator}, {precision}: {reason}"
+
+
+def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
+    """(accelerator, precision, reason) with "auto" decided. Raises ConfigError if the asked device is not there."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    wanted = {"gpu": "cuda"}.get(accelerator, accelerator)
+    if wanted == "auto":
+        wanted = next(name for name, there in here.items() if there)
+    if not here.get(wanted, False):
+        found = ", ".join(name for name, there in here.items() if there)
+        raise ConfigError(f"trainer.accelerator={accelerator}: not on this machine (found: {found}); try trainer=auto")
+    if precision != "auto":
+        return wanted, precision, "as asked"
+    return wanted, *choose_precision(wanted)
+
+
+def load_run(folder: Path, checkpoint: str = "last") -> tuple[nn.Module, DictConfig]:
+    """The network of a run folder in evaluation mode, and its config. Nothing is downloaded, nothing else is executed.
+
+    Raises ConfigError if the folder's config builds something outside segstudy and its libraries.
+    """
+    cfg = OmegaConf.load(folder / "config.yaml")
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(f"{folder / 'config.yaml'} is not a run's config")
+    check(cfg, trusted=False)
+    file = folder / "checkpoints" / f"{checkpoint}.ckpt"
+    if not file.is_file():
+        raise ConfigError(f"{folder} has no checkpoint {checkpoint!r}: no file {file}")
+    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    weights = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+    classes = json.loads((folder / "record.json").read_text())["class_names"]
+    network, _ = build_network(cfg, len(classes), load_weights=False)
+    network.load_state_dict(weights)
+    return network.eval(), cfg
+
+
+def _with_weights(loss: DictConfig, data: SegmentationData) -> DictConfig:
+    """A copy of the loss's config in which `class_weights: balanced` is the list from the data's counted pixels."""
+    loss = OmegaConf.create(OmegaConf.to_container(loss, resolve=True))
+
+    def fill(node: Any) -> None:
+        if isinstance(node, DictConfig):
+            if node.get("class_weights") == "balanced":
+                node.class_weights = balanced_weights(data.pixels().tolist())
+            for child in node.values():
+                fill(child)
+
+    fill(loss)
+    return loss
+
+
+def _reason(error: BaseException) -> str:
+    """The constructor's own words, without Hydra's wrapping."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)

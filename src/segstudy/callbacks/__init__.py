@@ -1,0 +1,1 @@
+"""What happens around training: pictures, throughput, guards against bad numbers and too little memory."""

@@ -1,0 +1,82 @@
+"""The test's counts, image by image, at network size and at each image's original size."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from segstudy.data.base import SegmentationData
+from segstudy.metrics import confusion
+
+SIZES = ("network", "original")
+
+
+class ImageCounts(L.Callback):
+    """Keeps a confusion matrix for each test image, so that a study can resample images.
+
+    Writes `test/counts.npz`: names (N), and for each size `<size>` int64 rows (image, truth, prediction, pixels) of
+    the entries that are not 0. At original size the logits are interpolated (bilinear) before the argmax.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[np.ndarray]] = {}
+        self.total: dict[str, np.ndarray] = {}
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.rows = {size: [] for size in SIZES}
+
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, module: L.LightningModule, logits: torch.Tensor, batch: dict[str, torch.Tensor], *_: Any
+    ) -> None:
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
+            if index < 0:  # filled in for an even number of batches
+                continue
+            self._count("network", index, logit.argmax(0), mask)
+            original = data.original_mask("report", index).to(mask.device)
+            if original.shape != mask.shape:
+                logit = F.interpolate(logit[None].float(), size=original.shape, mode="bilinear", align_corners=False)[0]
+            self._count("original", index, logit.argmax(0), original)
+
+    def _count(self, size: str, index: int, labels: torch.Tensor, mask: torch.Tensor) -> None:
+        counts = confusion(labels[None], mask[None], self.num_classes)
+        truth, prediction = counts.nonzero(as_tuple=True)
+        pixels = counts[truth, prediction]
+        self.rows[size].append(
+            torch.stack([torch.full_like(truth, index), truth, prediction, pixels], 1).cpu().numpy()
+        )
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self.num_classes = len(module.classes)  # type: ignore[arg-type]
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        gathered = [None] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(gathered, self.rows)
+        else:
+            gathered = [self.rows]  # type: ignore[list-item]
+        rows = {size: np.concatenate([r for part in gathered for r in part[size]]) for size in SIZES}  # type: ignore[index]
+        self.total = {size: total(r, self.num_classes) for size, r in rows.items()}
+        if trainer.is_global_zero:
+            names = [s.name for s in trainer.datamodule.roles["report"].samples]  # type: ignore[attr-defined]
+            path = Path(trainer.default_root_dir) / "test" / "counts.npz"
+            path.parent.mkdir(exist_ok=True)
+            np.savez_compressed(path, names=names, **rows)
+
+
+def dense(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:
+    """Sparse rows (image, truth, prediction, pixels) → int64 (N,C,C)."""
+    images = images if images is not None else int(rows[:, 0].max()) + 1
+    counts = np.zeros((images, num_classes, num_classes), np.int64)
+    counts[rows[:, 0], rows[:, 1], rows[:, 2]] = rows[:, 3]
+    return counts
+
+
+def total(rows: np.ndarray, num_classes: int) -> np.ndarray:
+    """Sparse rows → the split's confusion matrix, int64 (C,C)."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (rows[:, 1], rows[:, 2]), rows[:, 3])
+    return counts

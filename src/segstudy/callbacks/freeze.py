@@ -1,0 +1,36 @@
+"""Freezing the encoder for the first epochs."""
+
+import lightning as L
+from torch import nn
+
+
+class FreezeEncoder(L.Callback):
+    """Keeps the encoder's weights for the first `epochs` epochs, and its batch statistics for `batch_norm_epochs`.
+
+    While its batch normalisation is frozen it uses the running statistics of its pretraining. −1 freezes throughout.
+    """
+
+    def __init__(self, epochs: int = 1, batch_norm_epochs: int = -1):
+        self.epochs, self.batch_norm_epochs = epochs, batch_norm_epochs
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        encoder = pl_module.network.encoder
+        frozen = self._holds(self.epochs, trainer.current_epoch)
+        if trainer.world_size == 1:  # DDP fixes its list of gradients once, so there they are dropped instead
+            encoder.requires_grad_(not frozen)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def]
+        # At each batch, since a validation in between sets the whole network back to training mode.
+        if self._holds(self.batch_norm_epochs, trainer.current_epoch):
+            for module in pl_module.network.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer) -> None:  # type: ignore[no-untyped-def]
+        if trainer.world_size > 1 and self._holds(self.epochs, trainer.current_epoch):
+            for parameter in pl_module.network.encoder.parameters():
+                parameter.grad = None
+
+    @staticmethod
+    def _holds(epochs: int, epoch: int) -> bool:
+        return epochs < 0 or epoch < epochs

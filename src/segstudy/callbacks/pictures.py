@@ -1,0 +1,86 @@
+"""Predictions of fixed validation images, before training, every few epochs and at the end."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from segstudy.data.base import Images, SegmentationData
+from segstudy.drawing import ERRORS, as_array, class_legend, coloured, error_picture, grid
+
+
+class Pictures(L.Callback):
+    """Draws image | truth | prediction | error of `count` fixed images every `every` epochs.
+
+    As PNG in the run's `pictures/` and in TensorBoard. After the test the labels are kept in `test/samples.npz`
+    (image, truth, prediction at network size), from which a study's gallery is put together.
+    """
+
+    def __init__(self, every: int = 5, count: int = 6):
+        self.every, self.count = every, count
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.ckpt_path is None:
+            self._draw(trainer, module, "epoch_000")
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if trainer.is_global_zero and not trainer.sanity_checking and (epoch == 1 or epoch % self.every == 0):
+            self._draw(trainer, module, f"epoch_{epoch:03d}")
+
+    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            names, images, truths, predictions = self._draw(trainer, module, "final")
+            folder = Path(trainer.default_root_dir) / "test"
+            folder.mkdir(exist_ok=True)
+            np.savez_compressed(
+                folder / "samples.npz", names=names, image=images, truth=truths, prediction=predictions
+            )
+
+    def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        images = data.roles["report"]
+        positions = fixed_samples(images, self.count, data.background)
+        batch = images.__getitems__(positions)
+        pixels, truths = batch["image"].cpu().numpy(), batch["mask"].cpu().numpy()
+        predictions = predict(module, data, batch)
+        rows = [
+            (p, coloured(t, data.palette), coloured(q, data.palette), error_picture(t, q, data.background))
+            for p, t, q in zip(pixels, truths, predictions, strict=True)
+        ]
+        legend = class_legend([truths, predictions], data.classes, data.palette) | ERRORS
+        figure = grid(rows, ("image", "truth", "prediction", "error"), legend)
+        folder = Path(trainer.default_root_dir) / "pictures"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=110)
+        for logger in trainer.loggers:
+            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+                logger.experiment.add_image("predictions", as_array(figure), trainer.global_step, dataformats="HWC")
+        return [images.samples[i].name for i in positions], pixels, truths, predictions
+
+
+def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """Labels uint8 (B,H,W) of a raw batch of the cache; the module's mode is left as it was."""
+    training = module.training
+    module.eval()
+    mean, std = (torch.tensor(v, device=module.device).view(1, 3, 1, 1) for v in (data.mean, data.std))
+    image = batch["image"].to(module.device).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        labels = module((image - mean) / std).argmax(1)
+    module.train(training)
+    return labels.to(torch.uint8).cpu().numpy()
+
+
+def fixed_samples(images: Images, count: int, background: int | None = 0) -> list[int]:
+    """Positions of images to show, chosen by their masks alone: the commonest classes in turn, each time the image in
+    which that class is nearest to 30 % of the area and that is not shown yet."""
+    share = images.pixels / images.pixels.sum(1, keepdims=True).clip(min=1)
+    order = [c for c in np.argsort(-share.sum(0)) if c != background and share[:, c].sum() > 0] or [0]
+    chosen: list[int] = []
+    for turn in range(min(count, len(images))):
+        distance = abs(share[:, order[turn % len(order)]] - 0.3)
+        distance[chosen] = np.inf
+        chosen.append(int(distance.argmin()))
+    return chosen

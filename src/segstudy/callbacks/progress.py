@@ -1,0 +1,42 @@
+"""Progress: a Rich bar in a terminal, and one line an epoch that stays."""
+
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+
+from segstudy.study.table import clock, number
+
+
+class Progress(RichProgressBar):
+    """Rich's bar while an epoch runs (in a terminal only), and after each epoch a line with loss, mIoU and speed."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+        if not sys.stdout.isatty():
+            self.disable()
+        self.lines = Console()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self.began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, module)
+        if trainer.is_global_zero:
+            self.lines.print(self._line(trainer), highlight=False, soft_wrap=True)
+
+    def _line(self, trainer: L.Trainer) -> str:
+        def figure(name: str, digits: int = 3) -> str:
+            value: Any = trainer.callback_metrics.get(name)
+            return number(None if value is None else float(value), digits)
+
+        epochs = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        return (
+            f"epoch {trainer.current_epoch + 1}{epochs}  train loss {figure('train/loss')}  val loss {figure('val/loss')}  "
+            f"val mIoU {figure('val/miou')}  accuracy {figure('val/pixel_accuracy')}  "
+            f"{figure('speed/images_per_second', 1)} images/s  {clock(time.monotonic() - self.began)}"
+        )

@@ -1,0 +1,66 @@
+"""Images per second, the share of time spent waiting for data, and peak memory."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import lightning as L
+import torch
+
+
+class Throughput(L.Callback):
+    """Logs speed/images_per_second and speed/data_wait at each epoch's end; `figures` holds the whole run's.
+
+    The first `warmup` batches of a run are left out: they pay for allocation and kernel choice.
+    """
+
+    def __init__(self, warmup: int = 3):
+        self.warmup = warmup
+        self.figures: dict[str, float] = {}
+        self.seen, self.images, self.busy, self.waited = 0, 0, 0.0, 0.0
+        self.ended: float | None = None
+        self.started = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.ended = None  # validation and pictures between epochs are not training time
+        self.epoch = (self.images, self.busy + self.waited)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, i: int) -> None:
+        if module.device.type == "cuda" and self.seen == self.warmup:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seen += 1
+        if self.seen > self.warmup:
+            self.images += len(batch["index"]) * trainer.world_size
+            self.busy += now - self.started
+            if self.ended is not None:
+                self.waited += self.started - self.ended
+        self.ended = now
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if module.device.type == "cuda":
+            before = time.perf_counter()
+            torch.cuda.synchronize()  # steps were only queued
+            self.busy += time.perf_counter() - before
+        images, seconds = self.images - self.epoch[0], self.busy + self.waited - self.epoch[1]
+        if images:
+            module.log("speed/images_per_second", images / seconds, rank_zero_only=True)
+            module.log("speed/data_wait", self.waited / (self.busy + self.waited), rank_zero_only=True)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.images:
+            total = self.busy + self.waited
+            self.figures = {"images_per_second": self.images / total, "data_wait": self.waited / total}
+        self.figures["peak_memory_gib"] = peak_memory(module.device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: of the GPU where there is one, else this process's largest resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,219 @@
+"""Checking a config before anything is opened: all its mistakes in one message."""
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from segstudy.errors import ConfigError
+
+_inside, _beside = Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf"
+CONF = _inside if _inside.is_dir() else _beside
+"""The configs: inside an installed package, beside `src` in a clone."""
+
+ALLOWED = (
+    "segstudy.", "lightning.Trainer", "lightning.pytorch.callbacks.", "torch.optim.", "torch.nn.",
+    "segmentation_models_pytorch.",
+)  # fmt: skip
+"""What a run folder's config may build. A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
+
+MACHINE = re.compile(
+    r"(runs_dir|study|data\.(root|cache_dir|workers|device_cache|download)"
+    r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar|logger)|callbacks\..*)(\.|$)"
+)
+"""Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
+
+
+def register_resolvers() -> None:
+    """`${run_name:…}` in the config."""
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def run_name(model: str, overrides: Sequence[str]) -> str:
+    """A run's folder name: the model, then what the command changed: `v3_encoder=mobilenet_v2_seed=1`."""
+    parts = [model]
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in ("model", "experiment", "trainer") or MACHINE.match(key):
+            continue
+        parts.append(value if key == "data" else f"{key.split('.')[-1]}={value}")
+    return re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))[:180]
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """'; did you mean …?' with the closest known words, or nothing."""
+    found = get_close_matches(word, known, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+# The command line
+
+
+def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> None:
+    """Raise ConfigError with every override that names no setting or no file of its group."""
+    parser = OverridesParser.create()
+    texts = [a for a in arguments if "=" in a and not a.startswith("-")]
+    try:
+        overrides = parser.parse_overrides(texts)
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+    mistakes, good = [], []
+    for text, override in zip(texts, overrides, strict=True):
+        group = override.key_or_group
+        if (conf / group).is_dir():
+            options = sorted(p.stem for p in (conf / group).glob("*.yaml"))
+            wrong = [v for v in _values(override) if v not in (None, "null") and str(v) not in options]
+            mistakes += [f"{group}={v}: no such {group}{near(str(v), options)} ({', '.join(options)})" for v in wrong]
+            if not wrong:
+                good.append(f"{group}={_values(override)[0]}")
+    cfg = _compose(good, conf)
+    known = sorted(_keys(cfg)) if cfg is not None else []
+    for text, override in zip(texts, overrides, strict=True):
+        key = override.key_or_group
+        if cfg is None or (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
+            continue
+        if key not in known and not _may_add(cfg, key, override):
+            groups = [p.name for p in conf.iterdir() if p.is_dir()]
+            mistakes.append(f"{text}: no setting {key!r}{near(key, [*known, *groups])}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def _values(override: Override) -> list[Any]:
+    if override.is_sweep_override() and override.is_choice_sweep():
+        return list(override.sweep_iterator())
+    return [override.value()]
+
+
+def _compose(overrides: list[str], conf: Path) -> DictConfig | None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose("config", overrides)
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in node:
+            yield f"{prefix}{key}"
+            if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+                yield from _keys(node[key], f"{prefix}{key}.")
+
+
+def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
+    """`+a.b=1` is fine inside a part (its constructor is asked later) and inside a free table such as class labels."""
+    parent, _, _ = key.rpartition(".")
+    if not parent:
+        return False
+    node = OmegaConf.select(cfg, parent)
+    free = isinstance(node, DictConfig) and "_target_" not in node and not OmegaConf.is_missing(cfg, parent)
+    return override.is_add() and isinstance(node, DictConfig) and ("_target_" in node or free)
+
+
+# The composed config
+
+
+def check(cfg: DictConfig, trusted: bool = True) -> None:
+    """Raise ConfigError with every `_target_` that cannot be imported and every key that its target does not take.
+
+    trusted=False (a config that came with a run folder) refuses targets outside ALLOWED and SEGSTUDY_TRUST, before
+    anything is imported.
+    """
+    mistakes = []
+    for place, node in _parts(cfg):
+        target = str(node["_target_"])
+        if not trusted and not allowed(target):
+            mistakes.append(
+                f"{place}._target_={target} is not of segstudy or its libraries. If it is yours, say so on this machine: "
+                f"SEGSTUDY_TRUST={target.split('.')[0]}"
+            )
+            continue
+        try:
+            thing = locate(target)
+        except ConfigError as error:
+            mistakes.append(f"{place}._target_: {error}")
+            continue
+        known = parameters(thing)
+        keys = [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_", "enabled")]
+        if known is not None:
+            mistakes += [f"{place}.{k}: {target} takes no {k!r}{near(k, known)}" for k in keys if k not in known]
+    mistakes += [f"{key} is not set" for key in sorted(OmegaConf.missing_keys(cfg)) if not key.startswith("hydra")]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def allowed(target: str) -> bool:
+    """Whether a config that someone sent may build `target`."""
+    own = tuple(f"{m.strip()}." for m in os.environ.get("SEGSTUDY_TRUST", "").split(",") if m.strip())
+    return target.startswith(ALLOWED + own) and ".." not in target
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """The class or function at a dotted path. Raises ConfigError that says which part is not there."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{target} cannot be imported: {error}") from error
+    if not callable(thing := getattr(module, name, None)):
+        raise ConfigError(f"{module_name} has no {name!r}{near(name, dir(module))}")
+    return thing
+
+
+def parameters(thing: Callable[..., Any]) -> list[str] | None:
+    """The keywords a callable takes, through the **kwargs that a data set hands to its base; None for any keyword."""
+    classes = inspect.getmro(thing) if inspect.isclass(thing) else [thing]
+    names: list[str] = []
+    for each in classes:
+        if inspect.isclass(each) and "__init__" not in vars(each):
+            continue
+        if each is object:
+            break
+        signature = inspect.signature(each)
+        names += [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+            return names
+        if not each.__module__.startswith("segstudy.data"):
+            return None
+    return names
+
+
+def _parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield place, node
+        for key in node:
+            if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+                yield from _parts(node[key], f"{place}.{key}".lstrip("."))
+    elif isinstance(node, ListConfig):
+        for i, item in enumerate(node):
+            yield from _parts(item, f"{place}[{i}]")
+
+
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
+    """The settings in which two configs describe different runs, as `key: old → new`."""
+
+    def flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(cfg, dict):
+            return {prefix[:-1]: cfg}
+        return {k: v for key, value in cfg.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+
+    a, b = (flat(OmegaConf.to_container(c, resolve=False)) for c in (old, new))
+    keys = [k for k in sorted({*a, *b}) if not MACHINE.match(k) and a.get(k) != b.get(k)]
+    return [f"{k}: {a.get(k)} → {b.get(k)}" for k in keys]

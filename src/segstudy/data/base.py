@@ -1,0 +1,253 @@
+"""The common part of all data sets: splits, cache, loaders, and the batch's way onto the device."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segstudy.data.augment import Augment
+from segstudy.data.cache import Cache, cached
+from segstudy.data.reading import Sample, orientation, read_mask, read_pair
+from segstudy.errors import DataError
+from segstudy.losses import IGNORE
+from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
+from segstudy.seeds import derive, permutation
+
+Batch = dict[str, Tensor]
+
+
+class SegmentationData(L.LightningDataModule):
+    """Base of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
+
+    The roles of the splits: `fit` trains, `select` chooses (epoch, plateau; the share `select_fraction` of train,
+    0 for none), `report` gives the result. Lightning's "val" is `select` where there is one, else `report`.
+
+    size: side of the square, or [height, width]; images are resized to it (the aspect is not kept).
+    workers: loader processes; 0 is fastest where the cache is on a local disk.
+    limit_train: train on so many images, drawn with the seed. device_cache: hold the arrays in the device's memory.
+    """
+
+    classes: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    background: int | None = 0
+    train: str = "train"
+    val: str = "val"
+    labels: Mapping[int, int] | None = None
+
+    def __init__(
+        self,
+        size: int | Sequence[int] = 256,
+        batch_size: int = 16,
+        augment: Augment | None = None,
+        seed: int = 0,
+        workers: int = 0,
+        cache_dir: str = "~/.cache/segstudy",
+        device_cache: bool = False,
+        limit_train: int | None = None,
+        select_fraction: float = 0.0,
+    ):
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.device_cache, self.limit_train, self.select_fraction = device_cache, limit_train, select_fraction
+        self.mean: Sequence[float] = IMAGENET_MEAN
+        self.std: Sequence[float] = IMAGENET_STD
+        self.roles: dict[str, Images] = {}
+
+    # What a data set defines
+
+    def samples(self, split: str) -> list[Sample]:
+        """The images of a split, in a fixed order. Raises DataError if they cannot be found."""
+        raise NotImplementedError("a data set lists its samples")
+
+    def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
+        """Image (H,W,3) and mask (H,W), uint8, in the original size, and a note of conversions."""
+        return read_pair(sample, len(self.classes), self.labels)
+
+    def recipe(self) -> Any:
+        """What shapes the arrays beside the files, as JSON values: part of the cache's key."""
+        return [type(self).__name__, sorted((self.labels or {}).items())]
+
+    # Splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open (or build) the caches and assign the roles. Raises DataError for anything wrong with the files."""
+        if self.roles:
+            return
+        fit, report = self.split(self.train), self.split(self.val)
+        fit, select = self._hold_out(fit)
+        if self.limit_train is not None:
+            order = permutation(len(fit), derive(self.seed, "limit_train"), 0)
+            fit = fit.subset(order[: self.limit_train].sort().values.numpy())
+        if len(fit) < self.batch_size:
+            raise DataError(
+                f"{len(fit)} training images are fewer than a batch of {self.batch_size}\n"
+                f"  → data.batch_size={max(1, len(fit))} or fewer, or more images"
+            )
+        self.roles = {"fit": fit, "report": report} | ({"select": select} if select else {})
+
+    def split(self, name: str) -> "Images":
+        """A split of the data set at network size."""
+        samples = self.samples(name)
+        if not samples:
+            raise DataError(f"the split {name!r} lists no images")
+        cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe())
+        return Images(name, samples, cache)
+
+    def _hold_out(self, fit: "Images") -> tuple["Images", "Images | None"]:
+        """Take `select_fraction` out of fit, the same share of each stratum (an image's rarest class)."""
+        if not self.select_fraction:
+            return fit, None
+        frequency = fit.pixels.sum(0).astype(float)
+        rarest = np.where(fit.pixels > 0, frequency, np.inf).argmin(1)
+        order = permutation(len(fit), derive(self.seed, "select"), 0).numpy()
+        order = order[np.argsort(rarest[order], kind="stable")]
+        every = round(1 / self.select_fraction)
+        chosen = np.sort(order[every // 2 :: every])
+        return fit.subset(np.setdiff1d(np.arange(len(fit)), chosen)), fit.subset(chosen)
+
+    def overlap(self) -> int:
+        """How many images of `report` are also trained or selected on."""
+        seen = {s.name for role in ("fit", "select") if role in self.roles for s in self.roles[role].samples}
+        return sum(s.name in seen for s in self.roles["report"].samples)
+
+    def describe(self) -> dict[str, Any]:
+        """Roles, sizes and fingerprints, for the run's record."""
+        roles = {role: {"split": i.name, "images": len(i), "fingerprint": i.key} for role, i in self.roles.items()}
+        return {"name": type(self).__name__, "size": list(self.size), "roles": {"select": None} | roles}
+
+    def pixels(self) -> np.ndarray:
+        """Counted pixels of each class in `fit` at network size: int64 (C,)."""
+        return self.roles["fit"].pixels.sum(0)
+
+    def original_mask(self, role: str, index: int) -> Tensor:
+        """The mask in its original size, int64 (H,W)."""
+        images = self.roles[role]
+        sample = images.samples[index]
+        if sample.mask is None:
+            return torch.from_numpy(np.array(images.cache.masks[images.ids[index]])).long()
+        turn = orientation(sample.image) if sample.image else 1
+        return torch.from_numpy(read_mask(sample.mask, len(self.classes), self.labels, turn)).long()
+
+    # Loaders
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("fit", train=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("select" if "select" in self.roles else "report")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("report")
+
+    def _loader(self, role: str, train: bool = False) -> DataLoader:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        images = self.roles[role].on(device) if self.device_cache else self.roles[role]
+        return DataLoader(
+            images,
+            batch_size=self.batch_size,
+            sampler=Order(len(images), self.seed, train, rank, world),
+            num_workers=0 if self.device_cache else self.workers,
+            pin_memory=device.type == "cuda" and not self.device_cache,
+            persistent_workers=self.workers > 0 and not self.device_cache,
+            drop_last=train,  # batch statistics of a remainder of one or two images are noise
+            collate_fn=_as_is,
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """uint8 from the cache → augmented (training only), normalised float image (B,3,H,W) and int64 mask."""
+        # (B,H,W,3) permuted is channels_last already
+        image = batch["image"].permute(0, 3, 1, 2).float() / 255
+        mask = batch["mask"].long()
+        trainer = self.trainer
+        if trainer and trainer.training and self.augment:
+            draws = self.augment.draws(self.seed, trainer.current_epoch, batch["index"])
+            image, mask = self.augment(image, mask, draws)
+        mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return {"image": (image - mean) / std, "mask": mask, "index": batch["index"]}
+
+
+class Images(Dataset):
+    """A split (or a part of it) in the cache; indexed by whole batches.
+
+    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B). Index −1 gives an image that is all 255:
+    it fills the last batch of a process, so that all processes do equally many, and counts nowhere.
+    """
+
+    def __init__(self, name: str, samples: Sequence[Sample], cache: Cache, ids: np.ndarray | None = None):
+        self.name, self.cache = name, cache
+        self.ids = np.arange(len(samples)) if ids is None else ids
+        self.samples = list(samples)
+        self.held: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Labels counted in each image: int64 (N,C)."""
+        return self.cache.pixels[self.ids]
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of the files and of which of them are in."""
+        return f"{self.cache.key[:12]}-{derive(0, *(s.name for s in self.samples)):016x}"
+
+    def subset(self, positions: np.ndarray) -> "Images":
+        return Images(self.name, [self.samples[i] for i in positions], self.cache, self.ids[positions])
+
+    def on(self, device: torch.device) -> "Images":
+        """The same with its arrays in the memory of `device`."""
+        if self.held is None:
+            arrays = (self.cache.images[self.ids], self.cache.masks[self.ids])
+            self.held = tuple(torch.from_numpy(a).to(device) for a in arrays)  # type: ignore[assignment]
+        return self
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        index = torch.tensor(positions)
+        if self.held is not None:
+            at = index.clamp(min=0).to(self.held[0].device)
+            image, mask = self.held[0][at], self.held[1][at]
+        else:
+            rows = self.ids[index.clamp(min=0).numpy()]
+            image, mask = torch.from_numpy(self.cache.images[rows]), torch.from_numpy(self.cache.masks[rows])
+        mask[(index < 0).to(mask.device)] = IGNORE
+        return {"image": image, "mask": mask, "index": index}
+
+    def __getitem__(self, position: int) -> Batch:
+        return {key: value[0] for key, value in self.__getitems__([position]).items()}
+
+
+class Order(Sampler[int]):
+    """The positions of one process in one epoch: shuffled by (seed, epoch) for training, else in order.
+
+    Processes take turns; where they do not come out even, evaluation is filled up with −1 and training is cut.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
+        self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // self.world if self.shuffle else -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        order = permutation(self.length, self.seed, self.epoch) if self.shuffle else torch.arange(self.length)
+        mine = order[self.rank :: self.world][: len(self)].tolist()
+        return iter(mine + [-1] * (len(self) - len(mine)))
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,35 @@
+"""Which precision a device computes fast in hardware."""
+
+import os
+
+import torch
+
+
+def choose_precision(accelerator: str) -> tuple[str, str]:
+    """Lightning's precision for an accelerator ("cuda", "mps" or "cpu"), and the reason in one line.
+
+    bf16 only where the hardware multiplies it: emulated bf16 is slower than float32.
+    """
+    if accelerator == "cuda":
+        name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+        if capability >= (8, 0):
+            return "bf16-mixed", f"{name} has bf16 in hardware"
+        return "16-mixed", f"{name} (capability {capability[0]}.{capability[1]}) has fp16 but no bf16 in hardware"
+    if accelerator == "mps":
+        return "32-true", "float32 on Apple's GPU"
+    found = [f for f in ("amx_bf16", "avx512_bf16") if f in cpu_flags()]
+    if not found:
+        return "32-true", "this CPU has neither AMX nor AVX512-BF16"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if limit not in ("DEFAULT", "ALL") and not any(word in limit for word in ("BF16", "FP16", "AMX", "AVX10")):
+        return "32-true", f"ONEDNN_MAX_CPU_ISA={limit} switches the CPU's bf16 off"
+    return "bf16-mixed", f"this CPU has {found[0]}"
+
+
+def cpu_flags() -> set[str]:
+    """The instruction sets of this CPU, by the kernel's names; empty where they cannot be read (not Linux)."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())
+    except OSError:
+        return set()

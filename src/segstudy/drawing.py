@@ -1,0 +1,91 @@
+"""Pictures for people: labels in a data set's colours, grids with titles, a legend."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
+
+from segstudy.losses import IGNORE  # noqa: E402
+
+Palette = Sequence[tuple[int, int, int]]
+VOID = (224, 224, 192)
+"""The VOC devkit's cream for pixels of 255."""
+ERRORS = {"correct": (235, 235, 235), "missed": (66, 133, 244), "spilled": (255, 160, 0), "wrong class": (200, 30, 110)}
+
+
+def coloured(labels: np.ndarray, palette: Palette) -> np.ndarray:
+    """Labels (H,W) → RGB uint8 (H,W,3); 255 in the colour of void."""
+    table = np.full((256, 3), VOID, np.uint8)
+    table[: len(palette)] = palette
+    return table[labels]
+
+
+def error_picture(truth: np.ndarray, prediction: np.ndarray, background: int | None = 0) -> np.ndarray:
+    """Where and how a prediction is wrong: RGB uint8 (H,W,3) in the colours of ERRORS, 255 of the truth as void."""
+    kind = np.zeros(truth.shape, int)
+    wrong = truth != prediction
+    kind[wrong] = 3
+    kind[wrong & (prediction == background)] = 1
+    kind[wrong & (truth == background)] = 2
+    picture = np.array(list(ERRORS.values()), np.uint8)[kind]
+    picture[truth == IGNORE] = VOID
+    return picture
+
+
+def grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    legend: dict[str, tuple[int, int, int]],
+    row_names: Sequence[str] = (),
+) -> Figure:
+    """Pictures in rows and columns, a title a column, the legend below."""
+    columns = len(titles)
+    lines = -(-len(legend) // max(1, columns))
+    height = 1.75 * len(rows) + 0.35 + 0.24 * lines
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, height), squeeze=False)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            ax = axes[r][c]
+            ax.imshow(picture, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+            if r == 0:
+                ax.set_title(titles[c], fontsize=9)
+            if c == 0 and row_names:
+                ax.set_ylabel(row_names[r], fontsize=6)
+    patches = [Patch(facecolor=np.array(rgb) / 255, edgecolor="0.6", label=name) for name, rgb in legend.items()]
+    bottom = (0.1 + 0.22 * lines) / height
+    figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
+    figure.subplots_adjust(left=0.02, right=0.99, top=1 - 0.28 / height, bottom=bottom, wspace=0.03, hspace=0.03)
+    return figure
+
+
+def class_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette: Palette) -> dict:
+    """Names and colours of the classes that occur in `labels`, and of void if it does."""
+    there = sorted(set(np.concatenate([np.unique(a) for a in labels]).tolist()))
+    legend = {classes[c]: palette[c] for c in there if c != IGNORE}
+    return legend | ({"void (ignored)": VOID} if IGNORE in there else {})
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG (indexed by extension) and close it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def as_array(figure: Figure) -> np.ndarray:
+    """RGB uint8 (H,W,3) of a drawn figure, which is closed."""
+    figure.set_dpi(110)
+    figure.canvas.draw()
+    array = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+    plt.close(figure)
+    return array

@@ -1,0 +1,21 @@
+"""The user's mistakes: each message says what was looked for, what was found and what to do."""
+
+
+class SegstudyError(Exception):
+    """Base of every error that is printed as plain text, without a traceback."""
+
+
+class ConfigError(SegstudyError):
+    """A setting is unknown, has a wrong value, or does not fit another one."""
+
+
+class DataError(SegstudyError):
+    """A data set is missing, incomplete or does not contain what its format promises."""
+
+
+class WeightsError(SegstudyError):
+    """Weights cannot be had or do not fit the network."""
+
+
+class TrainingError(SegstudyError):
+    """Training stopped: a loss that is not finite, or too little memory."""

@@ -1,0 +1,211 @@
+"""Losses: `loss(logits, mask)` → a float32 scalar.
+
+logits (B,C,H,W) of any float type; mask (B,H,W) in 0…C−1 or 255. All compute in float32, leave pixels of 255 out
+first, and give 0 with a gradient when nothing is counted.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORE = 255
+"""The only label that is ignored. Data sets convert to it when they read a file."""
+
+
+class Loss(nn.Module):
+    """Base: hands `compute` the counted pixels as logits (N,C) float32 and labels (N,), N ≥ 1."""
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        # Autocast would turn a dot product back into half precision, where sums over 512² pixels overflow.
+        with torch.autocast(logits.device.type, enabled=False):
+            counted = mask != IGNORE
+            pixels = logits.permute(0, 2, 3, 1)[counted].float()
+            if len(pixels) == 0:
+                return pixels.sum()  # 0, still connected to the network
+            return self.compute(pixels, mask[counted])
+
+    def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError("a loss defines compute(logits (N,C), labels (N,))")
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy, weighted mean over the counted pixels.
+
+    class_weights: a list of C, None, or (in a config) "balanced", which becomes a list from the data's frequencies.
+    background_weight: weight of class 0 where class_weights is None.
+    """
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        background_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__()
+        self.class_weights = list(class_weights) if class_weights is not None else None
+        self.background_weight, self.label_smoothing = background_weight, label_smoothing
+
+    def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
+        weight = _weights(self.class_weights, self.background_weight, logits)
+        if weight is not None and not weight[labels].any():
+            return 0 * logits.sum()  # only classes of weight 0 in the batch: torch would divide 0 by 0
+        return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
+
+
+class Focal(Loss):
+    """Mean of (1 − p)^gamma · cross-entropy over the counted pixels, p the probability of the true class.
+
+    Source: Lin et al. 2017, equation 4 (5 with class_weights, which are not normalised there nor here).
+    """
+
+    def __init__(self, gamma: float = 2.0, class_weights: Sequence[float] | None = None):
+        super().__init__()
+        self.gamma = gamma
+        self.class_weights = list(class_weights) if class_weights is not None else None
+
+    def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
+        nll = F.cross_entropy(logits, labels, reduction="none")
+        # p = exp(−nll) can round to just above 1; a negative base with a fractional gamma would be NaN.
+        focal = (1 - torch.exp(-nll)).clamp(min=0) ** self.gamma * nll
+        weight = _weights(self.class_weights, 1.0, logits)
+        return (focal if weight is None else focal * weight[labels]).mean()
+
+
+class OHEM(Loss):
+    """Cross-entropy of the hardest pixels: those whose true class has p < threshold, at least the share `min_kept`.
+
+    Source: Shrivastava et al. 2016, as per-pixel variant common in segmentation.
+    """
+
+    def __init__(self, threshold: float = 0.7, min_kept: float = 0.1):
+        super().__init__()
+        self.threshold, self.min_kept = threshold, min_kept
+
+    def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
+        nll = F.cross_entropy(logits, labels, reduction="none")
+        least = max(1, int(self.min_kept * len(nll)))
+        hard = nll[torch.exp(-nll.detach()) < self.threshold]
+        return (hard if len(hard) >= least else nll.topk(least).values).mean()
+
+
+class BinaryCrossEntropy(Loss):
+    """Two classes: BCE of the logit of class 1 against class 0, `pos_weight` on the pixels of class 1. Mean over pixels.
+
+    Raises ValueError for any other number of classes.
+    """
+
+    def __init__(self, pos_weight: float = 1.0):
+        super().__init__()
+        self.pos_weight = pos_weight
+
+    def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.shape[1] != 2:
+            raise ValueError(f"loss=bce needs two classes, the data has {logits.shape[1]}; use loss=ce")
+        weight = logits.new_tensor(self.pos_weight)
+        return F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], labels.float(), pos_weight=weight)
+
+
+class Tversky(Loss):
+    """1 − (TP + s) / (TP + alpha·FP + beta·FN + s) of soft counts over the batch, averaged over the classes present.
+
+    smooth = s. A class without truth in the batch is left out: counted as 0 it would shrink the loss of a 150-class
+    head to nothing. Source: Salehi et al. 2017, equation 3.
+    """
+
+    def __init__(self, alpha: float = 0.5, beta: float = 0.5, include_background: bool = True, smooth: float = 0.0):
+        super().__init__()
+        self.alpha, self.beta = alpha, beta
+        self.include_background, self.smooth = include_background, smooth
+
+    def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
+        classes = logits.shape[1]
+        probabilities = logits.softmax(1)
+        hit = probabilities.gather(1, labels[:, None])[:, 0]
+        tp = torch.zeros(classes, device=logits.device).index_add(0, labels, hit)
+        truth = torch.bincount(labels, minlength=classes).float()
+        fp, fn = probabilities.sum(0) - tp, truth - tp
+        present = truth > 0
+        if not self.include_background:
+            present[0] = False
+        score = (tp + self.smooth) / (tp + self.alpha * fp + self.beta * fn + self.smooth).clamp(min=1e-7)
+        return ((1 - score) * present).sum() / present.sum().clamp(min=1)
+
+
+class Dice(Tversky):
+    """1 − soft Dice over the batch, averaged over the classes present; in [0, 1].
+
+    smooth is added to numerator and denominator of 2·TP / (P + T).
+    Source: Milletari et al. 2016 (V-Net), section 3, without the squares in the denominator.
+    """
+
+    def __init__(self, include_background: bool = True, smooth: float = 0.0):
+        super().__init__(0.5, 0.5, include_background, smooth / 2)
+
+
+class Jaccard(Tversky):
+    """1 − soft IoU over the batch, averaged over the classes present; in [0, 1]."""
+
+    def __init__(self, include_background: bool = True, smooth: float = 0.0):
+        super().__init__(1.0, 1.0, include_background, smooth)
+
+
+class Lovasz(Loss):
+    """Lovász-softmax: the convex surrogate of 1 − IoU over the batch, averaged over the classes present.
+
+    Source: Berman et al. 2018, algorithm 1.
+    """
+
+    def __init__(self, include_background: bool = True):
+        super().__init__()
+        self.include_background = include_background
+
+    def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
+        probabilities = logits.softmax(1)
+        losses = [0 * logits.sum()]
+        for c in labels.unique().tolist():
+            if c == 0 and not self.include_background:
+                continue
+            truth = (labels == c).float()
+            errors, order = (truth - probabilities[:, c]).abs().sort(descending=True)
+            losses.append(errors @ _lovasz_gradient(truth[order]))
+        return torch.stack(losses).sum() / max(1, len(losses) - 1)
+
+
+class WeightedSum(nn.Module):
+    """Σ weights[name] · terms[name]; the terms are any losses. Raises ValueError if the names differ."""
+
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]):
+        super().__init__()
+        if set(terms) != set(weights):
+            raise ValueError(f"loss.terms has {sorted(terms)}, loss.weights has {sorted(weights)}: name the same")
+        self.terms, self.weights = nn.ModuleDict(terms), dict(weights)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        return torch.stack([self.weights[name] * term(logits, mask) for name, term in self.terms.items()]).sum()
+
+
+def balanced_weights(pixels: Sequence[int]) -> list[float]:
+    """Class weights from counted pixels: inverse frequency, mean 1 over the classes that occur, 0 for the others."""
+    inverse = [1 / n if n else 0.0 for n in pixels]
+    mean = sum(inverse) / max(1, sum(w > 0 for w in inverse))
+    return [w / mean for w in inverse]
+
+
+def _weights(class_weights: list[float] | None, background: float, logits: Tensor) -> Tensor | None:
+    classes = logits.shape[1]
+    if class_weights is None:
+        if background == 1:
+            return None
+        class_weights = [background] + [1.0] * (classes - 1)
+    if len(class_weights) != classes:
+        raise ValueError(f"loss.class_weights has {len(class_weights)} entries, the data has {classes} classes")
+    return logits.new_tensor(class_weights)
+
+
+def _lovasz_gradient(truth: Tensor) -> Tensor:
+    """Step of the Jaccard index as pixels are added in the order of their errors: (N,) → (N,)."""
+    total = truth.sum()
+    jaccard = 1 - (total - truth.cumsum(0)) / (total + (1 - truth).cumsum(0))
+    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])

@@ -1,0 +1,90 @@
+"""The LightningModule: one network, one loss, one shared step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from segstudy.metrics import Confusion, class_iou, summary
+from segstudy.optim import parameter_groups
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains `network` (image → logits) with `loss` (logits, mask → scalar) and measures it.
+
+    A network with one output channel for two classes gives the logit of class 1 against class 0.
+    optimizer and schedule are callables: groups → optimizer; (optimizer, progress) → Lightning's scheduler dictionary.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        classes: Sequence[str],
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., dict[str, Any]],
+        lr: float = 1e-3,
+        encoder_lr: float | None = None,
+    ):
+        super().__init__()
+        self.network, self.loss = network, loss
+        self.classes = list(classes)
+        self.optimizer, self.schedule = optimizer, schedule
+        self.lr, self.encoder_lr = lr, encoder_lr
+        self.confusion = nn.ModuleDict({stage: Confusion(len(self.classes)) for stage in ("val", "test")})
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.network(image)
+        return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+    def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["mask"])
+        self.log(
+            f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits), sync_dist=True
+        )
+        if stage in self.confusion:
+            self.confusion[stage].update(logits.argmax(1), batch["mask"])
+        return loss, logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self._step(batch, "train")[0]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self._step(batch, "val")[1]
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self._step(batch, "test")[1]
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_counts("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_counts("test")
+
+    def _log_counts(self, stage: str) -> None:
+        counts = self.confusion[stage].compute()
+        self.confusion[stage].reset()
+        named = summary(counts)
+        self.log_dict({f"{stage}/{name}": value for name, value in named.items()}, prog_bar=False)
+        iou = class_iou(counts)
+        there = {f"{stage}_iou/{name}": iou[c] for c, name in enumerate(self.classes) if counts[c].sum() > 0}
+        self.log_dict(there)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(parameter_groups(self.network, self.lr, self.encoder_lr))
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, progress=self.progress)}
+
+    def progress(self) -> float:
+        """The share of the budget spent, 0…1: of the steps, or of `trainer.max_time` where that ends sooner."""
+        steps = self.trainer.estimated_stepping_batches
+        spent = self.global_step / steps if steps not in (0, float("inf")) else 0.0
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
+                elapsed = callback.time_elapsed()
+                spent = max(spent, elapsed / max(elapsed + left, 1e-9))
+        return spent

@@ -1,0 +1,70 @@
+"""Bridges: what sits on the deepest map. Each states its output `channels`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class NoBridge(nn.Identity):
+    """The deepest map goes to the decoder as it is."""
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.channels = in_channels
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: 1×1, one dilated 3×3 a rate, and a global average, fused by a 1×1.
+
+    `channels` of each branch and of the output; None keeps the input's, up to 512 (an ImageNet classifier's last map
+    may have 1280, whose 3×3 branches would alone hold 44 million weights).
+    Source: Chen et al. 2017 (DeepLabv3), section 3.3.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int | None = None, rates: Sequence[int] = (2, 4, 8), dropout: float = 0.5
+    ):
+        super().__init__()
+        self.channels = channels or min(in_channels, 512)
+        self.branches = nn.ModuleList([_conv(in_channels, self.channels, 1)])
+        self.branches.extend(_conv(in_channels, self.channels, 3, rate) for rate in rates)
+        self.pooled = _conv(in_channels, self.channels, 1)
+        self.fuse = nn.Sequential(*_conv(self.channels * (len(rates) + 2), self.channels, 1), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return self.fuse(torch.cat([*(branch(x) for branch in self.branches), pooled], 1))
+
+
+class PlainBridge(nn.Module):
+    """Two 3×3 convolutions of `channels`: the control for "it is only more parameters"."""
+
+    def __init__(self, in_channels: int, channels: int | None = None):
+        super().__init__()
+        self.channels = channels or in_channels
+        self.body = nn.Sequential(_conv(in_channels, self.channels, 3), _conv(self.channels, self.channels, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class _OneValueNorm(nn.BatchNorm2d):
+    """Batch normalisation that uses the running statistics when there is one value a channel.
+
+    A batch of one image after global pooling has no variance; torch raises there, in the middle of an epoch.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == self.num_features:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(input)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
+        _OneValueNorm(outputs),
+        nn.ReLU(inplace=True),
+    )

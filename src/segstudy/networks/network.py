@@ -1,0 +1,49 @@
+"""The network of sockets: encoder → bridge → decoder → head."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segstudy.networks.encoders import Encoder
+
+
+class Head(nn.Sequential):
+    """The last convolution to the classes, after an optional activation ("elu" or None)."""
+
+    def __init__(self, in_channels: int, outputs: int, kernel_size: int = 3, activation: str | None = None):
+        layers: list[nn.Module] = [nn.ELU()] if activation == "elu" else []
+        if activation not in (None, "elu"):
+            raise ValueError(f"network.head.activation is elu or null, not {activation!r}")
+        super().__init__(*layers, nn.Conv2d(in_channels, outputs, kernel_size, padding=kernel_size // 2))
+
+
+class Network(nn.Module):
+    """Image (B,3,H,W) → logits (B,num_classes,H,W), any H and W: padded to the encoder's stride, cropped back.
+
+    `bridge`, `decoder` and `head` are callables that finish a socket once the channels before it are known.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: Encoder,
+        bridge: Callable[[int], nn.Module],
+        decoder: Callable[..., nn.Module],
+        head: Callable[[int, int], nn.Module],
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.bridge = bridge(encoder.channels[-1])
+        self.decoder = decoder([*encoder.channels[:-1], self.bridge.channels], encoder.strides)
+        self.head = head(self.decoder.channels, num_classes)  # type: ignore[arg-type]
+        self.stride = encoder.strides[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
+        maps = self.encoder(image)
+        logits = self.head(self.decoder([*maps[:-1], self.bridge(maps[-1])]))
+        if self.decoder.stride != 1:
+            logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+        return logits[:, :, :height, :width]

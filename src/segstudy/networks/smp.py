@@ -1,0 +1,37 @@
+"""Any whole architecture of segmentation-models-pytorch, where the sockets do not fit."""
+
+import segmentation_models_pytorch as library
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segstudy.networks.encoders import LibraryEncoder, near
+
+
+class SMPNetwork(nn.Module):
+    """Image (B,3,H,W) → logits (B,num_classes,H,W) by `arch` (Unet, DeepLabV3Plus, Segformer, …) around `encoder`.
+
+    Only the encoder's name and weights are read from the socket; bridge, decoder and head are the architecture's own.
+    Raises ValueError for an unknown architecture or an encoder that is not the library's.
+    """
+
+    def __init__(self, num_classes: int, encoder: LibraryEncoder, arch: str = "Unet", **options: object):
+        super().__init__()
+        known = {name.lower(): name for name in vars(library) if isinstance(getattr(library, name), type)}
+        known.pop("segmentationmodel", None)
+        if arch.lower() not in known:
+            raise ValueError(f"network.arch={arch!r} is unknown{near(arch, list(known.values()))}")
+        if not isinstance(encoder, LibraryEncoder):
+            raise ValueError("network=smp needs a library encoder: add encoder=resnet34 or encoder.name=…")
+        self.model = library.create_model(
+            arch.lower(), encoder_name=encoder.name, encoder_weights=None, in_channels=3, classes=num_classes, **options
+        )
+        encoder.body = self.model.encoder
+        # A plain attribute, not a submodule: its weights are the model's and must not be listed twice.
+        object.__setattr__(self, "encoder", encoder)
+        self.stride = self.model.encoder.output_stride if hasattr(self.model.encoder, "output_stride") else 32
+        self.stride = max(32, self.stride)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
+        return self.model(image)[:, :, :height, :width]

@@ -1,0 +1,104 @@
+"""Weights for encoders: from ImageNet, from a file, or none; strict, with the mismatches named."""
+
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from segstudy.errors import WeightsError
+from segstudy.networks.encoders import Encoder, LibraryEncoder
+
+CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2_head.")
+
+
+def load_encoder_weights(encoder: Encoder) -> str:
+    """Load what `encoder.weights` asks for; returns where the weights came from: "random", "imagenet" or the path.
+
+    "imagenet" raises WeightsError if it cannot be downloaded, "auto" then keeps random weights (and returns
+    "random (ImageNet could not be had)"); a path must fit strictly.
+    """
+    wanted = encoder.weights
+    if wanted is None:
+        return "random"
+    if wanted in ("imagenet", "auto"):
+        if not isinstance(encoder, LibraryEncoder):
+            raise WeightsError(f"encoder.weights={wanted}: only library encoders have ImageNet weights; use null")
+        try:
+            return _imagenet(encoder)
+        except Exception as error:  # the hub's libraries raise a dozen types for "no network"
+            if wanted == "auto":
+                return "random (ImageNet could not be had)"
+            raise WeightsError(
+                f"ImageNet weights of {encoder.name!r} cannot be had: {_first_line(error)}\n"
+                "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=auto (ImageNet if it\n"
+                "    can be had, else random, and marked so), or encoder.weights=null (random)"
+            ) from error
+    load_file(encoder, Path(wanted).expanduser())
+    return str(wanted)
+
+
+def load_file(encoder: Encoder, path: Path) -> None:
+    """Load a state dict file (torch or safetensors) into an encoder, whatever library wrote it.
+
+    A classifier in the file is left out. Raises WeightsError with the first missing, unexpected and misshapen entries.
+    """
+    body = encoder.body if isinstance(encoder, LibraryEncoder) else encoder
+    have = _read(path)
+    want = body.state_dict()
+    state = max(_spellings(have), key=lambda s: sum(k in want for k in s))
+    missing = [k for k in want if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in want and not k.removeprefix("model.").startswith(CLASSIFIER)]
+    misshapen = [
+        f"{k} {tuple(state[k].shape)} for {tuple(want[k].shape)}"
+        for k in want
+        if k in state and state[k].shape != want[k].shape
+    ]
+    if missing or unexpected or misshapen:
+        found = (("missing", missing), ("unexpected", unexpected), ("other shape", misshapen))
+        lines = [f"  {kind}: {len(k)}, e.g. {', '.join(k[:3])}" for kind, k in found if k]
+        name = getattr(encoder, "name", type(encoder).__name__)
+        raise WeightsError(f"encoder.weights={path} does not fit the encoder {name!r}:\n" + "\n".join(lines))
+    nn.Module.load_state_dict(body, {k: v for k, v in state.items() if k in want}, strict=False)
+
+
+def _imagenet(encoder: LibraryEncoder) -> str:
+    depth = len(encoder.body.out_channels) - 1
+    pretrained = smp.encoders.get_encoder(encoder.name, in_channels=3, depth=depth, weights="imagenet")
+    encoder.body.load_state_dict(pretrained.state_dict())
+    settings = smp.encoders.get_preprocessing_params(encoder.name)
+    encoder.mean, encoder.std = settings["mean"], settings["std"]
+    return "imagenet"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"encoder.weights={path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file as load_safetensors
+
+            return load_safetensors(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle and zipfile each raise their own
+        raise WeightsError(f"encoder.weights={path} is not a file of weights: {_first_line(error)}") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"encoder.weights={path} holds no state dict (names to tensors)")
+    return state
+
+
+def _spellings(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The same tensors as other libraries would name them: without a wrapper's prefix, with timm's `model.` in smp."""
+    spellings = [state, {f"model.{k}": v for k, v in state.items()}]
+    for prefix in ("module.", "encoder.", "backbone.", "model.encoder.", "network.encoder.", "network.encoder.body."):
+        inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        spellings.append(inner)
+    return spellings
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

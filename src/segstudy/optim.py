@@ -1,0 +1,65 @@
+"""Optimizers with learning rates of their own for encoder and rest, and learning-rate schedules.
+
+A schedule is a function (optimizer, progress) → Lightning's scheduler dictionary. `progress()` is the share of the
+budget spent, 0…1, in steps or, where `trainer.max_time` sets the budget, in time; so a schedule that ends at zero
+ends there under either budget.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
+
+Progress = Callable[[], float]
+
+
+def parameter_groups(network: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
+    """One group for the encoder and one for the rest; `encoder_lr=None` gives both `lr`."""
+    encoder = getattr(network, "encoder", None)
+    ids = {id(p) for p in encoder.parameters()} if encoder is not None else set()
+    first = [p for p in network.parameters() if id(p) in ids]
+    rest = [p for p in network.parameters() if id(p) not in ids]
+    groups = [
+        {"params": first, "lr": lr if encoder_lr is None else encoder_lr, "name": "encoder"},
+        {"params": rest, "lr": lr, "name": "rest"},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+def constant(optimizer: Optimizer, progress: Progress) -> dict[str, Any]:
+    """The same learning rate throughout."""
+    return {"scheduler": LambdaLR(optimizer, lambda _: 1.0), "interval": "step"}
+
+
+def cosine(optimizer: Optimizer, progress: Progress, warmup: float = 0.05) -> dict[str, Any]:
+    """Linear warm-up over the share `warmup` of the budget, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+
+    def factor(_: int) -> float:
+        p = min(1.0, progress())
+        if p < warmup:
+            return max(p / warmup, 0.01)  # the first step is at p = 0 and should still learn
+        return 0.5 * (1 + math.cos(math.pi * (p - warmup) / (1 - warmup)))
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def poly(optimizer: Optimizer, progress: Progress, power: float = 0.9) -> dict[str, Any]:
+    """(1 − progress)^power, the schedule of the DeepLab papers."""
+    return {"scheduler": LambdaLR(optimizer, lambda _: (1 - min(1.0, progress())) ** power), "interval": "step"}
+
+
+def step(optimizer: Optimizer, progress: Progress, every: int = 15, gamma: float = 0.1) -> dict[str, Any]:
+    """Times `gamma` every `every` epochs."""
+    return {"scheduler": StepLR(optimizer, every, gamma), "interval": "epoch"}
+
+
+def plateau(
+    optimizer: Optimizer, progress: Progress, monitor: str = "val/loss", factor: float = 0.1, patience: int = 5
+) -> dict[str, Any]:
+    """Times `factor` when `monitor` has not improved for `patience` epochs."""
+    mode = "min" if monitor.endswith("loss") else "max"
+    scheduler = ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
+    return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}

@@ -1,0 +1,112 @@
+"""A run's record: one JSON file that says what was run, on what, and what came out."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from segstudy.config import differences
+from segstudy.errors import ConfigError
+
+PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
+
+
+class Record:
+    """`record.json` of a run folder: status (running, done, failed), and everything noted. Written whole or not at all."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "record.json"
+        self.values: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def note(self, **values: Any) -> None:
+        """Add or replace entries and write the file."""
+        self.values |= values
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.values, indent=1, default=str, allow_nan=True))
+        partial.replace(self.path)
+
+    @property
+    def status(self) -> str | None:
+        return self.values.get("status")
+
+
+def claim(folder: Path, cfg: DictConfig) -> Record:
+    """The record of the folder for this config: new, or an earlier one to continue.
+
+    Raises ConfigError if the folder belongs to another config (the settings that differ are listed) or cannot be written.
+    """
+    home = folder / "config.yaml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if home.is_file():
+            other = differences(OmegaConf.load(home), cfg)  # type: ignore[arg-type]
+            if other:
+                raise ConfigError(
+                    f"{folder} holds a run of another config:\n  " + "\n  ".join(other[:12]) + "\n"
+                    "  → another study=NAME, the old settings, or remove the folder"
+                )
+        else:
+            partial = home.with_suffix(".partial")
+            OmegaConf.save(cfg, partial)
+            partial.replace(home)
+        return Record(folder)
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be written: {error}; set runs_dir=FOLDER") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run folder for this process. Raises ConfigError if another one is training in it."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"another process is training in {folder}") from error
+        yield
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, git commit, machine and time."""
+    return {
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "git": _git(),
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> str | None:
+    """The commit of the working folder's repository, with "+" if it was changed; None outside one."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,39 @@
+"""The evolution gallery: the same validation images through all variants, side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segstudy.drawing import class_legend, coloured, grid, save
+from segstudy.study.table import number, records
+
+
+def write_gallery(folder: Path) -> Path | None:
+    """Draw `gallery.png` in a study's folder: image, truth, one column a variant. None if fewer than two runs are done.
+
+    Variants that show other images than the first one (another size or data set) are left out.
+    """
+    runs = {n: r for n, r in records(folder).items() if r.get("status") == "done"}
+    held = {n: np.load(f) for n in runs if (f := folder / n / "test" / "samples.npz").is_file()}
+    if len(held) < 2:
+        return None
+    first_name, first = next(iter(held.items()))
+    held = {n: h for n, h in held.items() if np.array_equal(h["truth"], first["truth"])}
+    names, palette = runs[first_name]["class_names"], runs[first_name]["palette"]
+    palette = [tuple(rgb) for rgb in palette]
+    predictions = [h["prediction"] for h in held.values()]
+    rows = [
+        [first["image"][i], *(coloured(labels[i], palette) for labels in (first["truth"], *predictions))]
+        for i in range(len(first["image"]))
+    ]
+    titles = ["image", "truth", *(f"{n}\nmIoU {_miou(runs[n])}" for n in held)]
+    legend = class_legend([first["truth"], *predictions], names, palette)
+    path = folder / "gallery.png"
+    save(grid(rows, titles, legend), path)
+    return path
+
+
+def _miou(record: dict[str, Any]) -> str:
+    return number(record["metrics"]["network"]["miou"])
+

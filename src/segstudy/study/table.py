@@ -1,0 +1,83 @@
+"""Tables of a run and of a study."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The record of each run folder directly in a study's folder, by name, in the order they were started."""
+    found = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/record.json")}
+    return dict(sorted(found.items(), key=lambda item: item[1].get("started", "")))
+
+
+def print_study(folder: Path, console: Console) -> list[str]:
+    """Print one line a run; returns the names of those that are not done."""
+    runs = records(folder)
+    table = Table(caption=_caption(runs), caption_justify="left")
+    for column in ("variant", "status", "mIoU", "mIoU original", "accuracy", "images/s", "time", "encoder from"):
+        table.add_column(column, justify="left" if column in ("variant", "status", "encoder from") else "right")
+    for name, r in runs.items():
+        metrics = r.get("metrics", {})
+        network, original = metrics.get("network", {}), metrics.get("original", {})
+        status = r.get("status", "?") + (" (selected on the reported split)" if r.get("selected_on_reported") else "")
+        table.add_row(
+            name, status if r.get("status") != "failed" else f"[red]failed: {r.get('error')}",
+            number(network.get("miou")), number(original.get("miou")), number(network.get("pixel_accuracy")),
+            number(r.get("images_per_second"), 1), clock(r.get("seconds")), Path(r.get("encoder_weights", "–")).name,
+        )  # fmt: skip
+    console.print(table)
+    return [name for name, r in runs.items() if r.get("status") != "done"]
+
+
+def print_classes(record: Mapping[str, Any], console: Console) -> None:
+    """Print the per-class table of a run at network size, with the figures at both sizes below."""
+    table = Table(title="test, at network size")
+    for column in ("class", "IoU", "recall", "precision", "share of pixels"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for row in record["classes"]["network"]:
+        table.add_row(row["class"], *(number(row[k]) for k in ("iou", "recall", "precision", "share")))
+    console.print(table)
+    for size, values in record["metrics"].items():
+        text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+        console.print(f"{size:8} size:  {text}", highlight=False, soft_wrap=True)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure for a table; n/a where it is not defined, – where it is not there."""
+    if value is None:
+        return "–"
+    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as m:ss, or h:mm:ss from one hour on."""
+    if seconds is None:
+        return "–"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
+    """Data, sizes and device of the first run: a study is only a table if all share them."""
+    described = {
+        json.dumps([r["data"]["name"], r["data"]["size"], r["data"]["roles"]["report"]])
+        for r in runs.values()
+        if "data" in r
+    }
+    if not described:
+        return ""
+    if len(described) > 1:
+        return "[bold red]these runs report on different data or sizes: their figures cannot be compared"
+    first = next(r for r in runs.values() if "data" in r)
+    report, fit = first["data"]["roles"]["report"], first["data"]["roles"]["fit"]
+    size = "×".join(map(str, first["data"]["size"]))
+    return (
+        f"{first['data']['name']} at {size}; trained on {fit['images']} images of {fit['split']!r}, "
+        f"reported on {report['images']} of {report['split']!r}; one seed a variant: differences may be chance"
+    )

@@ -1,0 +1,201 @@
+"""The entry: check the config, build, fit, test, write the run's record."""
+
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import EMAWeightAveraging  # noqa: F401  (importable early, or fails early)
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from segstudy.build import build_data, build_module, build_network, build_trainer
+from segstudy.callbacks.counts import ImageCounts
+from segstudy.callbacks.guards import memory_advice, out_of_memory
+from segstudy.callbacks.throughput import Throughput
+from segstudy.config import CONF, check, check_overrides, register_resolvers
+from segstudy.errors import SegstudyError, TrainingError
+from segstudy.metrics import class_table, summary
+from segstudy.record import Record, claim, locked, surroundings
+from segstudy.study.gallery import write_gallery
+from segstudy.study.table import print_classes, print_study
+
+console = Console()
+
+
+def main() -> None:
+    """`python train.py …` and `segstudy train …`."""
+    register_resolvers()
+    sys.path.insert(0, os.getcwd())  # a loss or network of the user's own beside train.py
+    quiet()
+    try:
+        check_overrides(sys.argv[1:])
+    except SegstudyError as error:
+        tell(error)
+        sys.exit(2)
+    task()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def task(cfg: DictConfig) -> None:
+    """One run, in Hydra's hands: its folder comes from the config; its failure does not stop a sweep."""
+    hydra_cfg = HydraConfig.get()
+    folder = Path(hydra_cfg.runtime.output_dir)
+    name = folder.name
+    sweep = hydra_cfg.mode == RunMode.MULTIRUN
+    console.rule(f"[bold]{name}" + (f"  (run {hydra_cfg.job.num + 1} of the study {folder.parent.name})" if sweep else ""))
+    record: Record | None = None
+    try:
+        check(cfg)
+        record = claim(folder, cfg)
+        if record.status == "done":
+            console.print(f"already done: {folder}")
+            return
+        with locked(folder):
+            run(cfg, folder, record)
+    except Exception as error:
+        if isinstance(error, SegstudyError):
+            tell(error)
+        else:
+            traceback.print_exc()
+        if record is not None and rank_zero_only.rank == 0:
+            record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+        if not sweep:
+            sys.exit(1)
+        FAILED.append(name)
+
+
+FAILED: list[str] = []
+
+
+class Study(Callback):
+    """Hydra's callback: at the end of a sweep, the table of all its runs and the gallery."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        console.rule(f"[bold]study {folder.name}")
+        unfinished = print_study(folder, console)
+        gallery = write_gallery(folder)
+        if gallery:
+            console.print(f"gallery: {gallery}")
+        console.print(f"TensorBoard: make tensorboard RUNS={folder}    continue or redo: the same command")
+        if unfinished or FAILED:
+            console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}")
+            sys.exit(1)  # Hydra itself would end with 0 here
+
+
+def run(cfg: DictConfig, folder: Path, record: Record) -> None:
+    """Data, network, fit, test, record."""
+    began = time.monotonic()
+    record.note(status="running", error=None, **surroundings())
+    data = build_data(cfg)
+    for role, images in data.roles.items():
+        console.print(f"{role}: {len(images)} images of {type(data).__name__} {images.name!r}", highlight=False)
+        for line in images.cache.stated:
+            console.print(f"  [yellow]{line}", highlight=False)
+    if data.overlap():
+        console.print(f"[bold red]{data.overlap()} images of the reported split are also trained on")
+    network, origin = build_network(cfg, len(data.classes))
+    if origin.startswith("random ("):
+        console.print(f"[bold red]the encoder starts from {origin}: not the pretrained network that was asked for")
+    encoder = getattr(network, "encoder", None)
+    if encoder is not None:
+        data.mean, data.std = encoder.mean, encoder.std
+    module = build_module(cfg, network, data)
+    trainer, device = build_trainer(cfg, folder)
+    record.note(
+        class_names=list(data.classes),
+        palette=[list(rgb) for rgb in data.palette],
+        data=data.describe() | {"overlap": data.overlap()},
+        encoder_weights=origin,
+        parameters=sum(p.numel() for p in network.parameters()),
+        device=device,
+        checkpoint=cfg.checkpoint,
+        selected_on_reported=selects(cfg) and "select" not in data.roles,
+    )
+    console.print(f"{record.values['parameters']:,} parameters; {device}", highlight=False)
+    if cfg.compile:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        network.compile()
+    last = folder / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    except Exception as error:
+        if out_of_memory(error):
+            advice = memory_advice(module, data.batch_size, data.size, str(cfg.trainer.precision))
+            raise TrainingError(advice) from error
+        raise
+    finish(cfg, trainer, module, data, record, time.monotonic() - began)
+
+
+def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record, seconds: float) -> None:
+    """Keep the last weights, test the chosen ones, and close the record."""
+    folder = Path(trainer.default_root_dir)
+    epochs, steps = trainer.current_epoch, trainer.global_step
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")  # a time limit ends within an epoch
+    if cfg.checkpoint == "best":
+        best = folder / "checkpoints" / "best.ckpt"
+        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    trainer.test(module, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
+        return
+    counts = next(c for c in trainer.callbacks if isinstance(c, ImageCounts)).total
+    metrics = {size: summary(torch.from_numpy(c)) for size, c in counts.items()}
+    classes = {size: class_table(torch.from_numpy(c), data.classes) for size, c in counts.items()}
+    speed = next((c.figures for c in trainer.callbacks if isinstance(c, Throughput)), {})
+    before = record.values.get("seconds", 0.0)
+    record.note(
+        status="done", metrics=metrics, classes=classes, epochs=epochs, steps=steps, seconds=before + seconds, **speed
+    )
+    flat = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "loss", "optim", "seed"]), resolve=True)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(flatten(flat), {f"final/{k}": v for k, v in metrics["network"].items()})
+        logger.save()
+    print_classes(record.values, console)
+    console.print(f"run folder: {folder}")
+
+
+def selects(cfg: DictConfig) -> bool:
+    """Whether the validation split chooses something: the checkpoint, the end, or the learning rate."""
+    stopping = cfg.callbacks.get("early_stopping", {}).get("enabled", False)
+    return bool(cfg.checkpoint == "best" or stopping or "monitor" in cfg.schedule)
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys with plain values."""
+    if not isinstance(node, dict):
+        return {prefix[:-1]: node if isinstance(node, int | float | bool | str) else str(node)}
+    return {k: v for key, value in node.items() for k, v in flatten(value, f"{prefix}{key}.").items()}
+
+
+def tell(error: BaseException) -> None:
+    """The user's mistake in red, without a traceback."""
+    Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
+    print(error, file=sys.stderr)
+
+
+def quiet() -> None:
+    """Silence what Lightning says on every run and what has a reason here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # One slice of a memory map a batch needs no worker processes (design: under 5 % of the step).
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Lightning's own use of a function that torch has renamed.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated.*")
+    # A run of few batches (a smoke test, a small folder) still logs at each epoch's end.
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    # A resumed or time-limited run tests what it holds in memory, which is meant.
+    warnings.filterwarnings("ignore", ".*You are resuming.*|.*Checkpoint directory .* exists and is not empty.*")
+
+
+if __name__ == "__main__":
+    main()
