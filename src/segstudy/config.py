@@ -29,7 +29,8 @@ ALLOWED = (
 
 MACHINE = re.compile(
     r"(runs_dir|study|data\.(root|cache_dir|workers|device_cache|download)"
-    r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar|logger)|callbacks\..*)(\.|$)"
+    r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar|logger)"
+    r"|callbacks\.(throughput|finite_loss|pictures|learning_rate|progress))(\.|$)"
 )
 """Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
 
@@ -46,6 +47,7 @@ def run_name(model: str, overrides: Sequence[str]) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         if key in ("model", "experiment", "trainer") or MACHINE.match(key):
             continue
+        value = value.rsplit("/", 1)[-1]  # of a path, the file
         parts.append(value if key == "data" else f"{key.split('.')[-1]}={value}")
     return re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))[:180]
 

@@ -11,9 +11,8 @@ from rich.table import Table
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The record of each run folder directly in a study's folder, by name, in the order they were started."""
-    found = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/record.json")}
-    return dict(sorted(found.items(), key=lambda item: item[1].get("started", "")))
+    """The record of each run folder directly in a study's folder, by name."""
+    return {p.parent.name: json.loads(p.read_text()) for p in sorted(folder.glob("*/record.json"))}
 
 
 def print_study(folder: Path, console: Console) -> list[str]:
