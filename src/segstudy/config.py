@@ -119,13 +119,9 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
-    """`+a.b=1` is fine inside a part (its constructor is asked later) and inside a free table such as class labels."""
-    parent, _, _ = key.rpartition(".")
-    if not parent:
-        return False
-    node = OmegaConf.select(cfg, parent)
-    free = isinstance(node, DictConfig) and "_target_" not in node and not OmegaConf.is_missing(cfg, parent)
-    return override.is_add() and isinstance(node, DictConfig) and ("_target_" in node or free)
+    """`+a.b=1` is fine inside a group: a part's constructor is asked later, and new parts bring their own."""
+    group, _, rest = key.partition(".")
+    return override.is_add() and bool(rest) and isinstance(cfg.get(group), DictConfig)
 
 
 # The composed config

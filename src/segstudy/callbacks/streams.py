@@ -1,5 +1,7 @@
 """The random stream of the layers that draw while they train (dropout)."""
 
+from typing import Any
+
 import lightning as L
 import torch
 
@@ -7,10 +9,13 @@ from segstudy.seeds import derive
 
 
 class Streams(L.Callback):
-    """Starts torch's generators anew at each epoch, so that an epoch after a restart equals one without."""
+    """Starts torch's generators anew at each step, so that a step after a restart equals one without.
+
+    By the epoch would not do: loaders draw from the same generator, at other moments after a restart.
+    """
 
     def __init__(self, seed: int):
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        torch.manual_seed(derive(self.seed, "dropout", trainer.current_epoch, trainer.global_rank))
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(derive(self.seed, "dropout", trainer.current_epoch, batch_idx, trainer.global_rank))

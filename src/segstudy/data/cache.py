@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 import sys
+import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +44,29 @@ class Cache:
 
 
 def cached(
-    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, folder: Path, recipe: Any
+    samples: Sequence[Sample],
+    read: Read,
+    size: tuple[int, int],
+    num_classes: int,
+    folder: Path,
+    recipe: Any,
+    void_meant: bool = False,
 ) -> Cache:
     """Open the cache of these samples, or build it first (with a progress bar).
 
-    recipe: anything else that shapes the arrays (label mapping, seed), as JSON values.
-    Raises DataError that lists every unreadable file, and if the disk is too full.
+    recipe: anything else that shapes the arrays (label mapping, seed), as JSON values. void_meant: the user has said
+    what 255 is; nothing is asked. Raises DataError that lists every unreadable file, and if the disk is too full.
     """
     key = _key(samples, size, num_classes, recipe)
     home = folder / key
     if not home.is_dir():
-        _build(samples, read, size, num_classes, home)
-    stated = json.loads((home / "index.json").read_text())["stated"]
-    return Cache(
-        np.load(home / "images.npy", mmap_mode="r"),
-        np.load(home / "masks.npy", mmap_mode="r"),
-        np.load(home / "pixels.npy"),
-        key,
-        stated,
-    )
+        _build(samples, read, size, num_classes, home, void_meant)
+    try:
+        stated = json.loads((home / "index.json").read_text())["stated"]
+        images, masks = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+        return Cache(images, masks, np.load(home / "pixels.npy"), key, stated)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the cache {home} cannot be opened: {error}\n  → delete that folder, it is built anew") from error
 
 
 def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, recipe: Any) -> str:
@@ -76,32 +83,53 @@ def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, rec
     return digest.hexdigest()[:24]
 
 
-def _build(samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, home: Path) -> None:
-    height, width = size
-    needed = len(samples) * height * width * 4
-    home.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(home.parent).free
-    if needed > free:
-        raise DataError(
-            f"the cache needs {needed / 2**30:.1f} GiB in {home.parent}, {free / 2**30:.1f} GiB are free\n"
-            "  → free some, set data.cache_dir to another disk, or choose a smaller data.size"
-        )
-    work = home.with_name(f"{home.name}.{os.getpid()}.partial")
-    work.mkdir(exist_ok=True)
+def _build(
+    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, home: Path, void_meant: bool
+) -> None:
+    folder = home.parent
+    # A name of its own: processes of several machines or containers may build in the same folder.
+    work = folder / f"{home.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
-        stated, pixels = _write(samples, read, size, num_classes, work)
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(home)
+        _check_space(folder, len(samples) * size[0] * size[1] * 4)
+        work.mkdir()
+        stated, pixels = _write(samples, read, size, num_classes, work, void_meant)
         np.save(work / "pixels.npy", pixels)
         (work / "index.json").write_text(json.dumps({"stated": stated, "names": [s.name for s in samples]}))
-        if not home.is_dir():  # another process may have been faster
+        try:
             work.rename(home)
+        except OSError:
+            if not home.is_dir():  # else another process was faster
+                raise
     except OSError as error:
-        raise DataError(f"the cache could not be written in {home.parent}: {error}") from error
+        raise DataError(
+            f"the cache could not be written in data.cache_dir={folder}: {error}\n"
+            "  → make room or set data.cache_dir to another folder; nothing half-written was kept"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"the cache needs {needed / 2**20:,.0f} MiB in data.cache_dir={folder}, {free / 2**20:,.0f} MiB are free\n"
+            "  → make room, set data.cache_dir to another disk, or choose a smaller data.size"
+        )
+
+
+def _remove_abandoned(home: Path) -> None:
+    """Remove what killed builds of this cache left behind: folders in which nothing was written for an hour."""
+    for work in home.parent.glob(f"{home.name}.*.partial"):
+        newest = max((p.stat().st_mtime for p in (work, *work.glob("*"))), default=0.0)
+        if time.time() - newest > 3600:
+            shutil.rmtree(work, ignore_errors=True)
+
+
 def _write(
-    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, work: Path
+    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, work: Path, void_meant: bool
 ) -> tuple[list[str], np.ndarray]:
     height, width = size
 
@@ -121,7 +149,9 @@ def _write(
     ):
         _header(images, (len(samples), height, width, 3))
         _header(masks, (len(samples), height, width))
-        done = pool.map(prepare, samples)
+        # In portions: a fast reader does not fill the memory, and an error of the disk is not kept waiting.
+        portions = (samples[start : start + 256] for start in range(0, len(samples), 256))
+        done = chain.from_iterable(pool.map(prepare, portion) for portion in portions)
         progress = track(done, "reading images", len(samples), transient=True, disable=not sys.stdout.isatty())
         for i, result in enumerate(progress):
             if isinstance(result, DataError):
@@ -133,11 +163,16 @@ def _write(
             notes[note] += 1
             counts = np.bincount(mask.ravel(), minlength=256)
             pixels[i] = counts[:num_classes]
-            if counts[IGNORE] * 3 > mask.size or (counts[IGNORE] and counts[0] + counts[IGNORE] == mask.size):
+            only = counts[0] and counts[IGNORE] and counts[0] + counts[IGNORE] == mask.size
+            if not void_meant and (only or counts[IGNORE] * 3 > mask.size):
                 doubtful.append(samples[i].name)
     if broken:
         more = f"\n… and {len(broken) - 10} more" if len(broken) > 10 else ""
-        raise DataError(f"{len(broken)} of {len(samples)} images cannot be used:\n" + "\n".join(broken[:10]) + more)
+        raise DataError(
+            f"{len(broken)} of {len(samples)} images cannot be used:\n"
+            + "\n".join(broken[:10])
+            + f"{more}\n→ repair these files or take them out of the list"
+        )
     converted = ", ".join(f"{n} {note}" for note, n in notes.items() if note)
     stated = [f"converted to upright 8-bit RGB: {converted}"] if converted else []
     return stated + _doubts(doubtful, len(samples)), pixels
@@ -153,7 +188,7 @@ def _doubts(doubtful: list[str], total: int) -> list[str]:
     if len(doubtful) * 2 > total:
         raise DataError(
             f"{line}: is 255 the object? It is taken as 'ignored'.\n"
-            "  → if 255 is a class: data.labels={255: 1}    if these pixels are void: leave such masks out of the list"
+            "  → if 255 is a class, say which: data.labels={255: 1}; if it is void, say so: data.labels={255: 255}"
         )
     return [line + ": taken as ignored pixels"]
 

@@ -1,5 +1,6 @@
 """Reading one image and its mask, and saying plainly what is wrong with them."""
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,14 @@ from PIL import Image, ImageOps
 
 from segstudy.errors import DataError
 from segstudy.losses import IGNORE
+
+
+ORIENTATION = 274  # the EXIF tag
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for broken files."""
+
+NOTES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "1": "black-and-white"}
+"""What a picture's mode is called when its conversion is stated; other modes by their own name."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +30,28 @@ class Sample:
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str]:
-    """RGB uint8 (H,W,3) and what had to be converted ("" for plain RGB). EXIF orientation is applied."""
+    """RGB uint8 (H,W,3) and what had to be converted ("" for plain RGB). EXIF orientation is applied.
+
+    16-bit values are divided by 257, unless none is above 255. Transparency is dropped.
+    """
+    return _upright(path)[:2]
+
+
+def _upright(path: Path) -> tuple[np.ndarray, str, int]:
+    """What `read_image` gives, and the EXIF orientation that was applied."""
     picture = _open(path)
-    note = {"L": "greyscale", "RGBA": "RGBA", "CMYK": "CMYK", "RGB": ""}.get(picture.mode, picture.mode)
-    if picture.mode in ("I;16", "I;16B", "I"):
-        note = "16-bit"
-        values = np.asarray(picture).astype(np.float64) / (257 if np.asarray(picture).max() > 255 else 1)
-        picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    if orientation(path) != 1:
+    if picture.mode == "F":
+        raise DataError(f"{path} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
+    note = "16-bit" if picture.info["16-bit"] else NOTES.get(picture.mode, picture.mode)
+    turn = _turn(picture)
+    if turn != 1:
         note = (note + " EXIF-rotated").strip()
         picture = ImageOps.exif_transpose(picture)
-    return np.array(picture.convert("RGB")), note
+    if picture.mode.startswith("I"):  # Pillow would cut these off at 255 instead of scaling them
+        values = np.asarray(picture).astype(np.float64)
+        values = values / 257 if values.max() > 255 else values
+        picture = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    return np.array(picture.convert("RGB")), note, turn
 
 
 def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = None, turn: int = 1) -> np.ndarray:
@@ -41,22 +61,26 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
     Raises DataError for a colour picture and for labels outside the classes.
     """
     picture = _open(path)
-    if picture.mode not in ("P", "L", "1", "I;16", "I"):
+    if picture.mode not in ("P", "L", "1", "I") and not picture.mode.startswith("I;16"):
         raise DataError(
-            f"{path} is a colour picture ({picture.mode}), not a mask of class numbers.\n"
-            "  expected: an indexed (palette) or greyscale PNG whose values are classes, 255 for ignored pixels"
+            f"{path} is a colour picture ({picture.mode}), not a mask of class numbers\n"
+            "  expected: an indexed (palette) or greyscale PNG whose values are classes, 255 for ignored pixels\n"
+            "  → save the mask as that: the class number of each pixel, not its colour"
         )
     if turn != 1:
-        picture.getexif()[274] = turn
+        picture.getexif()[ORIENTATION] = turn
         picture = ImageOps.exif_transpose(picture)
-    labels = np.array(picture).astype(np.int64)
+    values = np.array(picture).astype(np.int64)
+    labels = values.copy()
     for source, target in (mapping or {}).items():
-        labels = np.where(np.array(picture) == int(source), int(target), labels)
+        labels[values == int(source)] = int(target)
     wrong = sorted(set(np.unique(labels).tolist()) - {*range(num_classes), IGNORE})
     if wrong:
+        after = " after data.labels" if mapping else ""
         raise DataError(
-            f"{path} holds the labels {_some(wrong)}, the data has classes 0…{num_classes - 1} and 255 for ignored.\n"
-            "  if these values have a meaning, map them: data.labels={" + f"{wrong[0]}: CLASS" + "}"
+            f"{path} holds the labels {_some(wrong)}{after}, "
+            f"the data has classes 0…{num_classes - 1} and 255 for ignored\n"
+            "  → if these values have a meaning, map them: data.labels={" + f"{wrong[0]}: CLASS" + "}"
         )
     return labels.astype(np.uint8)
 
@@ -66,32 +90,44 @@ def read_pair(
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Image (H,W,3), mask (H,W) and the note of conversions. Raises DataError if the sizes differ."""
     if sample.image is None or sample.mask is None:
-        raise DataError(f"{sample.name} has no files")
-    image, note = read_image(sample.image)
-    mask = read_mask(sample.mask, num_classes, mapping, orientation(sample.image))
+        raise DataError(f"{sample.name} has no image or no mask: a data set without files defines its own `read`")
+    image, note, turn = _upright(sample.image)
+    mask = read_mask(sample.mask, num_classes, mapping, turn)
     if image.shape[:2] != mask.shape:
-        turned = " (after its EXIF rotation; the mask must be drawn on the stored pixels)" if "EXIF" in note else ""
+        turned = " (after its EXIF rotation)" if turn != 1 else ""
+        reason = "\n  → its mask must be drawn on the stored pixels: it is rotated as the image is" if turned else ""
         raise DataError(
             f"{sample.name}: the image is {image.shape[1]}×{image.shape[0]}{turned}, "
-            f"the mask {mask.shape[1]}×{mask.shape[0]}\n  image: {sample.image}\n  mask:  {sample.mask}"
+            f"the mask {mask.shape[1]}×{mask.shape[0]}\n  image: {sample.image}\n  mask:  {sample.mask}" + reason
         )
     return image, mask, note
 
 
 def orientation(path: Path) -> int:
     """The EXIF orientation of a picture file, 1 for upright."""
-    with Image.open(path) as picture:
-        return int(picture.getexif().get(274, 1))
+    try:
+        with Image.open(path) as picture:
+            return _turn(picture)
+    except BROKEN as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _turn(picture: Image.Image) -> int:
+    turn = picture.getexif().get(ORIENTATION, 1)
+    return int(turn) if turn in range(2, 9) else 1  # cameras also write 0, which means nothing
 
 
 def _open(path: Path) -> Image.Image:
+    """The decoded picture; its info["16-bit"] tells what Pillow's mode does not, that an RGB file had 16 bits."""
     try:
         picture = Image.open(path)
+        layout = str(picture.tile)
         picture.load()
     except FileNotFoundError as error:
         raise DataError(f"{path} is listed but not there") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+    except BROKEN as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    picture.info["16-bit"] = any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
     return picture
 
 
