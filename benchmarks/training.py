@@ -35,15 +35,18 @@ NETWORKS = {
     "resnet34": ("ResNet-34 U-Net", ["model=unet", "network=smp", "encoder=resnet34", "encoder.weights=null"]),
 }
 BARE = [  # a benchmark needs no pictures, checkpoints or progress lines; the other callbacks stay
-    "callbacks.pictures.enabled=false", "callbacks.best.enabled=false", "callbacks.last.enabled=false",
-    "callbacks.progress.enabled=false", "trainer.enable_progress_bar=false", "+trainer.enable_checkpointing=false",
+    "~callbacks.pictures", "~callbacks.best", "~callbacks.last", "~callbacks.progress",
+    "trainer.enable_progress_bar=false", "+trainer.enable_checkpointing=false",
     "+trainer.limit_val_batches=0",
 ]  # fmt: skip
 OURS = "segstudy"
 
 
 class PlainImages(Dataset):
-    """What a notebook writes: open, resize, normalise, one image at a time."""
+    """What a notebook writes: open, resize, normalise, one image at a time.
+
+    An item: image float32 (3,H,W), mask int64 (H,W).
+    """
 
     def __init__(self, samples: list[Sample], size: tuple[int, int]):
         self.samples, self.size = samples, size
@@ -65,7 +68,7 @@ class PlainLoop:
     """Network, loss and optimizer of the plain loop, and its training steps."""
 
     def __init__(self, network: nn.Module, images: PlainImages, batch_size: int, weight: Tensor, device: torch.device):
-        self.network = network.to(device, memory_format=torch.contiguous_format).train()
+        self.network = network.to(device).to(memory_format=torch.contiguous_format).train()
         self.images, self.batch_size, self.device = images, batch_size, device
         self.loss = nn.CrossEntropyLoss(weight=weight.to(device), ignore_index=IGNORE)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
@@ -84,6 +87,7 @@ class PlainLoop:
         return steps * self.batch_size / (now(self.device) - began)
 
     def train(self, batches: Iterator[list[Tensor]], steps: int) -> None:
+        """`steps` training steps."""
         for _ in range(steps):
             image, mask = (part.to(self.device) for part in next(batches))
             self.optimizer.zero_grad()
@@ -98,7 +102,7 @@ class TakeTurns(L.Callback):
         self.plain, self.workers, self.warmup, self.steps = plain, workers, warmup, steps
         self.done = 0
         self.began = 0.0
-        self.speeds: dict[str, list[float]] = {OURS: []} | {plain_name(w): [] for w in workers}
+        self.speeds: dict[str, list[float]] = {name: [] for name in (OURS, *map(plain_name, workers))}
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         self.done += 1
@@ -114,7 +118,8 @@ class TakeTurns(L.Callback):
 
 
 def plain_name(workers: int) -> str:
-    return f"plain loop, {workers} workers"
+    """The plain loop with so many loader processes, as tables and files call it."""
+    return f"plain, workers={workers}"
 
 
 def now(device: torch.device) -> float:
@@ -162,7 +167,8 @@ def summarise(speeds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def show(results: dict[str, dict[str, Any]], console: Console) -> None:
-    table = Table("network", "system", "images/s", "slowest–fastest round", "segstudy is", title="training")
+    """The table; the ratio stands beside the plain loop that it refers to."""
+    table = Table("network", "system", "images/s", "range", "segstudy is", title="training")
     for name, result in results.items():
         for system, values in result["images_per_second"].items():
             ratio = f"{result['ratio']:.2f}×" if system == result["compared_with"] else ""
@@ -199,7 +205,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         home = voc_root_or_scenes(root, folder / "photos", max(images, batch))
-        data = ["data=voc", f"data.root={home}", "data.val=train", f"data.cache_dir={folder / 'cache'}"]
+        data = ["data=voc", f"data.root='{home}'", "data.val=train", f"data.cache_dir='{folder / 'cache'}'"]
         data += [f"data.size={size}", f"data.batch_size={batch}", *(overrides or [])]
         for name in networks.split(","):
             title, parts = NETWORKS[name]

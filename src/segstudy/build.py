@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -82,6 +82,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
         settings,
         default_root_dir=str(folder),
         callbacks=callbacks,
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
     )
     return trainer, f"{accelerator}, {precision}: {reason}"
@@ -123,7 +124,7 @@ def load_run(folder: Path, checkpoint: str = "last") -> tuple[nn.Module, DictCon
 
 def _with_weights(loss: DictConfig, data: SegmentationData) -> DictConfig:
     """A copy of the loss's config in which `class_weights: balanced` is the list from the data's counted pixels."""
-    loss = OmegaConf.create(OmegaConf.to_container(loss, resolve=True))
+    loss = DictConfig(OmegaConf.to_container(loss, resolve=True))
 
     def fill(node: Any) -> None:
         if isinstance(node, DictConfig):

@@ -1,5 +1,6 @@
 """Checking a config before anything is opened: all its mistakes in one message."""
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
 from segstudy.errors import ConfigError
 
@@ -29,7 +32,7 @@ ALLOWED = (
 
 MACHINE = re.compile(
     r"(runs_dir|study|data\.(root|cache_dir|workers|device_cache|download)"
-    r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar|logger)"
+    r"|trainer\.(accelerator|devices|num_nodes|logger)"
     r"|callbacks\.(throughput|finite_loss|pictures|learning_rate|progress))(\.|$)"
 )
 """Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
@@ -62,31 +65,40 @@ def near(word: str, known: Sequence[str]) -> str:
 
 
 def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> None:
-    """Raise ConfigError with every override that names no setting or no file of its group."""
+    """Raise ConfigError with every mistake of a command line: settings and files of groups that are not there, and what
+    `check` finds in the config that they make (of a sweep, in its first run)."""
     parser = OverridesParser.create()
     texts = [a for a in arguments if "=" in a and not a.startswith("-")]
     try:
         overrides = parser.parse_overrides(texts)
     except HydraException as error:
         raise ConfigError(str(error)) from error
-    mistakes, good = [], []
-    for text, override in zip(texts, overrides, strict=True):
+    mistakes, groups, settings = [], [], []
+    for override in overrides:
         group = override.key_or_group
         if (conf / group).is_dir():
             options = sorted(p.stem for p in (conf / group).glob("*.yaml"))
             wrong = [v for v in _values(override) if v not in (None, "null") and str(v) not in options]
             mistakes += [f"{group}={v}: no such {group}{near(str(v), options)} ({', '.join(options)})" for v in wrong]
             if not wrong:
-                good.append(f"{group}={_values(override)[0]}")
-    cfg = _compose(good, conf)
-    known = sorted(_keys(cfg)) if cfg is not None else []
+                groups.append(f"{group}={_values(override)[0]}")
+    cfg = compose_config(groups, conf)
+    known = sorted(_keys(cfg))
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
-        if cfg is None or (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
+        if (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
             continue
         if key not in known and not _may_add(cfg, key, override):
-            groups = [p.name for p in conf.iterdir() if p.is_dir()]
-            mistakes.append(f"{text}: no setting {key!r}{near(key, [*known, *groups])}")
+            folders = [p.name for p in conf.iterdir() if p.is_dir()]
+            mistakes.append(f"{text}: no setting {key!r}{near(key, [*known, *folders])}")
+        elif not override.is_sweep_override():
+            settings.append(text)
+    try:
+        cfg = compose_config([*groups, *settings], conf)
+        adopt(cfg, settings)
+        check(cfg)
+    except ConfigError as error:
+        mistakes.append(str(error))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
 
@@ -97,13 +109,13 @@ def _values(override: Override) -> list[Any]:
     return [override.value()]
 
 
-def _compose(overrides: list[str], conf: Path) -> DictConfig | None:
-    from hydra.core.global_hydra import GlobalHydra
-
+def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
+    """The config that these overrides make. Raises ConfigError with Hydra's words."""
+    register_resolvers()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose("config", overrides)
+            return compose("config", list(overrides))
     except HydraException as error:
         raise ConfigError(str(error)) from error
     finally:
@@ -112,10 +124,16 @@ def _compose(overrides: list[str], conf: Path) -> DictConfig | None:
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(node, DictConfig):
-        for key in node:
+        for key in map(str, node):
             yield f"{prefix}{key}"
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
                 yield from _keys(node[key], f"{prefix}{key}.")
+
+
+def _missing(cfg: DictConfig, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return OmegaConf.is_missing(node, last)
 
 
 def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
@@ -125,6 +143,26 @@ def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
 
 
 # The composed config
+
+
+def adopt(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Where a command names a part's `_target_` itself, drop the old part's settings that the new one does not take.
+
+    So `loss._target_=my_loss.MyLoss` is enough, whatever loss the model came with.
+    """
+    given = [o.lstrip("+").partition("=")[0] for o in overrides]
+    for key in given:
+        place, _, last = key.rpartition(".")
+        node = OmegaConf.select(cfg, place) if last == "_target_" else None
+        if not isinstance(node, DictConfig):
+            continue
+        with contextlib.suppress(ConfigError):  # a target that cannot be imported is reported by check
+            known = parameters(locate(str(node["_target_"])))
+            OmegaConf.set_struct(cfg, False)
+            for name in [str(k) for k in node if not str(k).startswith("_") and known is not None]:
+                if name not in (known or []) and f"{place}.{name}" not in given:
+                    del node[name]
+            OmegaConf.set_struct(cfg, True)
 
 
 def check(cfg: DictConfig, trusted: bool = True) -> None:
@@ -138,7 +176,7 @@ def check(cfg: DictConfig, trusted: bool = True) -> None:
         target = str(node["_target_"])
         if not trusted and not allowed(target):
             mistakes.append(
-                f"{place}._target_={target} is not of segstudy or its libraries. If it is yours, say so on this machine: "
+                f"{place}._target_={target} is not of segstudy or its libraries; if it is yours, say so here: "
                 f"SEGSTUDY_TRUST={target.split('.')[0]}"
             )
             continue
@@ -151,7 +189,7 @@ def check(cfg: DictConfig, trusted: bool = True) -> None:
         keys = [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_", "enabled")]
         if known is not None:
             mistakes += [f"{place}.{k}: {target} takes no {k!r}{near(k, known)}" for k in keys if k not in known]
-    mistakes += [f"{key} is not set" for key in sorted(OmegaConf.missing_keys(cfg)) if not key.startswith("hydra")]
+    mistakes += [f"{key} is not set: add {key}=…" for key in _keys(cfg) if _missing(cfg, key)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
 
@@ -181,7 +219,7 @@ def parameters(thing: Callable[..., Any]) -> list[str] | None:
     for each in classes:
         if inspect.isclass(each) and "__init__" not in vars(each):
             continue
-        if each is object:
+        if each in (object, nn.Module):  # a module without a constructor takes nothing
             break
         signature = inspect.signature(each)
         names += [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -196,7 +234,7 @@ def _parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield place, node
-        for key in node:
+        for key in map(str, node):
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
                 yield from _parts(node[key], f"{place}.{key}".lstrip("."))
     elif isinstance(node, ListConfig):

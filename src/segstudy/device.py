@@ -3,6 +3,10 @@
 import os
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+RANK: int = getattr(rank_zero_only, "rank", 0)
+"""Which of several training processes this is (of Lightning, torchrun or SLURM); 0 for the first or only one."""
 
 
 def choose_precision(accelerator: str) -> tuple[str, str]:

@@ -7,11 +7,11 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from segstudy.losses import IGNORE  # noqa: E402
+from segstudy.losses import IGNORE
 
 Palette = Sequence[tuple[int, int, int]]
 VOID = (224, 224, 192)
@@ -61,7 +61,7 @@ def grid(
                 ax.set_title(titles[c], fontsize=9)
             if c == 0 and row_names:
                 ax.set_ylabel(row_names[r], fontsize=6)
-    patches = [Patch(facecolor=np.array(rgb) / 255, edgecolor="0.6", label=name) for name, rgb in legend.items()]
+    patches = [Patch(facecolor=[v / 255 for v in rgb], edgecolor="0.6", label=name) for name, rgb in legend.items()]
     bottom = (0.1 + 0.22 * lines) / height
     figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
     figure.subplots_adjust(left=0.02, right=0.99, top=1 - 0.28 / height, bottom=bottom, wspace=0.03, hspace=0.03)

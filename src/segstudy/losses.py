@@ -67,8 +67,8 @@ class Focal(Loss):
 
     def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
         nll = F.cross_entropy(logits, labels, reduction="none")
-        # p = exp(−nll) can round to just above 1; a negative base with a fractional gamma would be NaN.
-        focal = (1 - torch.exp(-nll)).clamp(min=0) ** self.gamma * nll
+        # Clamped, since at p = 1 a gamma below 1 has an infinite slope, and 0 · ∞ would be NaN.
+        focal = (-torch.expm1(-nll)).clamp(min=1e-7) ** self.gamma * nll
         weight = _weights(self.class_weights, 1.0, logits)
         return (focal if weight is None else focal * weight[labels]).mean()
 
@@ -91,7 +91,7 @@ class OHEM(Loss):
 
 
 class BinaryCrossEntropy(Loss):
-    """Two classes: BCE of the logit of class 1 against class 0, `pos_weight` on the pixels of class 1. Mean over pixels.
+    """Two classes: BCE of the logit of class 1 against class 0, mean over pixels; `pos_weight` on those of class 1.
 
     Raises ValueError for any other number of classes.
     """
@@ -123,7 +123,9 @@ class Tversky(Loss):
         classes = logits.shape[1]
         probabilities = logits.softmax(1)
         hit = probabilities.gather(1, labels[:, None])[:, 0]
-        tp = torch.zeros(classes, device=logits.device).index_add(0, labels, hit)
+        # In 1024 partial sums: one running float32 sum is off by 0.3 % at 512² pixels, and by more beyond.
+        parts = torch.arange(len(labels), device=logits.device) % 1024 * classes + labels
+        tp = hit.new_zeros(1024 * classes).index_add(0, parts, hit).view(1024, classes).sum(0)
         truth = torch.bincount(labels, minlength=classes).float()
         fp, fn = probabilities.sum(0) - tp, truth - tp
         present = truth > 0
@@ -190,7 +192,7 @@ def balanced_weights(pixels: Sequence[int]) -> list[float]:
     """Class weights from counted pixels: inverse frequency, mean 1 over the classes that occur, 0 for the others."""
     inverse = [1 / n if n else 0.0 for n in pixels]
     mean = sum(inverse) / max(1, sum(w > 0 for w in inverse))
-    return [w / mean for w in inverse]
+    return [w / mean if w else 0.0 for w in inverse]
 
 
 def _weights(class_weights: list[float] | None, background: float, logits: Tensor) -> Tensor | None:

@@ -58,7 +58,7 @@ def summary(counts: Tensor) -> dict[str, float]:
         "miou": iou.mean().item(),
         "pixel_accuracy": (hit.sum() / truth.sum()).item(),
         "mean_accuracy": (hit / truth)[there].mean().item(),
-        "fw_iou": (iou * truth[there] / truth.sum()).sum().item(),
+        "fw_iou": ((iou * truth[there]).sum() / truth.sum()).item(),
         "mean_dice": (2 * iou / (1 + iou)).mean().item(),
     }
 

@@ -35,7 +35,7 @@ class SegmentationModule(L.LightningModule):
         self.classes = list(classes)
         self.optimizer, self.schedule = optimizer, schedule
         self.lr, self.encoder_lr = lr, encoder_lr
-        self.confusion = nn.ModuleDict({stage: Confusion(len(self.classes)) for stage in ("val", "test")})
+        self.val_counts, self.test_counts = Confusion(len(self.classes)), Confusion(len(self.classes))
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.network(image)
@@ -47,8 +47,8 @@ class SegmentationModule(L.LightningModule):
         self.log(
             f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits), sync_dist=True
         )
-        if stage in self.confusion:
-            self.confusion[stage].update(logits.argmax(1), batch["mask"])
+        if stage != "train":
+            self._counts(stage).update(logits.argmax(1), batch["mask"])
         return loss, logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -66,16 +66,19 @@ class SegmentationModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_counts("test")
 
+    def _counts(self, stage: str) -> Confusion:
+        return self.val_counts if stage == "val" else self.test_counts
+
     def _log_counts(self, stage: str) -> None:
-        counts = self.confusion[stage].compute()
-        self.confusion[stage].reset()
+        counts = self._counts(stage).compute()
+        self._counts(stage).reset()
         named = summary(counts)
         self.log_dict({f"{stage}/{name}": value for name, value in named.items()}, prog_bar=False)
         iou = class_iou(counts)
         there = {f"{stage}_iou/{name}": iou[c] for c, name in enumerate(self.classes) if counts[c].sum() > 0}
         self.log_dict(there)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(parameter_groups(self.network, self.lr, self.encoder_lr))
         return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, progress=self.progress)}
 
@@ -83,7 +86,7 @@ class SegmentationModule(L.LightningModule):
         """The share of the budget spent, 0…1: of the steps, or of `trainer.max_time` where that ends sooner."""
         steps = self.trainer.estimated_stepping_batches
         spent = self.global_step / steps if steps not in (0, float("inf")) else 0.0
-        for callback in self.trainer.callbacks:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
                 elapsed = callback.time_elapsed()
                 spent = max(spent, elapsed / max(elapsed + left, 1e-9))

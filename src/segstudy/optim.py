@@ -7,7 +7,7 @@ ends there under either budget.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -60,6 +60,6 @@ def plateau(
     optimizer: Optimizer, progress: Progress, monitor: str = "val/loss", factor: float = 0.1, patience: int = 5
 ) -> dict[str, Any]:
     """Times `factor` when `monitor` has not improved for `patience` epochs."""
-    mode = "min" if monitor.endswith("loss") else "max"
+    mode: Literal["min", "max"] = "min" if monitor.endswith("loss") else "max"
     scheduler = ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}

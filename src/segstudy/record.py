@@ -15,21 +15,24 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segstudy.config import differences
+from segstudy.device import RANK
 from segstudy.errors import ConfigError
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 
 
 class Record:
-    """`record.json` of a run folder: status (running, done, failed), and everything noted. Written whole or not at all."""
+    """`record.json` of a run folder: status (running, done, failed) and all that is noted; never half written."""
 
     def __init__(self, folder: Path):
         self.path = folder / "record.json"
         self.values: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def note(self, **values: Any) -> None:
-        """Add or replace entries and write the file."""
+        """Add or replace entries and write the file (the first process of several does)."""
         self.values |= values
+        if RANK > 0:
+            return
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.values, indent=1, default=str, allow_nan=True))
         partial.replace(self.path)
@@ -42,9 +45,11 @@ class Record:
 def claim(folder: Path, cfg: DictConfig) -> Record:
     """The record of the folder for this config: new, or an earlier one to continue.
 
-    Raises ConfigError if the folder belongs to another config (the settings that differ are listed) or cannot be written.
+    Raises ConfigError if the folder belongs to another config (lists what differs) or cannot be written.
     """
     home = folder / "config.yaml"
+    if RANK > 0:
+        return Record(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if home.is_file():
@@ -68,7 +73,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process. Raises ConfigError if another one is training in it."""
     with open(folder / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if RANK == 0:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"another process is training in {folder}") from error
         yield

@@ -47,7 +47,7 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 def uniforms(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
     """`count` numbers in [0, 1) for each sample, a function of (seed, epoch, index) alone: float32 (B, count).
 
-    Counter-based (the splitmix64 finaliser of Steele et al. 2014, section 4), so that a batch costs no loop and no state.
+    Counter-based (the splitmix64 finaliser of Steele et al. 2014, section 4): no loop over a batch, and no state.
     """
     base = np.uint64(derive(seed, "augment", epoch))
     index = indices.cpu().numpy().astype(np.uint64)[:, None]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -11,11 +12,10 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import EMAWeightAveraging  # noqa: F401  (importable early, or fails early)
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -23,14 +23,15 @@ from segstudy.build import build_data, build_module, build_network, build_traine
 from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
-from segstudy.config import CONF, check, check_overrides, register_resolvers
+from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
+from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
 from segstudy.metrics import class_table, summary
 from segstudy.record import Record, claim, locked, surroundings
 from segstudy.study.gallery import write_gallery
 from segstudy.study.table import print_classes, print_study
 
-console = Console()
+console = Console(quiet=RANK > 0)  # one process of several speaks
 
 
 def main() -> None:
@@ -53,22 +54,28 @@ def task(cfg: DictConfig) -> None:
     folder = Path(hydra_cfg.runtime.output_dir)
     name = folder.name
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
-    console.rule(f"[bold]{name}" + (f"  (run {hydra_cfg.job.num + 1} of the study {folder.parent.name})" if sweep else ""))
+    console.rule(
+        f"[bold]{name}" + (f"  (run {hydra_cfg.job.num + 1} of the study {folder.parent.name})" if sweep else "")
+    )
+    if sweep and cfg.trainer.devices != 1:
+        return alone(hydra_cfg, folder)
     record: Record | None = None
     try:
+        adopt(cfg, hydra_cfg.overrides.task)
         check(cfg)
         record = claim(folder, cfg)
         if record.status == "done":
             console.print(f"already done: {folder}")
             return
         with locked(folder):
+            record.note(changes=changes(hydra_cfg))
             run(cfg, folder, record)
     except Exception as error:
         if isinstance(error, SegstudyError):
             tell(error)
         else:
             traceback.print_exc()
-        if record is not None and rank_zero_only.rank == 0:
+        if record is not None:
             record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
         if not sweep:
             sys.exit(1)
@@ -76,6 +83,23 @@ def task(cfg: DictConfig) -> None:
 
 
 FAILED: list[str] = []
+
+
+def alone(hydra_cfg: HydraConf, folder: Path) -> None:
+    """Train one run of a sweep over several devices as a command of its own: Lightning starts its other processes with
+    the command line of this one, and they would each begin the whole sweep."""
+    overrides = [*hydra_cfg.overrides.task, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
+    if subprocess.run([sys.executable, "-m", "segstudy.train", *overrides]).returncode:
+        FAILED.append(folder.name)
+
+
+def changes(hydra_cfg: HydraConf) -> list[str]:
+    """What the command changed, model first, for the names of variants in tables."""
+    keep = (o.lstrip("+~") for o in hydra_cfg.overrides.task)
+    return [
+        f"model={hydra_cfg.runtime.choices['model']}",
+        *(o for o in keep if not o.startswith(("model=", "experiment="))),
+    ]
 
 
 class Study(Callback):
@@ -88,9 +112,11 @@ class Study(Callback):
         gallery = write_gallery(folder)
         if gallery:
             console.print(f"gallery: {gallery}")
-        console.print(f"TensorBoard: make tensorboard RUNS={folder}    continue or redo: the same command")
+        console.print(
+            f"next: make tensorboard RUNS={folder}; the same command continues what is unfinished", soft_wrap=True
+        )
         if unfinished or FAILED:
-            console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}")
+            console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", soft_wrap=True)
             sys.exit(1)  # Hydra itself would end with 0 here
 
 
@@ -130,12 +156,17 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     try:
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    except Exception as error:
+        finish(cfg, trainer, module, data, record, time.monotonic() - began)
+    except OSError as error:
+        raise TrainingError(
+            f"the run folder could not be written: {error}\n  nothing that was whole is lost: free some space, and the "
+            f"same command continues from {last if last.is_file() else 'the start'}"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
             advice = memory_advice(module, data.batch_size, data.size, str(cfg.trainer.precision))
             raise TrainingError(advice) from error
         raise
-    finish(cfg, trainer, module, data, record, time.monotonic() - began)
 
 
 def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record, seconds: float) -> None:
@@ -145,6 +176,8 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")  # a time limit ends within an epoch
     if cfg.checkpoint == "best":
         best = folder / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            raise TrainingError("checkpoint=best, but training ended before its first validation; give it more time")
         module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
     trainer.test(module, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
@@ -162,7 +195,7 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
         logger.log_hyperparams(flatten(flat), {f"final/{k}": v for k, v in metrics["network"].items()})
         logger.save()
     print_classes(record.values, console)
-    console.print(f"run folder: {folder}")
+    console.print(f"run folder: {folder}", soft_wrap=True)
 
 
 def selects(cfg: DictConfig) -> bool:

@@ -29,7 +29,12 @@ class ImageCounts(L.Callback):
         self.rows = {size: [] for size in SIZES}
 
     def on_test_batch_end(  # type: ignore[override]
-        self, trainer: L.Trainer, module: L.LightningModule, logits: torch.Tensor, batch: dict[str, torch.Tensor], *_: Any
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        logits: torch.Tensor,
+        batch: dict[str, torch.Tensor],
+        *_: Any,
     ) -> None:
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
         for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
@@ -45,26 +50,24 @@ class ImageCounts(L.Callback):
         counts = confusion(labels[None], mask[None], self.num_classes)
         truth, prediction = counts.nonzero(as_tuple=True)
         pixels = counts[truth, prediction]
-        self.rows[size].append(
-            torch.stack([torch.full_like(truth, index), truth, prediction, pixels], 1).cpu().numpy()
-        )
+        self.rows[size].append(torch.stack([torch.full_like(truth, index), truth, prediction, pixels], 1).cpu().numpy())
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         self.num_classes = len(module.classes)  # type: ignore[arg-type]
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        gathered = [None] * trainer.world_size
+        gathered: list[Any] = [None] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, self.rows)
         else:
-            gathered = [self.rows]  # type: ignore[list-item]
-        rows = {size: np.concatenate([r for part in gathered for r in part[size]]) for size in SIZES}  # type: ignore[index]
+            gathered = [self.rows]
+        rows = {size: np.concatenate([r for part in gathered for r in part[size]]) for size in SIZES}
         self.total = {size: total(r, self.num_classes) for size, r in rows.items()}
         if trainer.is_global_zero:
             names = [s.name for s in trainer.datamodule.roles["report"].samples]  # type: ignore[attr-defined]
             path = Path(trainer.default_root_dir) / "test" / "counts.npz"
             path.parent.mkdir(exist_ok=True)
-            np.savez_compressed(path, names=names, **rows)
+            np.savez_compressed(path, names=names, **rows)  # type: ignore[arg-type]
 
 
 def dense(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:

@@ -18,18 +18,24 @@ class FreezeEncoder(L.Callback):
         frozen = self._holds(self.epochs, trainer.current_epoch)
         if trainer.world_size == 1:  # DDP fixes its list of gradients once, so there they are dropped instead
             encoder.requires_grad_(not frozen)
+        if not self._holds(self.batch_norm_epochs, trainer.current_epoch):
+            for module in self._norms(encoder):
+                module.train()  # Lightning keeps each module's mode, so nobody else ends the freeze
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def]
-        # At each batch, since a validation in between sets the whole network back to training mode.
+        # At each batch, since a callback or an older Lightning may set the whole network back to training mode.
         if self._holds(self.batch_norm_epochs, trainer.current_epoch):
-            for module in pl_module.network.encoder.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for module in self._norms(pl_module.network.encoder):
+                module.eval()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer) -> None:  # type: ignore[no-untyped-def]
         if trainer.world_size > 1 and self._holds(self.epochs, trainer.current_epoch):
             for parameter in pl_module.network.encoder.parameters():
                 parameter.grad = None
+
+    @staticmethod
+    def _norms(encoder: nn.Module) -> list[nn.Module]:
+        return [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     @staticmethod
     def _holds(epochs: int, epoch: int) -> bool:

@@ -77,7 +77,7 @@ def memory_advice(module: L.LightningModule, batch_size: int, size: tuple[int, i
             image = torch.zeros(batch, 3, side, side, device=device)
             mask = torch.zeros(batch, side, side, dtype=torch.int64, device=device)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                loss = module.loss(module(image), mask)
+                loss = module.loss(module(image), mask)  # type: ignore[operator]
             loss.backward()
             return True
         except (RuntimeError, MemoryError) as error:

@@ -1,5 +1,6 @@
 """Predictions of fixed validation images, before training, every few epochs and at the end."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,30 @@ from segstudy.drawing import ERRORS, as_array, class_legend, coloured, error_pic
 class Pictures(L.Callback):
     """Draws image | truth | prediction | error of `count` fixed images every `every` epochs.
 
-    As PNG in the run's `pictures/` and in TensorBoard. After the test the labels are kept in `test/samples.npz`
-    (image, truth, prediction at network size), from which a study's gallery is put together.
+    Also once `first_seconds` into training, so that a first picture is there within a minute. As PNG in the run's
+    `pictures/` and in TensorBoard. After the test the labels are kept in `test/samples.npz` (image, truth, prediction
+    at network size), from which a study's gallery is put together.
     """
 
-    def __init__(self, every: int = 5, count: int = 6):
-        self.every, self.count = every, count
+    def __init__(self, every: int = 5, count: int = 6, first_seconds: float = 30):
+        self.every, self.count, self.first_seconds = every, count, first_seconds
+        self.began: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero and trainer.ckpt_path is None:
             self._draw(trainer, module, "epoch_000")
+            self.began = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if self.began is not None and time.monotonic() - self.began > self.first_seconds:
+            self.began = None
+            self._draw(trainer, module, "first")
+            print(f"first picture: {Path(trainer.default_root_dir) / 'pictures' / 'first.png'}")
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and not trainer.sanity_checking and (epoch == 1 or epoch % self.every == 0):
+            self.began = None
             self._draw(trainer, module, f"epoch_{epoch:03d}")
 
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -35,9 +46,7 @@ class Pictures(L.Callback):
             names, images, truths, predictions = self._draw(trainer, module, "final")
             folder = Path(trainer.default_root_dir) / "test"
             folder.mkdir(exist_ok=True)
-            np.savez_compressed(
-                folder / "samples.npz", names=names, image=images, truth=truths, prediction=predictions
-            )
+            np.savez_compressed(folder / "samples.npz", names=names, image=images, truth=truths, prediction=predictions)
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ class Progress(RichProgressBar):
 
         epochs = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         return (
-            f"epoch {trainer.current_epoch + 1}{epochs}  train loss {figure('train/loss')}  val loss {figure('val/loss')}  "
-            f"val mIoU {figure('val/miou')}  accuracy {figure('val/pixel_accuracy')}  "
+            f"epoch {trainer.current_epoch + 1}{epochs}  train loss {figure('train/loss')}  "
+            f"val loss {figure('val/loss')}  val mIoU {figure('val/miou')}  accuracy {figure('val/pixel_accuracy')}  "
             f"{figure('speed/images_per_second', 1)} images/s  {clock(time.monotonic() - self.began)}"
         )

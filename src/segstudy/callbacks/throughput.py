@@ -30,8 +30,8 @@ class Throughput(L.Callback):
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, i: int) -> None:
-        if module.device.type == "cuda" and self.seen == self.warmup:
-            torch.cuda.synchronize()
+        if module.device.type == "cuda" and self.seen == self.warmup - 1:
+            torch.cuda.synchronize()  # or the queued warm-up would be counted
         now = time.perf_counter()
         self.seen += 1
         if self.seen > self.warmup:

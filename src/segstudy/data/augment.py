@@ -27,7 +27,7 @@ class Augment:
         contrast: float = 0.2,
         colour: float = 0.5,
     ):
-        if not 0 < scale[0] <= scale[1]:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"data.augment.scale is [low, high] with 0 < low ≤ high, not {list(scale)}")
         self.flip, self.scale = flip, tuple(scale)
         self.brightness, self.contrast, self.colour = brightness, contrast, colour
@@ -44,7 +44,8 @@ class Augment:
         gain = 1 + on * self.contrast * (2 * draws[:, 1] - 1)
         shift = on * self.brightness * (2 * draws[:, 2] - 1)
         mean = image.mean((1, 2, 3), keepdim=True)
-        return ((image - mean) * gain[:, None, None, None] + mean + shift[:, None, None, None]).clamp(0, 1)
+        gain, shift = gain[:, None, None, None], shift[:, None, None, None]
+        return torch.addcmul(mean * (1 - gain) + shift, image, gain).clamp_(0, 1)
 
     def _warp(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         mirrored = draws[:, 3] < self.flip
@@ -62,10 +63,13 @@ class Augment:
         theta[:, 0, 2] = room * (2 * draws[:, 5] - 1)
         theta[:, 1, 2] = room * (2 * draws[:, 6] - 1)
         grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-        # Shifted so that the zeros outside the image become the mean grey, and outside the mask 255.
-        image = F.grid_sample(image - 0.45, grid, mode="bilinear", align_corners=False) + 0.45
-        labels = F.grid_sample((mask[:, None] - IGNORE).float(), grid, mode="nearest", align_corners=False)
-        return image, (labels[:, 0].round().long() + IGNORE)
+        # Outside of the image are mean grey and 255. Padded with the border and then replaced, because zero padding
+        # would mix the outermost pixels, which have labels, with the outside.
+        inside = grid.abs().amax(3) <= 1
+        image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        labels = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
+        image = torch.where(inside[:, None], image, 0.45)
+        return image, torch.where(inside, labels[:, 0].long(), IGNORE)
 
     def draws(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
         """The random numbers of these images in this epoch: (B,7)."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segstudy.data.augment import Augment
 from segstudy.data.cache import Cache, cached
 from segstudy.data.reading import Sample, orientation, read_mask, read_pair
-from segstudy.errors import DataError
+from segstudy.errors import ConfigError, DataError
 from segstudy.losses import IGNORE
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from segstudy.seeds import derive, permutation
@@ -80,24 +80,31 @@ class SegmentationData(L.LightningDataModule):
         """Open (or build) the caches and assign the roles. Raises DataError for anything wrong with the files."""
         if self.roles:
             return
+        if not 0 <= self.select_fraction < 1:
+            raise ConfigError(
+                f"data.select_fraction is a share of train, 0 for none and below 1, not {self.select_fraction}"
+            )
         fit, report = self.split(self.train), self.split(self.val)
         fit, select = self._hold_out(fit)
         if self.limit_train is not None:
+            if self.limit_train < 1:
+                raise ConfigError(f"data.limit_train is a number of images, or null for all, not {self.limit_train}")
             order = permutation(len(fit), derive(self.seed, "limit_train"), 0)
             fit = fit.subset(order[: self.limit_train].sort().values.numpy())
         if len(fit) < self.batch_size:
             raise DataError(
-                f"{len(fit)} training images are fewer than a batch of {self.batch_size}\n"
-                f"  → data.batch_size={max(1, len(fit))} or fewer, or more images"
+                f"{len(fit)} training images of the split {self.train!r} are fewer than a batch of {self.batch_size}\n"
+                f"  → data.batch_size={max(1, len(fit))} or fewer, or more images (data.train, data.limit_train)"
             )
-        self.roles = {"fit": fit, "report": report} | ({"select": select} if select else {})
+        self.roles = {"fit": fit, "report": report} | ({} if select is None else {"select": select})
 
     def split(self, name: str) -> "Images":
         """A split of the data set at network size."""
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
-        cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe())
+        void_meant = IGNORE in map(int, self.labels or {})
+        cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant)
         return Images(name, samples, cache)
 
     def _hold_out(self, fit: "Images") -> tuple["Images", "Images | None"]:
@@ -108,8 +115,13 @@ class SegmentationData(L.LightningDataModule):
         rarest = np.where(fit.pixels > 0, frequency, np.inf).argmin(1)
         order = permutation(len(fit), derive(self.seed, "select"), 0).numpy()
         order = order[np.argsort(rarest[order], kind="stable")]
-        every = round(1 / self.select_fraction)
-        chosen = np.sort(order[every // 2 :: every])
+        count = int(len(fit) * self.select_fraction)
+        if not count:
+            raise ConfigError(
+                f"data.select_fraction={self.select_fraction} of {len(fit)} training images is none\n"
+                f"  → at least data.select_fraction={1 / len(fit):.3g}, or 0 to hold out nothing"
+            )
+        chosen = np.sort(order[((np.arange(count) + 0.5) / self.select_fraction).astype(int)])  # evenly spaced
         return fit.subset(np.setdiff1d(np.arange(len(fit)), chosen)), fit.subset(chosen)
 
     def overlap(self) -> int:
@@ -162,15 +174,21 @@ class SegmentationData(L.LightningDataModule):
             collate_fn=_as_is,
         )
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Adds the augmentation's random numbers: drawn here, where `index` is still in the CPU's memory, they make
+        no step wait for the GPU."""
+        trainer = self.trainer
+        if trainer and trainer.training and self.augment:
+            batch["draws"] = self.augment.draws(self.seed, trainer.current_epoch, batch["index"])
+        return batch
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """uint8 from the cache → augmented (training only), normalised float image (B,3,H,W) and int64 mask."""
         # (B,H,W,3) permuted is channels_last already
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         mask = batch["mask"].long()
-        trainer = self.trainer
-        if trainer and trainer.training and self.augment:
-            draws = self.augment.draws(self.seed, trainer.current_epoch, batch["index"])
-            image, mask = self.augment(image, mask, draws)
+        if self.augment and "draws" in batch:
+            image, mask = self.augment(image, mask, batch["draws"])
         mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return {"image": (image - mean) / std, "mask": mask, "index": batch["index"]}
 
@@ -219,7 +237,8 @@ class Images(Dataset):
         else:
             rows = self.ids[index.clamp(min=0).numpy()]
             image, mask = torch.from_numpy(self.cache.images[rows]), torch.from_numpy(self.cache.masks[rows])
-        mask[(index < 0).to(mask.device)] = IGNORE
+        if (filled := index < 0).any():
+            mask[filled.to(mask.device)] = IGNORE
         return {"image": image, "mask": mask, "index": index}
 
     def __getitem__(self, position: int) -> Batch:
@@ -249,5 +268,5 @@ class Order(Sampler[int]):
         return iter(mine + [-1] * (len(self) - len(mine)))
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

@@ -66,7 +66,9 @@ def cached(
         images, masks = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
         return Cache(images, masks, np.load(home / "pixels.npy"), key, stated)
     except (OSError, ValueError) as error:
-        raise DataError(f"the cache {home} cannot be opened: {error}\n  → delete that folder, it is built anew") from error
+        raise DataError(
+            f"the cache {home} cannot be opened: {error}\n  → delete that folder, it is built anew"
+        ) from error
 
 
 def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, recipe: Any) -> str:
@@ -123,7 +125,10 @@ def _check_space(folder: Path, needed: int) -> None:
 def _remove_abandoned(home: Path) -> None:
     """Remove what killed builds of this cache left behind: folders in which nothing was written for an hour."""
     for work in home.parent.glob(f"{home.name}.*.partial"):
-        newest = max((p.stat().st_mtime for p in (work, *work.glob("*"))), default=0.0)
+        try:
+            newest = max(p.stat().st_mtime for p in (work, *work.glob("*")))
+        except FileNotFoundError:  # its builder has just finished
+            continue
         if time.time() - newest > 3600:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -183,7 +188,7 @@ def _doubts(doubtful: list[str], total: int) -> list[str]:
     if not doubtful:
         return []
     line = (
-        f"{len(doubtful)} of {total} masks hold only 0 and 255, or are more than a third 255 ({', '.join(doubtful[:3])})"
+        f"{len(doubtful)} of {total} masks hold only 0 and 255 or are more than a third 255 ({', '.join(doubtful[:3])})"
     )
     if len(doubtful) * 2 > total:
         raise DataError(

@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 from segstudy.errors import DataError
 from segstudy.losses import IGNORE
 
-
 ORIENTATION = 274  # the EXIF tag
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for broken files."""

@@ -62,7 +62,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
     """One scene: image (H,W,3) and mask (H,W), uint8."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     side = min(height, width)
-    image = _texture(rng, rng.integers(6), x, y, side)
+    image = _texture(rng, int(rng.integers(6)), x, y, side)
     mask = np.zeros((height, width), np.uint8)
     border = max(0.75, side / 170)
     for _ in range(rng.integers(1, 5)):
@@ -72,7 +72,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
         u = ((x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)) / radius
         v = ((y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)) / radius
         edge = list(SHAPES.values())[kind](u, v) * radius  # in pixels
-        texture = _texture(rng, (kind + rng.integers(3)) % 6, x, y, side)
+        texture = _texture(rng, (kind + int(rng.integers(3))) % 6, x, y, side)
         inside = np.clip(0.5 - edge, 0, 1)[..., None]  # antialiased
         image = image * (1 - inside) + texture * inside
         mask[edge < 0] = kind + 1

@@ -51,10 +51,11 @@ class VOC(SegmentationData):
         **loading: Any,
     ):
         super().__init__(**loading)
-        self.root, self.train, self.val, self.labels, self.download = Path(root).expanduser(), train, val, labels, download
+        self.root, self.download = Path(root).expanduser(), download
+        self.train, self.val, self.labels = train, val, labels
 
     def prepare_data(self) -> None:
-        if self.download and not any((place / "JPEGImages").is_dir() for place in self._places()):
+        if self.download and not any(map(_whole, self._places())):
             fetch_archive(URL, MD5, self.root)
 
     def samples(self, split: str) -> list[Sample]:
@@ -62,15 +63,23 @@ class VOC(SegmentationData):
         listing = home / "ImageSets" / "Segmentation" / f"{split}.txt"
         if not listing.is_file():
             found = sorted(p.stem for p in listing.parent.glob("*.txt"))
-            raise DataError(f"no list {listing}\n  found the lists: {', '.join(found) or 'none'}")
+            raise DataError(
+                f"no list {split!r}: no file {listing}\n  found the lists: {', '.join(found) or 'none'}\n"
+                "  → set data.train and data.val to lists that are there"
+            )
         masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
         names = listing.read_text().split()
+        if not names:
+            raise DataError(f"the list {listing} is empty\n  → a name per line, or another list: data.train, data.val")
         samples = [Sample(n, home / "JPEGImages" / f"{n}.jpg", home / masks / f"{n}.png") for n in names]
         missing = [str(p) for s in samples for p in (s.image, s.mask) if p and not p.is_file()]
         if missing:
             more = f"\n  … and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise DataError(
-                f"{len(missing)} files of the list {listing} are not there:\n  " + "\n  ".join(missing[:5]) + more
+                f"{len(missing)} files of the list {listing} are not there:\n  "
+                + "\n  ".join(missing[:5])
+                + more
+                + "\n  → complete the folder (data.root), or choose a list of what is there (data.train, data.val)"
             )
         return samples
 
@@ -79,12 +88,18 @@ class VOC(SegmentationData):
 
     def _home(self) -> Path:
         for place in self._places():
-            if all((place / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")):
+            if _whole(place):
                 return place
-        found = sorted(p.name for p in self.root.iterdir())[:8] if self.root.is_dir() else "no such folder"
+        found = "no such folder"
+        if self.root.is_dir():
+            found = ", ".join(sorted(p.name for p in self.root.iterdir())[:8]) or "an empty folder"
         raise DataError(
             f"no VOC2012 under data.root={str(self.root)!r}\n"
             f"  expected: {self.root}/VOCdevkit/VOC2012/{{JPEGImages,SegmentationClass,ImageSets/Segmentation}}\n"
             f"  found:    {found}\n"
             "  → set data.root to the folder that holds VOCdevkit, or data.download=true (2 GB)"
         )
+
+
+def _whole(place: Path) -> bool:
+    return all((place / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))

@@ -58,7 +58,9 @@ class _OneValueNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == self.num_features:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         return super().forward(input)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segstudy.networks.encoders import DoubleConv
+from segstudy.networks.encoders import DoubleConv, near
 
 
 class PreactDecoder(nn.Module):
@@ -91,7 +91,9 @@ class LibraryDecoder(nn.Module):
         super().__init__()
         decoders = smp_decoders()
         if name not in decoders:
-            raise ValueError(f"decoder.name={name!r} is none of {', '.join(sorted(decoders))}")
+            raise ValueError(
+                f"decoder.name={name!r} is none of {', '.join(sorted(decoders))}{near(name, list(decoders))}"
+            )
         taken = inspect.signature(decoders[name]).parameters
         unknown = sorted(set(options) - set(taken))
         if unknown:

@@ -1,8 +1,10 @@
 """Encoders: image (B,3,H,W) → feature maps, finest first. Each states `channels` and `strides` of its maps."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import segmentation_models_pytorch as smp
+import timm
 from torch import Tensor, nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,7 +41,7 @@ class PreactEncoder(Encoder):
                 nn.BatchNorm2d(a), nn.ELU(), nn.Conv2d(a, b, 3, padding=1),
                 nn.BatchNorm2d(b), nn.ELU(), nn.MaxPool2d(2), nn.Conv2d(b, b, 3, padding=1),
             )
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )  # fmt: skip
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -79,7 +81,7 @@ class DoubleConvEncoder(Encoder):
         self.downs = nn.ModuleList(
             nn.MaxPool2d(2) if down == "maxpool" else nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1]
         )
-        self.blocks = nn.ModuleList(DoubleConv(a, b, bias) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(DoubleConv(a, b, bias) for a, b in pairwise(widths))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [self.first(image)]
@@ -98,6 +100,9 @@ class LibraryEncoder(Encoder):
     def __init__(self, name: str, weights: str | None = "auto", depth: int = 5):
         super().__init__()
         self.name, self.weights = name, weights
+        if name.startswith("tu-") and not timm.is_model(name[3:]):
+            known = [f"tu-{each}" for each in timm.list_models()]
+            raise ValueError(f"no encoder is called {name!r}{near(name, known)}")
         try:
             self.body = smp.encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
         except KeyError as error:

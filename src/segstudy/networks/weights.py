@@ -1,16 +1,26 @@
 """Weights for encoders: from ImageNet, from a file, or none; strict, with the mismatches named."""
 
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import segmentation_models_pytorch as smp
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from segstudy.errors import WeightsError
 from segstudy.networks.encoders import Encoder, LibraryEncoder
 
-CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2_head.")
+CLASSIFIER = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm.")
+"""How the entries after the last feature map begin, in torchvision, timm and the files that smp is made from."""
+
+PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "encoder.", "backbone.", "body.")
+"""What wrappers put before an encoder's names, from the outermost in."""
 
 
 def load_encoder_weights(encoder: Encoder) -> str:
@@ -32,8 +42,8 @@ def load_encoder_weights(encoder: Encoder) -> str:
                 return "random (ImageNet could not be had)"
             raise WeightsError(
                 f"ImageNet weights of {encoder.name!r} cannot be had: {_first_line(error)}\n"
-                "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=auto (ImageNet if it\n"
-                "    can be had, else random, and marked so), or encoder.weights=null (random)"
+                "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=null (random),\n"
+                "    or encoder.weights=auto (ImageNet if it can be had, else random, and marked so)"
             ) from error
     load_file(encoder, Path(wanted).expanduser())
     return str(wanted)
@@ -47,7 +57,7 @@ def load_file(encoder: Encoder, path: Path) -> None:
     body = encoder.body if isinstance(encoder, LibraryEncoder) else encoder
     have = _read(path)
     want = body.state_dict()
-    state = max(_spellings(have), key=lambda s: sum(k in want for k in s))
+    state = max(_spellings(have, want), key=lambda s: sum(k in want for k in s))
     missing = [k for k in want if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in want and not k.removeprefix("model.").startswith(CLASSIFIER)]
     misshapen = [
@@ -65,11 +75,34 @@ def load_file(encoder: Encoder, path: Path) -> None:
 
 def _imagenet(encoder: LibraryEncoder) -> str:
     depth = len(encoder.body.out_channels) - 1
-    pretrained = smp.encoders.get_encoder(encoder.name, in_channels=3, depth=depth, weights="imagenet")
+    weights = True if encoder.name.startswith("tu-") else "imagenet"  # of timm's, the name holds which ones
+    with _hub():
+        pretrained = smp.encoders.get_encoder(encoder.name, in_channels=3, depth=depth, weights=weights)
     encoder.body.load_state_dict(pretrained.state_dict())
     settings = smp.encoders.get_preprocessing_params(encoder.name)
     encoder.mean, encoder.std = settings["mean"], settings["std"]
     return "imagenet"
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """The hub's library, told to look in its cache alone where its host does not answer: else it retries for 24 s."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(address: str) -> bool:
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=5).close()
+    except URLError as error:  # an HTTP error or a certificate of one's own is an answer too
+        return isinstance(error, HTTPError) or isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return False
+    return True
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -91,13 +124,16 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _spellings(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The same tensors as other libraries would name them: without a wrapper's prefix, with timm's `model.` in smp."""
-    spellings = [state, {f"model.{k}": v for k, v in state.items()}]
-    for prefix in ("module.", "encoder.", "backbone.", "model.encoder.", "network.encoder.", "network.encoder.body."):
-        inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        spellings.append(inner)
-    return spellings
+def _spellings(state: dict[str, Tensor], want: Iterable[str]) -> list[dict[str, Tensor]]:
+    """The same tensors as other libraries would name them: without wrappers' prefixes, with timm's `model.` in smp."""
+    found = [state]
+    for prefix in PREFIXES:
+        inner = [{k.removeprefix(prefix): v for k, v in s.items() if k.startswith(prefix)} for s in found]
+        found += [s for s in inner if s]
+    found += [{f"model.{k}": v for k, v in s.items()} for s in found]
+    # timm's networks of features write `stages_0` where its classifiers write `stages.0`.
+    names = {k.replace(".", "_"): k for k in want}
+    return [{names.get(k.replace(".", "_"), k): v for k, v in s.items()} for s in found]
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from segstudy.drawing import class_legend, coloured, grid, save
-from segstudy.study.table import number, records
+from segstudy.study.table import number, records, variants
 
 
 def write_gallery(folder: Path) -> Path | None:
@@ -14,20 +14,25 @@ def write_gallery(folder: Path) -> Path | None:
 
     Variants that show other images than the first one (another size or data set) are left out.
     """
-    runs = {n: r for n, r in records(folder).items() if r.get("status") == "done"}
-    held = {n: np.load(f) for n in runs if (f := folder / n / "test" / "samples.npz").is_file()}
+    found = records(folder)
+    runs = {
+        label: (folder / name, record)
+        for (name, record), label in zip(found.items(), variants(found), strict=True)
+        if record.get("status") == "done"
+    }
+    held = {n: np.load(f) for n, (run, _) in runs.items() if (f := run / "test" / "samples.npz").is_file()}
     if len(held) < 2:
         return None
     first_name, first = next(iter(held.items()))
     held = {n: h for n, h in held.items() if np.array_equal(h["truth"], first["truth"])}
-    names, palette = runs[first_name]["class_names"], runs[first_name]["palette"]
-    palette = [tuple(rgb) for rgb in palette]
+    record = runs[first_name][1]
+    names, palette = record["class_names"], [tuple(rgb) for rgb in record["palette"]]
     predictions = [h["prediction"] for h in held.values()]
     rows = [
         [first["image"][i], *(coloured(labels[i], palette) for labels in (first["truth"], *predictions))]
         for i in range(len(first["image"]))
     ]
-    titles = ["image", "truth", *(f"{n}\nmIoU {_miou(runs[n])}" for n in held)]
+    titles = ["image", "truth", *(f"{n}\nmIoU {_miou(runs[n][1])}" for n in held)]
     legend = class_legend([first["truth"], *predictions], names, palette)
     path = folder / "gallery.png"
     save(grid(rows, titles, legend), path)
@@ -36,4 +41,3 @@ def write_gallery(folder: Path) -> Path | None:
 
 def _miou(record: dict[str, Any]) -> str:
     return number(record["metrics"]["network"]["miou"])
-

@@ -21,17 +21,35 @@ def print_study(folder: Path, console: Console) -> list[str]:
     table = Table(caption=_caption(runs), caption_justify="left")
     for column in ("variant", "status", "mIoU", "mIoU original", "accuracy", "images/s", "time", "encoder from"):
         table.add_column(column, justify="left" if column in ("variant", "status", "encoder from") else "right")
-    for name, r in runs.items():
+    for name, r in variants(runs).items():
         metrics = r.get("metrics", {})
         network, original = metrics.get("network", {}), metrics.get("original", {})
-        status = r.get("status", "?") + (" (selected on the reported split)" if r.get("selected_on_reported") else "")
+        status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
         table.add_row(
-            name, status if r.get("status") != "failed" else f"[red]failed: {r.get('error')}",
+            name, f"[red]{status}" if status == "failed" else status,
             number(network.get("miou")), number(original.get("miou")), number(network.get("pixel_accuracy")),
             number(r.get("images_per_second"), 1), clock(r.get("seconds")), Path(r.get("encoder_weights", "–")).name,
         )  # fmt: skip
     console.print(table)
+    for name, r in variants(runs).items():
+        if r.get("status") == "failed":
+            console.print(f"[red]{name}:[/] {r.get('error')}", soft_wrap=True, highlight=False)
+    if any(r.get("selected_on_reported") for r in runs.values()):
+        console.print("* selected on the reported split: its figure is flattered; set data.select_fraction=.1")
     return [name for name, r in runs.items() if r.get("status") != "done"]
+
+
+def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records under short names: the model and those of a run's settings that not all runs of the study share."""
+    changes = {name: r.get("changes", [f"model={name}"]) for name, r in runs.items()}
+    shared = set.intersection(*(set(c) for c in changes.values())) if len(runs) > 1 else set()
+    short = {}
+    for name, own in changes.items():
+        model, *rest = own
+        parts = [model.removeprefix("model="), *(c.rsplit("/", 1)[-1] for c in rest if c not in shared)]
+        short[name] = " ".join(parts)
+    unique = len(set(short.values())) == len(short)
+    return {short[name] if unique else name: r for name, r in runs.items()}
 
 
 def print_classes(record: Mapping[str, Any], console: Console) -> None:

@@ -1,0 +1,120 @@
+"""Every file of conf/ composes and passes the check; mistakes are named, all at once, with what was probably meant."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from segstudy.build import load_run
+from segstudy.config import CONF, adopt, allowed, check, check_overrides, compose_config, differences, run_name
+from segstudy.errors import ConfigError
+
+FILES = sorted(p for p in CONF.glob("*/*.yaml"))
+NEEDS = {"voc": ["data.root=x"], "library": ["encoder.name=resnet18"], "smp": ["encoder=resnet18"]}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_file_composes_and_passes_the_check(file: Path) -> None:
+    overrides = [f"{file.parent.name}={file.stem}", *NEEDS.get(file.stem, [])]
+    check_overrides(overrides)
+    check(compose_config(overrides))
+
+
+@pytest.mark.parametrize("group", ["loss", "bridge", "decoder", "encoder", "head", "network"])
+def test_a_socket_on_the_command_line_wins_over_the_model(group: str) -> None:
+    chosen = {"loss": "lovasz", "bridge": "plain", "decoder": "fpn", "encoder": "resnet18", "head": "conv_1x1"}
+    other = chosen.get(group, "smp")
+    alone = compose_config([f"{group}={other}", "model=v1", *NEEDS.get(other, [])])
+    for model in ("v2", "v3", "v4"):
+        over = compose_config([f"model={model}", f"{group}={other}", *NEEDS.get(other, [])])
+        assert over[group]["_target_"] == alone[group]["_target_"]
+
+
+def test_each_step_of_the_ablation_changes_the_one_thing_it_names() -> None:
+    v = {m: compose_config([f"model={m}"]) for m in ("v1", "v2", "v3", "v4")}
+
+    def changed(a: str, b: str) -> set[str]:
+        return {line.split(":")[0].split(".")[0] for line in differences(v[a], v[b])}
+
+    assert changed("v1", "v2") == {"loss"}
+    assert changed("v2", "v3") == {"bridge"}
+    # the ResNet's features begin at stride 2: its decoder and head differ with it
+    assert changed("v3", "v4") == {"encoder", "decoder", "head"}
+
+
+def test_the_experiment_is_the_sweep() -> None:
+    text = (CONF / "experiment" / "ablation.yaml").read_text()
+    sweep = OmegaConf.create(text)
+    assert sweep.hydra.mode == "MULTIRUN"
+    assert sweep.hydra.sweeper.params.model == "v1,v2,v3,v4"
+
+
+def test_all_mistakes_of_a_command_are_in_one_message() -> None:
+    with pytest.raises(ConfigError) as error:
+        check_overrides(["model=v9", "data.sise=3", "+typo=1", "encoder=resnet43,preact", "+loss.gama=1"])
+    text = str(error.value)
+    for part in (
+        "model=v9",
+        "data.sise",
+        "did you mean data.size",
+        "typo",
+        "resnet43",
+        "did you mean resnet34",
+        "gama",
+    ):
+        assert part in text
+
+
+def test_a_missing_root_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root is not set"):
+        check_overrides(["data=voc"])
+
+
+def test_an_unknown_target_says_what_was_meant() -> None:
+    cfg = compose_config([])
+    cfg.loss._target_ = "segstudy.losses.CrossEntrophy"
+    cfg.bridge._target_ = "segstudy.nowhere.X"
+    with pytest.raises(ConfigError, match=r"CrossEntropy[\s\S]*nowhere|nowhere[\s\S]*CrossEntropy"):
+        check(cfg)
+
+
+def test_a_loss_of_ones_own_needs_only_its_target() -> None:
+    overrides = ["loss._target_=segstudy.losses.Focal", "loss.gamma=3"]
+    cfg = compose_config([overrides[0], "+loss.gamma=3"])
+    adopt(cfg, [overrides[0], "+loss.gamma=3"])
+    check(cfg)
+    assert dict(cfg.loss) == {"_target_": "segstudy.losses.Focal", "class_weights": None, "gamma": 3}
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "subprocess.run", "torch.hub.load", "torch.load", "builtins.eval", "segstudyx.Loss"]
+)
+def test_a_run_folder_cannot_build_foreign_things(target: str, tmp_path: Path) -> None:
+    cfg = compose_config([])
+    cfg.bridge = {"_target_": target, "_partial_": True}
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    (tmp_path / "record.json").write_text(json.dumps({"class_names": ["a", "b"]}))
+    with pytest.raises(ConfigError, match="is not of segstudy"):
+        load_run(tmp_path)
+
+
+def test_trust_is_a_setting_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not allowed("my_loss.MyLoss")
+    monkeypatch.setenv("SEGSTUDY_TRUST", "my_loss, other")
+    assert allowed("my_loss.MyLoss")
+    assert not allowed("my_losses.MyLoss")
+
+
+def test_names_of_runs() -> None:
+    assert run_name("v3", ["model=v3", "experiment=ablation", "data.root=/a/b"]) == "v3"
+    assert run_name("v1", ["data=voc", "seed=1", "encoder.weights=../w/m.pth"]) == "v1_voc_seed=1_weights=m.pth"
+    assert "/" not in run_name("v1", ["+x.y=a/b:c d"])
+
+
+def test_what_a_run_is_and_where_it_runs_are_told_apart() -> None:
+    a = compose_config([])
+    here = compose_config(["trainer=cpu", "data.workers=2", "data.cache_dir=/x", "callbacks.pictures.every=1"])
+    other = compose_config(["callbacks.ema.enabled=true", "optim.lr=1"])
+    assert differences(a, here) == []
+    assert differences(a, other) == ["callbacks.ema.enabled: False → True", "optim.lr: 0.001 → 1"]

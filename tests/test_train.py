@@ -1,0 +1,300 @@
+"""A run from the command to its folder: what is written, what is continued, what is refused."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from segstudy.build import build_data, build_module, build_network, load_run
+from segstudy.callbacks.counts import dense
+from segstudy.callbacks.guards import largest_fit, memory_advice
+from segstudy.config import CONF, adopt, check, compose_config
+from segstudy.errors import ConfigError, TrainingError
+from segstudy.record import claim, locked
+from segstudy.train import run
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "data.size=32", "data.train_images=24", "data.val_images=6", "data.batch_size=8", "trainer.max_epochs=2",
+    "trainer=cpu", "callbacks.pictures.count=2",
+]  # fmt: skip
+THIN = ["encoder.widths=[8,8,8,8,8]", "decoder.widths=[8,8,8,8]"]
+
+
+class NanLoss(torch.nn.Module):
+    """Finite for four steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return logits.float().square().mean() * (float("nan") if self.calls == 6 else 1.0)
+
+
+def train(folder: Path, *overrides: str) -> dict[str, Any]:
+    """One small run in this process; its record."""
+    given = [*SMALL, *overrides]
+    cfg = compose_config(given)
+    adopt(cfg, given)
+    check(cfg)
+    record = claim(folder, cfg)
+    run(cfg, folder, record)
+    return record.values
+
+
+def command(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python train.py …` in `cwd`."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", **environment}
+    line = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    os.environ["SEGSTUDY_CACHE"] = str(folder / "cache")
+    train(folder / "v1", *THIN)
+    return folder / "v1"
+
+
+def test_the_folder_is_the_result(finished: Path) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    assert record["status"] == "done"
+    assert set(record["data"]["roles"]) == {"fit", "select", "report"}
+    assert record["data"]["roles"]["select"] is None
+    assert record["selected_on_reported"] is False
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["encoder_weights"] == "random"
+    assert record["epochs"] == 2
+    assert record["steps"] == 6
+    for file in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "test/counts.npz"):
+        assert (finished / file).is_file(), file
+    assert {p.name for p in (finished / "pictures").iterdir()} >= {"epoch_000.png", "epoch_001.png", "final.png"}
+
+
+def test_the_figures_can_be_computed_again_from_the_folder(finished: Path) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    network, cfg = load_run(finished)
+    data = build_data(cfg)
+    images = data.roles["report"].__getitems__(range(6))
+    mean, std = (np.array(v, np.float32) for v in (data.mean, data.std))
+    pixels = torch.from_numpy((images["image"].numpy() / np.float32(255) - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        labels = network(pixels).argmax(1).numpy()
+    truth, kept = images["mask"].numpy(), images["mask"].numpy() != 255
+    iou = [
+        ((truth == c) & (labels == c) & kept).sum() / (((truth == c) | (labels == c)) & kept).sum()
+        for c in range(len(data.classes))
+        if (truth == c).any()
+    ]
+    assert record["metrics"]["network"]["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
+    assert record["metrics"]["network"]["pixel_accuracy"] == pytest.approx((truth == labels)[kept].mean(), abs=1e-6)
+
+
+def test_counts_of_images_add_up(finished: Path) -> None:
+    held = np.load(finished / "test" / "counts.npz")
+    counts = dense(held["network"], 8, len(held["names"]))
+    record = json.loads((finished / "record.json").read_text())
+    assert counts.trace(axis1=1, axis2=2).sum() / counts.sum() == pytest.approx(
+        record["metrics"]["network"]["pixel_accuracy"]
+    )
+
+
+def test_tensorboard_holds_curves_pictures_and_settings(finished: Path) -> None:
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
+    tags = events.Tags()
+    assert {"train/loss", "val/loss", "val/miou", "val_iou/background", "final/miou"} <= set(tags["scalars"])
+    assert any(t.startswith("lr-") for t in tags["scalars"])
+    assert tags["images"] == ["predictions"]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_same_seed_same_figures_and_another_seed_others(finished: Path, tmp_path: Path) -> None:
+    first = json.loads((finished / "record.json").read_text())["metrics"]
+    assert train(tmp_path / "again", *THIN)["metrics"] == first
+    assert train(tmp_path / "other", *THIN, "seed=1")["metrics"] != first
+
+
+def test_a_folder_of_another_config_is_refused(finished: Path) -> None:
+    with pytest.raises(ConfigError, match=r"optim\.lr: 0\.001 → 0\.1"):
+        claim(finished, compose_config([*SMALL, *THIN, "optim.lr=0.1"]))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="runs_dir"):
+        claim(tmp_path / "file" / "run", compose_config([]))
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process"), locked(tmp_path):
+        pass
+
+
+KILL = """
+import os, signal
+import lightning as L
+
+class Kill(L.Callback):
+    def on_train_batch_end(self, trainer, module, out, batch, i):
+        if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_continues_to_the_same_figures(tmp_path: Path) -> None:
+    (tmp_path / "kill_at.py").write_text(KILL)
+    settings = [*SMALL, "model=v3", *THIN, "trainer.max_epochs=3", "+callbacks.kill._target_=kill_at.Kill"]
+    plain = command(tmp_path, *settings, "study=plain")
+    assert plain.returncode == 0, plain.stderr
+    killed = command(tmp_path, *settings, "study=killed", KILL_AT="5")  # the middle of the second epoch
+    assert killed.returncode == -signal.SIGKILL
+    (record,) = (tmp_path / "runs" / "killed").glob("*/record.json")
+    assert json.loads(record.read_text())["status"] == "running"
+    assert command(tmp_path, *settings, "study=killed").returncode == 0
+    (other,) = (tmp_path / "runs" / "plain").glob("*/record.json")
+    continued, whole = (json.loads(p.read_text()) for p in (record, other))
+    assert continued["metrics"] == whole["metrics"]
+    assert continued["steps"] == whole["steps"] == 9
+    assert "already done" in command(tmp_path, *settings, "study=killed").stdout
+
+
+def test_a_failed_variant_does_not_stop_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "my_loss.py").write_text(
+        "import torch\n\n\nclass Bad(torch.nn.Module):\n    def forward(self, logits, mask):\n"
+        "        return logits.float().mean() * (float('nan') if logits.shape[-1] > 8 else 1)\n"
+        "\n\nclass Good(Bad):\n    def forward(self, logits, mask):\n        return logits.float().mean() ** 2\n"
+    )
+    targets = "loss._target_=my_loss.Bad,my_loss.Good"
+    done = command(tmp_path, "-m", targets, *SMALL, *THIN, "trainer.max_epochs=1", "study=s")
+    assert done.returncode == 1
+    records = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "runs" / "s").glob("*/record.json")}
+    status = {name.split("my_loss.")[1].split("_")[0]: r["status"] for name, r in records.items()}
+    assert status == {"Bad": "failed", "Good": "done"}
+    assert "failed or unfinished" in done.stdout
+    assert "the loss became nan at step 1" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_names_step_images_and_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as error:
+        train(tmp_path / "run", *THIN, "loss._target_=test_train.NanLoss")
+    text = str(error.value)
+    assert "step 4 (epoch 1)" in text  # one call is the check before training, one the validation in between
+    assert text.count("train_000") == 8
+    assert str(tmp_path / "run" / "checkpoints" / "last.ckpt") in text
+    torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_what_fits_in_memory_is_found_by_bisection() -> None:
+    tried: list[tuple[int, int]] = []
+
+    def fits(batch: int, side: int) -> bool:
+        tried.append((batch, side))
+        return batch * side * side <= 5 * 256 * 256
+
+    assert largest_fit(fits, 16, 256) == (5, 128)  # 16 · 128² ≤ 5 · 256² < 16 · 160²
+    assert len(tried) < 10
+
+
+def test_out_of_memory_says_what_to_type(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = compose_config([*SMALL, *THIN, "data.size=64"])
+    data = build_data(cfg)
+    module = build_module(cfg, build_network(cfg, 8)[0], data)
+    forward = module.network.forward
+
+    def limited(image: torch.Tensor) -> torch.Tensor:
+        if image.shape[0] * image.shape[2] * image.shape[3] > 3 * 64 * 64:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(image)
+
+    monkeypatch.setattr(module.network, "forward", limited)
+    advice = memory_advice(module, 8, (64, 64), "32-true")
+    assert "data.batch_size=3 trainer.accumulate_grad_batches=3" in advice
+    assert "data.size=32" in advice
+
+
+def test_a_disk_that_fills_up_leaves_the_old_checkpoint_whole(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before = file.read_bytes()
+    record = json.loads((tmp_path / "run" / "record.json").read_text()) | {"status": "running"}
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # as a full disk: a write ends halfway
+    try:
+        with pytest.raises(TrainingError, match="could not be written"):
+            train(tmp_path / "run", *THIN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_bytes() == before
+
+
+def test_two_processes_count_each_image_once(tmp_path: Path) -> None:
+    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1"]
+    done = command(tmp_path, *SMALL, *THIN, *several, "data.val_images=7")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder,) = (tmp_path / "runs" / "study").iterdir()
+    held = np.load(folder / "test" / "counts.npz")
+    counts = dense(held["network"], 8, len(held["names"]))
+    assert len(counts) == 7
+    assert (counts.sum((1, 2)) > 0).all()
+    record = json.loads((folder / "record.json").read_text())
+    _, cfg = load_run(folder)
+    masks = build_data(cfg).roles["report"].__getitems__(range(7))["mask"]
+    assert counts.sum() == (masks != 255).sum()
+    assert record["metrics"]["network"]["pixel_accuracy"] == pytest.approx(
+        counts.trace(axis1=1, axis2=2).sum() / counts.sum()
+    )
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        ["callbacks.ema.enabled=true"],
+        ["schedule=plateau", "callbacks.early_stopping.enabled=true", "data.select_fraction=0.25"],
+        ["checkpoint=best", "optim=sgd", "schedule=poly", "trainer.gradient_clip_val=1"],
+        ["schedule=step", "optim=adamw", "data.augment.scale=[0.5,2]", "trainer.max_time='00:00:00:20'"],
+        ["callbacks.freeze.enabled=true", "data.device_cache=true", "compile=false"],
+    ],
+    ids=lambda e: e[0],
+)
+def test_options_of_training(extras: list[str], tmp_path: Path) -> None:
+    record = train(tmp_path / "run", *THIN, *extras)
+    assert record["status"] == "done"
+    assert record["selected_on_reported"] is ("checkpoint=best" in extras)
+    assert (record["data"]["roles"]["select"] is not None) is ("data.select_fraction=0.25" in extras)
+
+
+PAIRS = [f"model={p.stem}" for p in sorted((CONF / "model").glob("*.yaml"))]
+PAIRS += [f"loss={p.stem}" for p in sorted((CONF / "loss").glob("*.yaml")) if p.stem != "bce"]
+
+
+@pytest.mark.parametrize("override", PAIRS)
+def test_every_model_and_loss_learns_from_a_batch(override: str, finished: Path) -> None:
+    # Weights are asked for only by name in a config: none is loaded here, and nothing downloaded.
+    cfg = compose_config([*SMALL, override])
+    data = build_data(cfg)
+    network, _ = build_network(cfg, len(data.classes), load_weights=False)
+    module = build_module(cfg, network, data)
+    batch = data.on_after_batch_transfer(data.roles["fit"].__getitems__(range(4)), 0)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    before = [p.detach().clone() for p in network.parameters()]
+    loss = module.loss(module(batch["image"]), batch["mask"])
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    assert sum(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)) > len(before) / 2
