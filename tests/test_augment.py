@@ -137,7 +137,7 @@ def test_draws_differ_by_image_epoch_and_seed_and_are_even() -> None:
     indices = torch.arange(4000)
     draws = STRONG.draws(0, 0, indices)
     assert draws.shape == (4000, 7)
-    assert 0 <= draws.min()
+    assert draws.min() >= 0
     assert draws.max() < 1
     for other in (STRONG.draws(0, 1, indices), STRONG.draws(1, 0, indices), STRONG.draws(0, 0, indices + 4000)):
         assert (draws == other).float().mean() < 0.001

@@ -176,7 +176,7 @@ def test_nobody_answers(folder: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="could not be downloaded to .*file.photos"):
+    with pytest.raises(DataError, match=r"could not be downloaded to .*file.photos"):
         fetch_archive(server.url, md5(GOOD), tmp_path / "file" / "photos")
 
 

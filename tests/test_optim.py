@@ -113,7 +113,7 @@ def test_plateau_by_hand(monitor: str, sign: int) -> None:
     plan = optim.plateau(optimizer, lambda: 0.0, monitor=monitor, factor=0.5, patience=1)
     found = []
     for value in (3.0, 2.0, 2.0, 2.5, 1.0):  # better, better, stalled once, stalled twice, better
-        plan["scheduler"].step(sign * value)
+        plan["scheduler"].step(value**sign)
         found.append(optimizer.param_groups[0]["lr"])
     assert (plan["monitor"], plan["interval"]) == (monitor, "epoch")
     assert found == [1, 1, 1, 0.5, 0.5]

@@ -252,7 +252,7 @@ def test_mapping_uses_the_values_of_the_file_once(tmp_path: Path) -> None:
 
 def test_mapping_to_no_class_is_said(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "m.png")
-    with pytest.raises(DataError, match="the labels 2 after data.labels, the data has classes 0…1"):
+    with pytest.raises(DataError, match=r"the labels 2 after data\.labels, the data has classes 0…1"):
         read_mask(tmp_path / "m.png", 2, {255: 2})
 
 

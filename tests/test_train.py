@@ -76,7 +76,7 @@ def test_the_folder_is_the_result(finished: Path) -> None:
     assert set(record["data"]["roles"]) == {"fit", "select", "report"}
     assert record["data"]["roles"]["select"] is None
     assert record["selected_on_reported"] is False
-    assert record["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(record["versions"]["torch"])
     assert record["encoder_weights"] == "random"
     assert record["epochs"] == 2
     assert record["steps"] == 6
@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoint_whole(finished: Path, tm
 
 
 def test_two_processes_count_each_image_once(tmp_path: Path) -> None:
-    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1"]
+    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false"]
     done = command(tmp_path, *SMALL, *THIN, *several, "data.val_images=7")
     assert done.returncode == 0, done.stderr[-2000:]
     (folder,) = (tmp_path / "runs" / "study").iterdir()

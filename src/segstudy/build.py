@@ -26,7 +26,10 @@ from segstudy.seeds import initialise
 
 def build_data(cfg: DictConfig) -> SegmentationData:
     """The data set, prepared: files found, labels checked, caches written."""
-    data = instantiate(cfg.data)
+    try:
+        data = instantiate(cfg.data)
+    except Exception as error:
+        raise ConfigError(f"data: {_reason(error)}") from error
     data.prepare_data()
     data.setup()
     return data

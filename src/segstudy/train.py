@@ -24,7 +24,7 @@ from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
-from segstudy.device import RANK
+from segstudy.device import RANK, keep_freed_memory
 from segstudy.errors import SegstudyError, TrainingError
 from segstudy.metrics import class_table, summary
 from segstudy.record import Record, claim, locked, surroundings
@@ -122,6 +122,7 @@ class Study(Callback):
 
 def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     """Data, network, fit, test, record."""
+    keep_freed_memory()
     began = time.monotonic()
     record.note(status="running", error=None, **surroundings())
     data = build_data(cfg)

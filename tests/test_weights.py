@@ -1,0 +1,212 @@
+"""Encoder weights: every library's names, what does not fit, and no network."""
+
+import pickle
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from segstudy.errors import WeightsError
+from segstudy.networks import weights
+from segstudy.networks.encoders import Encoder, LibraryEncoder, PreactEncoder
+from segstudy.networks.smp import SMPNetwork
+from segstudy.networks.weights import load_encoder_weights
+
+State = dict[str, Tensor]
+
+
+def resnet() -> LibraryEncoder:
+    return LibraryEncoder("resnet18", weights=None)
+
+
+def load(encoder: Encoder, state: object, folder: Path) -> str:
+    torch.save(state, folder / "weights.pt")
+    encoder.weights = str(folder / "weights.pt")
+    return load_encoder_weights(encoder)
+
+
+def equal(module: nn.Module, state: State) -> bool:
+    return all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["with classifier", "without"])
+def test_torchvisions_names(head: bool, tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    encoder = resnet()
+    assert not equal(encoder.body, state)
+    kept = {k: v for k, v in state.items() if head or not k.startswith("fc.")}
+    assert load(encoder, kept, tmp_path) == str(tmp_path / "weights.pt")
+    assert equal(encoder.body, state)
+
+
+def test_torchvisions_mobilenet(tmp_path: Path) -> None:
+    state = torchvision.models.mobilenet_v2().state_dict()
+    encoder = LibraryEncoder("mobilenet_v2", weights=None)
+    load(encoder, state, tmp_path)
+    assert equal(encoder.body, state)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_050", "efficientnet_b0"])
+def test_timms_names(name: str, tmp_path: Path) -> None:
+    state = timm.create_model(name).state_dict()
+    encoder = LibraryEncoder(f"tu-{name}", weights=None)
+    load(encoder, state, tmp_path)
+    by_name = {k.replace(".", "_"): v for k, v in state.items()}
+    mine = encoder.body.model.state_dict()
+    assert all(torch.equal(v, by_name[k.replace(".", "_")]) for k, v in mine.items())
+
+
+PREFIXES = [
+    "", "module.", "encoder.", "backbone.", "model.encoder.", "module.encoder.", "network.encoder.body.",
+    "network.model.encoder.", "_orig_mod.network.encoder.body.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_wrappers_prefixes(prefix: str, tmp_path: Path) -> None:
+    donor, encoder = resnet().body.state_dict(), resnet()
+    state = {f"{prefix}{k}": v for k, v in donor.items()}
+    if prefix.endswith(("encoder.", "body.")):  # the rest of the network is in such a file too
+        state |= {prefix.split("encoder.")[0] + "decoder.conv.weight": torch.zeros(3)}
+    load(encoder, {"state_dict": state, "epoch": 3}, tmp_path)
+    assert equal(encoder.body, donor)
+
+
+def test_the_plain_encoder_from_a_runs_checkpoint(tmp_path: Path) -> None:
+    donor, encoder = PreactEncoder((4, 8)), PreactEncoder((4, 8))
+    state = {f"network.encoder.{k}": v for k, v in donor.state_dict().items()}
+    state |= {"network.head.1.weight": torch.zeros(2), "confusion.val.counts": torch.zeros(2, 2)}
+    load(encoder, {"state_dict": state}, tmp_path)
+    assert equal(encoder, donor.state_dict())
+
+
+def test_a_whole_architectures_encoder_gets_them(tmp_path: Path) -> None:
+    network, state = SMPNetwork(2, resnet()), torchvision.models.resnet18().state_dict()
+    load(network.encoder, state, tmp_path)
+    assert equal(network.model.encoder, state)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    donor, encoder = resnet().body.state_dict(), resnet()
+    save_file(donor, tmp_path / "weights.safetensors")
+    encoder.weights = str(tmp_path / "weights.safetensors")
+    load_encoder_weights(encoder)
+    assert equal(encoder.body, donor)
+
+
+def test_mismatches_are_listed_and_nothing_is_loaded(tmp_path: Path) -> None:
+    encoder = resnet()
+    before = {k: v.clone() for k, v in encoder.body.state_dict().items()}
+    state = torchvision.models.resnet18().state_dict()
+    del state["layer1.0.conv1.weight"]
+    state |= {"extra.weight": torch.zeros(1), "conv1.weight": torch.zeros(64, 1, 7, 7)}
+    with pytest.raises(WeightsError) as raised:
+        load(encoder, state, tmp_path)
+    text = str(raised.value)
+    assert "does not fit the encoder 'resnet18'" in text
+    assert "missing: 1, e.g. layer1.0.conv1.weight" in text
+    assert "unexpected: 1, e.g. extra.weight" in text
+    assert "other shape: 1, e.g. conv1.weight (64, 1, 7, 7) for (64, 3, 7, 7)" in text
+    assert equal(encoder.body, before)
+
+
+def test_another_networks_file_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="does not fit the encoder 'resnet18'"):
+        load(resnet(), torchvision.models.resnet34().state_dict(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"<html>404</html>"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_of_something_else(content: bytes, suffix: str, tmp_path: Path) -> None:
+    encoder = resnet()
+    encoder.weights = str(tmp_path / f"file{suffix}")
+    Path(encoder.weights).write_bytes(content)
+    with pytest.raises(WeightsError, match="is not a file of weights"):
+        load_encoder_weights(encoder)
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"a": 1}, torch.zeros(3)])
+def test_a_file_without_a_state_dict(state: object, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="holds no state dict"):
+        load(resnet(), state, tmp_path)
+
+
+def test_a_missing_file_is_named() -> None:
+    encoder = resnet()
+    encoder.weights = "nowhere.pth"
+    with pytest.raises(WeightsError, match=r"encoder.weights=nowhere.pth: no such file"):
+        load_encoder_weights(encoder)
+
+
+class Code:
+    """What a malicious file holds: a call that is made when it is unpickled."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle"])
+def test_code_in_a_file_is_not_run(kind: str, tmp_path: Path) -> None:
+    encoder, trace = resnet(), tmp_path / "ran"
+    encoder.weights = str(tmp_path / "weights.pt")
+    if kind == "torch":
+        torch.save({"conv1.weight": Code(trace)}, encoder.weights)
+    else:
+        Path(encoder.weights).write_bytes(pickle.dumps(Code(trace)))
+    with pytest.raises(WeightsError, match="is not a file of weights"):
+        load_encoder_weights(encoder)
+    assert not trace.exists()
+
+
+def test_null_is_random_and_plain_encoders_have_no_imagenet() -> None:
+    assert load_encoder_weights(PreactEncoder((4, 8))) == "random"
+    with pytest.raises(WeightsError, match="only library encoders have ImageNet weights"):
+        load_encoder_weights(PreactEncoder((4, 8), weights="imagenet"))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tu-resnet18"])
+@pytest.mark.usefixtures("no_network")
+def test_without_network_auto_is_random_and_says_so_soon(name: str) -> None:
+    encoder = LibraryEncoder(name, weights="auto")
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    began = time.monotonic()
+    assert load_encoder_weights(encoder) == "random (ImageNet could not be had)"
+    assert time.monotonic() - began < 10  # the hub's own retries take 24 s
+    assert equal(encoder, before)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_network_imagenet_names_the_ways_out() -> None:
+    with pytest.raises(WeightsError, match=r"ImageNet weights of 'resnet18' cannot be had") as raised:
+        load_encoder_weights(LibraryEncoder("resnet18", weights="imagenet"))
+    assert all(way in str(raised.value) for way in ("weights=PATH", "weights=auto", "weights=null"))
+
+
+def test_imagenet_brings_weights_and_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    donor, encoder = resnet().body, LibraryEncoder("resnet18", weights="auto")
+    settings = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    monkeypatch.setattr(weights, "_answers", lambda _: True)
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.get_encoder", lambda *_, **__: donor)
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.get_preprocessing_params", lambda _: settings)
+    assert load_encoder_weights(encoder) == "imagenet"
+    assert equal(encoder.body, donor.state_dict())
+    assert (encoder.mean, encoder.std) == (settings["mean"], settings["std"])
