@@ -10,7 +10,7 @@ from PIL import Image
 from segstudy.data.scenes import draw_scene
 from segstudy.data.voc import voc_palette
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
 
 
 @pytest.fixture(autouse=True)

@@ -92,7 +92,9 @@ def test_class_table_by_hand() -> None:
     counts[0, 2] = 2  # "bird" is predicted but never true, "fish" is neither
     rows = class_table(counts, ["background", "cat", "bird", "fish"])
     assert [r["class"] for r in rows] == ["background", "cat", "bird"]
-    assert rows[0] == pytest.approx({"class": "background", "iou": 0.6, "recall": 0.6, "precision": 1, "share": 10 / 12})
+    assert rows[0] == pytest.approx(
+        {"class": "background", "iou": 0.6, "recall": 0.6, "precision": 1, "share": 10 / 12}
+    )
     assert rows[1] == pytest.approx({"class": "cat", "iou": 0.5, "recall": 1, "precision": 0.5, "share": 2 / 12})
     assert math.isnan(rows[2]["iou"])
     assert math.isnan(rows[2]["recall"])

@@ -106,15 +106,22 @@ def test_every_bridge(bridge: str, model: str) -> None:
     learns(network)
 
 
+PYRAMIDS = {
+    "from stride 1": ("encoder=preact", "encoder.widths=[16,16,32,32,32]"),
+    "from stride 2": ("encoder=library", "encoder.name=tu-mobilenetv3_small_050"),
+    "from stride 4": ("encoder=mit_b0",),
+}
+
+
 @pytest.mark.parametrize("decoder", names("decoder"))
-@pytest.mark.parametrize("encoder", ["preact", "mobilenet_v2", "mit_b0"])
-def test_every_decoder(decoder: str, encoder: str) -> None:
-    network = built(f"encoder={encoder}", f"decoder={decoder}", "bridge=none", "head=conv_1x1")
+@pytest.mark.parametrize("encoder", PYRAMIDS.values(), ids=PYRAMIDS)
+def test_every_decoder(decoder: str, encoder: tuple[str, ...]) -> None:
+    network = built(*encoder, f"decoder={decoder}", "bridge=none", "head=conv_1x1")
     check_sizes(network, ((33, 47),))
-    learns(network, ALLOWED.get((decoder, encoder), ()))
-
-
-ALLOWED: dict[tuple[str, str], tuple[str, ...]] = {}
+    if decoder == "manet":  # its squeezed branches have one or two channels, whose ReLU may be off in one batch
+        assert [name for name in silent(network) if ".SE_" not in name] == []
+    else:
+        learns(network)
 
 
 def test_every_library_decoder_has_a_file() -> None:
@@ -129,13 +136,18 @@ def test_double_conv_switches(up: str, down: str) -> None:
     learns(network)
 
 
-@pytest.mark.parametrize("arch", ["Unet", "FPN", "Linknet", "DeepLabV3Plus", "PAN", "PSPNet", "Segformer", "UPerNet"])
+@pytest.mark.parametrize("arch", ["Unet", "FPN", "Linknet", "DeepLabV3Plus", "PSPNet", "Segformer", "UPerNet"])
 def test_whole_architectures(arch: str) -> None:
     network = built("network=smp", f"network.arch={arch}", "encoder=resnet18")
     assert len(list(network.encoder.parameters())) > 0
     check_sizes(network, ((33, 47),))
     # PSPNet ends at stride 8: the deeper layers are the library's, and nothing reads them.
     learns(network, ("model.encoder.layer3", "model.encoder.layer4") if arch == "PSPNet" else ())
+
+
+def test_pan_from_128_pixels_on() -> None:
+    # Its pyramid halves the map of stride 16 three times, so that it has a smallest size; the library's own limit.
+    check_sizes(built("network=smp", "network.arch=PAN", "encoder=resnet18"), ((97, 128),))
 
 
 # What is refused
@@ -145,14 +157,26 @@ def test_whole_architectures(arch: str) -> None:
     ("overrides", "message"),
     [
         (["encoder=resnet18", "encoder.name=resnet43"], r"no encoder is called 'resnet43'; did you mean .*resnet34"),
-        (["encoder=library", "encoder.name=tu-resnet8"], r"no encoder is called 'tu-resnet8'; did you mean .*tu-resnet18"),
+        (
+            ["encoder=library", "encoder.name=tu-resnet8"],
+            r"no encoder is called 'tu-resnet8'; did you mean .*tu-resnet18",
+        ),
         (["encoder=resnet18", "decoder=unet", "decoder.name=unett"], r"decoder.name='unett' .*; did you mean unet"),
-        (["encoder=resnet18", "network=smp", "network.arch=DeepLab"], r"arch='DeepLab' is unknown; did you mean DeepLabV3"),
+        (
+            ["encoder=resnet18", "network=smp", "network.arch=DeepLab"],
+            r"arch='DeepLab' is unknown; did you mean DeepLabV3",
+        ),
         (["network=smp"], r"network=smp needs a library encoder: add encoder=resnet34"),
         (["encoder=resnet18", "decoder=unet", "+decoder.colour=1"], r"decoder.name=unet takes no colour; it takes "),
         ([*SMALL, "encoder.down=avg"], r"encoder.down is 'maxpool' or 'strided', not 'avg'"),
-        ([*SMALL, "decoder=double_conv", "decoder.up=cubic"], r"decoder.up is transpose, nearest or bilinear, not 'cubic'"),
-        ([*SMALL, "decoder=double_conv", "decoder.widths=[8]"], r"decoder.widths has 1 entries, the encoder has 2 skips"),
+        (
+            [*SMALL, "decoder=double_conv", "decoder.up=cubic"],
+            r"decoder.up is transpose, nearest or bilinear, not 'cubic'",
+        ),
+        (
+            [*SMALL, "decoder=double_conv", "decoder.widths=[8]"],
+            r"decoder.widths has 1 entries, the encoder has 2 skips",
+        ),
         ([*SMALL, "head.activation=relu"], r"head.activation is elu or null, not 'relu'"),
     ],
 )
@@ -266,5 +290,3 @@ def test_padding_is_cropped_on_the_right_side() -> None:
     with torch.no_grad():
         whole = network(F.pad(image, (0, 1, 0, 1)))
         assert torch.allclose(network(image), whole[:, :, :33, :47], atol=1e-6)
-
-

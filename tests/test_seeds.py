@@ -90,7 +90,9 @@ def test_derived_seeds_are_the_same_on_every_machine() -> None:
     # Frozen figures: if they change, no earlier run can be repeated.
     assert (derive(0, "order", 0), derive(7, "weights", "head.1")) == (3471081512423777433, 1049075704875650773)
     assert permutation(6, 0, 0).tolist() == [2, 5, 0, 3, 1, 4]
-    assert uniforms(0, 0, torch.arange(2), 2).flatten().tolist() == pytest.approx([0.3679541, 0.4684966, 0.9972901, 0.4731629])
+    assert uniforms(0, 0, torch.arange(2), 2).flatten().tolist() == pytest.approx(
+        [0.3679541, 0.4684966, 0.9972901, 0.4731629]
+    )
 
 
 def test_uniforms_are_a_function_of_seed_epoch_and_index() -> None:

@@ -26,7 +26,8 @@ from segstudy.train import run
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "data.size=32", "data.train_images=24", "data.val_images=6", "data.batch_size=8", "trainer.max_epochs=2",
-    "trainer=cpu", "callbacks.pictures.count=2",
+    "trainer=cpu", "trainer.log_every_n_steps=1",
+    "callbacks.pictures.count=2",
 ]  # fmt: skip
 THIN = ["encoder.widths=[8,8,8,8,8]", "decoder.widths=[8,8,8,8]"]
 
@@ -56,7 +57,7 @@ def train(folder: Path, *overrides: str) -> dict[str, Any]:
 
 def command(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python train.py …` in `cwd`."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", **environment}
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment}
     line = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 

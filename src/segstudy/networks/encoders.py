@@ -105,7 +105,7 @@ class LibraryEncoder(Encoder):
             raise ValueError(f"no encoder is called {name!r}{near(name, known)}")
         try:
             self.body = smp.encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
-        except KeyError:  # its own text is the list of all 500
+        except KeyError:  # its own text lists every name
             raise ValueError(f"no encoder is called {name!r}{near(name, smp.encoders.get_encoder_names())}") from None
         # smp lists the image itself as the map at stride 1; some encoders hold empty maps at strides they skip.
         self.kept = [i for i, c in enumerate(self.body.out_channels) if i > 0 and c > 0]
