@@ -257,8 +257,8 @@ def test_masks_of_0_and_255_ask_whether_255_is_the_object(samples: list[Sample],
     message = str(caught.value)
     assert message.startswith("3 of 5 masks hold only 0 and 255")
     assert "is 255 the object?" in message
-    assert "data.labels={255: 1}" in message
-    assert "data.labels={255: 255}" in message
+    assert "data.labels={255:1}" in message
+    assert "data.labels={255:255}" in message
     assert list(folder.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """Learning rates: parameter groups, schedules, and the frozen encoder."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import LibraryEncoder
 from segstudy.networks.smp import SMPNetwork
 from segstudy.optim import parameter_groups
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These tensors are small, and on a busy machine two threads spend most of their time waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Tiny(nn.Module):
@@ -148,7 +158,7 @@ def fit(folder: Path, freeze: FreezeEncoder, schedule: Callable = optim.constant
 
 
 def moved(seen: list[tuple[Tensor, Tensor, bool]], part: int) -> list[bool]:
-    return [not torch.equal(a[part], b[part]) for a, b in zip(seen, seen[1:], strict=False)]
+    return [not torch.equal(a[part], b[part]) for a, b in itertools.pairwise(seen)]
 
 
 def test_freeze_holds_and_releases_weights_and_statistics(tmp_path: Path) -> None:

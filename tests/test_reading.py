@@ -240,7 +240,7 @@ def test_labels_out_of_range_are_named_with_their_file(tmp_path: Path) -> None:
         read_mask(tmp_path / "m.png", 21)
     message = str(caught.value)
     assert "m.png holds the labels 21, 254, the data has classes 0…20 and 255" in message
-    assert "data.labels={21: CLASS}" in message
+    assert "data.labels={21:CLASS}" in message
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png", 21, {21: 4, 254: 255}), [[0, 4, 255], [255, 3, 20]])
 
 

@@ -70,6 +70,9 @@ def task(cfg: DictConfig) -> None:
         with locked(folder):
             record.note(changes=changes(hydra_cfg))
             run(cfg, folder, record)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C within training into an exit
+        console.print(f"\ninterrupted; the same command continues {folder}", soft_wrap=True)
+        sys.exit(130)
     except Exception as error:
         if isinstance(error, SegstudyError):
             tell(error)
@@ -165,7 +168,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         ) from error
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            advice = memory_advice(module, data.batch_size, data.size, str(cfg.trainer.precision))
+            advice = memory_advice(module, data.batch_size, data.size, trainer.precision)
             raise TrainingError(advice) from error
         raise
 

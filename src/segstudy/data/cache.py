@@ -193,7 +193,7 @@ def _doubts(doubtful: list[str], total: int) -> list[str]:
     if len(doubtful) * 2 > total:
         raise DataError(
             f"{line}: is 255 the object? It is taken as 'ignored'.\n"
-            "  → if 255 is a class, say which: data.labels={255: 1}; if it is void, say so: data.labels={255: 255}"
+            "  → if 255 is a class, say which: data.labels={255:1}; if it is void, say so: data.labels={255:255}"
         )
     return [line + ": taken as ignored pixels"]
 

@@ -79,7 +79,7 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
         raise DataError(
             f"{path} holds the labels {_some(wrong)}{after}, "
             f"the data has classes 0…{num_classes - 1} and 255 for ignored\n"
-            "  → if these values have a meaning, map them: data.labels={" + f"{wrong[0]}: CLASS" + "}"
+            "  → if these values have a meaning, map them: data.labels={" + f"{wrong[0]}:CLASS" + "}"
         )
     return labels.astype(np.uint8)
 
