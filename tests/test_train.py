@@ -145,6 +145,24 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_in_a_terminal_a_bar_runs_and_a_line_an_epoch_stays(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "160", "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    line = [sys.executable, str(ROOT / "train.py"), *SMALL, *THIN]
+    with subprocess.Popen(line, cwd=tmp_path, env=env, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                text += os.read(ours, 65536)
+            except OSError:  # the other side has closed
+                break
+    os.close(ours)
+    assert process.returncode == 0, text.decode()[-2000:]
+    assert "━" in text.decode()
+    assert text.decode().count("train loss") == 2
+
+
 KILL = """
 import os, signal
 import lightning as L

@@ -61,7 +61,10 @@ def grid(
                 ax.set_title(titles[c], fontsize=9)
             if c == 0 and row_names:
                 ax.set_ylabel(row_names[r], fontsize=6)
-    patches = [Patch(facecolor=(rgb[0] / 255, rgb[1] / 255, rgb[2] / 255), edgecolor="0.6", label=name) for name, rgb in legend.items()]
+    patches = [
+        Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="0.6", label=name)
+        for name, (red, green, blue) in legend.items()
+    ]
     bottom = (0.1 + 0.22 * lines) / height
     figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
     figure.subplots_adjust(left=0.02, right=0.99, top=1 - 0.28 / height, bottom=bottom, wspace=0.03, hspace=0.03)

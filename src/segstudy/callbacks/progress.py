@@ -27,7 +27,15 @@ class Progress(RichProgressBar):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, module)
         if trainer.is_global_zero:
-            self.lines.print(self._line(trainer), highlight=False, soft_wrap=True)
+            # While the bar is drawn, only its own console can write above it.
+            console = self.progress.console if self.progress is not None else self.lines
+            console.print(self._line(trainer), highlight=False, soft_wrap=True)
+
+    def get_metrics(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+        return {k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
 
     def _line(self, trainer: L.Trainer) -> str:
         def figure(name: str, digits: int = 3) -> str:
