@@ -21,7 +21,7 @@ from segstudy.errors import ConfigError
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.weights import load_encoder_weights
-from segstudy.seeds import initialise
+from segstudy.seeds import initialise, stream
 
 
 def build_data(cfg: DictConfig) -> SegmentationData:
@@ -38,7 +38,8 @@ def build_data(cfg: DictConfig) -> SegmentationData:
 def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) -> tuple[nn.Module, str]:
     """The network in its initial state, and where its encoder's weights came from."""
     try:
-        network = instantiate(cfg.network, num_classes=num_classes)
+        with stream(cfg.seed, "build"):  # for the layers that initialise() cannot draw anew
+            network = instantiate(cfg.network, num_classes=num_classes)
     except Exception as error:  # instantiate wraps what a constructor raises
         raise ConfigError(_reason(error)) from error
     initialise(network, cfg.seed)

@@ -1,7 +1,11 @@
 """Freezing the encoder for the first epochs."""
 
+from typing import Any
+
 import lightning as L
 from torch import nn
+
+from segstudy.errors import ConfigError
 
 
 class FreezeEncoder(L.Callback):
@@ -14,7 +18,7 @@ class FreezeEncoder(L.Callback):
         self.epochs, self.batch_norm_epochs = epochs, batch_norm_epochs
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        encoder = pl_module.network.encoder
+        encoder = self._encoder(pl_module)
         frozen = self._holds(self.epochs, trainer.current_epoch)
         if trainer.world_size == 1:  # DDP fixes its list of gradients once, so there they are dropped instead
             encoder.requires_grad_(not frozen)
@@ -22,16 +26,25 @@ class FreezeEncoder(L.Callback):
             for module in self._norms(encoder):
                 module.train()  # Lightning keeps each module's mode, so nobody else ends the freeze
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def]
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         # At each batch, since a callback or an older Lightning may set the whole network back to training mode.
         if self._holds(self.batch_norm_epochs, trainer.current_epoch):
-            for module in self._norms(pl_module.network.encoder):
+            for module in self._norms(self._encoder(pl_module)):
                 module.eval()
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer) -> None:  # type: ignore[no-untyped-def]
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if trainer.world_size > 1 and self._holds(self.epochs, trainer.current_epoch):
-            for parameter in pl_module.network.encoder.parameters():
+            for parameter in self._encoder(pl_module).parameters():
                 parameter.grad = None
+
+    @staticmethod
+    def _encoder(module: L.LightningModule) -> nn.Module:
+        encoder = getattr(module.network, "encoder", None)
+        if not isinstance(encoder, nn.Module):
+            raise ConfigError("callbacks.freeze.enabled=true: this network has no part called encoder")
+        return encoder
 
     @staticmethod
     def _norms(encoder: nn.Module) -> list[nn.Module]:
