@@ -39,7 +39,8 @@ MACHINE = re.compile(
 
 
 def register_resolvers() -> None:
-    """`${run_name:…}` in the config."""
+    """`${run_name:…}`, and `${stem:segstudy.data.voc.VOC}` = voc, in the config."""
+    OmegaConf.register_new_resolver("stem", lambda target: target.rpartition(".")[2].lower(), replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 

@@ -24,6 +24,7 @@ from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
+from segstudy.data.base import SegmentationData
 from segstudy.device import RANK, keep_freed_memory
 from segstudy.errors import SegstudyError, TrainingError
 from segstudy.metrics import class_table, summary
@@ -32,6 +33,8 @@ from segstudy.study.gallery import write_gallery
 from segstudy.study.table import print_classes, print_study
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
+FAILED: list[str] = []
+"""Names of the runs of this sweep that failed, for its last line and exit code."""
 
 
 def main() -> None:
@@ -85,9 +88,6 @@ def task(cfg: DictConfig) -> None:
         FAILED.append(name)
 
 
-FAILED: list[str] = []
-
-
 def alone(hydra_cfg: HydraConf, folder: Path) -> None:
     """Train one run of a sweep over several devices as a command of its own: Lightning starts its other processes with
     the command line of this one, and they would each begin the whole sweep."""
@@ -129,15 +129,8 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     began = time.monotonic()
     record.note(status="running", error=None, **surroundings())
     data = build_data(cfg)
-    for role, images in data.roles.items():
-        console.print(f"{role}: {len(images)} images of {type(data).__name__} {images.name!r}", highlight=False)
-        for line in images.cache.stated:
-            console.print(f"  [yellow]{line}", highlight=False)
-    if data.overlap():
-        console.print(f"[bold red]{data.overlap()} images of the reported split are also trained on")
     network, origin = build_network(cfg, len(data.classes))
-    if origin.startswith("random ("):
-        console.print(f"[bold red]the encoder starts from {origin}: not the pretrained network that was asked for")
+    announce(data, origin)
     encoder = getattr(network, "encoder", None)
     if encoder is not None:
         data.mean, data.std = encoder.mean, encoder.std
@@ -173,6 +166,18 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         raise
 
 
+def announce(data: SegmentationData, origin: str) -> None:
+    """Say what is trained and reported on, and what a user should know of it."""
+    for role, images in data.roles.items():
+        console.print(f"{role}: {len(images)} images of {type(data).__name__} {images.name!r}", highlight=False)
+        for line in images.cache.stated:
+            console.print(f"  [yellow]{line}", highlight=False)
+    if data.overlap():
+        console.print(f"[bold red]{data.overlap()} images of the reported split are also trained on")
+    if origin.startswith("random ("):
+        console.print(f"[bold red]the encoder starts from {origin}: not the pretrained network that was asked for")
+
+
 def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record, seconds: float) -> None:
     """Keep the last weights, test the chosen ones, and close the record."""
     folder = Path(trainer.default_root_dir)
@@ -194,7 +199,8 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     record.note(
         status="done", metrics=metrics, classes=classes, epochs=epochs, steps=steps, seconds=before + seconds, **speed
     )
-    flat = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "loss", "optim", "seed"]), resolve=True)
+    parts = ["encoder", "bridge", "decoder", "head", "loss", "optim", "schedule", "seed"]
+    flat = {"variant": folder.name, **OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)}  # type: ignore[dict-item]
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten(flat), {f"final/{k}": v for k, v in metrics["network"].items()})
         logger.save()
