@@ -47,7 +47,8 @@ def grid(
     """Pictures in rows and columns, a title a column, the legend below."""
     columns = len(titles)
     lines = -(-len(legend) // max(1, columns))
-    height = 1.75 * len(rows) + 0.35 + 0.24 * lines
+    above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles)
+    height = 1.75 * len(rows) + above + 0.1 + 0.24 * lines
     figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, height), squeeze=False)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
@@ -67,7 +68,7 @@ def grid(
     ]
     bottom = (0.1 + 0.22 * lines) / height
     figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
-    figure.subplots_adjust(left=0.02, right=0.99, top=1 - 0.28 / height, bottom=bottom, wspace=0.03, hspace=0.03)
+    figure.subplots_adjust(left=0.02, right=0.99, top=1 - above / height, bottom=bottom, wspace=0.03, hspace=0.03)
     return figure
 
 

@@ -28,12 +28,14 @@ def print_study(folder: Path, console: Console) -> list[str]:
         table.add_row(
             name, f"[red]{status}" if status == "failed" else status,
             number(network.get("miou")), number(original.get("miou")), number(network.get("pixel_accuracy")),
-            number(r.get("images_per_second"), 1), clock(r.get("seconds")), Path(r.get("encoder_weights", "–")).name,
+            number(r.get("images_per_second"), 1), clock(r.get("seconds")), _origin(r),
         )  # fmt: skip
     console.print(table)
     for name, r in variants(runs).items():
         if r.get("status") == "failed":
             console.print(f"[red]{name}:[/] {r.get('error')}", soft_wrap=True, highlight=False)
+    if any("(" in str(r.get("encoder_weights")) for r in runs.values()):
+        console.print("[red]random!: ImageNet weights were asked for and could not be had[/] (encoder.weights=PATH)")
     if any(r.get("selected_on_reported") for r in runs.values()):
         console.print("* selected on the reported split: its figure is flattered; set data.select_fraction=.1")
     return [name for name, r in runs.items() if r.get("status") != "done"]
@@ -63,6 +65,12 @@ def print_classes(record: Mapping[str, Any], console: Console) -> None:
     for size, values in record["metrics"].items():
         text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
         console.print(f"{size:8} size:  {text}", highlight=False, soft_wrap=True)
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    """Where the encoder's weights came from, short: random, imagenet, a file's name; random! if others were asked for."""
+    origin = record.get("encoder_weights", "–")
+    return "[red]random!" if "(" in origin else Path(origin).name
 
 
 def number(value: float | None, digits: int = 3) -> str:
