@@ -68,7 +68,7 @@ def print_classes(record: Mapping[str, Any], console: Console) -> None:
 
 
 def _origin(record: Mapping[str, Any]) -> str:
-    """Where the encoder's weights came from, short: random, imagenet, a file's name; random! if others were asked for."""
+    """Where the encoder's weights came from: random, imagenet or a file's name; random! if others were asked for."""
     origin = record.get("encoder_weights", "–")
     return "[red]random!" if "(" in origin else Path(origin).name
 
