@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -18,6 +19,11 @@ def fetch_archive(url: str, md5: str, folder: Path) -> None:
 
     A broken download is continued by the next call. Raises DataError if the place cannot be reached or the sum differs.
     """
+    if not hasattr(tarfile, "data_filter"):  # came with Python 3.11.4
+        raise DataError(
+            f"Python {sys.version.split()[0]} cannot unpack archives safely\n"
+            f"  → Python 3.11.4 or newer, or fetch {url} yourself and unpack it in {folder}"
+        )
     partial = folder / (Path(url).name + ".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)

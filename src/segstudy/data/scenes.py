@@ -26,14 +26,14 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
     "bar": lambda u, v: np.maximum(abs(u) - 1, abs(v) - 0.14),
 }  # fmt: skip
 FREQUENCY = np.array([0.30, 0.22, 0.16, 0.12, 0.09, 0.07, 0.04])  # a long tail
-VERSION = 1
+VERSION = 2
 
 
 class Scenes(SegmentationData):
     """Shapes under shared textures: background and 7 classes; 255 on the objects' edges. No files, no download.
 
     What a network must get right is built in: the class is the whole shape, while each of the six textures is worn by
-    three or four classes and the background (local texture misleads); sizes run evenly in their logarithm from 5 to
+    three or four classes, and paler by the background (local texture tells object from ground, but not which); sizes run evenly in their logarithm from 5 to
     45 % of the side (small ones, and ones larger than a small receptive field); objects cover each other; the classes
     are a long tail. Scene i of a split is a function of (scene_seed, split, i) and the size alone.
     """
@@ -62,7 +62,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
     """One scene: image (H,W,3) and mask (H,W), uint8."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     side = min(height, width)
-    image = _texture(rng, int(rng.integers(6)), x, y, side)
+    image = 0.5 + 0.3 * (_texture(rng, int(rng.integers(6)), x, y, side) - 0.5)  # paler than any object
     mask = np.zeros((height, width), np.uint8)
     border = max(0.75, side / 170)
     for _ in range(rng.integers(1, 5)):
