@@ -36,7 +36,7 @@ NETWORKS = {
 }
 BARE = [  # a benchmark needs no pictures, checkpoints or progress lines; the other callbacks stay
     "~callbacks.pictures", "~callbacks.best", "~callbacks.last", "~callbacks.progress",
-    "trainer.enable_progress_bar=false", "+trainer.enable_checkpointing=false",
+    "+trainer.enable_checkpointing=false",
     "+trainer.limit_val_batches=0",
 ]  # fmt: skip
 OURS = "segstudy"
