@@ -34,8 +34,8 @@ class Scenes(SegmentationData):
 
     What a network must get right is built in: the class is the whole shape, while each of the six textures is worn by
     three or four classes, and paler by the background (local texture tells object from ground, but not which object);
-    sizes run evenly in their logarithm from 5 to 45 % of the side (small ones, and at 256 pixels ones larger than a small
-    receptive field); objects cover each other; the classes are a long tail. Scene i of a split is a function of
+    sizes run evenly in their logarithm from 5 to 45 % of the side (small ones, and at 256 pixels ones larger than a
+    small receptive field); objects cover each other; the classes are a long tail. Scene i of a split is a function of
     (scene_seed, split, i) and the size alone.
     """
 
