@@ -1,7 +1,7 @@
 """Losses: each against an independent computation, and the promises that all of them keep."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,6 @@ from segstudy.losses import (
 )
 
 Arrays = Callable[[np.ndarray, np.ndarray], float]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These tensors are small, and on a busy machine two threads spend most of their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sample(classes: int = 4, seed: int = 0, size: int = 9) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Networks: parameter counts, any image size, gradients everywhere, and V1 written a second time."""
 
 import functools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,15 +17,6 @@ from segstudy.networks.decoders import smp_decoders
 
 SMALL = ("encoder=double_conv", "encoder.widths=[4,8,8]")
 """A plain encoder that costs nothing."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These tensors are small, and on a busy machine two threads spend most of their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def composed(*overrides: str) -> DictConfig:

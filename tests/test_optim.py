@@ -1,7 +1,7 @@
 """Learning rates: parameter groups, schedules, and the frozen encoder."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,6 @@ from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import LibraryEncoder
 from segstudy.networks.smp import SMPNetwork
 from segstudy.optim import parameter_groups
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These tensors are small, and on a busy machine two threads spend most of their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Tiny(nn.Module):

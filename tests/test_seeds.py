@@ -1,7 +1,5 @@
 """Seeds: separate streams from one seed, and variants that share what they share."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -13,15 +11,6 @@ from segstudy.build import build_network
 from segstudy.config import CONF, register_resolvers
 from segstudy.networks.encoders import LibraryEncoder
 from segstudy.seeds import derive, initialise, permutation, stream, uniforms
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These tensors are small, and on a busy machine two threads spend most of their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(*overrides: str) -> nn.Module:

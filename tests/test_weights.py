@@ -3,7 +3,6 @@
 import pickle
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,6 @@ from segstudy.networks.smp import SMPNetwork
 from segstudy.networks.weights import load_encoder_weights
 
 State = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These tensors are small, and on a busy machine two threads spend most of their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def resnet() -> LibraryEncoder:

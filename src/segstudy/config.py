@@ -6,7 +6,6 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from segstudy.errors import ConfigError
+from segstudy.errors import ConfigError, near
 
 _inside, _beside = Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf"
 CONF = _inside if _inside.is_dir() else _beside
@@ -54,12 +53,6 @@ def run_name(model: str, overrides: Sequence[str]) -> str:
         value = value.rsplit("/", 1)[-1]  # of a path, the file
         parts.append(value if key == "data" else f"{key.split('.')[-1]}={value}")
     return re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))[:180]
-
-
-def near(word: str, known: Sequence[str]) -> str:
-    """'; did you mean …?' with the closest known words, or nothing."""
-    found = get_close_matches(word, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 # The command line

@@ -1,5 +1,8 @@
 """The user's mistakes: each message says what was looked for, what was found and what to do."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 
 class SegstudyError(Exception):
     """Base of every error that is printed as plain text, without a traceback."""
@@ -19,3 +22,9 @@ class WeightsError(SegstudyError):
 
 class TrainingError(SegstudyError):
     """Training stopped: a loss that is not finite, or too little memory."""
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """'; did you mean …?' with the closest known words, or nothing."""
+    found = get_close_matches(word, known, n=3)
+    return f"; did you mean {' or '.join(found)}?" if found else ""

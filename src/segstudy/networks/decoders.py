@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segstudy.networks.encoders import DoubleConv, near
+from segstudy.errors import near
+from segstudy.networks.encoders import DoubleConv
 
 
 class PreactDecoder(nn.Module):

@@ -7,6 +7,8 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor, nn
 
+from segstudy.errors import near
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -115,11 +117,3 @@ class LibraryEncoder(Encoder):
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = self.body(image)
         return [maps[i] for i in self.kept]
-
-
-def near(word: str, known: Sequence[str]) -> str:
-    """'; did you mean …?' with the closest known words, or nothing."""
-    from difflib import get_close_matches
-
-    found = get_close_matches(word, known, n=3)
-    return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -4,7 +4,8 @@ import segmentation_models_pytorch as library
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segstudy.networks.encoders import LibraryEncoder, near
+from segstudy.errors import near
+from segstudy.networks.encoders import LibraryEncoder
 
 
 class SMPNetwork(nn.Module):
