@@ -10,7 +10,7 @@ import pytest
 from conftest import save_mask
 from PIL import Image
 
-from segstudy.data.reading import Sample, orientation, read_image, read_mask, read_pair
+from segstudy.data.reading import Sample, read_image, read_mask, read_pair
 from segstudy.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -137,9 +137,8 @@ def test_missing_and_truncated_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cut\.jpg cannot be read: .*truncated"):
         read_image(tmp_path / "cut.jpg")
     (tmp_path / "text.jpg").write_text("no picture")
-    for read in (read_image, orientation):
-        with pytest.raises(DataError, match=r"text\.jpg cannot be read"):
-            read(tmp_path / "text.jpg")
+    with pytest.raises(DataError, match=r"text\.jpg cannot be read"):
+        read_image(tmp_path / "text.jpg")
 
 
 def test_damaged_files_raise_nothing_but_data_errors(tmp_path: Path) -> None:
@@ -151,7 +150,7 @@ def test_damaged_files_raise_nothing_but_data_errors(tmp_path: Path) -> None:
         for at in RNG.integers(0, len(whole), 3):
             damaged[at] = RNG.integers(256)
         path.write_bytes(bytes(damaged))
-        for read in (read_image, orientation, lambda p: read_mask(p, 21)):
+        for read in (read_image, lambda p: read_mask(p, 21)):
             try:
                 read(path)
             except DataError:
@@ -168,7 +167,6 @@ def test_exif_orientation_turns_image_and_mask_alike(tmp_path: Path, turn: int) 
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=exif(turn))
     save_mask(labels, tmp_path / "m.png")
     image, mask, note = read_pair(Sample("a", tmp_path / "a.png", tmp_path / "m.png"), 21)
-    assert orientation(tmp_path / "a.png") == turn
     assert note == ("" if turn == 1 else "EXIF-rotated")
     np.testing.assert_array_equal(image, TURNS[turn](COLOURS))
     np.testing.assert_array_equal(mask, TURNS[turn](labels))
@@ -208,7 +206,7 @@ def test_16_bit_image_is_turned_too(tmp_path: Path) -> None:
 def test_meaningless_orientation_is_upright(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=exif(0))
     image, note = read_image(tmp_path / "a.png")
-    assert (note, orientation(tmp_path / "a.png")) == ("", 1)
+    assert note == ""
     np.testing.assert_array_equal(image, COLOURS)
 
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segstudy.data.augment import Augment
 from segstudy.data.cache import Cache, cached
-from segstudy.data.reading import Sample, orientation, read_mask, read_pair
+from segstudy.data.reading import Sample, read_pair
+from segstudy.data.splits import hold_out
 from segstudy.errors import ConfigError, DataError
 from segstudy.losses import IGNORE
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
@@ -24,19 +25,22 @@ Batch = dict[str, Tensor]
 class SegmentationData(L.LightningDataModule):
     """Base of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
 
-    The roles of the splits: `fit` trains, `select` chooses (epoch, plateau; the share `select_fraction` of train,
-    0 for none), `report` gives the result. Lightning's "val" is `select` where there is one, else `report`.
+    The roles of the splits: `fit` (the list `train`) trains; `report` (the list `test`, or `val` where there is no
+    `test`) gives the result; `select` chooses (epoch, plateau): `val` beside a `test`, or else the share
+    `select_fraction` of train, 0 for none. Lightning's "val" is `select` where there is one, else `report`.
 
     size: side of the square, or [height, width]; images are resized to it (the aspect is not kept).
     workers: loader processes; 0 is fastest where the cache is on a local disk.
     limit_train: train on so many images, drawn with the seed. device_cache: hold the arrays in the device's memory.
+    balanced: draw images with rare classes more often (`repeat_factors`); an epoch stays as long.
     """
 
     classes: Sequence[str]
     palette: Sequence[tuple[int, int, int]]
     background: int | None = 0
     train: str = "train"
-    val: str = "val"
+    val: str | None = "val"
+    test: str | None = None
     labels: Mapping[int, int] | None = None
 
     def __init__(
@@ -50,12 +54,14 @@ class SegmentationData(L.LightningDataModule):
         device_cache: bool = False,
         limit_train: int | None = None,
         select_fraction: float = 0.0,
+        balanced: bool = False,
     ):
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
         self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
         self.cache_dir = Path(cache_dir).expanduser()
         self.device_cache, self.limit_train, self.select_fraction = device_cache, limit_train, select_fraction
+        self.balanced = balanced
         self.mean: Sequence[float] = IMAGENET_MEAN
         self.std: Sequence[float] = IMAGENET_STD
         self.roles: dict[str, Images] = {}
@@ -80,12 +86,8 @@ class SegmentationData(L.LightningDataModule):
         """Open (or build) the caches and assign the roles. Raises DataError for anything wrong with the files."""
         if self.roles:
             return
-        if not 0 <= self.select_fraction < 1:
-            raise ConfigError(
-                f"data.select_fraction is a share of train, 0 for none and below 1, not {self.select_fraction}"
-            )
-        fit, report = self.split(self.train), self.split(self.val)
-        fit, select = self._hold_out(fit)
+        fit, report = self.split(self.train), self.split(self.test or self.val or "val")
+        fit, select = self._selection(fit)
         if self.limit_train is not None:
             if self.limit_train < 1:
                 raise ConfigError(f"data.limit_train is a number of images, or null for all, not {self.limit_train}")
@@ -107,22 +109,33 @@ class SegmentationData(L.LightningDataModule):
         cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant)
         return Images(name, samples, cache)
 
-    def _hold_out(self, fit: "Images") -> tuple["Images", "Images | None"]:
-        """Take `select_fraction` out of fit, the same share of each stratum (an image's rarest class)."""
+    def _selection(self, fit: "Images") -> tuple["Images", "Images | None"]:
+        """(fit, select): the list `val` beside a `test`, or `select_fraction` taken out of fit."""
+        if not 0 <= self.select_fraction < 1:
+            raise ConfigError(
+                f"data.select_fraction is a share of train, 0 for none and below 1, not {self.select_fraction}"
+            )
+        if self.test and self.val:
+            if self.select_fraction:
+                raise ConfigError(
+                    f"both data.val={self.val} and data.select_fraction={self.select_fraction} are to select\n"
+                    "  → data.val=null, or data.select_fraction=0"
+                )
+            return fit, self.split(self.val)
         if not self.select_fraction:
             return fit, None
-        frequency = fit.pixels.sum(0).astype(float)
-        rarest = np.where(fit.pixels > 0, frequency, np.inf).argmin(1)
-        order = permutation(len(fit), derive(self.seed, "select"), 0).numpy()
-        order = order[np.argsort(rarest[order], kind="stable")]
-        count = int(len(fit) * self.select_fraction)
-        if not count:
+        held = hold_out(self.strata(fit), [s.group for s in fit.samples], self.select_fraction, self.seed, "select")
+        if not held.any() or held.all():
             raise ConfigError(
-                f"data.select_fraction={self.select_fraction} of {len(fit)} training images is none\n"
+                f"data.select_fraction={self.select_fraction} of {len(fit)} training images is none or all\n"
                 f"  → at least data.select_fraction={1 / len(fit):.3g}, or 0 to hold out nothing"
             )
-        chosen = np.sort(order[((np.arange(count) + 0.5) / self.select_fraction).astype(int)])  # evenly spaced
-        return fit.subset(np.setdiff1d(np.arange(len(fit)), chosen)), fit.subset(chosen)
+        return fit.subset(np.flatnonzero(~held)), fit.subset(np.flatnonzero(held))
+
+    def strata(self, images: "Images") -> Sequence:
+        """What a division of the images keeps in proportion: here each image's rarest class."""
+        frequency = images.pixels.sum(0).astype(float)
+        return np.where(images.pixels > 0, frequency, np.inf).argmin(1).tolist()
 
     def overlap(self) -> int:
         """How many images of `report` are also trained or selected on."""
@@ -132,7 +145,16 @@ class SegmentationData(L.LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """Roles, sizes and fingerprints, for the run's record."""
         roles = {role: {"split": i.name, "images": len(i), "fingerprint": i.key} for role, i in self.roles.items()}
-        return {"name": type(self).__name__, "size": list(self.size), "roles": {"select": None} | roles}
+        return {
+            "name": type(self).__name__,
+            "size": list(self.size),
+            "protocol": self.protocol(),
+            "roles": {"select": None} | roles,
+        }
+
+    def protocol(self) -> str:
+        """What besides the files decides what a figure means, in a few words; runs that differ are never compared."""
+        return ""
 
     def pixels(self) -> np.ndarray:
         """Counted pixels of each class in `fit` at network size: int64 (C,)."""
@@ -140,12 +162,7 @@ class SegmentationData(L.LightningDataModule):
 
     def original_mask(self, role: str, index: int) -> Tensor:
         """The mask in its original size, int64 (H,W)."""
-        images = self.roles[role]
-        sample = images.samples[index]
-        if sample.mask is None:
-            return torch.from_numpy(np.array(images.cache.masks[images.ids[index]])).long()
-        turn = orientation(sample.image) if sample.image else 1
-        return torch.from_numpy(read_mask(sample.mask, len(self.classes), self.labels, turn)).long()
+        return torch.from_numpy(self.read(self.roles[role].samples[index])[1]).long()
 
     # Loaders
 
@@ -166,13 +183,16 @@ class SegmentationData(L.LightningDataModule):
         return DataLoader(
             images,
             batch_size=self.batch_size,
-            sampler=Order(len(images), self.seed, train, rank, world),
+            sampler=Order(len(images), self.seed, train, rank, world, self._repeats() if train else None),
             num_workers=0 if self.device_cache else self.workers,
             pin_memory=device.type == "cuda" and not self.device_cache,
             persistent_workers=self.workers > 0 and not self.device_cache,
             drop_last=train,  # batch statistics of a remainder of one or two images are noise
             collate_fn=_as_is,
         )
+
+    def _repeats(self) -> np.ndarray | None:
+        return repeat_factors(self.roles["fit"].pixels) if self.balanced else None
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Adds the augmentation's random numbers: drawn here, where `index` is still in the CPU's memory, they make
@@ -249,10 +269,14 @@ class Order(Sampler[int]):
     """The positions of one process in one epoch: shuffled by (seed, epoch) for training, else in order.
 
     Processes take turns; where they do not come out even, evaluation is filled up with −1 and training is cut.
+    repeats (length): how often each is drawn relative to the others; an epoch stays as long.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
+    def __init__(
+        self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1, repeats: np.ndarray | None = None
+    ):
         self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
+        self.repeats = repeats
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -264,8 +288,28 @@ class Order(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = permutation(self.length, self.seed, self.epoch) if self.shuffle else torch.arange(self.length)
+        if self.repeats is not None:
+            # Evenly spaced pointers into the weights, laid out in this epoch's order, from a random start: each image
+            # comes as often as it should, rounded down or up.
+            share = np.cumsum(self.repeats[order]) / self.repeats.sum()
+            share[-1] = 1  # rounding may leave it short of that
+            start = derive(self.seed, "repeats", self.epoch) / 2**63
+            drawn = order[np.searchsorted(share, (np.arange(self.length) + start) / self.length)]
+            order = drawn[permutation(self.length, derive(self.seed, "repeats"), self.epoch)]
         mine = order[self.rank :: self.world][: len(self)].tolist()
         return iter(mine + [-1] * (len(self) - len(mine)))
+
+
+def repeat_factors(pixels: np.ndarray) -> np.ndarray:
+    """How often each image is drawn, from the labels counted in it (N,C): float (N), 1 for images of common classes.
+
+    √(t / share of images with the class), of the image's rarest class and at least 1; t is the median of these shares.
+    Source: Gupta et al. 2019 (LVIS), section 4.2, "repeat factor sampling", with the median for its threshold.
+    """
+    there = pixels > 0
+    share = there.mean(0)
+    factor = np.maximum(1, np.sqrt(np.median(share[share > 0]) / np.maximum(share, 1e-12)))
+    return np.where(there, factor, 1).max(1)
 
 
 def _as_is(batch: Any) -> Any:

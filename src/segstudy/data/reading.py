@@ -21,11 +21,12 @@ NOTES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a split: its name and files. Generated data has no files."""
+    """One image of a split: its name and files (generated data has none), and the group it must not be parted from."""
 
     name: str
     image: Path | None = None
     mask: Path | None = None
+    group: str = ""
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str]:
@@ -100,15 +101,6 @@ def read_pair(
             f"the mask {mask.shape[1]}×{mask.shape[0]}\n  image: {sample.image}\n  mask:  {sample.mask}" + reason
         )
     return image, mask, note
-
-
-def orientation(path: Path) -> int:
-    """The EXIF orientation of a picture file, 1 for upright."""
-    try:
-        with Image.open(path) as picture:
-            return _turn(picture)
-    except BROKEN as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _turn(picture: Image.Image) -> int:
