@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from segstudy.data.scenes import draw_scene
 from segstudy.data.voc import voc_palette
@@ -48,3 +49,54 @@ def voc_root(tmp_path: Path) -> Path:
     """A folder that holds a small VOCdevkit."""
     make_voc(tmp_path / "photos")
     return tmp_path / "photos"
+
+
+def photo(index: int, path: Path, size: tuple[int, int] = (40, 56)) -> np.ndarray:
+    """Save a generated scene as a JPEG; returns its mask."""
+    image, mask = draw_scene(np.random.default_rng(index), *size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, quality=95)
+    return mask
+
+
+def make_sbd(root: Path, home: Path, train: list[str], val: list[str]) -> Path:
+    """SBD beside a small VOC whose photos `home` holds: .mat masks and two lists. Returns its dataset folder."""
+    folder = root / "benchmark_RELEASE" / "dataset"
+    (folder / "cls").mkdir(parents=True)
+    for i, name in enumerate([*train, *val]):
+        mask = photo(1000 + i, home / "JPEGImages" / f"{name}.jpg")
+        labels = np.where(mask == 255, 0, mask)
+        savemat(folder / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": labels, "Boundaries": 0}})
+    (folder / "train.txt").write_text("\n".join(train))
+    (folder / "val.txt").write_text("\n".join(val))
+    return folder
+
+
+def make_ade20k(root: Path, train: int = 4, val: int = 2) -> Path:
+    """ADEChallengeData2016 in `root`: 0 is not labelled, classes from 1 on. Returns ADEChallengeData2016."""
+    home = root / "ADEChallengeData2016"
+    for split, short, count in (("training", "train", train), ("validation", "val", val)):
+        (home / "annotations" / split).mkdir(parents=True)
+        for i in range(count):
+            name = f"ADE_{short}_{i + 1:08d}"
+            mask = photo(i, home / "images" / split / f"{name}.jpg")
+            labels = np.where(mask == 255, 0, mask.astype(int) * 20 + 1).astype(np.uint8)
+            Image.fromarray(labels).save(home / "annotations" / split / f"{name}.png")
+    return home
+
+
+def make_pet(root: Path, breeds: dict[str, int], test: int = 2) -> Path:
+    """oxford-iiit-pet in `root`: of each breed so many photos in trainval and `test` more. Returns oxford-iiit-pet."""
+    home = root / "oxford-iiit-pet"
+    (home / "annotations" / "trimaps").mkdir(parents=True)
+    lists: dict[str, list[str]] = {"trainval": [], "test": []}
+    for b, (breed, count) in enumerate(breeds.items()):
+        for i in range(count + test):
+            name = f"{breed}_{i + 1}"
+            mask = photo(100 * b + i, home / "images" / f"{name}.jpg")
+            trimap = np.select([mask == 255, mask == 0], [3, 2], 1).astype(np.uint8)
+            Image.fromarray(trimap).save(home / "annotations" / "trimaps" / f"{name}.png")
+            lists["trainval" if i < count else "test"].append(f"{name} {b + 1} {1 + b % 2} 1")
+    for name, lines in lists.items():
+        (home / "annotations" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return home

@@ -11,7 +11,10 @@ from segstudy.config import CONF, adopt, allowed, check, check_overrides, compos
 from segstudy.errors import ConfigError
 
 FILES = sorted(p for p in CONF.glob("*/*.yaml"))
-NEEDS = {"voc": ["data.root=x"], "library": ["encoder.name=resnet18"], "smp": ["encoder=resnet18"]}
+NEEDS = {name: ["data.root=x"] for name in ("voc", "voc_sbd", "ade20k", "pet", "folder")} | {
+    "library": ["encoder.name=resnet18"],
+    "smp": ["encoder=resnet18"],
+}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: f"{p.parent.name}={p.stem}")

@@ -4,7 +4,9 @@ import hashlib
 import io
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -221,6 +223,49 @@ def test_what_is_no_archive_is_refused(server: Server, folder: Path) -> None:
     with pytest.raises(DataError, match="cannot be unpacked"):
         fetch_archive(server.url, md5(server.content), folder)
     assert list(folder.iterdir()) == []
+
+
+# Zip archives, and other checksums
+
+
+def zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha1", "sha256"])
+def test_a_zip_archive_under_each_kind_of_checksum(server: Server, folder: Path, kind: str) -> None:
+    server.content = zipped(**UNPACKED)
+    fetch_archive(server.url, hashlib.new(kind, server.content).hexdigest(), folder)
+    assert files(folder) == UNPACKED
+    with pytest.raises(DataError, match=rf"{kind.upper()} .*, expected"):
+        fetch_archive(server.url, hashlib.new(kind, b"other").hexdigest(), folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "set/../../outside.txt", "..\\outside.txt"])
+def test_a_zip_archive_that_leads_outside_is_refused_whole(
+    server: Server, folder: Path, tmp_path: Path, name: str
+) -> None:
+    server.content = zipped(**{"set/good.txt": b"good", name: b"bad"})
+    with pytest.raises(DataError, match=r"cannot be unpacked safely: .* outside of its folder"):
+        fetch_archive(server.url, md5(server.content), folder)
+    assert list(folder.iterdir()) == []
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+def test_of_two_processes_one_fetches(server: Server, folder: Path) -> None:
+    server.content = zipped(**UNPACKED)
+
+    def fetch() -> None:
+        fetch_archive(server.url, md5(server.content), folder, lambda: (folder / "set" / "a.txt").is_file())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: fetch(), range(4)))
+    assert server.asked == [None]
+    assert files(folder) == UNPACKED
 
 
 # VOC

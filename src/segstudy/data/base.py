@@ -105,7 +105,7 @@ class SegmentationData(L.LightningDataModule):
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
-        void_meant = IGNORE in map(int, self.labels or {})
+        void_meant = IGNORE in (v for pair in (self.labels or {}).items() for v in map(int, pair))
         cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant)
         return Images(name, samples, cache)
 

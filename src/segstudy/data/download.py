@@ -1,11 +1,16 @@
 """Downloading a published archive: resumed where it broke off, checked, unpacked inside its folder."""
 
+import fcntl
 import hashlib
+import os
 import shutil
 import sys
 import tarfile
 import urllib.error
 import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
@@ -13,12 +18,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from segstudy.errors import DataError
 
+SUMS = {32: "md5", 40: "sha1", 64: "sha256"}
+"""The kind of a checksum by its length in hexadecimal digits."""
 
-def fetch_archive(url: str, md5: str, folder: Path) -> None:
-    """Download the tar archive at `url` into `folder`, check its MD5 and unpack it there; the archive is then removed.
 
-    A broken download is continued by the next call. Raises DataError if the place cannot be reached or the sum differs.
+def fetch_archive(url: str, checksum: str, folder: Path, there: Callable[[], bool] = lambda: False) -> None:
+    """Download the tar or zip archive at `url` into `folder`, check it and unpack it there; then remove the archive.
+
+    checksum: MD5, SHA-1 or SHA-256. there: whether the data is in the folder already; of several processes one fetches
+    it and the others wait. A broken download is continued by the next call. Raises DataError if the place cannot be
+    reached or the sum differs.
     """
+    if there():
+        return
     if not hasattr(tarfile, "data_filter"):  # came with Python 3.11.4
         raise DataError(
             f"Python {sys.version.split()[0]} cannot unpack archives safely\n"
@@ -27,18 +39,39 @@ def fetch_archive(url: str, md5: str, folder: Path) -> None:
     partial = folder / (Path(url).name + ".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _download(url, partial)
+        with _alone(folder):
+            if not there():
+                _download(url, partial)
+                _check(url, partial, checksum)
+                _unpack(partial, folder)
+                partial.unlink()
     except (OSError, HTTPException) as error:
         raise DataError(
             f"{url} could not be downloaded to {folder}: {error}\n"
             f"  → the same command continues it; or fetch it by other means and unpack it in {folder}"
         ) from error
-    found = _md5(partial)
-    if found != md5:
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; others wait."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _check(url: str, partial: Path, checksum: str) -> None:
+    kind = SUMS[len(checksum)]
+    with open(partial, "rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found != checksum:
         partial.unlink()
-        raise DataError(f"{url} arrived damaged: MD5 {found}, expected {md5}\n  → it was removed, try again")
-    _unpack(partial, folder)
-    partial.unlink()
+        raise DataError(
+            f"{url} arrived damaged: {kind.upper()} {found}, expected {checksum}\n  → it was removed, try again"
+        )
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -46,10 +79,13 @@ def _unpack(archive: Path, folder: Path) -> None:
     work = folder / (archive.name + ".unpacked")
     shutil.rmtree(work, ignore_errors=True)  # what a killed attempt left
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(work, filter=_inside)
+        if zipfile.is_zipfile(archive):
+            _unzip(archive, work)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(work, filter=_inside)
         _merge(work, folder)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, zipfile.BadZipFile) as error:
         archive.unlink()
         raise DataError(
             f"the archive {archive.name.removesuffix('.partial')} cannot be unpacked safely: {error}\n"
@@ -61,6 +97,15 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _unzip(archive: Path, work: Path) -> None:
+    """Raises BadZipFile for a name that leads outside, which zipfile itself would change and unpack."""
+    with zipfile.ZipFile(archive) as file:
+        for name in file.namelist():
+            if name.startswith(("/", "\\")) or ".." in Path(name.replace("\\", "/")).parts:
+                raise zipfile.BadZipFile(f"{name!r} would be unpacked outside of its folder")
+        file.extractall(work)
 
 
 def _inside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
@@ -100,8 +145,3 @@ def _download(url: str, partial: Path) -> None:
                 progress.advance(task, len(block))
     if total and partial.stat().st_size < total:  # a closed connection ends the loop like a complete file
         raise OSError(f"the connection broke off after {partial.stat().st_size:,} of {total:,} bytes")
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,12 +1,13 @@
 """Reading one image and its mask, and saying plainly what is wrong with them."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.io import loadmat
 
 from segstudy.errors import DataError
 from segstudy.losses import IGNORE
@@ -27,6 +28,24 @@ class Sample:
     image: Path | None = None
     mask: Path | None = None
     group: str = ""
+
+
+def require(samples: Sequence[Sample], wanted: str) -> None:
+    """Raise DataError that lists the images and masks which are not there. wanted: who names them, for the message."""
+    missing = [str(p) for s in samples for p in (s.image, s.mask) if p and not p.is_file()]
+    if missing:
+        more = f"\n  … and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DataError(
+            f"{len(missing)} files of {wanted} are not there:\n  " + "\n  ".join(missing[:5]) + more + "\n"
+            "  → complete the folder (data.root), or choose a list of what is there (data.train, data.val)"
+        )
+
+
+def found(folder: Path) -> str:
+    """What a folder holds, for messages: its first names."""
+    if not folder.is_dir():
+        return "no such folder"
+    return ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:8]) or "an empty folder"
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str]:
@@ -58,9 +77,9 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
     """Labels uint8 (H,W) in 0…num_classes−1 or 255, after `mapping` of the file's values.
 
     turn: EXIF orientation of the image, applied here alike: a mask is taken to be drawn on the stored pixels.
-    Raises DataError for a colour picture and for labels outside the classes.
+    A .mat file is one of SBD's. Raises DataError for a colour picture and for labels outside the classes.
     """
-    picture = _open(path)
+    picture = _open_sbd(path) if path.suffix == ".mat" else _open(path)
     if picture.mode not in ("P", "L", "1", "I") and not picture.mode.startswith("I;16"):
         raise DataError(
             f"{path} is a colour picture ({picture.mode}), not a mask of class numbers\n"
@@ -117,9 +136,27 @@ def _open(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"{path} is listed but not there") from error
     except BROKEN as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {_link(path) or error}") from error
     picture.info["16-bit"] = any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
     return picture
+
+
+def _link(path: Path) -> str:
+    """What to say of a link that became a small text file when it was copied, else nothing."""
+    if path.stat().st_size < 300 and (text := path.read_bytes().decode(errors="replace")).startswith("../"):
+        return f"it is a text file that says {text!r}, a link that was lost in copying; copy the data with its links"
+    return ""
+
+
+def _open_sbd(path: Path) -> Image.Image:
+    """The class labels in a file of SBD: the field Segmentation of the struct GTcls."""
+    try:
+        labels = loadmat(path, struct_as_record=False, squeeze_me=True)["GTcls"].Segmentation
+        return Image.fromarray(np.asarray(labels, np.uint8))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is listed but not there") from error
+    except Exception as error:  # scipy raises whatever its parser stumbles over
+        raise DataError(f"{path} cannot be read as a mask of SBD (GTcls.Segmentation): {error}") from error
 
 
 def _some(values: list[int]) -> str:

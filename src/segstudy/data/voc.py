@@ -6,7 +6,7 @@ from typing import Any
 
 from segstudy.data.base import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.reading import Sample
+from segstudy.data.reading import Sample, found, require
 from segstudy.errors import DataError
 
 CLASSES = (
@@ -55,48 +55,49 @@ class VOC(SegmentationData):
         self.train, self.val, self.labels = train, val, labels
 
     def prepare_data(self) -> None:
-        if self.download and not any(map(_whole, self._places())):
-            fetch_archive(URL, MD5, self.root)
+        if self.download:
+            fetch_archive(URL, MD5, self.root, lambda: any(map(_whole, self._places())))
 
     def samples(self, split: str) -> list[Sample]:
-        home = self._home()
-        listing = home / "ImageSets" / "Segmentation" / f"{split}.txt"
+        masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
+        return self._samples({name: Path(masks, f"{name}.png") for name in self.names(split)}, f"the list {split!r}")
+
+    def names(self, split: str) -> list[str]:
+        """The names in a list. Raises DataError if it is not there or empty."""
+        listing = self._list(split)
         if not listing.is_file():
             found = sorted(p.stem for p in listing.parent.glob("*.txt"))
             raise DataError(
                 f"no list {split!r}: no file {listing}\n  found the lists: {', '.join(found) or 'none'}\n"
                 "  → set data.train and data.val to lists that are there"
             )
-        masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
         names = listing.read_text().split()
         if not names:
             raise DataError(f"the list {listing} is empty\n  → a name per line, or another list: data.train, data.val")
-        samples = [Sample(n, home / "JPEGImages" / f"{n}.jpg", home / masks / f"{n}.png") for n in names]
-        missing = [str(p) for s in samples for p in (s.image, s.mask) if p and not p.is_file()]
-        if missing:
-            more = f"\n  … and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise DataError(
-                f"{len(missing)} files of the list {listing} are not there:\n  "
-                + "\n  ".join(missing[:5])
-                + more
-                + "\n  → complete the folder (data.root), or choose a list of what is there (data.train, data.val)"
-            )
+        return names
+
+    def _list(self, split: str) -> Path:
+        return self.home() / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+    def _samples(self, masks: Mapping[str, Path], wanted: str) -> list[Sample]:
+        """The images of these names with their masks (in VOC2012, or absolute). Raises DataError for missing files."""
+        home = self.home()
+        samples = [Sample(n, home / "JPEGImages" / f"{n}.jpg", home / mask) for n, mask in masks.items()]
+        require(samples, wanted)
         return samples
 
     def _places(self) -> list[Path]:
         return [self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root]
 
-    def _home(self) -> Path:
+    def home(self) -> Path:
+        """The folder VOC2012. Raises DataError that says where it was looked for."""
         for place in self._places():
             if _whole(place):
                 return place
-        found = "no such folder"
-        if self.root.is_dir():
-            found = ", ".join(sorted(p.name for p in self.root.iterdir())[:8]) or "an empty folder"
         raise DataError(
             f"no VOC2012 under data.root={str(self.root)!r}\n"
             f"  expected: {self.root}/VOCdevkit/VOC2012/{{JPEGImages,SegmentationClass,ImageSets/Segmentation}}\n"
-            f"  found:    {found}\n"
+            f"  found:    {found(self.root)}\n"
             "  → set data.root to the folder that holds VOCdevkit, or data.download=true (2 GB)"
         )
 
