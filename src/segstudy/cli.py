@@ -85,6 +85,139 @@ def show(dataset: Any, name: str, out: Path) -> None:
 
 
 @app.command()
+def network(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 encoder=resnet50 …")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Side of the image in pixels.")] = 256,
+    classes: Annotated[int | None, typer.Option(min=1, help="How many; as many as the data has.")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="How deep modules are listed.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Draw it: network.png, .svg or .pdf.")] = None,
+) -> None:
+    """Show a network: its layers, parameters, GFLOP and receptive fields. No data is opened, no weights are loaded.
+
+    Example: segstudy network model=v3 --classes 21 --out v3.png
+    """
+    from segstudy.build import build_network
+    from segstudy.config import adopt, check_overrides, compose_config, locate
+    from segstudy.errors import ConfigError
+
+    given = [*(overrides or []), *unopened(overrides or [])]
+    check_overrides(given)
+    cfg = compose_config(given)
+    adopt(cfg, given)
+    names = getattr(locate(cfg.data._target_), "classes", None)
+    if classes is None and names is None:
+        raise ConfigError(f"{cfg.data._target_} knows its classes only from its files\n  → --classes N")
+    number = classes or len(names or ())
+    built, _ = build_network(cfg, number, load_weights=False)
+    plain = all(o.startswith(("model=", "data=", "data.")) for o in given)
+    name = next((o.removeprefix("model=") for o in reversed(given) if o.startswith("model=")), "v1")
+    show_network(built, " ".join(overrides or ["model=v1"]), (size, number, depth), name if plain else None, out)
+
+
+def unopened(overrides: list[str]) -> list[str]:
+    """A stand-in for the settings that a data set must be given before it can be opened."""
+    from omegaconf import OmegaConf
+
+    from segstudy.config import CONF
+
+    file = CONF / "data" / f"{next((o[5:] for o in reversed(overrides) if o.startswith('data=')), '')}.yaml"
+    if not file.is_file():
+        return []
+    cfg = OmegaConf.load(file)
+    needed = [f"data.{key}" for key in map(str, cfg) if OmegaConf.is_missing(cfg, key)]
+    return [f"{key}=unopened" for key in needed if not any(o.startswith(f"{key}=") for o in overrides)]
+
+
+def show_network(built: Any, title: str, measures: tuple[int, int, int], name: str | None, out: Path | None) -> None:
+    """Print the tables of layers and of receptive fields, and draw; measures: size, classes, depth."""
+    from segstudy.drawing import save
+    from segstudy.networks.describe import PUBLISHED, describe, receptive_fields, shape
+    from segstudy.networks.diagram import draw
+
+    size, classes, depth = measures
+    layers = describe(built, size, size)
+    whole = layers[0]
+    totals = f"{whole.parameters:,} parameters, {whole.flop / 1e9:.1f} GFLOP at {size}×{size}, {classes} classes"
+    table = Table("layer", "type", title=title)
+    for column in ("output", "parameters", "GFLOP"):
+        table.add_column(column, justify="right")
+    for layer in layers:
+        if 0 < layer.depth <= depth:
+            indent = "  " * (layer.depth - 1)
+            cells = ["×".join(map(str, layer.shape)) if layer.shape else "–", f"{layer.parameters:,}"]
+            table.add_row(indent + layer.name, layer.type, *cells, f"{layer.flop / 1e9:.3f}")
+    console.print(table)
+    fields = Table("map", title="receptive fields of the value in the middle")
+    for column in ("channels", "stride", "receptive field", "without global pooling"):
+        fields.add_column(column, justify="right")
+    for f in receptive_fields(built):
+        fields.add_row(f.name, str(f.channels), str(f.stride), f.text(), f"{f.local} px" if f.local else f.text())
+    console.print(fields)
+    console.print(f"{totals} (one multiplication with its addition is 2 FLOP)", highlight=False)
+    if name in PUBLISHED:
+        parameters, gflop = PUBLISHED[name]
+        console.print(
+            f"published for {name}: {parameters:,} parameters, {gflop} GFLOP at 256×256, 21 classes", highlight=False
+        )
+    if out:
+        save(draw(shape(built, size, size), f"{title}: {totals}"), out)
+        console.print(f"picture: {out}")
+
+
+@app.command()
+def inspect(
+    what: Annotated[list[str] | None, typer.Argument(help="Settings (model=v3 data=voc …), or a run's folder.")] = None,
+) -> None:
+    """Show each layer's activations and gradients in the first training batch, and flag what is wrong with them.
+
+    Of settings, the network in its initial state; of a run's folder, with its last weights (settings after it may say
+    where things are here: data.root=photos). Example: segstudy inspect model=v3 data.batch_size=4
+    """
+    import torch
+
+    from segstudy.build import build_module, choose_device
+    from segstudy.callbacks.inspector import first_batch, inspect_batch, table
+
+    given = what or []
+    built, cfg, dataset = opened(given)
+    if (encoder := getattr(built, "encoder", None)) is not None:
+        dataset.mean, dataset.std = encoder.mean, encoder.std
+    device = torch.device(choose_device(cfg.trainer.accelerator, "32-true")[0])
+    module = build_module(cfg, built, dataset).to(device).train()
+    rows = inspect_batch(module, first_batch(dataset, device), module.loss)
+    flagged = sum(row.flagged for row in rows)
+    console.print(table(rows, " ".join(given) or "model=v1"))
+    console.print(f"{flagged} of {len(rows)} layers flagged", highlight=False)
+
+
+def opened(given: list[str]) -> tuple[Any, Any, Any]:
+    """Network, config and data set of settings, or of a run's folder and settings of this machine."""
+    from segstudy.build import build_data, build_network, load_run
+    from segstudy.config import MACHINE, adopt, check_overrides, compose_config
+    from segstudy.errors import ConfigError
+
+    if not given or "=" in given[0]:
+        check_overrides(given)
+        cfg = compose_config(given)
+        adopt(cfg, given)
+        dataset = build_data(cfg)
+        return build_network(cfg, len(dataset.classes))[0], cfg, dataset
+    folder, settings = Path(given[0]), given[1:]
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"{folder} is not a run's folder: no file {folder / 'config.yaml'}\n  → FOLDER, or model=v3 …"
+        )
+    other = [s for s in settings if "=" not in s or not MACHINE.match(s.partition("=")[0])]
+    if other:
+        raise ConfigError(
+            f"{' '.join(other)} would make another run; after a folder, say only where things are: data.root=…"
+        )
+    built, cfg = load_run(folder)
+    cfg.merge_with_dotlist(settings)
+    return built, cfg, build_data(cfg)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A study: a folder of runs, e.g. runs/ablation-scenes")],
 ) -> None:
