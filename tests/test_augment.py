@@ -1,13 +1,21 @@
 """Batch augmentation: properties over many draws, and the warp against a computation of its own."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from scipy import ndimage, stats
 from torch import Tensor
+from torchvision.transforms.v2 import functional as reference
 
+from segstudy.config import CONF, compose_config
 from segstudy.data.augment import Augment
+from segstudy.data.effects import GREY, Blur, Erase, Part, Tint, rectangles, turn_hue
+from segstudy.data.mixing import CopyPaste, CutMix, MixUp, beta_quantile, beta_table, dither
+from segstudy.seeds import uniforms
 
 COLOURS = torch.rand(256, 3, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
 STRONG = Augment(flip=0.5, scale=(0.5, 2.0), brightness=0.5, contrast=0.5, colour=0.8)
@@ -234,3 +242,445 @@ def test_the_batch_that_came_in_is_not_changed() -> None:
 def test_impossible_scale_is_refused(scale: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"data\.augment\.scale is \[low, high\] with 0 < low ≤ high, not \["):
         Augment(scale=scale)
+
+
+# Rotation and sizes
+
+
+def rotated(degrees: float, **settings: object) -> tuple[Augment, Tensor]:
+    """An Augment that turns by exactly so much with these draws, and does nothing else."""
+    augment = Augment(flip=0, rotation=abs(degrees), **GEOMETRY, **settings)  # type: ignore[arg-type]
+    draws = torch.full((1, augment.numbers), 0.5)
+    draws[:, 7] = 1.0 if degrees > 0 else 0.0
+    return augment, draws
+
+
+@pytest.mark.parametrize(("degrees", "quarters"), [(90, 1), (-90, 3), (180, 2)])
+def test_quarter_turns_are_rot90(degrees: float, quarters: int) -> None:
+    augment, draws = rotated(degrees)
+    image, mask = photos(1, 16, 16), labels(1, 16, 16, block=1)
+    out, out_mask = augment(image, mask, draws)
+    torch.testing.assert_close(out, image.rot90(quarters, (2, 3)), rtol=0, atol=1e-4)
+    assert torch.equal(out_mask, mask.rot90(quarters, (1, 2)))
+
+
+def test_a_turn_is_in_pixels_and_equals_scipy() -> None:
+    """In a picture that is not square, against scipy's interpolation at coordinates worked out here."""
+    height, width, degrees = 20, 30, 25
+    augment, draws = rotated(degrees)
+    image, mask = photos(1, height, width), labels(1, height, width, block=5)
+    out, out_mask = augment(image, mask, draws)
+    rows, columns = np.mgrid[:height, :width]
+    y, x = rows - (height - 1) / 2, columns - (width - 1) / 2
+    angle = math.radians(degrees)  # anticlockwise, with y downwards
+    source = np.stack([math.sin(angle) * x + math.cos(angle) * y, math.cos(angle) * x - math.sin(angle) * y])
+    source += np.array([(height - 1) / 2, (width - 1) / 2])[:, None, None]
+    within = (abs(source[0] - (height - 1) / 2) < height / 2) & (abs(source[1] - (width - 1) / 2) < width / 2)
+    for channel in range(3):
+        expected = ndimage.map_coordinates(image[0, channel].numpy(), source, order=1, mode="nearest")
+        np.testing.assert_allclose(out[0, channel].numpy(), np.where(within, expected, GREY), atol=1e-4)
+    expected_mask = ndimage.map_coordinates(mask[0].numpy(), source, order=0, mode="nearest")
+    assert np.array_equal(out_mask[0].numpy(), np.where(within, expected_mask, 255))
+    assert 0.6 < within.mean() < 0.95
+
+
+def test_angles_are_drawn_evenly_to_both_sides() -> None:
+    """A single bright column: its slope tells the angle of each image."""
+    augment = Augment(flip=0, rotation=40, **GEOMETRY)
+    mask = torch.zeros(200, 33, 33, dtype=torch.long)
+    mask[:, :, 16] = 1
+    draws = augment.draws(0, 0, torch.arange(200))
+    _, out = augment(torch.zeros(200, 3, 33, 33), mask, draws)
+    found = []
+    for picture in out:
+        y, x = (picture == 1).nonzero().double().T
+        found.append(math.degrees(math.atan(float(((y - 16) * (x - 16)).sum() / ((y - 16) ** 2).sum()))))
+    np.testing.assert_allclose(found, 40 * (2 * draws[:, 7].numpy() - 1), atol=2.5)
+    assert abs(np.mean(found)) < 5  # the standard error is 1.6
+    assert 20 < np.std(found) < 26  # 23.1 for an even draw
+
+
+@pytest.mark.parametrize("then", [{}, {"mixup": MixUp(probability=0.5)}])
+def test_sizes_are_multiples_of_32_and_all_occur(then: dict[str, Part]) -> None:
+    augment = Augment(sizes=(0.5, 0.75, 1.0, 1.25), scale=(0.8, 1.2), then=then, **GEOMETRY)
+    mask = labels(4, 128, 192)
+    seen = {}
+    for epoch in range(40):
+        draws = augment.draws(0, epoch, torch.arange(4))
+        size = augment.size(draws, 128, 192)
+        assert augment.size(augment.draws(0, epoch, torch.arange(4)), 128, 192) == size
+        if size not in seen:
+            image, out = augment(painted(mask), mask, draws, size)
+            assert image.shape == (4, 3, *size)
+            assert out.shape == (4, *size)
+        seen[size] = seen.get(size, 0) + 1
+    # 0.75 · 192 = 144 = 4.5 · 32 goes to the even multiple, as round does; 1.25 · 192 = 240 = 7.5 · 32 likewise.
+    assert seen.keys() == {(64, 96), (96, 128), (128, 192), (160, 256)}
+    assert min(seen.values()) >= 3
+
+
+def test_another_size_shows_the_same_picture() -> None:
+    """Twice the size of a smooth picture is the picture: no shift by half a pixel, and labels stay with colours."""
+    augment = Augment(flip=0, sizes=(2.0,), **GEOMETRY)
+    mask = labels(2, 32, 64)
+    draws = augment.draws(0, 0, torch.arange(2))
+    image, out = augment(painted(mask), mask, draws, augment.size(draws, 32, 64))
+    assert torch.equal(out, mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    torch.testing.assert_close(
+        image, torch.nn.functional.interpolate(painted(mask), scale_factor=2, mode="bilinear"), rtol=0, atol=1e-4
+    )
+
+
+def test_one_size_is_never_rounded() -> None:
+    augment = Augment(flip=0, rotation=10, **GEOMETRY)
+    assert augment.size(augment.draws(0, 0, torch.arange(2)), 45, 77) == (45, 77)
+
+
+# Random numbers
+
+
+def test_more_numbers_leave_the_first_as_they_are() -> None:
+    indices = torch.arange(50)
+    assert torch.equal(uniforms(4, 2, indices, 40)[:, :7], uniforms(4, 2, indices, 7))
+    full = Augment(rotation=5, then={"mixup": MixUp(probability=1), "blur": Blur(probability=1)})
+    assert torch.equal(full.draws(4, 2, indices)[:, :7], Augment().draws(4, 2, indices))
+
+
+def test_switching_a_part_on_changes_no_draw_of_the_others() -> None:
+    def draws(mixup: float, erase: float) -> Tensor:
+        then = {"mixup": MixUp(probability=mixup), "erase": Erase(probability=erase)}
+        return Augment(then=then).draws(1, 1, torch.arange(9))
+
+    assert torch.equal(draws(0, 0.5)[:, 12:], draws(0.5, 0.5)[:, 12:])
+    assert torch.equal(draws(0.5, 0)[:, :12], draws(0.5, 0.5)[:, :12])
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.4, 1.0, 2.0, 8.0])
+def test_quantiles_of_beta_equal_scipys(alpha: float) -> None:
+    p = np.linspace(0, 1, 501)
+    np.testing.assert_allclose(beta_quantile(p, alpha, beta_table(alpha)), stats.beta(alpha, alpha).ppf(p), atol=2e-4)
+
+
+# Parts
+
+
+PARTS = {
+    "mixup": MixUp(alpha=0.4, probability=0.6),
+    "cutmix": CutMix(probability=0.6),
+    "copy_paste": CopyPaste(probability=0.6),
+    "tint": Tint(0.5, 0.2, probability=0.6),
+    "blur": Blur((0.3, 1.2), probability=0.6),
+    "erase": Erase((0.05, 0.3), probability=0.6),
+}
+MIXING = ("mixup", "cutmix", "copy_paste")
+NAMES = [*PARTS, "all"]
+
+
+def augment_with(*names: str) -> Augment:
+    return Augment(flip=0, then={name: PARTS[name] for name in names}, **GEOMETRY)
+
+
+def everything() -> Augment:
+    return Augment(0.5, (0.5, 2.0), 0.5, 0.5, 0.8, rotation=30, sizes=(0.5, 1.0, 1.5), then=PARTS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_and_colours_stay_in_range_and_the_batch_as_it_was(name: str) -> None:
+    augment = everything() if name == "all" else augment_with(name)
+    mask = torch.stack([m * 0 + torch.randint(10 * i, 10 * i + 9, m.shape) for i, m in enumerate(labels(6, 32, 64))])
+    mask[:, :8, :8] = 255
+    image = torch.cat([photos(3, 32, 64), photos(3, 32, 64).round()])
+    kept = image.clone(), mask.clone()
+    for epoch in range(6):
+        draws = augment.draws(3, epoch, torch.arange(6))
+        out, out_mask = augment(image, mask, draws, augment.size(draws, 32, 64))
+        assert out.shape[2:] == out_mask.shape[1:]
+        assert out_mask.dtype == torch.int64
+        assert out.min() >= 0
+        assert out.max() <= 1
+        for i, after in enumerate(out_mask):
+            # Mixing parts in a row can bring in more than the next image's.
+            sources = range(6) if name == "all" else {i, (i + 1) % 6} if name in MIXING else {i}
+            allowed = set(mask[list(sources)].unique().tolist()) | {255}
+            assert set(after.unique().tolist()) <= allowed
+    assert torch.equal(image, kept[0])
+    assert torch.equal(mask, kept[1])
+
+
+@pytest.mark.parametrize("name", ["cutmix", "copy_paste", "erase", "blur", "all"])
+def test_a_painted_mask_stays_aligned_through_the_parts(name: str) -> None:
+    """MixUp and Tint change colours by design; all others and the geometry keep label and colour together.
+
+    Where an edge that grid_sample made soft is pasted onto its own label, soft pixels lie inside: with all, 1 % may.
+    """
+    augment = augment_with(*[n for n in PARTS if n == name])
+    if name == "all":
+        then = {k: v for k, v in PARTS.items() if k not in ("mixup", "tint")}
+        augment = Augment(0.5, (0.7, 1.5), rotation=30, sizes=(1.0, 1.5), then=then, **GEOMETRY)
+    mask = labels(12)
+    checked = 0
+    for epoch in range(2):
+        draws = augment.draws(0, epoch, torch.arange(12))
+        image, out = augment(painted(mask), mask, draws, augment.size(draws, 64, 96))
+        inner = interior(out, 7) & (out != 255)  # Blur sees 4 pixels to each side, an edge enlarged 2.25× has 2
+        wrong = (image - painted(out)).abs().amax(1)[inner] > 1e-4
+        assert wrong.float().mean() <= (0.01 if name == "all" else 0)
+        checked += int(inner.sum())
+    assert checked > 500
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_numbers_give_the_same_batch_and_each_image_its_own(name: str) -> None:
+    augment = everything() if name == "all" else augment_with(name)
+    one, label = photos(1, 32, 32), labels(2, 32, 32, block=8)
+    image = torch.cat([one, 1 - one]).repeat(8, 1, 1, 1)
+    mask = label.repeat(8, 1, 1)
+    draws = augment.draws(7, 1, torch.arange(16))
+    first, again = augment(image, mask, draws), augment(image, mask, augment.draws(7, 1, torch.arange(16)))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    # All even images were alike, with like partners. Now they differ, but for those that were not drawn.
+    looks = {tuple(picture.flatten().tolist()) for picture in first[0][::2]}
+    assert len(looks) >= 4
+    assert not torch.equal(first[0], image)
+    other = augment(image, mask, augment.draws(7, 2, torch.arange(16)))
+    assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("name", [n for n in PARTS if n not in MIXING])
+def test_parts_within_an_image_do_not_depend_on_its_batch(name: str) -> None:
+    augment = augment_with(name)
+    image, mask, indices = photos(6, 32, 32), labels(6, 32, 32), torch.tensor([40, 3, 17, 8, 25, 11])
+    together = augment(image, mask, augment.draws(7, 2, indices))
+    order = [4, 1, 5]
+    apart = augment(image[order], mask[order], augment.draws(7, 2, indices[order]))
+    torch.testing.assert_close(apart[0], together[0][order], rtol=0, atol=1e-6)
+    assert torch.equal(apart[1], together[1][order])
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_images_that_are_not_drawn_are_exactly_as_they_were(name: str) -> None:
+    part = PARTS[name]
+    image, mask = photos(40, 24, 24), labels(40, 32, 32, block=4)[:, :24, :24]
+    draws = part.prepare(uniforms(0, 0, torch.arange(40), part.numbers))
+    out, out_mask = part(image, mask, draws)
+    off = draws[:, 0] >= 0.6
+    assert 8 < off.sum() < 24
+    assert torch.equal(out[off], image[off])
+    assert torch.equal(out_mask[off], mask[off])
+    changed = (out != image).flatten(1).any(1) | (out_mask != mask).flatten(1).any(1)
+    assert changed[~off].float().mean() > 0.9
+
+
+def test_probability_0_is_not_even_called() -> None:
+    class Costly(Part):
+        def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+            raise AssertionError("a part that is off was called")
+
+    off = {name: type(part)(probability=0.0) for name, part in PARTS.items()} | {"own": Costly(0.0)}
+    augment = Augment(flip=0, then=off, **GEOMETRY)
+    image, mask = photos(4, 16, 16), labels(4, 16, 16)
+    draws = augment.draws(0, 0, torch.arange(4))
+    assert draws.shape == (4, 7)
+    out, out_mask = augment(image, mask, draws)
+    assert torch.equal(out, image)
+    assert torch.equal(out_mask, mask)
+
+
+# Each part by itself
+
+
+def test_saturation_equals_torchvision() -> None:
+    image, mask = photos(5, 16, 16), labels(5, 16, 16)
+    draws = torch.tensor([[0.0, u, 0.5] for u in (0.0, 0.2, 0.5, 0.8, 1.0)])
+    out, out_mask = Tint(saturation=0.8, hue=0, probability=1)(image, mask, draws)
+    for i, factor in enumerate((0.2, 0.52, 1.0, 1.48, 1.8)):
+        torch.testing.assert_close(out[i], reference.adjust_saturation(image[i], factor), rtol=0, atol=1e-5)
+    assert torch.equal(out_mask, mask)
+
+
+def test_hue_equals_torchvision() -> None:
+    image = photos(5, 16, 16)
+    image[:, :, 0] = image[:, :1, 0]  # greys
+    image[:, :, 1] = image[:, :, 1].round()  # pure colours, with ties
+    turn = torch.tensor([-0.5, -0.13, 0.0, 0.2, 0.45])
+    out, _ = Tint(saturation=0, hue=0.5, probability=1)(
+        image, labels(5, 16, 16), torch.stack([turn * 0, turn * 0, turn + 0.5], 1)
+    )
+    torch.testing.assert_close(out, turn_hue(image, turn))
+    for i in range(5):
+        torch.testing.assert_close(out[i], reference.adjust_hue(image[i], float(turn[i])), rtol=0, atol=1e-5)
+
+
+def test_blur_equals_torchvision_and_scipy() -> None:
+    image, mask = photos(3, 20, 26), labels(3, 32, 32)[:, :20, :26]
+    blur = Blur(sigma=(0.5, 1.5), probability=1)  # sees 5 pixels to each side
+    out, out_mask = blur(image, mask, torch.tensor([[0.0, 0.0], [0.0, 0.5], [0.0, 1.0]]))
+    for i, sigma in enumerate((0.5, 1.0, 1.5)):
+        torch.testing.assert_close(out[i], reference.gaussian_blur(image[i], [11, 11], [sigma] * 2), rtol=0, atol=1e-5)
+        expected = [ndimage.gaussian_filter(c.numpy(), sigma, mode="mirror", radius=5) for c in image[i]]
+        np.testing.assert_allclose(out[i].numpy(), np.stack(expected), atol=1e-5)
+    assert torch.equal(out_mask, mask)
+
+
+def test_erased_rectangles_have_the_area_asked_for_and_are_ignored() -> None:
+    height, width = 60, 100
+    erase = Erase(area=(0.1, 0.3), aspect=(0.5, 2.0), probability=1)
+    image, mask = 0.5 + 0.5 * photos(200, height, width), torch.full((200, height, width), 4)
+    draws = uniforms(1, 0, torch.arange(200), 5)
+    out, out_mask = erase(image, mask, draws)
+    gone = out_mask == 255
+    assert torch.equal(gone, (out == GREY).all(1))
+    assert torch.equal(out.permute(0, 2, 3, 1)[~gone], image.permute(0, 2, 3, 1)[~gone])
+    share = gone.float().mean((1, 2))
+    torch.testing.assert_close(share, 0.1 + 0.2 * draws[:, 1], rtol=0, atol=0.012)
+    tall, wide = gone.any(2).sum(1), gone.any(1).sum(1)
+    assert torch.equal(tall * wide, gone.sum((1, 2)))  # a rectangle
+    wanted = torch.exp(math.log(0.5) + math.log(4) * draws[:, 2])
+    free = (tall < height) & (wide < width)
+    torch.testing.assert_close((tall / wide)[free], wanted[free], rtol=0.12, atol=0)
+    assert len({(int(g.any(1).int().argmax()), int(g.any(0).int().argmax())) for g in gone}) > 150
+
+
+def test_rectangles_reach_every_border_and_become_longer_where_they_must() -> None:
+    place = torch.tensor([[0.0, 0.0], [0.9999, 0.9999]])
+    first, last = rectangles(torch.full((2,), 0.25), torch.ones(2), place, 8, 8)
+    assert first[:4, :4].all()
+    assert last[4:, 4:].all()
+    assert first.sum() == last.sum() == 16
+    # Half of 10 × 40 with an aspect of 1 would be 14 high: it is 10 × 20. With one of 1/100, wider than 40: 5 × 40.
+    flat = rectangles(torch.full((2,), 0.5), torch.tensor([1.0, 0.01]), place, 10, 40)
+    assert [(int(f.any(1).sum()), int(f.any(0).sum())) for f in flat] == [(10, 20), (5, 40)]
+    assert not rectangles(torch.zeros(2), torch.ones(2), place, 8, 8).any()
+
+
+def test_cutmix_moves_a_rectangle_of_the_share_1_minus_lambda() -> None:
+    image, mask = torch.arange(50.0).view(50, 1, 1, 1).expand(50, 3, 40, 60) / 50, torch.arange(50).view(50, 1, 1)
+    mask = mask.repeat(1, 40, 60)
+    mask[1::10, :20] = 255  # void moves along
+    part = CutMix(probability=1)
+    draws = part.prepare(uniforms(2, 0, torch.arange(50), 4))
+    out, out_mask = part(image, mask, draws)
+    theirs = out[:, 0] != image[:, 0]
+    for i in range(50):
+        partner = (i + 1) % 50
+        assert torch.equal(out[i][:, theirs[i]], image[partner][:, theirs[i]])
+        assert torch.equal(out_mask[i][theirs[i]], mask[partner][theirs[i]])
+        assert torch.equal(out_mask[i][~theirs[i]], mask[i][~theirs[i]])
+    assert (out_mask[::10] == 255).any()
+    torch.testing.assert_close(theirs.float().mean((1, 2)), 1 - draws[:, 1], rtol=0, atol=0.025)
+    assert 0.4 < (1 - draws[:, 1]).mean() < 0.6  # alpha 1 is an even draw
+
+
+def test_mixup_mixes_colours_by_lambda_and_draws_labels_with_it() -> None:
+    image, mask = photos(30, 32, 48), torch.arange(30).view(30, 1, 1).repeat(1, 32, 48)
+    mask[3] = 255
+    part = MixUp(alpha=1.0, probability=1)
+    draws = part.prepare(uniforms(5, 0, torch.arange(30), 3))
+    out, out_mask = part(image, mask, draws)
+    own = draws[:, 1]
+    for i in range(30):
+        partner = (i + 1) % 30
+        torch.testing.assert_close(out[i], own[i] * image[i] + (1 - own[i]) * image[partner])
+        assert set(out_mask[i].unique().tolist()) <= {int(mask[i, 0, 0]), int(mask[partner, 0, 0])}
+    share = (out_mask == mask).float().mean((1, 2))
+    torch.testing.assert_close(share, own, rtol=0, atol=0.01)  # independent noise would be off by up to 0.03
+
+
+def test_the_drawn_labels_loss_is_the_mixed_loss_on_average() -> None:
+    """Over many draws of one pair with one λ, the cross-entropy is λ of the one and 1−λ of the other's."""
+    logits = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.randint(0, 3, (2, 8, 8), generator=torch.Generator().manual_seed(1))
+    own = 0.3
+    phases = (torch.arange(400) + 0.5) / 400
+    drawn = torch.where(dither(phases, 8, 8) < own, mask[0], mask[1])
+    loss = torch.nn.functional.cross_entropy(logits.expand(400, -1, -1, -1), drawn)
+    ends = [torch.nn.functional.cross_entropy(logits, m[None]) for m in mask]
+    torch.testing.assert_close(loss, own * ends[0] + (1 - own) * ends[1], rtol=1e-3, atol=0)
+
+
+def test_dither_is_even_in_any_neighbourhood() -> None:
+    noise = dither(torch.tensor([0.1, 0.77]), 64, 64)
+    assert noise.min() >= 0
+    assert noise.max() < 1
+    for threshold in (0.1, 0.5, 0.9):
+        share = torch.nn.functional.avg_pool2d((noise < threshold).float()[:, None], 16, 1)
+        assert (share - threshold).abs().max() < 0.03  # independent noise: up to 0.15
+
+
+def test_copy_paste_by_hand() -> None:
+    """Background 0 and void are never pasted; a class that the partner has lands with its pixels, nothing else."""
+    b, v = 0, 255
+    mask = torch.tensor([[[b, 1], [1, v]], [[2, b], [2, v]], [[b, b], [v, b]], [[7, 254], [b, 1]]])
+    image = (torch.arange(48.0).view(4, 3, 2, 2)) / 48
+    paste = CopyPaste(background=0, probability=1)
+    out, out_mask = paste(image, mask, torch.tensor([[0.0, 0.9], [0.0, 0.1], [0.0, 0.5], [0.0, 0.0]]))
+    # 0 gets class 2 of image 1; 1 gets nothing of image 2; 2 gets of {1, 7, 254} the middle one; 3 gets class 1 of 0.
+    assert out_mask.tolist() == [[[2, 1], [2, v]], [[2, b], [2, v]], [[7, b], [v, b]], [[7, 1], [1, 1]]]
+    for i, places in enumerate([[(0, 0), (1, 0)], [], [(0, 0)], [(0, 1), (1, 0)]]):
+        for y, x in itertools.product(range(2), range(2)):
+            source = (i + 1) % 4 if (y, x) in places else i
+            assert torch.equal(out[i, :, y, x], image[source, :, y, x])
+
+
+def test_copy_paste_draws_evenly_and_without_a_background_takes_class_0_too() -> None:
+    mask = torch.tensor([0, 3, 200, 255]).view(1, 2, 2).repeat(600, 1, 1)
+    draws = uniforms(0, 0, torch.arange(600), 2)
+    for background, there in ((None, [0, 3, 200]), (0, [3, 200]), (3, [0, 200])):
+        target = torch.full_like(mask, 9)
+        both = torch.stack([target, mask], 1).flatten(0, 1)
+        _, out = CopyPaste(background, probability=1)(torch.zeros(1200, 3, 2, 2), both, draws.repeat_interleave(2, 0))
+        pasted = torch.stack([out[0::2].eq(label).flatten(1).any(1) for label in there])
+        assert (pasted.sum(0) == 1).all()
+        torch.testing.assert_close(pasted.float().mean(1), torch.full((len(there),), 1 / len(there)), rtol=0, atol=0.07)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_a_batch_of_one_has_no_partner(name: str) -> None:
+    part = PARTS[name]
+    image, mask = photos(1, 16, 16), labels(1, 16, 16)
+    draws = part.prepare(torch.tensor([[0.0, 0.4, 0.6, 0.2]])[:, : part.numbers])
+    out, out_mask = part(image, mask, draws)
+    torch.testing.assert_close(out, image)
+    assert torch.equal(out_mask, mask)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Augment(rotation=-1), r"data\.augment\.rotation is an angle in 0…180 degrees, not -1"),
+        (lambda: Augment(sizes=[]), r"data\.augment\.sizes is a list of factors"),
+        (lambda: Augment(sizes=[0.0, 1.0]), r"data\.augment\.sizes .*not \[0\.0, 1\.0\]"),
+        (lambda: Augment(then={"odd": 3}), r"data\.augment\.then\.odd is a Part"),  # type: ignore[dict-item]
+        (lambda: MixUp(probability=1.5), r"data\.augment\.then's MixUp\.probability is in 0…1, not 1\.5"),
+        (lambda: CutMix(alpha=0), r"data\.augment\.then's CutMix\.alpha is above 0, not 0"),
+        (lambda: CopyPaste(background=255), r"data\.augment\.then's CopyPaste\.background is a class"),
+        (lambda: Tint(saturation=2), r"data\.augment\.then's Tint\.saturation is in 0…1, not 2"),
+        (lambda: Tint(hue=0.6), r"data\.augment\.then's Tint\.hue is a share of the colour circle in 0…0\.5, not 0\.6"),
+        (lambda: Blur(sigma=(2.0, 1.0)), r"data\.augment\.then's Blur\.sigma is \[low, high\]"),
+        (lambda: Erase(area=(0.1, 1.5)), r"data\.augment\.then's Erase\.area is a share of the image"),
+        (lambda: Erase(aspect=(0.0, 1.0)), r"data\.augment\.then's Erase\.aspect is \[low, high\]"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(make: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()  # type: ignore[operator]
+
+
+def test_the_default_only_adds_to_what_a_data_set_says() -> None:
+    """conf/augment/default.yaml repeats no key of a data file, else it would silently win over it; strong does win."""
+    plain, strong = (compose_config([f"augment={name}", "data=scenes"]).data.augment for name in ("default", "strong"))
+    assert instantiate(plain).then == []
+    assert plain.scale == [1.0, 1.0]
+    assert strong.scale == [0.5, 2.0]
+    assert len(instantiate(strong).then) == 6
+    assert compose_config(["augment=none"]).data.augment is None
+    added = {"_target_", "rotation", "sizes", "then"}
+    assert {str(k) for k in plain} - added == {"flip", "scale", "brightness", "contrast", "colour"}
+    for file in (CONF / "data").glob("*.yaml"):
+        block = file.read_text().partition("\naugment:\n")[2]
+        keys = {line.split(":")[0].strip() for line in block.splitlines() if line.startswith("  ")}
+        assert keys & added <= {"_target_"}

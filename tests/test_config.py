@@ -69,6 +69,18 @@ def test_all_mistakes_of_a_command_are_in_one_message() -> None:
         assert part in text
 
 
+def test_the_settings_of_augmentation_are_checked() -> None:
+    check_overrides(["augment=strong", "data.augment.then.mixup.probability=0.5", "data.augment.sizes=[1.0]"])
+    with pytest.raises(ConfigError) as error:
+        check_overrides(["augment=stong", "data.augment.then.mixup.probabilty=1", "+data.augment.then.blur.sgima=1"])
+    for part in (
+        "did you mean strong",
+        "mean data.augment.then.mixup.probability",
+        "takes no 'sgima'; did you mean sigma",
+    ):
+        assert part in str(error.value)
+
+
 def test_a_missing_root_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"data\.root is not set"):
         check_overrides(["data=voc"])
@@ -112,6 +124,9 @@ def test_trust_is_a_setting_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> N
 def test_names_of_runs() -> None:
     assert run_name("v3", ["model=v3", "experiment=ablation", "data.root=/a/b"]) == "v3"
     assert run_name("v1", ["data=voc", "seed=1", "encoder.weights=../w/m.pth"]) == "v1_voc_seed=1_weights=m.pth"
+    both = [run_name("v1", [f"data.augment.then.{part}.probability=0.5"]) for part in ("mixup", "cutmix")]
+    assert both == ["v1_mixup.probability=0.5", "v1_cutmix.probability=0.5"]
+    assert run_name("v1", ["callbacks.ema.enabled=true"]) == "v1_ema.enabled=true"
     assert "/" not in run_name("v1", ["+x.y=a/b:c d"])
 
 

@@ -288,6 +288,7 @@ def test_two_processes_count_each_image_once(tmp_path: Path) -> None:
         ["checkpoint=best", "optim=sgd", "schedule=poly", "trainer.gradient_clip_val=1"],
         ["schedule=step", "optim=adamw", "data.augment.scale=[0.5,2]", "trainer.max_time='00:00:00:20'"],
         ["callbacks.freeze.enabled=true", "data.device_cache=true", "compile=false"],
+        ["augment=strong", "data.augment.then.mixup.probability=0.9"],
     ],
     ids=lambda e: e[0],
 )

@@ -362,6 +362,17 @@ def test_only_training_batches_are_augmented_and_by_epoch_and_index(make: Any) -
     assert torch.equal(first["mask"], expected[1])
 
 
+def test_a_batch_comes_out_in_the_size_drawn_for_it(make: Any) -> None:
+    data = make(augment=Augment(sizes=(2.0, 3.0)), size=32, batch_size=2)
+    raw = next(iter(data.test_dataloader()))
+    sizes = {tuple(transfer(training(data, epoch), dict(raw))["mask"].shape) for epoch in range(12)}
+    assert sizes == {(2, 64, 64), (2, 96, 96)}
+    batch = transfer(training(data), dict(raw))
+    assert batch["image"].shape[2:] == batch["mask"].shape[1:]
+    data.trainer = None
+    assert transfer(data, dict(raw))["mask"].shape == (2, 32, 32)  # evaluation has one size
+
+
 # Order
 
 

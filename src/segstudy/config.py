@@ -51,7 +51,10 @@ def run_name(model: str, overrides: Sequence[str]) -> str:
         if key in ("model", "experiment", "trainer") or MACHINE.match(key):
             continue
         value = value.rsplit("/", 1)[-1]  # of a path, the file
-        parts.append(value if key == "data" else f"{key.split('.')[-1]}={value}")
+        # parts of these share the names of their settings: mixup.probability, ema.enabled
+        length = 2 if key.startswith(("data.augment.then.", "callbacks.")) else 1
+        short = ".".join(key.split(".")[-length:])
+        parts.append(value if key == "data" else f"{short}={value}")
     return re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))[:180]
 
 

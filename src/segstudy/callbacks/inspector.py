@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -144,10 +145,8 @@ def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[Row
 
 def first_batch(data: SegmentationData, device: torch.device) -> Batch:
     """The batch with which training begins, augmented and normalised as there."""
-    batch: Batch = next(iter(data.train_dataloader()))
-    if data.augment:
-        batch["draws"] = data.augment.draws(data.seed, 0, batch["index"])
-    return data.on_after_batch_transfer({key: value.to(device) for key, value in batch.items()}, 0)
+    batch = data.draw(next(iter(data.train_dataloader())), epoch=0)
+    return data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
 
 
 class Inspector(L.Callback):

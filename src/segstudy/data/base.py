@@ -19,7 +19,8 @@ from segstudy.losses import IGNORE
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from segstudy.seeds import derive, permutation
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors; while a batch is augmented, also the (height, width) in which it comes out."""
 
 
 class SegmentationData(L.LightningDataModule):
@@ -195,11 +196,15 @@ class SegmentationData(L.LightningDataModule):
         return repeat_factors(self.roles["fit"].pixels) if self.balanced else None
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Adds the augmentation's random numbers: drawn here, where `index` is still in the CPU's memory, they make
-        no step wait for the GPU."""
         trainer = self.trainer
-        if trainer and trainer.training and self.augment:
-            batch["draws"] = self.augment.draws(self.seed, trainer.current_epoch, batch["index"])
+        return self.draw(batch, trainer.current_epoch) if trainer and trainer.training else batch
+
+    def draw(self, batch: Batch, epoch: int) -> Batch:
+        """Adds the augmentation's random numbers and the batch's size: drawn here, where `index` is still in the CPU's
+        memory, they make no step wait for the GPU."""
+        if self.augment:
+            draws = self.augment.draws(self.seed, epoch, batch["index"])
+            batch["draws"], batch["size"] = draws, self.augment.size(draws, *self.size)
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -208,7 +213,7 @@ class SegmentationData(L.LightningDataModule):
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         mask = batch["mask"].long()
         if self.augment and "draws" in batch:
-            image, mask = self.augment(image, mask, batch["draws"])
+            image, mask = self.augment(image, mask, batch["draws"], batch["size"])
         mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return {"image": (image - mean) / std, "mask": mask, "index": batch["index"]}
 
