@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segstudy.build import build_data, build_module, build_network, load_run
@@ -21,6 +23,7 @@ from segstudy.callbacks.guards import largest_fit, memory_advice
 from segstudy.config import CONF, adopt, check, compose_config
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.record import claim, locked
+from segstudy.study.table import comparable, print_study, records, variants
 from segstudy.train import run
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +135,31 @@ def test_same_seed_same_figures_and_another_seed_others(finished: Path, tmp_path
 def test_a_folder_of_another_config_is_refused(finished: Path) -> None:
     with pytest.raises(ConfigError, match=r"optim\.lr: 0\.001 → 0\.1"):
         claim(finished, compose_config([*SMALL, *THIN, "optim.lr=0.1"]))
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_gives_its_folder_up(tmp_path: Path) -> None:
+    claim(tmp_path / "run", compose_config(["optim.lr=0.1"])).note(status="failed")
+    claim(tmp_path / "run", compose_config(["optim.lr=0.2"])).note(status="running")
+    with pytest.raises(ConfigError, match="another config"):
+        claim(tmp_path / "run", compose_config(["optim.lr=0.3"]))
+    assert "lr: 0.2" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_runs_under_other_protocols_are_in_tables_of_their_own(finished: Path, tmp_path: Path) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    for name, protocol in (("a", "border=ignore"), ("b", "border=foreground"), ("c", "border=ignore")):
+        (tmp_path / name).mkdir()
+        told = record | {"data": record["data"] | {"protocol": protocol}, "changes": [f"model={name}"]}
+        (tmp_path / name / "record.json").write_text(json.dumps(told))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "record.json").write_text(json.dumps({"status": "failed", "changes": ["model=d"]}))
+    groups = comparable(variants(records(tmp_path)))
+    assert [list(g) for g in groups] == [["a", "c", "d"], ["b"]]
+    console = Console(record=True, width=200)
+    assert print_study(tmp_path, console) == ["d"]
+    text = console.export_text()
+    assert text.count("reported on 6") == 2
+    assert "border=foreground" in text
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -300,7 +328,8 @@ def test_options_of_training(extras: list[str], tmp_path: Path) -> None:
 
 
 PAIRS = [f"model={p.stem}" for p in sorted((CONF / "model").glob("*.yaml"))]
-PAIRS += [f"loss={p.stem}" for p in sorted((CONF / "loss").glob("*.yaml")) if p.stem != "bce"]
+PAIRS += [f"loss={p.stem}" for p in sorted((CONF / "loss").glob("*.yaml"))]
+TWO_CLASSES = re.compile("pet_|bce")
 
 
 @pytest.mark.parametrize("override", PAIRS)
@@ -308,9 +337,11 @@ def test_every_model_and_loss_learns_from_a_batch(override: str, finished: Path)
     # Weights are asked for only by name in a config: none is loaded here, and nothing downloaded.
     cfg = compose_config([*SMALL, override])
     data = build_data(cfg)
+    batch = data.on_after_batch_transfer(data.roles["fit"].__getitems__(range(4)), 0)
+    if TWO_CLASSES.search(override):
+        data.classes, batch["mask"] = data.classes[:2], batch["mask"].clamp(max=1)
     network, _ = build_network(cfg, len(data.classes), load_weights=False)
     module = build_module(cfg, network, data)
-    batch = data.on_after_batch_transfer(data.roles["fit"].__getitems__(range(4)), 0)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     before = [p.detach().clone() for p in network.parameters()]
     loss = module.loss(module(batch["image"]), batch["mask"])

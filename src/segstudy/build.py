@@ -1,6 +1,8 @@
 """From the config to the parts: the map of the project, and the only place that knows all of them."""
 
+import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +73,7 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
 
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
-    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
-    accelerator, precision, reason = choose_device(settings["accelerator"], settings["precision"])  # type: ignore[call-overload, index]
-    settings |= {"accelerator": accelerator, "precision": precision}  # type: ignore[operator]
+    settings, reason = _trainer_settings(cfg)
     callbacks: list[Callback] = [Streams(cfg.seed), ImageCounts()]
     for part in cfg.callbacks.values():
         if part.get("enabled", True):
@@ -89,7 +89,22 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
     )
-    return trainer, f"{accelerator}, {precision}: {reason}"
+    return trainer, f"{settings['accelerator']}, {settings['precision']}: {reason}"
+
+
+def build_tester(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, ImageCounts]:
+    """A trainer that only tests, and its counts, which it also writes into `folder`."""
+    counts = ImageCounts()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    settings = _trainer_settings(cfg)[0] | quiet
+    return instantiate(settings, default_root_dir=str(folder), callbacks=[counts]), counts
+
+
+def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
+    """The trainer's settings with device and precision decided, and why."""
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    accelerator, precision, reason = choose_device(settings["accelerator"], settings["precision"])
+    return settings | {"accelerator": accelerator, "precision": precision}, reason
 
 
 def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
@@ -118,12 +133,63 @@ def load_run(folder: Path, checkpoint: str = "last") -> tuple[nn.Module, DictCon
     file = folder / "checkpoints" / f"{checkpoint}.ckpt"
     if not file.is_file():
         raise ConfigError(f"{folder} has no checkpoint {checkpoint!r}: no file {file}")
-    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    weights = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-    classes = json.loads((folder / "record.json").read_text())["class_names"]
-    network, _ = build_network(cfg, len(classes), load_weights=False)
-    network.load_state_dict(weights)
+    record = json.loads((folder / "record.json").read_text())
+    network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
+    _load(network, file)
+    _expect(network, record)
     return network.eval(), cfg
+
+
+def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
+    """Give the network the weights at `place`, and return where they came from, for the record.
+
+    Raises ConfigError if there are none, or they do not fit.
+    """
+    file, record = starting_file(place)
+    _load(network, file)
+    _expect(network, record)
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    told = {key: record[key] for key in ("status", "epochs", "git", "encoder_weights", "metrics") if key in record}
+    return {"file": str(file.resolve()), "sha256": digest} | told
+
+
+def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of weights of a run's folder (its tested checkpoint), or `place` itself, and the run's record.
+
+    Raises ConfigError if it is not there.
+    """
+    file, record = place, {}
+    if place.is_dir():
+        if not (place / "record.json").is_file():
+            raise ConfigError(f"start_from={place} is not a run's folder: no file {place / 'record.json'}")
+        record = json.loads((place / "record.json").read_text())
+        file = place / "checkpoints" / f"{record.get('checkpoint', 'last')}.ckpt"
+    if not file.is_file():
+        raise ConfigError(f"start_from={place}: no file {file}\n  → a run's folder, a checkpoint, or a state dict")
+    return file, record
+
+
+def _load(network: nn.Module, file: Path) -> None:
+    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError that lists what does not fit."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ConfigError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    if "state_dict" in state:
+        state = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        lines = str(error).splitlines()[1:9]
+        raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(line[:200] for line in lines)) from error
+
+
+def _expect(network: nn.Module, record: dict[str, Any]) -> None:
+    """The normalisation that came with the encoder's weights, when they were first loaded."""
+    encoder = getattr(network, "encoder", None)
+    if encoder is not None and "normalisation" in record:
+        encoder.mean, encoder.std = record["normalisation"]["mean"], record["normalisation"]["std"]
 
 
 def _with_weights(loss: DictConfig, data: SegmentationData) -> DictConfig:

@@ -45,6 +45,7 @@ class Record:
 def claim(folder: Path, cfg: DictConfig) -> Record:
     """The record of the folder for this config: new, or an earlier one to continue.
 
+    A run that failed before its first checkpoint leaves nothing to lose: its folder takes another config.
     Raises ConfigError if the folder belongs to another config (lists what differs) or cannot be written.
     """
     home = folder / "config.yaml"
@@ -52,7 +53,8 @@ def claim(folder: Path, cfg: DictConfig) -> Record:
         return Record(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if home.is_file():
+        failed = Record(folder).status == "failed" and not list(folder.glob("checkpoints/*.ckpt"))
+        if home.is_file() and not failed:
             other = differences(OmegaConf.load(home), cfg)  # type: ignore[arg-type]
             if other:
                 raise ConfigError(

@@ -19,7 +19,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from segstudy.build import build_data, build_module, build_network, build_trainer
+from segstudy.build import (
+    build_data,
+    build_module,
+    build_network,
+    build_tester,
+    build_trainer,
+    start_from,
+    starting_file,
+)
 from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
@@ -30,7 +38,7 @@ from segstudy.errors import SegstudyError, TrainingError
 from segstudy.metrics import class_table, summary
 from segstudy.record import Record, claim, locked, surroundings
 from segstudy.study.gallery import write_gallery
-from segstudy.study.table import print_classes, print_study
+from segstudy.study.table import number, print_classes, print_study
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
 FAILED: list[str] = []
@@ -66,6 +74,8 @@ def task(cfg: DictConfig) -> None:
     try:
         adopt(cfg, hydra_cfg.overrides.task)
         check(cfg)
+        if cfg.start_from is not None:
+            starting_file(Path(cfg.start_from))
         record = claim(folder, cfg)
         if record.status == "done":
             console.print(f"already done: {folder}")
@@ -129,7 +139,10 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     began = time.monotonic()
     record.note(status="running", error=None, **surroundings())
     data = build_data(cfg)
-    network, origin = build_network(cfg, len(data.classes))
+    network, origin = build_network(cfg, len(data.classes), load_weights=cfg.start_from is None)
+    if cfg.start_from is not None:
+        record.note(started_from=start_from(network, Path(cfg.start_from)))
+        origin = f"start_from {Path(cfg.start_from).name}"
     announce(data, origin)
     encoder = getattr(network, "encoder", None)
     if encoder is not None:
@@ -141,6 +154,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         palette=[list(rgb) for rgb in data.palette],
         data=data.describe() | {"overlap": data.overlap()},
         encoder_weights=origin,
+        normalisation={"mean": list(data.mean), "std": list(data.std)},
         parameters=sum(p.numel() for p in network.parameters()),
         device=device,
         checkpoint=cfg.checkpoint,
@@ -152,6 +166,12 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         network.compile()
     last = folder / "checkpoints" / "last.ckpt"
     try:
+        if cfg.start_from is not None and not last.is_file():
+            tester, counts = build_tester(cfg, folder / "before")
+            tester.test(module, datamodule=data, verbose=False)
+            before = {size: summary(torch.from_numpy(c)) for size, c in counts.total.items()}
+            record.note(metrics_before=before)
+            console.print(f"before: mIoU {number(before['network']['miou'])} on {len(data.roles['report'])} images")
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         finish(cfg, trainer, module, data, record, time.monotonic() - began)
     except OSError as error:

@@ -66,7 +66,7 @@ class ImageCounts(L.Callback):
         if trainer.is_global_zero:
             names = [s.name for s in trainer.datamodule.roles["report"].samples]  # type: ignore[attr-defined]
             path = Path(trainer.default_root_dir) / "test" / "counts.npz"
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(path, names=names, **rows)  # type: ignore[arg-type]
 
 

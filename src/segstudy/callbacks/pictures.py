@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from segstudy.data.base import Images, SegmentationData
 from segstudy.drawing import ERRORS, as_array, class_legend, coloured, error_picture, grid
@@ -17,11 +18,11 @@ class Pictures(L.Callback):
 
     Also once `first_seconds` into training, so that a first picture is there within a minute. As PNG in the run's
     `pictures/` and in TensorBoard. After the test the labels are kept in `test/samples.npz` (image, truth, prediction
-    at network size), from which a study's gallery is put together.
+    at network size), from which a study's gallery is put together. gif: all epochs' pictures as `progress.gif`.
     """
 
-    def __init__(self, every: int = 5, count: int = 6, first_seconds: float = 30):
-        self.every, self.count, self.first_seconds = every, count, first_seconds
+    def __init__(self, every: int = 5, count: int = 6, first_seconds: float = 30, gif: bool = False):
+        self.every, self.count, self.first_seconds, self.gif = every, count, first_seconds, gif
         self.began: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -47,6 +48,8 @@ class Pictures(L.Callback):
             folder = Path(trainer.default_root_dir) / "test"
             folder.mkdir(exist_ok=True)
             np.savez_compressed(folder / "samples.npz", names=names, image=images, truth=truths, prediction=predictions)
+            if self.gif:
+                animate(folder.parent / "pictures")
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
@@ -68,6 +71,26 @@ class Pictures(L.Callback):
             if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
                 logger.experiment.add_image("predictions", as_array(figure), trainer.global_step, dataformats="HWC")
         return [images.samples[i].name for i in positions], pixels, truths, predictions
+
+
+def animate(folder: Path, seconds: float = 0.7) -> Path:
+    """`progress.gif` from the pictures epoch_*.png and final.png of a folder, each named, the last one shown longer."""
+    frames = []
+    pictures = {}
+    for file in [*sorted(folder.glob("epoch_*.png")), folder / "final.png"]:
+        with Image.open(file) as opened:
+            pictures[file.stem.replace("_", " ")] = opened.convert("RGB")
+    tallest = max(p.height for p in pictures.values())  # the legend grows with the classes that are predicted
+    for name, picture in pictures.items():
+        frame = Image.new("RGB", (picture.width, tallest), "white")
+        frame.paste(picture)
+        frame = frame.resize((round(frame.width * 0.7), round(frame.height * 0.7)), Image.Resampling.LANCZOS)
+        ImageDraw.Draw(frame).text((6, frame.height - 16), name, fill="black")
+        frames.append(frame.quantize(128))
+    path = folder / "progress.gif"
+    durations = [round(seconds * 1000)] * (len(frames) - 1) + [round(seconds * 4000)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return path
 
 
 def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, torch.Tensor]) -> np.ndarray:

@@ -39,12 +39,13 @@ class ASPP(nn.Module):
 
 
 class PlainBridge(nn.Module):
-    """Two 3×3 convolutions of `channels`: the control for "it is only more parameters"."""
+    """`layers` 3×3 convolutions of `channels`: the control for "it is only more parameters"."""
 
-    def __init__(self, in_channels: int, channels: int | None = None):
+    def __init__(self, in_channels: int, channels: int | None = None, layers: int = 2):
         super().__init__()
         self.channels = channels or in_channels
-        self.body = nn.Sequential(_conv(in_channels, self.channels, 3), _conv(self.channels, self.channels, 3))
+        inputs = [in_channels] + [self.channels] * (layers - 1)
+        self.body = nn.Sequential(*(_conv(each, self.channels, 3) for each in inputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)

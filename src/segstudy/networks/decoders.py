@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segstudy.errors import near
+from segstudy.networks.attention import build_attention
 from segstudy.networks.encoders import DoubleConv
 
 
@@ -50,6 +51,7 @@ class DoubleConvDecoder(nn.Module):
 
     up: "transpose" (2×2, halves the channels), "nearest" (×2, then conv3×3 that halves them) or
     "bilinear" (×2 without weights; the double convolution alone reduces the channels).
+    attention: after each block, None, "cbam" or "scse".
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class DoubleConvDecoder(nn.Module):
         up: str = "transpose",
         widths: Sequence[int] | None = None,
         bias: bool = False,
+        attention: str | None = None,
     ):
         super().__init__()
         skips = list(channels[-2::-1])
@@ -70,7 +73,8 @@ class DoubleConvDecoder(nn.Module):
         for width, skip in zip(widths, skips, strict=True):
             middle = inputs if up == "bilinear" else width
             self.ups.append(_upsampling(up, inputs, middle))
-            self.blocks.append(DoubleConv(middle + skip, width, bias))
+            block = DoubleConv(middle + skip, width, bias)
+            self.blocks.append(nn.Sequential(block, build_attention(attention, width)) if attention else block)
             inputs = width
         self.channels, self.stride = inputs, strides[0]
 

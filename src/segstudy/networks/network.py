@@ -9,12 +9,20 @@ from segstudy.networks.encoders import Encoder
 
 
 class Head(nn.Sequential):
-    """The last convolution to the classes, after an optional activation ("elu" or None)."""
+    """The last convolution to the classes, after an optional activation ("elu" or None).
 
-    def __init__(self, in_channels: int, outputs: int, kernel_size: int = 3, activation: str | None = None):
+    single: one channel for two classes, the logit of class 1 against class 0. Raises ValueError for more classes.
+    """
+
+    def __init__(
+        self, in_channels: int, outputs: int, kernel_size: int = 3, activation: str | None = None, single: bool = False
+    ):
         layers: list[nn.Module] = [nn.ELU()] if activation == "elu" else []
         if activation not in (None, "elu"):
-            raise ValueError(f"network.head.activation is elu or null, not {activation!r}")
+            raise ValueError(f"head.activation is elu or null, not {activation!r}")
+        if single and outputs != 2:
+            raise ValueError(f"head.single is for two classes, the data has {outputs}; use head=conv_1x1")
+        outputs = 1 if single else outputs
         super().__init__(*layers, nn.Conv2d(in_channels, outputs, kernel_size, padding=kernel_size // 2))
 
 

@@ -16,21 +16,13 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def print_study(folder: Path, console: Console) -> list[str]:
-    """Print one line a run; returns the names of those that are not done."""
+    """Print one line a run, in a table for each kind of report; returns the names of those that are not done."""
     runs = records(folder)
-    table = Table(caption=_caption(runs), caption_justify="left")
-    for column in ("variant", "status", "mIoU", "mIoU original", "accuracy", "images/s", "time", "encoder from"):
-        table.add_column(column, justify="left" if column in ("variant", "status", "encoder from") else "right")
-    for name, r in variants(runs).items():
-        metrics = r.get("metrics", {})
-        network, original = metrics.get("network", {}), metrics.get("original", {})
-        status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
-        table.add_row(
-            name, f"[red]{status}" if status == "failed" else status,
-            number(network.get("miou")), number(original.get("miou")), number(network.get("pixel_accuracy")),
-            number(r.get("images_per_second"), 1), clock(r.get("seconds")), _origin(r),
-        )  # fmt: skip
-    console.print(table)
+    groups = comparable(variants(runs))
+    for group in groups:
+        console.print(_table(group))
+    if len(groups) > 1:
+        console.print("[bold]runs that report on other data, sizes or protocols cannot be compared: a table for each")
     for name, r in variants(runs).items():
         if r.get("status") == "failed":
             console.print(f"[red]{name}:[/] {r.get('error')}", soft_wrap=True, highlight=False)
@@ -39,6 +31,40 @@ def print_study(folder: Path, console: Console) -> list[str]:
     if any(r.get("selected_on_reported") for r in runs.values()):
         console.print("* selected on the reported split: its figure is flattered; set data.select_fraction=.1")
     return [name for name, r in runs.items() if r.get("status") != "done"]
+
+
+def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+    """The runs in groups that report on the same images, at the same size, with the same classes, under the same
+    protocol. A run that failed before it opened its data goes with the first group."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    homeless = {}
+    for name, r in runs.items():
+        if "data" not in r:
+            homeless[name] = r
+            continue
+        data = r["data"]
+        kind = [data["name"], data["size"], data.get("protocol", ""), data["roles"]["report"], r.get("class_names")]
+        groups.setdefault(json.dumps(kind), {})[name] = r
+    if not groups:
+        return [homeless] if homeless else []
+    first, *others = groups.values()
+    return [first | homeless, *others]
+
+
+def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
+    table = Table(caption=_caption(runs), caption_justify="left")
+    for column in ("variant", "status", "mIoU", "mIoU original", "accuracy", "images/s", "time", "encoder from"):
+        table.add_column(column, justify="left" if column in ("variant", "status", "encoder from") else "right")
+    for name, r in runs.items():
+        metrics = r.get("metrics", {})
+        network, original = metrics.get("network", {}), metrics.get("original", {})
+        status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
+        table.add_row(
+            name, f"[red]{status}" if status == "failed" else status,
+            number(network.get("miou")), number(original.get("miou")), number(network.get("pixel_accuracy")),
+            number(r.get("images_per_second"), 1), clock(r.get("seconds")), _origin(r),
+        )  # fmt: skip
+    return table
 
 
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -62,9 +88,12 @@ def print_classes(record: Mapping[str, Any], console: Console) -> None:
     for row in record["classes"]["network"]:
         table.add_row(row["class"], *(number(row[k]) for k in ("iou", "recall", "precision", "share")))
     console.print(table)
-    for size, values in record["metrics"].items():
+    earlier = record.get("metrics_before", {})
+    figures = {f"{size} size before": earlier[size] for size in earlier}
+    figures |= {f"{size} size": values for size, values in record["metrics"].items()}
+    for size, values in figures.items():
         text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
-        console.print(f"{size:8} size:  {text}", highlight=False, soft_wrap=True)
+        console.print(f"{size + ':':15} {text}", highlight=False, soft_wrap=True)
 
 
 def _origin(record: Mapping[str, Any]) -> str:
@@ -89,20 +118,15 @@ def clock(seconds: float | None) -> str:
 
 
 def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
-    """Data, sizes and device of the first run: a study is only a table if all share them."""
-    described = {
-        json.dumps([r["data"]["name"], r["data"]["size"], r["data"]["roles"]["report"]])
-        for r in runs.values()
-        if "data" in r
-    }
+    """Data, sizes and protocol that the runs of a table share."""
+    described = [r["data"] for r in runs.values() if "data" in r]
     if not described:
         return ""
-    if len(described) > 1:
-        return "[bold red]these runs report on different data or sizes: their figures cannot be compared"
-    first = next(r for r in runs.values() if "data" in r)
-    report, fit = first["data"]["roles"]["report"], first["data"]["roles"]["fit"]
-    size = "×".join(map(str, first["data"]["size"]))
+    data = described[0]
+    report, fit = data["roles"]["report"], data["roles"]["fit"]
+    size = "×".join(map(str, data["size"]))
+    protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     return (
-        f"{first['data']['name']} at {size}; trained on {fit['images']} images of {fit['split']!r}, "
+        f"{data['name']}{protocol} at {size}; trained on {fit['images']} images of {fit['split']!r}, "
         f"reported on {report['images']} of {report['split']!r}; one seed a variant: differences may be chance"
     )

@@ -1,0 +1,80 @@
+"""The learning curves of a run as a table and as a picture."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from matplotlib.figure import Figure
+
+from segstudy.drawing import save
+
+PANELS = {
+    "loss": ("train/loss", "val/loss"),
+    "mIoU": ("train/miou", "val/miou"),
+    "pixel accuracy": ("train/pixel_accuracy", "val/pixel_accuracy"),
+}
+
+
+class History(L.Callback):
+    """Writes every logged figure of each epoch to `history.csv`, and at the end `pictures/curves.png`.
+
+    A continued run goes on in the same file; rows of an epoch that is trained again are replaced.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.rows = read_history(_place(trainer))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch + 1
+        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if "_step" not in k}
+        self.rows = [r for r in self.rows if r["epoch"] < epoch] + [{"epoch": epoch} | figures]
+        write_history(self.rows, _place(trainer))
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero and len(self.rows) > 1:
+            save(draw_curves(self.rows), Path(trainer.default_root_dir) / "pictures" / "curves.png")
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a `history.csv`, [] if there is none; figures that an epoch lacks are left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """One line an epoch; never half written."""
+    names = ["epoch", *sorted({k for row in rows for k in row} - {"epoch"})]
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    partial.replace(path)
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss, mIoU and accuracy over the epochs, training and validation in one panel each."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for name, colour in zip(names, ("#d98e2b", "#3f78b5"), strict=True):
+            points = [(row["epoch"], row[name]) for row in rows if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name.split("/")[0])
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return figure
+
+
+def _place(trainer: Any) -> Path:
+    return Path(trainer.default_root_dir) / "history.csv"

@@ -1,0 +1,37 @@
+"""IoU and accuracy on training images as validation measures them: in evaluation mode, without augmentation."""
+
+import lightning as L
+import torch
+
+from segstudy.data.base import SegmentationData
+from segstudy.metrics import Confusion, summary
+from segstudy.seeds import derive, permutation
+
+
+class TrainingMetrics(L.Callback):
+    """Logs train/miou and train/pixel_accuracy of `images` training images (the same ones each time) after each epoch.
+
+    The training loss is no measure of this: it averages over an epoch in which the weights change, on augmented images,
+    with dropout and batch statistics.
+    """
+
+    def __init__(self, images: int = 200):
+        self.images = images
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        fit = data.roles["fit"]
+        chosen = permutation(len(fit), derive(data.seed, "training metrics"), 0)[: self.images].tolist()
+        mine = chosen[trainer.global_rank :: trainer.world_size]
+        counts = Confusion(len(data.classes)).to(module.device)
+        for start in range(0, len(mine), data.batch_size):  # Lightning has set evaluation mode and no_grad
+            batch = fit.__getitems__(mine[start : start + data.batch_size])
+            batch = data.on_after_batch_transfer({k: v.to(module.device) for k, v in batch.items()}, 0)
+            with trainer.precision_plugin.forward_context():
+                labels = module(batch["image"]).argmax(1)
+            counts.update(labels, batch["mask"])
+        figures = summary(counts.compute())
+        chosen_figures = {f"train/{k}": torch.tensor(figures[k]) for k in ("miou", "pixel_accuracy")}
+        module.log_dict(chosen_figures, sync_dist=False)

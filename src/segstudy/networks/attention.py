@@ -1,0 +1,33 @@
+"""Attention on one map (B,C,H,W) → (B,C,H,W): each channel and each place is weighted by a number in 0…1."""
+
+import torch
+from segmentation_models_pytorch.base.modules import SCSEModule
+from torch import Tensor, nn
+
+
+class CBAM(nn.Module):
+    """Channel attention, then spatial attention, from the mean and the maximum of the map.
+
+    Source: Woo et al. 2018, "CBAM: Convolutional Block Attention Module", section 3.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.channel = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))
+        self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, largest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        x = x * torch.sigmoid(self.channel(mean) + self.channel(largest))
+        both = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.spatial(both))
+
+
+def build_attention(name: str, channels: int) -> nn.Module:
+    """The attention called "cbam", or "scse" (Roy et al. 2018, smp's). Raises ValueError for another name."""
+    if name == "cbam":
+        return CBAM(channels)
+    if name == "scse":
+        return SCSEModule(channels, reduction=min(16, channels))
+    raise ValueError(f"decoder.attention is null, cbam or scse, not {name!r}")
