@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,24 @@ def train(context: typer.Context) -> None:
     train_main()
 
 
-@app.command()
+class DataCommands(typer.core.TyperGroup):
+    """`segstudy data NAME` is short for `segstudy data show NAME`."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["show", *args]
+        return super().parse_args(context, args)
+
+
+data_app = typer.Typer(
+    cls=DataCommands,
+    no_args_is_help=True,
+    help="Look at a data set (segstudy data voc --root photos), or check your own (segstudy data check photos).",
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("show")
 def data(
     name: Annotated[str, typer.Argument(help="A file of conf/data: voc, scenes, …")],
     root: Annotated[Path | None, typer.Option(help="The folder of the data set (data.root).")] = None,
@@ -82,6 +100,54 @@ def show(dataset: Any, name: str, out: Path) -> None:
     titles = ("image", "mask") * (len(rows[0]) // 2)
     save(grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)
     console.print(f"picture: {out}")
+
+
+@data_app.command("check")
+def check_data(
+    folder: Annotated[Path, typer.Argument(help="A folder with images and masks (data=folder)")],
+    about: Annotated[
+        Path | None, typer.Option(help="Its description (data.about), if not FOLDER/dataset.yaml.")
+    ] = None,
+) -> None:
+    """Tell everything that is wrong with your own images and masks, and propose a dataset.yaml if there is none.
+
+    Exit code 1 if anything makes training impossible.
+    """
+    from segstudy.data.checking import check_folder
+
+    checked = check_folder(folder.expanduser(), about)
+    for line in checked.said:
+        console.print(line, highlight=False, markup=False)
+    if checked.scheme is not None and checked.counts:
+        console.print(class_counts(checked.scheme, checked.counts))
+    for finding in sorted(checked.findings, key=lambda f: f.severity):
+        colour = "red" if finding.severity == "error" else "yellow"
+        console.print(f"[{colour}]{finding.severity}[/]: {finding.kind} ({len(finding.items)})", highlight=False)
+        more = len(finding.items) - 5
+        lines = [*finding.items[:5], *([f"… and {more} more"] if more > 0 else [])]
+        for line in [*lines, *([f"→ {finding.advice}"] if finding.advice else [])]:
+            console.print("  " + line.replace("\n", "\n  "), highlight=False, markup=False, soft_wrap=True)
+    if checked.proposal:
+        console.print(f"\nproposed {folder / 'dataset.yaml'} (change the names, and save it there):", highlight=False)
+        console.print(checked.proposal, highlight=False, markup=False, soft_wrap=True)
+    if not checked.usable:
+        raise typer.Exit(1)
+    console.print("nothing is wrong" if not checked.findings else "training is possible")
+
+
+def class_counts(scheme: Any, counts: dict[str, Any]) -> Table:
+    """The table of classes: in how many images of each split, and which share of its counted pixels."""
+    table = Table(title="images with the class, share of counted pixels")
+    for column in ("", "class", *(f"{role} {what}" for role in counts for what in ("images", "pixels"))):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for c, label in enumerate(scheme.classes):
+        cells = [
+            cell
+            for pixels in counts.values()
+            for cell in (str((pixels[:, c] > 0).sum()), f"{pixels[:, c].sum() / max(1, pixels.sum()):.2%}")
+        ]
+        table.add_row(f"[rgb({','.join(map(str, scheme.palette[c]))})]■[/] {c}", label, *cells)
+    return table
 
 
 @app.command()

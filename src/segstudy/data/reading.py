@@ -1,7 +1,7 @@
 """Reading one image and its mask, and saying plainly what is wrong with them."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 
 NOTES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "1": "black-and-white"}
 """What a picture's mode is called when its conversion is stated; other modes by their own name."""
+
+
+Draw = Callable[[int, tuple[int, ...]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def read_image(path: Path) -> tuple[np.ndarray, str]:
 
 def _upright(path: Path) -> tuple[np.ndarray, str, int]:
     """What `read_image` gives, and the EXIF orientation that was applied."""
-    picture = _open(path)
+    picture = open_picture(path)
     if picture.mode == "F":
         raise DataError(f"{path} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
     note = "16-bit" if picture.info["16-bit"] else NOTES.get(picture.mode, picture.mode)
@@ -79,17 +82,14 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
     turn: EXIF orientation of the image, applied here alike: a mask is taken to be drawn on the stored pixels.
     A .mat file is one of SBD's. Raises DataError for a colour picture and for labels outside the classes.
     """
-    picture = _open_sbd(path) if path.suffix == ".mat" else _open(path)
+    picture = _open_sbd(path) if path.suffix == ".mat" else open_picture(path)
     if picture.mode not in ("P", "L", "1", "I") and not picture.mode.startswith("I;16"):
         raise DataError(
             f"{path} is a colour picture ({picture.mode}), not a mask of class numbers\n"
             "  expected: an indexed (palette) or greyscale PNG whose values are classes, 255 for ignored pixels\n"
             "  → save the mask as that: the class number of each pixel, not its colour"
         )
-    if turn != 1:
-        picture.getexif()[ORIENTATION] = turn
-        picture = ImageOps.exif_transpose(picture)
-    values = np.array(picture).astype(np.int64)
+    values = turned(np.array(picture), turn).astype(np.int64)
     labels = values.copy()
     for source, target in (mapping or {}).items():
         labels[values == int(source)] = int(target)
@@ -105,13 +105,16 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
 
 
 def read_pair(
-    sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None
+    sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None, draw: Draw | None = None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Image (H,W,3), mask (H,W) and the note of conversions. Raises DataError if the sizes differ."""
+    """Image (H,W,3), mask (H,W) and the note of conversions. Raises DataError if the sizes differ.
+
+    draw: makes the labels of a mask that is no picture of class numbers, from the image's orientation and upright size.
+    """
     if sample.image is None or sample.mask is None:
         raise DataError(f"{sample.name} has no image or no mask: a data set without files defines its own `read`")
     image, note, turn = _upright(sample.image)
-    mask = read_mask(sample.mask, num_classes, mapping, turn)
+    mask = read_mask(sample.mask, num_classes, mapping, turn) if draw is None else draw(turn, image.shape[:2])
     if image.shape[:2] != mask.shape:
         turned = " (after its EXIF rotation)" if turn != 1 else ""
         reason = "\n  → its mask must be drawn on the stored pixels: it is rotated as the image is" if turned else ""
@@ -122,12 +125,19 @@ def read_pair(
     return image, mask, note
 
 
+def turned(values: np.ndarray, turn: int) -> np.ndarray:
+    """An array (H,W) as a viewer shows it that obeys the EXIF orientation `turn` (1…8)."""
+    values = values.swapaxes(0, 1) if turn > 4 else values
+    down, right = (-1 if turn in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return values[::down, ::right]
+
+
 def _turn(picture: Image.Image) -> int:
     turn = picture.getexif().get(ORIENTATION, 1)
     return int(turn) if turn in range(2, 9) else 1  # cameras also write 0, which means nothing
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
     """The decoded picture; its info["16-bit"] tells what Pillow's mode does not, that an RGB file had 16 bits."""
     try:
         picture = Image.open(path)
