@@ -1,6 +1,7 @@
 """The evolution gallery: the same validation images through all variants, side by side."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def write_gallery(folder: Path) -> Path | None:
         [first["image"][i], *(coloured(labels[i], palette) for labels in (first["truth"], *predictions))]
         for i in range(len(first["image"]))
     ]
-    titles = ["image", "truth", *(f"{n}\nmIoU {_miou(runs[n][1])}" for n in held)]
+    titles = ["image", "truth", *(f"{fill(n, 22)}\nmIoU {_miou(runs[n][1])}" for n in held)]
     legend = class_legend([first["truth"], *predictions], names, palette)
     path = folder / "gallery.png"
     save(grid(rows, titles, legend), path)

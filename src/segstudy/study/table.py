@@ -68,16 +68,20 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
 
 
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The records under short names: the model and those of a run's settings that not all runs of the study share."""
+    """The records under short names: the model and those of a run's choices that not all runs of the study share.
+
+    Single settings (with a dot) are named only where the names would not differ without them.
+    """
     changes = {name: r.get("changes", [f"model={name}"]) for name, r in runs.items()}
     shared = set.intersection(*(set(c) for c in changes.values())) if len(runs) > 1 else set()
-    short = {}
-    for name, own in changes.items():
-        model, *rest = own
-        parts = [model.removeprefix("model="), *(c.rsplit("/", 1)[-1] for c in rest if c not in shared)]
-        short[name] = " ".join(parts)
-    unique = len(set(short.values())) == len(short)
-    return {short[name] if unique else name: r for name, r in runs.items()}
+    for dotted in (False, True):
+        short = {}
+        for name, (model, *rest) in changes.items():
+            own = [c.rsplit("/", 1)[-1] for c in rest if c not in shared and (dotted or "." not in c.partition("=")[0])]
+            short[name] = " ".join([model.removeprefix("model="), *own])
+        if len(set(short.values())) == len(short):
+            return {short[name]: r for name, r in runs.items()}
+    return dict(runs)
 
 
 def print_classes(record: Mapping[str, Any], console: Console) -> None:
