@@ -7,8 +7,12 @@ ROOT   ?=
 ARGS   ?=
 RUNS   ?= runs
 
+ifneq ($(filter pet,$(MAKECMDGOALS)),)
+$(if $(ROOT),,$(error where is oxford-iiit-pet? make pet ROOT=folder))
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation test lint types check tensorboard clean
+.PHONY: help setup ablation pet test lint types check tensorboard clean
 
 help:  ## this list
 	@echo "make TARGET   (DATA=voc ROOT=folder ARGS=\"hydra overrides\" for ablation)"
@@ -27,6 +31,9 @@ $(VENV)/ready: requirements.txt pyproject.toml
 
 ablation: $(VENV)/ready  ## train V1→V4 and compare them; on generated scenes, or DATA=voc ROOT=folder
 	$(BIN)/python train.py experiment=ablation $(if $(DATA),data=$(DATA)) $(if $(ROOT),data.root=$(ROOT)) $(ARGS)
+
+pet: $(VENV)/ready  ## the Pet benchmark: four U-Nets on Oxford-IIIT Pet (ROOT=folder; on a GPU)
+	$(BIN)/python train.py experiment=pet_benchmark data.root=$(ROOT) $(ARGS)
 
 test: $(VENV)/ready  ## the tests: no network, no data
 	$(BIN)/python -m pytest -n 2 $(ARGS)

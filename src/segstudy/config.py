@@ -74,7 +74,8 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> None:
     for override in overrides:
         group = override.key_or_group
         if (conf / group).is_dir():
-            options = sorted(p.stem for p in (conf / group).glob("*.yaml"))
+            files = (conf / group).rglob("*.yaml")
+            options = sorted(p.relative_to(conf / group).with_suffix("").as_posix() for p in files)
             wrong = [v for v in _values(override) if v not in (None, "null") and str(v) not in options]
             mistakes += [f"{group}={v}: no such {group}{near(str(v), options)} ({', '.join(options)})" for v in wrong]
             if not wrong:

@@ -38,12 +38,16 @@ class SegmentationModule(L.LightningModule):
         self.val_counts, self.test_counts = Confusion(len(self.classes)), Confusion(len(self.classes))
 
     def forward(self, image: Tensor) -> Tensor:
-        logits = self.network(image)
-        return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+        return two_channels(self.network(image))
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
-        logits = self(batch["image"])
-        loss = self.loss(logits, batch["mask"])
+        weight = getattr(self.network, "auxiliary_weight", 0.0) if stage == "train" else 0.0
+        if weight:
+            logits, other = map(two_channels, self.network(batch["image"], auxiliary=True))
+            loss = self.loss(logits, batch["mask"]) + weight * self.loss(other, batch["mask"])
+        else:
+            logits = self(batch["image"])
+            loss = self.loss(logits, batch["mask"])
         self.log(
             f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits), sync_dist=True
         )
@@ -91,3 +95,8 @@ class SegmentationModule(L.LightningModule):
                 elapsed = callback.time_elapsed()
                 spent = max(spent, elapsed / max(elapsed + left, 1e-9))
         return spent
+
+
+def two_channels(logits: Tensor) -> Tensor:
+    """One channel (the logit of class 1 against class 0) as two; other logits as they are."""
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits

@@ -31,6 +31,7 @@ from segstudy.build import (
 from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
+from segstudy.callbacks.tta import TestTimeAugmentation
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK, keep_freed_memory
@@ -215,9 +216,17 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     metrics = {size: summary(torch.from_numpy(c)) for size, c in counts.items()}
     classes = {size: class_table(torch.from_numpy(c), data.classes) for size, c in counts.items()}
     speed = next((c.figures for c in trainer.callbacks if isinstance(c, Throughput)), {})
+    views = {f"metrics_{c.name}": c.figures for c in trainer.callbacks if isinstance(c, TestTimeAugmentation)}
     before = record.values.get("seconds", 0.0)
     record.note(
-        status="done", metrics=metrics, classes=classes, epochs=epochs, steps=steps, seconds=before + seconds, **speed
+        status="done",
+        metrics=metrics,
+        classes=classes,
+        epochs=epochs,
+        steps=steps,
+        seconds=before + seconds,
+        **views,
+        **speed,
     )
     parts = ["encoder", "bridge", "decoder", "head", "loss", "optim", "schedule", "seed"]
     flat = {"variant": folder.name, **OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)}  # type: ignore[dict-item]

@@ -30,6 +30,8 @@ class Network(nn.Module):
     """Image (B,3,H,W) → logits (B,num_classes,H,W), any H and W: padded to the encoder's stride, cropped back.
 
     `bridge`, `decoder` and `head` are callables that finish a socket once the channels before it are known.
+    auxiliary: the weight in training of the loss of a second, small head on the last map but one; 0 for no such head.
+    Source of that head: Zhao et al. 2017 (PSPNet), section 3.3.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Network(nn.Module):
         bridge: Callable[[int], nn.Module],
         decoder: Callable[..., nn.Module],
         head: Callable[[int, int], nn.Module],
+        auxiliary: float = 0.0,
     ):
         super().__init__()
         self.encoder = encoder
@@ -46,12 +49,34 @@ class Network(nn.Module):
         self.decoder = decoder([*encoder.channels[:-1], self.bridge.channels], encoder.strides)
         self.head = head(self.decoder.channels, num_classes)  # type: ignore[arg-type]
         self.stride = encoder.strides[-1]
+        self.auxiliary_weight = auxiliary
+        if auxiliary:
+            self.auxiliary = AuxiliaryHead(encoder.channels[-2], self.head[-1].out_channels)  # type: ignore[index]
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """The logits; with auxiliary=True (logits, the auxiliary head's), both of the image's height and width."""
         height, width = image.shape[2:]
         image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
         maps = self.encoder(image)
         logits = self.head(self.decoder([*maps[:-1], self.bridge(maps[-1])]))
-        if self.decoder.stride != 1:
-            logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
-        return logits[:, :, :height, :width]
+        logits = _enlarged(logits, image)[:, :, :height, :width]
+        if not auxiliary:
+            return logits
+        return logits, _enlarged(self.auxiliary(maps[-2]), image)[:, :, :height, :width]
+
+
+class AuxiliaryHead(nn.Sequential):
+    """conv3×3 to a quarter of the channels, BN, ReLU, dropout .1, conv1×1."""
+
+    def __init__(self, in_channels: int, outputs: int):
+        middle = max(outputs, in_channels // 4)
+        super().__init__(
+            nn.Conv2d(in_channels, middle, 3, padding=1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(inplace=True),
+            nn.Dropout(0.1), nn.Conv2d(middle, outputs, 1),
+        )  # fmt: skip
+
+
+def _enlarged(logits: Tensor, image: Tensor) -> Tensor:
+    if logits.shape[2:] == image.shape[2:]:
+        return logits
+    return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)

@@ -95,6 +95,7 @@ def print_classes(record: Mapping[str, Any], console: Console) -> None:
     earlier = record.get("metrics_before", {})
     figures = {f"{size} size before": earlier[size] for size in earlier}
     figures |= {f"{size} size": values for size, values in record["metrics"].items()}
+    figures |= {"with views": record["metrics_tta"]} if "metrics_tta" in record else {}
     for size, values in figures.items():
         text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
         console.print(f"{size + ':':15} {text}", highlight=False, soft_wrap=True)
