@@ -163,7 +163,7 @@ class SegmentationData(L.LightningDataModule):
 
     def original_mask(self, role: str, index: int) -> Tensor:
         """The mask in its original size, int64 (H,W)."""
-        return torch.from_numpy(self.read(self.roles[role].samples[index])[1]).long()
+        return torch.from_numpy(np.array(self.read(self.roles[role].samples[index])[1], order="C")).long()
 
     # Loaders
 

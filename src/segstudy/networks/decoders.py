@@ -31,8 +31,8 @@ class PreactDecoder(nn.Module):
         for width, skip in zip(widths, skips, strict=True):
             self.blocks.append(
                 nn.Sequential(
-                    nn.BatchNorm2d(inputs), nn.ELU(), nn.Conv2d(inputs, width, 3, padding=1),
-                    nn.BatchNorm2d(width), nn.ELU(), nn.Upsample(scale_factor=2, mode="nearest"),
+                    nn.BatchNorm2d(inputs), nn.ELU(inplace=True), nn.Conv2d(inputs, width, 3, padding=1),
+                    nn.BatchNorm2d(width), nn.ELU(inplace=True), nn.Upsample(scale_factor=2, mode="nearest"),
                     nn.Conv2d(width, width, 3, padding=1),
                 )
             )  # fmt: skip

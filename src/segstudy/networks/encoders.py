@@ -40,8 +40,8 @@ class PreactEncoder(Encoder):
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.BatchNorm2d(a), nn.ELU(), nn.Conv2d(a, b, 3, padding=1),
-                nn.BatchNorm2d(b), nn.ELU(), nn.MaxPool2d(2), nn.Conv2d(b, b, 3, padding=1),
+                nn.BatchNorm2d(a), nn.ELU(inplace=True), nn.Conv2d(a, b, 3, padding=1),
+                nn.BatchNorm2d(b), nn.ELU(inplace=True), nn.MaxPool2d(2), nn.Conv2d(b, b, 3, padding=1),
             )
             for a, b in pairwise(widths)
         )  # fmt: skip
