@@ -81,9 +81,7 @@ THIN_MODEL = {"v4": [], "resnet_unet": RESNET, "smp_unet": RESNET, "strong": ["e
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model(model: str) -> None:
     two = model.startswith("pet_")
-    network = built(
-        f"model={model}", *THIN_MODEL.get(model, ["encoder.widths=[4,6,8,10,12]"]), classes=2 if two else 5
-    )
+    network = built(f"model={model}", *THIN_MODEL.get(model, ["encoder.widths=[4,6,8,10,12]"]), classes=2 if two else 5)
     check_sizes(network, classes=1 if two else 5)
     learns(network, ("auxiliary.",))  # that head is asked for by the training step alone
 

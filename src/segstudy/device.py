@@ -1,6 +1,5 @@
 """Which precision a device computes fast in hardware."""
 
-import ctypes
 import os
 
 import torch
@@ -29,20 +28,6 @@ def choose_precision(accelerator: str) -> tuple[str, str]:
     if limit not in ("DEFAULT", "ALL") and not any(word in limit for word in ("BF16", "FP16", "AMX", "AVX10")):
         return "32-true", f"ONEDNN_MAX_CPU_ISA={limit} switches the CPU's bf16 off"
     return "bf16-mixed", f"this CPU has {found[0]}"
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of giving it back to the system (CPU training, Linux).
-
-    A step frees and asks again for hundreds of maps of many MiB; each return costs the kernel a zeroing of every page.
-    On two cores it raised V1's images/s by 16 to 27 % (`benchmarks/training.py` times with it).
-    """
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # not glibc
-        return
-    libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: large maps come from the heap, too
-    libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap is not cut back
 
 
 def cpu_flags() -> set[str]:

@@ -34,7 +34,7 @@ from segstudy.callbacks.throughput import Throughput
 from segstudy.callbacks.tta import TestTimeAugmentation
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
 from segstudy.data.base import SegmentationData
-from segstudy.device import RANK, keep_freed_memory
+from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
 from segstudy.metrics import class_table, summary
 from segstudy.record import Record, claim, locked, surroundings
@@ -136,7 +136,6 @@ class Study(Callback):
 
 def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     """Data, network, fit, test, record."""
-    keep_freed_memory()
     began = time.monotonic()
     record.note(status="running", error=None, **surroundings())
     data = build_data(cfg)
