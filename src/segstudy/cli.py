@@ -69,6 +69,8 @@ def data(
 
 def show(dataset: Any, name: str, out: Path) -> None:
     """Print the table of classes for each role and draw twelve images of `fit`."""
+    import numpy as np
+
     from segstudy.callbacks.pictures import fixed_samples
     from segstudy.drawing import class_legend, coloured, grid, save
 
@@ -82,7 +84,10 @@ def show(dataset: Any, name: str, out: Path) -> None:
     )
     for column in ("", "class", *(f"{role} {what}" for role in roles for what in ("images", "pixels"))):
         table.add_column(column, justify="left" if column == "class" else "right")
+    there = np.sum([images.pixels.sum(0) for images in roles.values()], axis=0) > 0
     for c, label in enumerate(dataset.classes):
+        if len(there) > 40 and not there[c]:  # a table of 150 rows hides what is there
+            continue
         cells = [
             cell
             for images in roles.values()
@@ -91,6 +96,8 @@ def show(dataset: Any, name: str, out: Path) -> None:
         rgb = ",".join(map(str, dataset.palette[c]))
         table.add_row(f"[rgb({rgb})]■[/] {c}", label, *cells)
     console.print(table)
+    if len(there) > 40 and not there.all():
+        console.print(f"not shown: {(~there).sum()} classes without a pixel")
     fit = roles["fit"]
     batch = fit.__getitems__(fixed_samples(fit, min(12, len(fit)), dataset.background))
     pictures = [image.numpy() for image in batch["image"]]

@@ -41,6 +41,7 @@ class Scenes(SegmentationData):
 
     classes = ("background", *SHAPES)
     palette = voc_palette(len(SHAPES) + 1)
+    labels = {IGNORE: IGNORE}  # what 255 means is known here; nobody need be asked
 
     def __init__(self, train_images: int = 800, val_images: int = 200, scene_seed: int = 0, **loading: Any):
         super().__init__(**loading)
