@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_ade20k, make_pet, make_voc
+from conftest import make_ade20k, make_pet, make_voc, photo
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -46,6 +46,11 @@ def make_data(root: Path, name: str) -> None:
         make_voc(root, train=8, val=4, size=(32, 40))
     elif name == "ADE20K":
         make_ade20k(root, train=24, val=2)
+    elif name == "Folder":
+        for i in range(6):
+            mask = photo(i, root / "images" / f"{i}.jpg")
+            (root / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(root / "masks" / f"{i}.png")
     elif name == "Pet":
         make_pet(root, {"Abyssinian": 12, "Bengal": 12}, test=2)
 

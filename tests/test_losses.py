@@ -273,6 +273,8 @@ def test_training_on_it_finds_the_mask(loss: nn.Module) -> None:
 @shipped_loss
 def test_half_precision_sums_do_not_overflow(loss: nn.Module) -> None:
     loss = two_class_weights(loss)
+    if hasattr(loss, "smooth"):
+        loss.smooth = 0.0  # a constant beside the counts is felt more by few pixels
     logits = torch.zeros(1, 2, 512, 512, dtype=torch.float16, requires_grad=True)
     mask = torch.zeros(1, 512, 512, dtype=torch.int64)
     mask[:, 256:] = 1
