@@ -100,6 +100,25 @@ def build_tester(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, ImageCounts]
     return instantiate(settings, default_root_dir=str(folder), callbacks=[counts]), counts
 
 
+def build_prober(cfg: DictConfig, folder: Path) -> L.Trainer:
+    """A trainer that only tries steps: on one device, without validation, end, callbacks or checkpoints."""
+    settings = _trainer_settings(cfg)[0] | {
+        "default_root_dir": str(folder),
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "max_epochs": -1,
+        "max_time": None,
+        "fast_dev_run": False,
+        "check_val_every_n_epoch": 1_000_000_000,
+        "devices": 1,  # the batch size and the rate's test are those of one
+        "num_nodes": 1,
+        "strategy": "auto",
+        "sync_batchnorm": False,
+    }
+    return instantiate(settings)
+
+
 def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
     """The trainer's settings with device and precision decided, and why."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]

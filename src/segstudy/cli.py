@@ -290,6 +290,81 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
     return built, cfg, build_data(cfg)
 
 
+find_app = typer.Typer(no_args_is_help=True, help="Before training: a learning rate, or the largest batch that fits.")
+app.add_typer(find_app, name="find")
+
+
+@find_app.command("lr")
+def find_lr(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 data=voc …")] = None,
+    steps: Annotated[int, typer.Option(help="Training steps, each at a higher rate.")] = 100,
+    lowest: Annotated[float, typer.Option(help="The first step's rate.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="The last step's rate.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("lr.png"),
+) -> None:
+    """Suggest a learning rate: where the loss falls fastest while the rate grows from step to step.
+
+    Each variant has its own (another model, loss, optimizer, batch size or pretrained encoder: another rate), so a
+    study in which each gets the one suggested for it answers another question than one in which all share a rate.
+    It is a place to begin, from a few steps and one seed. Nothing is kept but the picture.
+    Example: segstudy find lr model=v3 data=voc data.root=photos
+    """
+    from segstudy.drawing import save
+    from segstudy.finders import draw_rates, find_lr
+
+    cfg = settled(overrides or [])
+    found = find_lr(cfg, steps, lowest, highest)
+    save(draw_rates(found, " ".join(overrides or ["model=v1"])), out)
+    bottom = found.rates[found.smooth.argmin()]
+    console.print(
+        f"tried {len(found.rates)} steps of {cfg.data.batch_size} images, from {found.rates[0]:.1e} to "
+        f"{found.rates[-1]:.1e}: the loss fell fastest at {found.suggested:.1e}, and was lowest at {bottom:.1e}\n"
+        f"picture: {out}\nto use it: optim.lr={found.suggested:.1e}    (this variant's; others have their own)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if cfg.optim.encoder_lr is not None:
+        console.print(
+            f"[yellow]encoder and rest were tried at one rate; optim.encoder_lr={cfg.optim.encoder_lr} was not used",
+            highlight=False,
+        )
+
+
+@find_app.command("batch")
+def find_batch(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 data=voc …")] = None,
+    limit: Annotated[int, typer.Option(min=2, help="No batch larger than this is tried.")] = 64,
+) -> None:
+    """Find the largest batch that fits into memory, doubling it from 2 on; three training steps each.
+
+    On a CPU nothing says that memory is full before the system ends the process: raise --limit with care there.
+    A batch of another size is another training: compare variants at one size. Images of several sizes
+    (data.augment.sizes) may need more than was tried. Example: segstudy find batch model=v3 data.size=256 --limit 256
+    """
+    from segstudy.finders import find_batch
+
+    cfg = settled(overrides or [])
+    found = find_batch(cfg, limit)
+    console.print(
+        f"trained with {', '.join(map(str, found.fitted))} images a batch; {found.ended}\n"
+        f"largest: {found.largest}; peak memory {found.peak:.2f} GiB\nto use it: data.batch_size={found.largest}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def settled(given: list[str]) -> Any:
+    """The checked config of a command's settings, and Lightning told to say only what matters."""
+    from segstudy.config import adopt, check_overrides, compose_config
+    from segstudy.train import quiet
+
+    check_overrides(given)
+    cfg = compose_config(given)
+    adopt(cfg, given)
+    quiet()
+    return cfg
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A study: a folder of runs, e.g. runs/ablation-scenes")],
@@ -297,12 +372,14 @@ def report(
     """Print the table of all runs of a study and write its gallery. Exit code 1 if a run is not done."""
     from segstudy.errors import DataError
     from segstudy.study.gallery import write_gallery
+    from segstudy.study.pace import print_pace
     from segstudy.study.table import print_study, records
 
     if not records(folder):
         found = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else "no such folder"
         raise DataError(f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {found}")
     unfinished = print_study(folder, console)
+    print_pace(folder, console)
     gallery = write_gallery(folder)
     if gallery:
         console.print(f"gallery: {gallery}")

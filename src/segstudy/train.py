@@ -28,10 +28,10 @@ from segstudy.build import (
     start_from,
     starting_file,
 )
+from segstudy.callbacks.apart import Apart
 from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
-from segstudy.callbacks.tta import TestTimeAugmentation
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK
@@ -39,6 +39,7 @@ from segstudy.errors import SegstudyError, TrainingError
 from segstudy.metrics import class_table, summary
 from segstudy.record import Record, claim, locked, surroundings
 from segstudy.study.gallery import write_gallery
+from segstudy.study.pace import print_pace
 from segstudy.study.table import number, print_classes, print_study
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
@@ -123,6 +124,7 @@ class Study(Callback):
         folder = Path(config.hydra.sweep.dir)
         console.rule(f"[bold]study {folder.name}")
         unfinished = print_study(folder, console)
+        print_pace(folder, console)
         gallery = write_gallery(folder)
         if gallery:
             console.print(f"gallery: {gallery}")
@@ -215,7 +217,7 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     metrics = {size: summary(torch.from_numpy(c)) for size, c in counts.items()}
     classes = {size: class_table(torch.from_numpy(c), data.classes) for size, c in counts.items()}
     speed = next((c.figures for c in trainer.callbacks if isinstance(c, Throughput)), {})
-    views = {f"metrics_{c.name}": c.figures for c in trainer.callbacks if isinstance(c, TestTimeAugmentation)}
+    apart = {f"metrics_{c.name}": c.figures for c in trainer.callbacks if isinstance(c, Apart)}
     before = record.values.get("seconds", 0.0)
     record.note(
         status="done",
@@ -224,7 +226,7 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
         epochs=epochs,
         steps=steps,
         seconds=before + seconds,
-        **views,
+        **apart,
         **speed,
     )
     parts = ["encoder", "bridge", "decoder", "head", "loss", "optim", "schedule", "seed"]

@@ -1,6 +1,7 @@
 """The learning curves of a run as a table and as a picture."""
 
 import csv
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,32 @@ PANELS = {
 class History(L.Callback):
     """Writes every logged figure of each epoch to `history.csv`, and at the end `pictures/curves.png`.
 
-    A continued run goes on in the same file; rows of an epoch that is trained again are replaced.
+    `seconds` runs from the first training step on, validation and pictures between epochs included.
+    A continued run goes on in the same file and from the same seconds; rows of an epoch that is trained again are
+    replaced, and the time that it took before the interruption is not counted.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self.began: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.rows = read_history(_place(trainer))
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Only from here on is a continued run's epoch known.
+        earlier = [row for row in self.rows if row["epoch"] <= trainer.current_epoch]
+        spent = earlier[-1].get("seconds") if earlier else 0.0
+        # An older history has no seconds: those of its continuation alone would be wrong.
+        self.began = None if spent is None else time.monotonic() - spent
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         epoch = trainer.current_epoch + 1
         figures = {k: float(v) for k, v in trainer.callback_metrics.items() if "_step" not in k}
+        if self.began is not None:
+            figures["seconds"] = time.monotonic() - self.began
         self.rows = [r for r in self.rows if r["epoch"] < epoch] + [{"epoch": epoch} | figures]
         write_history(self.rows, _place(trainer))
 

@@ -1,43 +1,32 @@
 """Test-time augmentation, measured beside the plain test."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segstudy.metrics import Confusion, summary
+from segstudy.callbacks.apart import Apart
 
 
-class TestTimeAugmentation(L.Callback):
-    """At the test, also predicts from the mean probability over views: sizes, and each of them mirrored.
-
-    Its figures (at network size) are kept apart, as `metrics_tta` of the record: a network is compared without them.
-    """
+class TestTimeAugmentation(Apart):
+    """At the test, also predicts from the mean probability over views: sizes, and each of them mirrored."""
 
     __test__ = False  # no test, whatever pytest thinks of the name
     name = "tta"
 
     def __init__(self, flip: bool = True, scales: Sequence[float] = (1.0,)):
+        super().__init__()
         if not scales or min(scales) <= 0:
             raise ValueError(f"callbacks.tta.scales is a list of factors above 0, not {list(scales)}")
         self.flip, self.scales = flip, list(scales)
-        self.figures: dict[str, float] = {}
 
-    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.counts = Confusion(len(module.classes)).to(module.device)  # type: ignore[arg-type]
-
-    def on_test_batch_end(  # type: ignore[override]
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Tensor, batch: dict[str, Tensor], *_: Any
-    ) -> None:
+    def probabilities(
+        self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]
+    ) -> Tensor:
         with trainer.precision_plugin.forward_context():
-            probabilities = mean_over_views(module, batch["image"], self.scales, self.flip)
-        self.counts.update(probabilities.argmax(1), batch["mask"])
-
-    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.figures = summary(self.counts.compute())
+            return mean_over_views(module, batch["image"], self.scales, self.flip)
 
 
 def mean_over_views(network: torch.nn.Module, image: Tensor, scales: Sequence[float], flip: bool) -> Tensor:

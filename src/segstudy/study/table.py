@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+APART = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
+"""What is measured beside the plain test, by its entry in the record (`callbacks/apart.py`)."""
+
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """The record of each run folder directly in a study's folder, by name."""
@@ -62,7 +65,7 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
         table.add_row(
             name, f"[red]{status}" if status == "failed" else status,
             number(network.get("miou")), number(original.get("miou")), number(network.get("pixel_accuracy")),
-            number(r.get("images_per_second"), 1), clock(r.get("seconds")), _origin(r),
+            number(r.get("images_per_second"), 1), clock(r.get("seconds")), encoder_origin(r),
         )  # fmt: skip
     return table
 
@@ -95,13 +98,13 @@ def print_classes(record: Mapping[str, Any], console: Console) -> None:
     earlier = record.get("metrics_before", {})
     figures = {f"{size} size before": earlier[size] for size in earlier}
     figures |= {f"{size} size": values for size, values in record["metrics"].items()}
-    figures |= {"with views": record["metrics_tta"]} if "metrics_tta" in record else {}
+    figures |= {said: record[key] for key, said in APART.items() if key in record}
     for size, values in figures.items():
         text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
         console.print(f"{size + ':':15} {text}", highlight=False, soft_wrap=True)
 
 
-def _origin(record: Mapping[str, Any]) -> str:
+def encoder_origin(record: Mapping[str, Any]) -> str:
     """Where the encoder's weights came from: random, imagenet or a file's name; random! if others were asked for."""
     origin = record.get("encoder_weights", "–")
     return "[red]random!" if "(" in origin else Path(origin).name
