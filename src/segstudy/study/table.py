@@ -131,10 +131,12 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     if not described:
         return ""
     data = described[0]
-    report, fit = data["roles"]["report"], data["roles"]["fit"]
+    report = data["roles"]["report"]
+    fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
+    fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
     size = "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     return (
-        f"{data['name']}{protocol} at {size}; trained on {fit['images']} images of {fit['split']!r}, "
+        f"{data['name']}{protocol} at {size}; trained on {fit}, "
         f"reported on {report['images']} of {report['split']!r}; one seed a variant: differences may be chance"
     )

@@ -1,0 +1,140 @@
+"""The notebooks run from their first cell to their last on small data, and are kept without outputs."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import make_pet, make_voc
+from nbclient import NotebookClient
+
+from segstudy.config import check, compose_config
+from segstudy.record import claim
+from segstudy.train import run
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jupyter's files in tmp_path, and a kernel on one thread of the CPU."""
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        (tmp_path / "jupyter" / name).mkdir(parents=True)
+        monkeypatch.setenv(name, str(tmp_path / "jupyter" / name))
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's: the widgets come with a real Jupyter
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> nbformat.NotebookNode:
+    """The executed notebook; settings go over those of its first cell. Raises CellExecutionError where a cell fails."""
+    for key, value in settings.items():
+        monkeypatch.setenv(f"NOTEBOOK_{key}", str(value))
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    """What all cells printed, tables included, without colours."""
+    texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs(notebook)]
+    return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(texts))
+
+
+def pictures(notebook: nbformat.NotebookNode) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+def complaints(notebook: nbformat.NotebookNode) -> list[str]:
+    """What was printed as an error or a warning."""
+    return [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def after(words: str, text: str) -> float:
+    """The number that follows these words."""
+    found = re.search(re.escape(words) + r"\s*([\d.]+)", text)
+    assert found, f"{words!r} is not in:\n{text}"
+    return float(found[1])
+
+
+def mean_over_batches(rows: np.ndarray, size: int) -> float:
+    """The mean of the batches' mIoU from (image, truth, prediction, pixels), class by class."""
+    means = []
+    for batch in np.unique(rows[:, 0] // size):
+        _, truth, prediction, pixels = rows[rows[:, 0] // size == batch].T
+        ious = [
+            pixels[(truth == c) & (prediction == c)].sum() / pixels[(truth == c) | (prediction == c)].sum()
+            for c in np.unique(truth)
+        ]
+        means.append(np.mean(ious))
+    return float(np.mean(means))
+
+
+def test_voc_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_voc(tmp_path / "my photos", train=16, val=20, size=(32, 40))
+    notebook = execute(
+        "voc_notebook", tmp_path, monkeypatch, ROOT=tmp_path / "my photos", RUNS=tmp_path / "runs", SIZE=32, EPOCHS=1,
+        LEARNING_RATE=0.003, ENCODER="resnet18", WEIGHTS="null", FINETUNE_IMAGES=4, FINETUNE_EPOCHS=1,
+    )  # fmt: skip
+    first, tuned = (
+        json.loads((tmp_path / "runs" / "voc_notebook" / name / "record.json").read_text())
+        for name in ("smp_unet", "finetuned")
+    )
+    assert (first["status"], tuned["status"]) == ("done", "done")
+    assert tuned["metrics_before"] == first["metrics"]
+    assert tuned["data"]["roles"]["fit"]["images"] == 4
+    text, miou = printed(notebook), first["metrics"]["network"]["miou"]
+    assert after("mIoU of one confusion matrix:", text) == pytest.approx(miou, abs=1e-6)
+    rows = np.load(tmp_path / "runs" / "voc_notebook" / "smp_unet" / "test" / "counts.npz")["network"]
+    for size, words in ((1, "batches of 1 "), (4, "batches of 4 "), (16, "batches of 16 "), (20, "the whole split")):
+        assert after(words, text) == pytest.approx(mean_over_batches(rows, size), abs=6e-4)
+    assert mean_over_batches(rows, 20) == pytest.approx(miou)
+    assert mean_over_batches(rows, 1) > miou + 0.01
+    assert pictures(notebook) == 4
+    assert complaints(notebook) == []
+
+
+def test_pet_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_pet(tmp_path / "photos", {"Abyssinian": 12, "Bengal": 12}, test=4)
+    study, records = tmp_path / "runs" / "pet-benchmark", {}
+    for model in ("pet_1", "pet_4"):
+        cfg = compose_config([
+            "experiment=pet_benchmark", f"model={model}", f"data.root={tmp_path / 'photos'}", "data.size=32",
+            "data.batch_size=8", "trainer.accelerator=cpu", "trainer.max_epochs=3", "encoder.widths=[8,8,8,8,8]",
+            "decoder.widths=[8,8,8,8]", "callbacks.pictures.count=1", "optim.lr=0.01",
+        ])  # fmt: skip
+        check(cfg)
+        records[model] = claim(study / model, cfg)
+        run(cfg, study / model, records[model])
+    # a run that failed is named in the table, and left out of all that follows
+    claim(study / "pet_2", cfg).note(status="failed", error="stopped")
+    notebook = execute("pet_compare", tmp_path, monkeypatch, STUDY=study, ROOT=tmp_path / "photos", IMAGES=5, SHOWN=2)
+    text = printed(notebook)
+    for model, record in records.items():
+        line = f"{model}: {record.values['parameters']:,} parameters, mIoU"
+        assert after(line, text) == pytest.approx(record.values["metrics"]["network"]["miou"], abs=1e-3)
+    assert "pet_2: stopped" in text
+    assert "pet_2: " not in text.replace("pet_2: stopped", "")
+    assert re.search(r"pet_1 +1\.000 +[\d.]+\n +pet_4 +[\d.]+ +1\.000\n", text)
+    assert pictures(notebook) == 3
+    assert complaints(notebook) == []
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_are_kept_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for before, cell in zip([None, *notebook.cells], notebook.cells, strict=False):
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+            assert before is not None
+            assert before.cell_type == "markdown", f"no words before:\n{cell.source}"
