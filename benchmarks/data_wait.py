@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from common import compose_config, machine, machine_line, voc_root_or_scenes, write_json
+from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
 
@@ -61,7 +62,8 @@ def alone(settings: list[str], batches: int) -> dict[str, float]:
         began = time.perf_counter()
         batch = next(loader)
         read = time.perf_counter()
-        ready = data.on_after_batch_transfer({key: part.to(device) for key, part in batch.items()}, 0)
+        drawn = move_data_to_device(data.on_before_batch_transfer(batch, 0), device)
+        ready = data.on_after_batch_transfer(drawn, 0)
         ready["image"].mean().item()  # the device has done it
         reading.append(read - began)
         preparing.append(time.perf_counter() - read)
