@@ -50,6 +50,26 @@ def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) 
     return network.to(memory_format=torch.channels_last), origin
 
 
+def build_start(cfg: DictConfig, data: SegmentationData) -> tuple[nn.Module, str, dict[str, Any] | None]:
+    """The network as a run of this config begins, where its weights came from, and what `start_from` gave, if set.
+
+    The data is told the normalisation that the network expects.
+    """
+    network, origin = build_network(cfg, len(data.classes), load_weights=cfg.start_from is None)
+    started = None
+    if cfg.start_from is not None:
+        started = start_from(network, Path(cfg.start_from))
+        origin = f"start_from {Path(cfg.start_from).name}"
+    tell_normalisation(data, network)
+    return network, origin, started
+
+
+def tell_normalisation(data: SegmentationData, network: nn.Module) -> None:
+    """Mean and standard deviation belong to the encoder's weights: the network expects them, the data delivers."""
+    if (encoder := getattr(network, "encoder", None)) is not None:
+        data.mean, data.std = encoder.mean, encoder.std
+
+
 def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) -> SegmentationModule:
     """The LightningModule around the network, with loss, optimizer and schedule."""
     loss_cfg = _with_weights(cfg.loss, data)

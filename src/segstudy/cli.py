@@ -253,8 +253,6 @@ def inspect(
 
     given = what or []
     built, cfg, dataset = opened(given)
-    if (encoder := getattr(built, "encoder", None)) is not None:
-        dataset.mean, dataset.std = encoder.mean, encoder.std
     device = torch.device(choose_device(cfg.trainer.accelerator, "32-true")[0])
     module = build_module(cfg, built, dataset).to(device).train()
     rows = inspect_batch(module, first_batch(dataset, device), module.loss)
@@ -265,7 +263,7 @@ def inspect(
 
 def opened(given: list[str]) -> tuple[Any, Any, Any]:
     """Network, config and data set of settings, or of a run's folder and settings of this machine."""
-    from segstudy.build import build_data, build_network, load_run
+    from segstudy.build import build_data, build_start, load_run, tell_normalisation
     from segstudy.config import MACHINE, adopt, check_overrides, compose_config
     from segstudy.errors import ConfigError
 
@@ -274,7 +272,7 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
         cfg = compose_config(given)
         adopt(cfg, given)
         dataset = build_data(cfg)
-        return build_network(cfg, len(dataset.classes))[0], cfg, dataset
+        return build_start(cfg, dataset)[0], cfg, dataset
     folder, settings = Path(given[0]), given[1:]
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
@@ -287,7 +285,9 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
         )
     built, cfg = load_run(folder)
     cfg.merge_with_dotlist(settings)
-    return built, cfg, build_data(cfg)
+    dataset = build_data(cfg)
+    tell_normalisation(dataset, built)
+    return built, cfg, dataset
 
 
 find_app = typer.Typer(no_args_is_help=True, help="Before training: a learning rate, or the largest batch that fits.")

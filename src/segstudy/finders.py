@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from scipy.ndimage import gaussian_filter1d
 
-from segstudy.build import build_data, build_module, build_network, build_prober, start_from
+from segstudy.build import build_data, build_module, build_prober, build_start
 from segstudy.callbacks.guards import out_of_memory
 from segstudy.callbacks.throughput import peak_memory
 from segstudy.data.base import SegmentationData
@@ -159,11 +159,6 @@ def find_batch(cfg: DictConfig, limit: int = 64) -> Batches:
 def fresh(cfg: DictConfig) -> tuple[SegmentationModule, SegmentationData]:
     """Data and module as a run of this config begins, under a constant learning rate."""
     data = build_data(cfg)
-    network, _ = build_network(cfg, len(data.classes), load_weights=cfg.start_from is None)
-    if cfg.start_from is not None:
-        start_from(network, Path(cfg.start_from))
-    if (encoder := getattr(network, "encoder", None)) is not None:
-        data.mean, data.std = encoder.mean, encoder.std
-    module = build_module(cfg, network, data)
+    module = build_module(cfg, build_start(cfg, data)[0], data)
     module.schedule = constant  # another one would ask for a validation, or for the budget's end
     return module, data

@@ -22,10 +22,9 @@ from rich.console import Console
 from segstudy.build import (
     build_data,
     build_module,
-    build_network,
+    build_start,
     build_tester,
     build_trainer,
-    start_from,
     starting_file,
 )
 from segstudy.callbacks.apart import Apart
@@ -141,14 +140,10 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     began = time.monotonic()
     record.note(status="running", error=None, **surroundings())
     data = build_data(cfg)
-    network, origin = build_network(cfg, len(data.classes), load_weights=cfg.start_from is None)
-    if cfg.start_from is not None:
-        record.note(started_from=start_from(network, Path(cfg.start_from)))
-        origin = f"start_from {Path(cfg.start_from).name}"
+    network, origin, started = build_start(cfg, data)
+    if started is not None:
+        record.note(started_from=started)
     announce(data, origin)
-    encoder = getattr(network, "encoder", None)
-    if encoder is not None:
-        data.mean, data.std = encoder.mean, encoder.std
     module = build_module(cfg, network, data)
     trainer, device = build_trainer(cfg, folder)
     record.note(

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image, ImageDraw
 
 from segstudy.data.base import Images, SegmentationData
@@ -97,10 +98,9 @@ def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, 
     """Labels uint8 (B,H,W) of a raw batch of the cache; the module's mode is left as it was."""
     training = module.training
     module.eval()
-    mean, std = (torch.tensor(v, device=module.device).view(1, 3, 1, 1) for v in (data.mean, data.std))
-    image = batch["image"].to(module.device).permute(0, 3, 1, 2).float() / 255
+    ready = data.on_after_batch_transfer(move_data_to_device(batch, module.device), 0)
     with torch.no_grad():
-        labels = module((image - mean) / std).argmax(1)
+        labels = module(ready["image"]).argmax(1)
     module.train(training)
     return labels.to(torch.uint8).cpu().numpy()
 

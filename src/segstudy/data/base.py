@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segstudy.data.augment import Augment
 from segstudy.data.cache import Cache, cached
 from segstudy.data.reading import Sample, read_pair
-from segstudy.data.splits import hold_out
+from segstudy.data.splits import hold_out, rarest
 from segstudy.errors import ConfigError, DataError
 from segstudy.losses import IGNORE
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
@@ -135,8 +135,7 @@ class SegmentationData(L.LightningDataModule):
 
     def strata(self, images: "Images") -> Sequence:
         """What a division of the images keeps in proportion: here each image's rarest class."""
-        frequency = images.pixels.sum(0).astype(float)
-        return np.where(images.pixels > 0, frequency, np.inf).argmin(1).tolist()
+        return rarest(images.pixels)
 
     def overlap(self) -> int:
         """How many images of `report` are also trained or selected on."""

@@ -13,9 +13,10 @@ import yaml
 
 from segstudy.data.annotations import Kind
 from segstudy.data.description import Description, Scheme, describe, make_scheme
-from segstudy.data.folder import ROLES, SHARE, Plan, ask_about_255, make_plan, pixels_of, rarest
+from segstudy.data.folder import ROLES, SHARE, Plan, ask_about_255, make_plan, pixels_of
 from segstudy.data.inventory import Inventory, in_parallel, own_colours, take_inventory
 from segstudy.data.reading import Sample, read_pair
+from segstudy.data.splits import rarest
 from segstudy.errors import ConfigError, DataError, SegstudyError
 from segstudy.losses import IGNORE
 

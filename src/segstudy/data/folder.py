@@ -12,7 +12,7 @@ from segstudy.data.cache import cached
 from segstudy.data.description import Description, Scheme, describe, make_scheme, some
 from segstudy.data.inventory import Inventory, listed, own_colours, survey, take_inventory
 from segstudy.data.reading import Sample, read_pair
-from segstudy.data.splits import folds, hold_out
+from segstudy.data.splits import folds, hold_out, rarest
 from segstudy.errors import ConfigError, DataError
 from segstudy.losses import IGNORE
 
@@ -115,11 +115,6 @@ def pixels_of(counted: Sequence[dict[str, int]], scheme: Scheme) -> np.ndarray:
         for key, number in keys.items():
             row[scheme.table.get(key, IGNORE)] += number
     return pixels[:, : len(scheme.classes)]
-
-
-def rarest(pixels: np.ndarray) -> list[int]:
-    """Each image's rarest class, from the labels counted in it (N,C): what a division keeps in proportion."""
-    return np.where(pixels > 0, pixels.sum(0).astype(float), np.inf).argmin(1).tolist()
 
 
 def ask_about_255(counted: Sequence[dict[str, int]], kind: str, about: Description) -> None:

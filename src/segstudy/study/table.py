@@ -21,12 +21,13 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 def print_study(folder: Path, console: Console) -> list[str]:
     """Print one line a run, in a table for each kind of report; returns the names of those that are not done."""
     runs = records(folder)
-    groups = comparable(variants(runs))
+    named = variants(runs)
+    groups = comparable(named)
     for group in groups:
         console.print(_table(group))
     if len(groups) > 1:
         console.print("[bold]runs that report on other data, sizes or protocols cannot be compared: a table for each")
-    for name, r in variants(runs).items():
+    for name, r in named.items():
         if r.get("status") == "failed":
             console.print(f"[red]{name}:[/] {r.get('error')}", soft_wrap=True, highlight=False)
     if any("(" in str(r.get("encoder_weights")) for r in runs.values()):
