@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -177,3 +179,29 @@ def test_the_rest_learns_while_the_encoder_is_frozen(tmp_path: Path) -> None:
 def test_a_schedule_ends_with_the_budget_in_a_real_fit(tmp_path: Path) -> None:
     module, _ = fit(tmp_path, FreezeEncoder(epochs=0, batch_norm_epochs=0), optim.cosine, epochs=2)
     assert module.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_clips_gradients(tmp_path: Path, precision: str) -> None:
+    """Under bf16 no scaler stands in the way. A step of plain gradient descent shows the norm that was left."""
+    network = Tiny()
+    before = nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+    rule = partial(SGD, fused=True)
+    module = SegmentationModule(network, CrossEntropy(), ["a", "b"], rule, optim.constant, lr=1.0)
+    trainer = L.Trainer(
+        accelerator="cpu", precision=precision, max_steps=1, gradient_clip_val=0.01, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    image, mask = torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 8, 8))
+    trainer.fit(module, DataLoader([{"image": i, "mask": m} for i, m in zip(image, mask, strict=True)], batch_size=2))
+    after = nn.utils.parameters_to_vector(network.parameters()).detach()
+    assert (after - before).norm() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_where_gradients_are_scaled_clipping_goes_without_fusing() -> None:
+    module = SegmentationModule(Tiny(), CrossEntropy(), ["a", "b"], partial(AdamW, fused=True), optim.constant)
+    for clip, precision, fused in ((1.0, "16-mixed", False), (None, "16-mixed", True), (1.0, "bf16-mixed", True)):
+        module._trainer = SimpleNamespace(gradient_clip_val=clip, precision=precision)  # type: ignore[assignment]
+        optimizer = module.configure_optimizers()["optimizer"]
+        assert [group["fused"] for group in optimizer.param_groups] == [fused, fused]

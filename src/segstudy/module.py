@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -83,8 +85,27 @@ class SegmentationModule(L.LightningModule):
         self.log_dict(there)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(parameter_groups(self.network, self.lr, self.encoder_lr))
+        def build(**options: Any) -> Optimizer:
+            return self.optimizer(parameter_groups(self.network, self.lr, self.encoder_lr), **options)
+
+        optimizer = build()
+        if self.trainer.gradient_clip_val and self.trainer.precision == "16-mixed" and optimizer.defaults.get("fused"):
+            optimizer = build(fused=False)  # a fused step unscales the gradients, too late to clip
         return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, progress=self.progress)}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning's, which refuses a fused optimizer under bf16 too, where no scaler is in the way (issue 21435)."""
+        precision = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(precision, MixedPrecision) and precision.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def progress(self) -> float:
         """The share of the budget spent, 0…1: of the steps, or of `trainer.max_time` where that ends sooner."""
