@@ -1,0 +1,118 @@
+"""What a study says: the figures of its variants, their differences with verdicts, its claims. Everything that writes a
+report (page, Markdown, tables, LaTeX) reads this and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Verdict = Literal["better", "worse", "equal", "undecided", "ahead", "behind"]
+"""Of one variant against another. "ahead" and "behind" are of two trained networks, where a variant has one seed."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval. NaN: not defined (n/a). seeds: how many trainings it is the mean of."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`figure` of variant b minus that of variant a.
+
+    low, high: 95 %; wide_low, wide_high: with all planned pairs taken into account, agrees with the verdict.
+    p: two-sided, corrected by Holm. detectable: the smallest difference that this study would probably have shown.
+    words: the verdict as a sentence.
+    """
+
+    a: str
+    b: str
+    figure: str
+    delta: float
+    low: float
+    high: float
+    wide_low: float
+    wide_high: float
+    p: float
+    verdict: Verdict
+    detectable: float
+    words: str
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim of the experiment file, held against the data."""
+
+    text: str
+    outcome: Literal["supported", "refuted", "undecided", "not measured"]
+    words: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """All trainings of one variant: their records (one a seed) and figures.
+
+    miou: over the supported classes (truth in at least `min_images` images), which carry the verdict; miou_all: over
+    all classes with truth; miou_original: these, at each image's original size. class_iou (C,): NaN without truth.
+    figures: by the names of `study/figures.py`. outcomes: shares of objects missed, mixed, wrong label, partial, right,
+    and outcome_areas the same by area. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
+    confused: the commonest (truth, prediction, share of the truth's pixels). reliability: by region (all, foreground,
+    edge) rows (mean confidence, accuracy, share of pixels). history: each seed's rows of history.csv.
+    curve of a figure that is not there: empty.
+    """
+
+    name: str
+    changes: str
+    records: Sequence[Mapping[str, Any]]
+    seeds: Sequence[int]
+    miou: Estimate
+    miou_all: Estimate
+    miou_original: Estimate
+    class_iou: np.ndarray
+    figures: Mapping[str, Estimate]
+    outcomes: Mapping[str, float] = field(default_factory=dict)
+    outcome_areas: Mapping[str, float] = field(default_factory=dict)
+    offsets: Sequence[tuple[float, float, float, float, float]] = ()
+    confused: Sequence[tuple[str, str, float]] = ()
+    reliability: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
+    history: Sequence[Sequence[Mapping[str, float]]] = ()
+    folders: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variants that may be compared: same data, size, protocol and classes.
+
+    supported (C,): classes that carry verdicts. telling: images (index, name, share of the first planned difference's
+    influence), largest first. warnings: what a reader must know of the figures, each a sentence.
+    """
+
+    title: str
+    classes: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    background: int | None
+    images: int
+    units: int
+    class_images: np.ndarray
+    supported: np.ndarray
+    variants: Sequence[Variant]
+    differences: Sequence[Difference]
+    claims: Sequence[ClaimResult] = ()
+    telling: Sequence[tuple[int, str, float]] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study: a first sentence, groups of comparable variants, and the runs that could not be used, with why."""
+
+    name: str
+    sentence: str
+    groups: Sequence[Group]
+    left_out: Sequence[tuple[str, str]] = ()
