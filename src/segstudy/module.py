@@ -99,7 +99,7 @@ class SegmentationModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Like Lightning's, which refuses a fused optimizer under bf16 too, though no scaler is there (its issue 21435)."""
+        """Like Lightning's, which refuses a fused optimizer under bf16 too, without a scaler (its issue 21435)."""
         precision = self.trainer.precision_plugin
         if gradient_clip_val and isinstance(precision, MixedPrecision) and precision.scaler is None:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
