@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from segstudy.callbacks.counts import ImageCounts
+from segstudy.callbacks.measures import Measures
 from segstudy.callbacks.streams import Streams
 from segstudy.config import check
 from segstudy.data.base import SegmentationData
@@ -94,7 +95,7 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
     settings, reason = _trainer_settings(cfg)
-    callbacks: list[Callback] = [Streams(cfg.seed), ImageCounts()]
+    callbacks: list[Callback] = [Streams(cfg.seed), ImageCounts(), Measures()]
     for part in cfg.callbacks.values():
         if part.get("enabled", True):
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])

@@ -155,6 +155,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         parameters=sum(p.numel() for p in network.parameters()),
         device=device,
         checkpoint=cfg.checkpoint,
+        seed=cfg.seed,
         selected_on_reported=selects(cfg) and "select" not in data.roles,
     )
     console.print(f"{record.values['parameters']:,} parameters; {device}", highlight=False)

@@ -149,6 +149,7 @@ class SegmentationData(L.LightningDataModule):
             "name": type(self).__name__,
             "size": list(self.size),
             "protocol": self.protocol(),
+            "background": self.background,
             "roles": {"select": None} | roles,
         }
 

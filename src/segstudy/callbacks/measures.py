@@ -1,0 +1,60 @@
+"""How the test's predictions fail, image by image, for the study."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from segstudy.data.base import SegmentationData
+from segstudy.study.failures import measure
+
+
+class Measures(L.Callback):
+    """Keeps the sums of `study/failures.py` of each test image at network size.
+
+    Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
+    labels and truth, uint8 (N,H,W), for pictures.
+    """
+
+    def __init__(self) -> None:
+        self.images: dict[int, dict[str, np.ndarray]] = {}
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.images = {}
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        logits: torch.Tensor,
+        batch: dict[str, torch.Tensor],
+        *_: Any,
+    ) -> None:
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        classes, background = len(data.classes), data.background
+        labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
+        for i, index in enumerate(batch["index"].tolist()):
+            if index < 0:  # filled in for an even number of batches
+                continue
+            sums = measure(masks[i], labels[i], classes, background)
+            self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        gathered: list[Any] = [self.images]
+        if trainer.world_size > 1:
+            gathered = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.images)
+        if trainer.is_global_zero:
+            images = {index: sums for part in gathered for index, sums in part.items()}
+            samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
+            self._write(Path(trainer.default_root_dir) / "test", [images[i] for i in sorted(images)], samples)
+
+    def _write(self, folder: Path, images: list[dict[str, np.ndarray]], samples: list[Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        stacked = {key: np.stack([sums[key] for sums in images]) for key in images[0]}
+        pictures = {key: stacked.pop(key) for key in ("labels", "truth")}
+        told = {"names": [s.name for s in samples], "groups": [s.group or s.name for s in samples]}
+        np.savez_compressed(folder / "measures.npz", **told, **stacked)  # type: ignore[arg-type]
+        np.savez_compressed(folder / "labels.npz", **pictures)  # type: ignore[arg-type]
