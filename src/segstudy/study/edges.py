@@ -1,5 +1,7 @@
 """How well edges are drawn: bands and contours of each class, blocks of the decoder's grid, roughness."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
 
@@ -15,20 +17,21 @@ STEPS = (2, 4, 8)
 """The grids that blockiness looks for: a decoder's steps."""
 
 
-def edge_sums(truth: np.ndarray, labels: np.ndarray, num_classes: int, background: int | None) -> dict[str, np.ndarray]:
-    """Sums of one image for Boundary IoU, boundary F, roughness and blockiness, all at the size that is given.
+class Filled(NamedTuple):
+    """A truth whose 255 took the nearest label up to 5 pixels away: labels (H,W), where there is one now (H,W), and the
+    summed distance and number of the pixels that were filled."""
 
-    truth, labels (H,W), 255 in truth ignored (here labels under 255 are used where contours run through it).
-    """
-    counted = truth != IGNORE
-    sums = band_sums(truth, np.where(counted, labels, IGNORE), num_classes)
-    if not counted.any():
-        filled, drawn, width = truth, counted, (0.0, 0)
-    else:
-        filled, drawn, width = fill_void(truth)
-    sums |= contour_sums(filled, labels, drawn, background)
-    sums["void_distance"], sums["void_pixels"] = np.array(width[0]), np.array(width[1])
-    true, predicted = changes(filled, drawn), changes(labels, drawn)
+    labels: np.ndarray
+    drawn: np.ndarray
+    distance: float
+    pixels: int
+
+
+def edge_sums(labels: np.ndarray, truth: Filled, background: int | None) -> dict[str, np.ndarray]:
+    """Sums of one image for boundary F, roughness and blockiness, at the size of the labels (H,W)."""
+    sums = contour_sums(truth.labels, labels, truth.drawn, background)
+    sums["void_distance"], sums["void_pixels"] = np.array(truth.distance), np.array(truth.pixels)
+    true, predicted = changes(truth.labels, truth.drawn), changes(labels, truth.drawn)
     sums["cracks"] = np.array(sum(int(c.sum()) for c in predicted))
     sums["true_cracks"] = np.array(sum(int(c.sum()) for c in true))
     sums["phases"] = phases(predicted)
@@ -59,27 +62,26 @@ def band(mask: np.ndarray, reach: int) -> np.ndarray:
 
 def near_edges(truth: np.ndarray) -> np.ndarray:
     """Counted pixels within 2 % of the diagonal of a change of class, bool (H,W); void near labels is filled first."""
-    if not (truth != IGNORE).any():
-        return np.zeros(truth.shape, bool)
-    filled, drawn, _ = fill_void(truth)
-    across, down = changes(filled, drawn)
+    filled = fill_void(truth)
+    across, down = changes(filled.labels, filled.drawn)
     edge = np.zeros(truth.shape, bool)
     edge[:, 1:] |= across
+    edge[:, :-1] |= across
     edge[1:] |= down
+    edge[:-1] |= down
     width = 2 * max(1, round(BAND * float(np.hypot(*truth.shape)))) + 1
     return ndimage.maximum_filter(edge.view(np.uint8), width, mode="constant").view(bool) & (truth != IGNORE)
 
 
-def fill_void(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, int]]:
-    """Labels with 255 replaced by the nearest label up to 5 pixels away; where there is a label now, bool (H,W); and
-    the summed distance and number of the pixels that were filled."""
+def fill_void(truth: np.ndarray) -> Filled:
+    """The truth (H,W) with 255 filled where a label is near."""
     void = truth == IGNORE
-    if not void.any():
-        return truth, ~void, (0.0, 0)
+    if void.all() or not void.any():
+        return Filled(truth, ~void, 0.0, 0)
     distance, nearest = ndimage.distance_transform_edt(void, return_indices=True)
     fill = void & (distance <= FILLED)
     filled = np.where(fill, truth[tuple(nearest)], truth)
-    return filled, ~void | fill, (float(distance[fill].sum()), int(fill.sum()))
+    return Filled(filled, ~void | fill, float(distance[fill].sum()), int(fill.sum()))
 
 
 def half_width(distance: float, pixels: float) -> float:

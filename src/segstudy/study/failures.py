@@ -1,14 +1,15 @@
 """How a prediction fails, as sums over an image's pixels: a study adds them up and divides once (`figures.py`).
 
-255 of the truth is copied into the prediction before components or bands are taken: else the void ring of a data set
-merges and cuts pieces and shifts edges.
+255 of the truth is copied into the prediction before objects' pieces or bands are taken: else the void ring of a data
+set merges and cuts pieces and shifts edges. Where something must reach across the ring (an overshoot belongs to the
+object inside it; a contour runs in it), the truth's 255 is filled with the nearest label instead.
 """
 
 import numpy as np
 from scipy import ndimage
 
 from segstudy.losses import IGNORE
-from segstudy.study.edges import edge_sums
+from segstudy.study.edges import band_sums, edge_sums, fill_void
 from segstudy.study.objects import EIGHT, object_sums
 
 CELLS = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
@@ -30,9 +31,11 @@ def measure(truth: np.ndarray, labels: np.ndarray, num_classes: int, background:
     cells = partition(truth, labels, background)
     sums = {"cells": np.bincount(cells[counted], minlength=len(CELLS)), "shape": np.array(truth.shape)}
     sums |= absent_classes(truth, copied, background)
-    sums |= where_errors(truth, copied)
+    filled = fill_void(truth)
+    sums |= where_errors(truth, labels, filled.labels, background)
     sums |= object_sums(truth, copied, background)
-    sums |= edge_sums(truth, labels, num_classes, background)
+    sums |= band_sums(truth, copied, num_classes)
+    sums |= edge_sums(labels, filled, background)
     return sums
 
 
@@ -65,28 +68,30 @@ def absent_classes(truth: np.ndarray, copied: np.ndarray, background: int | None
     return {"absent": np.array(int(absent.sum())), "image": np.array(int(counted > 0))}
 
 
-def where_errors(truth: np.ndarray, copied: np.ndarray) -> dict[str, np.ndarray]:
-    """False positives and false negatives of all classes by where they lie: boundary, extent, segment; int64 (3,) each.
+def where_errors(
+    truth: np.ndarray, labels: np.ndarray, filled: np.ndarray, background: int | None
+) -> dict[str, np.ndarray]:
+    """False positives and negatives of the classes but background by where they lie: boundary, extent, segment; (3,).
 
     boundary: within 1 % of the diagonal of both a right pixel of the class and a pixel rightly left to others; else
-    extent: its segment (component of the prediction or of the truth) holds a right pixel; else segment.
+    extent: its segment (component of the prediction or of the truth, 255 filled) holds a right pixel; else segment.
     After Bernhard et al., WACV 2024 ("What's outside the intersection?"), in our own code and reading.
     """
     reach = 2 * max(1, round(BAND * float(np.hypot(*truth.shape)))) + 1
     places = {"false_positives": np.zeros(3, np.int64), "false_negatives": np.zeros(3, np.int64)}
     counted = truth != IGNORE
-    for c in np.union1d(np.unique(truth), np.unique(copied)):
-        if c == IGNORE:
+    for c in np.union1d(np.unique(truth), np.unique(labels[counted])):
+        if c in (IGNORE, background):
             continue
-        is_true, is_predicted = truth == c, copied == c
+        is_true, is_predicted = truth == c, counted & (labels == c)
         right = is_true & is_predicted
         if np.array_equal(is_true, is_predicted):
             continue
         left = counted & ~is_true & ~is_predicted
         near = _grown(right, reach) & _grown(left, reach)
         for name, segments, wrong in (
-            ("false_positives", is_predicted, is_predicted & ~is_true),
-            ("false_negatives", is_true, is_true & ~is_predicted),
+            ("false_positives", labels == c, is_predicted & ~is_true),
+            ("false_negatives", filled == c, is_true & ~is_predicted),
         ):
             numbers, count = ndimage.label(segments, EIGHT)
             touches = np.zeros(count + 1, bool)

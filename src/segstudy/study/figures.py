@@ -59,11 +59,11 @@ def _share(key: str, at: int) -> Callable[[Tested], Terms]:
 
 
 def _errors(at: int) -> Callable[[Tested], Terms]:
-    """Half of all false positives and negatives of a place: each wrong pixel is one of both."""
-    return lambda t: (
-        (t.sums["false_positives"][:, at] + t.sums["false_negatives"][:, at]) / 2,
-        t.sums["cells"].sum(1),
-    )
+    def terms(t: Tested) -> Terms:
+        both = t.sums["false_positives"] + t.sums["false_negatives"]
+        return both[:, at], both.sum(1)
+
+    return terms
 
 
 def _boundary_iou(t: Tested) -> Terms:
@@ -104,7 +104,8 @@ FIGURES = [
     Figure("precision", "foreground precision", "of the predicted foreground, on an object",
            _cells((F, C, G), (F, C, G, O, H)), higher=True, needs=("background",)),
     *(Figure(f"{place}_errors", f"errors at the {place}" if place == "boundary" else f"errors of {place}",
-             "of all pixels", _errors(i)) for i, place in enumerate(("boundary", "extent", "segment"))),
+             "of the false positives and negatives of all classes but background", _errors(i), higher=None)
+      for i, place in enumerate(("boundary", "extent", "segment"))),
     *(Figure(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share("outcomes", i),
              higher=name == "right",
              needs=("background",) if name in ("missed", "partial") else ("labels",) if name != "right" else ())

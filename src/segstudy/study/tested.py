@@ -1,6 +1,6 @@
 """One tested network, image by image: what a comparison is made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from segstudy.errors import DataError
+from segstudy.losses import IGNORE
+from segstudy.study.failures import measure
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Tested:
     sums: by name, (N, …): `failures.measure` and, for networks, of confidence, offsets and shifts.
     original: the counts at each image's original size, where they were taken.
     """
+
+    __test__ = False  # no test, whatever pytest thinks of the name
 
     variant: str
     seed: int
@@ -88,3 +92,32 @@ def count(rows: np.ndarray, images: int, num_classes: int) -> Counts:
     np.add.at(predicted, (image, guess), pixels)
     np.add.at(confusion, (true, guess), pixels)
     return Counts(hit, truth, predicted, confusion)
+
+
+def of_masks(
+    variant: str,
+    pairs: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    background: int | None,
+    groups: Mapping[str, str] | None = None,
+) -> Tested:
+    """The test of predicted masks: pairs are (name, truth, labels), uint8 (H,W) each, of any size."""
+    names, sums, counts = [], [], []
+    number = len(classes)
+    for name, truth, labels in pairs:
+        names.append(name)
+        sums.append(measure(truth, labels, number, background))
+        counted = truth != IGNORE
+        pair = truth[counted].astype(np.int64) * number + labels[counted]
+        counts.append(np.bincount(pair, minlength=number**2).reshape(number, number))
+    matrices = np.stack(counts)
+    return Tested(
+        variant=variant,
+        seed=0,
+        classes=classes,
+        background=background,
+        names=names,
+        groups=[(groups or {}).get(name, name) for name in names],
+        counts=Counts(matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1), matrices.sum(0)),
+        sums={key: np.stack([s[key] for s in sums]) for key in sums[0]},
+    )

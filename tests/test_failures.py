@@ -1,0 +1,248 @@
+"""Failure modes: the nine stories, the partition's properties, and sums worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from segstudy.losses import IGNORE
+from segstudy.study.archetypes import STORIES, predictors, scene
+from segstudy.study.edges import band, blockiness, changes, contour, fill_void, half_width, near_edges, phases
+from segstudy.study.failures import CELLS, measure, partition, where_errors
+from segstudy.study.figures import FIGURES, by_name, image_miou, worst
+from segstudy.study.figures import blockiness as blocks
+from segstudy.study.objects import object_sums, which
+from segstudy.study.tested import Tested, of_masks
+
+CLASSES = 6
+NAMES = [str(c) for c in range(CLASSES)]
+
+
+def figure(tested: Tested, name: str) -> float:
+    terms = by_name(name).of(tested)
+    if terms is None:
+        return math.nan
+    top, bottom = terms[0].sum(0), terms[1].sum(0)
+    return float(np.mean(top / bottom)) if np.all(bottom > 0) else math.nan
+
+
+@pytest.fixture(scope="module")
+def stories() -> dict[str, Tested]:
+    truths = [scene(seed) for seed in range(6)]
+    predicted = [predictors(truth, CLASSES, seed) for seed, truth in enumerate(truths)]
+    return {
+        name: of_masks(name, [(str(i), t, p[name]) for i, (t, p) in enumerate(zip(truths, predicted, strict=True))],
+                       NAMES, 0)
+        for name in STORIES
+    }  # fmt: skip
+
+
+OWN = {
+    "speckled": ["objects_mixed", "absent_classes"],
+    "core only": ["objects_partial"],
+    "wrong label": ["objects_wrong_label", "mislabelled", "hallucinated_inside"],
+    "dilated": ["spilled"],
+    "ghost": ["hallucinated_outside"],
+    "striped": ["pieces"],
+    "all background": ["missed", "objects_missed"],
+}
+
+
+@pytest.mark.parametrize("story", OWN)
+def test_each_story_moves_its_own_number_most(stories: dict[str, Tested], story: str) -> None:
+    for name in OWN[story]:
+        values = {s: v for s, t in stories.items() if not math.isnan(v := figure(t, name))}
+        assert max(values, key=lambda s: values[s]) == story, (name, values)
+        assert figure(stories["perfect"], name) == (1 if name == "pieces" else 0)
+
+
+def test_a_holed_object_is_whole_where_a_striped_one_is_not(stories: dict[str, Tested]) -> None:
+    holed, striped = stories["holed"], stories["striped"]
+    assert figure(holed, "pieces") == figure(holed, "coherence") == 1
+    assert figure(striped, "coherence") < 0.5
+    assert figure(holed, "objects_right") == figure(striped, "objects_right") == 1
+    assert figure(holed, "roughness") > 1.5
+
+
+def test_the_perfect_predictor_is_perfect_through_the_void_ring(stories: dict[str, Tested]) -> None:
+    perfect = stories["perfect"]
+    ones = ("shape_iou", "precision", "objects_right", "boundary_iou", "boundary_f", "roughness", "coherence", "pieces")
+    assert [figure(perfect, name) for name in ones] == [1] * len(ones)
+    assert worst(perfect) == 1
+
+
+def test_what_is_not_defined_is_not_zero(stories: dict[str, Tested]) -> None:
+    nothing = stories["all background"]
+    for name in ("hallucinated_share", "mislabelled", "precision", "pieces"):
+        assert math.isnan(figure(nothing, name)), name
+    assert math.isnan(figure(stories["perfect"], "boundary_errors"))
+
+
+def test_overshoot_belongs_to_its_object_across_the_void(stories: dict[str, Tested]) -> None:
+    assert figure(stories["dilated"], "extent_errors") == 1
+    assert figure(stories["ghost"], "segment_errors") == 1
+    assert figure(stories["core only"], "segment_errors") == 0
+
+
+@pytest.mark.parametrize("background", [0, 3, None])
+def test_the_cells_sum_to_the_counted_pixels(background: int | None) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.choice([0, 1, 2, 3, IGNORE], (20, 30)).astype(np.uint8)
+    labels = rng.integers(0, CLASSES, (20, 30)).astype(np.uint8)
+    cells = partition(truth, labels, background)
+    assert (cells[truth == IGNORE] == IGNORE).all()
+    assert measure(truth, labels, CLASSES, background)["cells"].sum() == (truth != IGNORE).sum()
+    wrong = np.isin(cells, (2, 3, 4, 5, 6))
+    assert np.array_equal(wrong, (truth != labels) & (truth != IGNORE))
+    if background is None:
+        assert not np.isin(cells, (0, 2, 5, 6)).any()
+
+
+def test_pixels_under_255_change_nothing_but_contours_drawn_through_it() -> None:
+    truth = scene(1)
+    labels = predictors(truth, CLASSES)["speckled"]
+    other = np.where(truth == IGNORE, 5, labels).astype(np.uint8)
+    a, b = measure(truth, labels, CLASSES, 0), measure(truth, other, CLASSES, 0)
+    through = {"cracks", "contour_f", "contours", "phases", "changes", "false_positives"}
+    assert all(np.array_equal(a[key], b[key]) for key in a if key not in through)
+
+
+def test_the_partition_by_hand() -> None:
+    truth = np.array([[0, 0, 0, 1, 1, 1, 2, IGNORE]], np.uint8)
+    labels = np.array([[0, 1, 3, 1, 0, 2, 4, 1]], np.uint8)
+    kinds = [CELLS[c] if c != IGNORE else "" for c in partition(truth, labels, 0)[0]]
+    assert kinds == ["background", "overshoot", "ghost", "foreground", "missed", "confused", "foreign", ""]
+
+
+@pytest.mark.parametrize(
+    ("found", "purity", "right", "outcome"),
+    [(0.24, 1, True, 0), (0.25, 0.79, True, 1), (0.25, 0.8, False, 2), (0.74, 0.8, True, 3), (0.75, 0.8, True, 4)],
+)
+def test_outcomes_at_their_limits(found: float, purity: float, right: bool, outcome: int) -> None:
+    assert which(found, purity, right) == outcome
+
+
+def test_objects_by_hand() -> None:
+    """A 4×10 object found in two pieces of 2×4 and 2×2, beside a speck and one of 3 % that is missed."""
+    truth = np.zeros((30, 40), np.uint8)
+    truth[2:6, 2:12] = 1
+    truth[20, 20] = 1
+    truth[15:21, 30:36] = 2
+    labels = np.zeros_like(truth)
+    labels[2:4, 2:6] = 1
+    labels[4:6, 9:11] = 1
+    sums = object_sums(truth, labels, 0)
+    assert sums["outcomes"].tolist() == [1, 0, 0, 1, 0]
+    assert sums["outcome_areas"].tolist() == [36, 0, 0, 40, 0]
+    assert sums["objects_left_out"] == 1
+    assert (sums["pieces"], sums["class_pieces"], sums["found_objects"]) == (2, 2, 1)
+    assert sums["coherence"] == pytest.approx(8 / 12)
+    assert sums["size_pixels"].tolist() == [1, 76, 0]
+    assert sums["size_missed"].tolist() == [1, 28 + 36, 0]
+
+
+def test_without_a_background_what_needs_one_is_not_defined() -> None:
+    truth = scene(2)
+    tested = of_masks("x", [("a", truth, predictors(truth, CLASSES)["speckled"])], NAMES, None)
+    for f in FIGURES:
+        if "background" in f.needs:
+            assert f.of(tested) is None, f.name
+    assert figure(tested, "objects_mixed") > 0
+    assert figure(tested, "hallucinated") > 0
+
+
+def test_two_classes_have_no_label_errors() -> None:
+    truth = (scene(3) > 0).astype(np.uint8)
+    tested = of_masks("x", [("a", truth, np.roll(truth, 3, 0))], ["background", "pet"], 0)
+    for name in ("mislabelled", "hallucinated", "objects_mixed", "objects_wrong_label", "absent_classes"):
+        assert by_name(name).of(tested) is None
+    assert 0 < figure(tested, "missed") < 1
+
+
+def test_where_errors_lie_by_hand() -> None:
+    """100×100: 1 % of the diagonal is one pixel. A square grown by one row is a boundary error; a far end of the same
+    segment is extent; another square is a segment."""
+    truth = np.zeros((100, 100), np.uint8)
+    truth[40:60, 40:60] = 1
+    labels = truth.copy()
+    labels[60, 40:60] = 1
+    assert where_errors(truth, labels, truth, 0)["false_positives"].tolist() == [20, 0, 0]
+    labels[61:63, 40:60] = 1
+    assert where_errors(truth, labels, truth, 0)["false_positives"].tolist() == [
+        2,
+        58,
+        0,
+    ]  # its two corners are near others
+    labels[80:90, 80:90] = 1
+    assert where_errors(truth, labels, truth, 0)["false_positives"].tolist() == [2, 58, 100]
+    assert where_errors(truth, np.zeros_like(truth), truth, 0)["false_negatives"].tolist() == [0, 0, 400]
+
+
+def test_an_image_of_nothing_but_255_counts_nowhere() -> None:
+    sums = measure(np.full((16, 16), IGNORE, np.uint8), np.ones((16, 16), np.uint8), 3, 0)
+    assert all(not value.any() for key, value in sums.items() if key != "shape")
+
+
+def test_bands_and_contours_by_hand() -> None:
+    square = np.zeros((11, 11), bool)
+    square[3:8, 3:8] = True
+    assert band(square, 1).sum() == 16
+    assert band(square, 2).sum() == 24
+    assert band(square, 3).sum() == 25
+    assert contour(square, np.ones_like(square)).sum() == 16
+    corner = np.zeros((6, 6), bool)
+    corner[:3, :3] = True
+    assert contour(corner, np.ones_like(corner)).sum() == 5  # the frame is no edge
+    across, down = changes(square.astype(np.uint8), np.ones_like(square))
+    assert (across.sum(), down.sum()) == (10, 10)
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_the_void_strip_has_its_half_width(width: int) -> None:
+    truth = np.zeros((40, 40), np.uint8)
+    truth[:, 20 : 20 + width] = IGNORE
+    truth[:, 20 + width :] = 1
+    filled = fill_void(truth)
+    assert half_width(filled.distance, filled.pixels) == width / 2
+    assert filled.labels.max() == 1
+    near = near_edges(truth)  # one pixel, 2 % of the diagonal
+    assert near[:, 19].all() == (width == 2)
+    assert not near[:, :19].any()
+
+
+def test_boundary_f_is_not_defined_where_the_void_is_wider_than_its_tolerance() -> None:
+    truth = np.zeros((64, 64), np.uint8)
+    truth[:, 30:34] = IGNORE
+    truth[:, 34:] = 1
+    tested = of_masks("x", [("a", truth, np.where(truth == IGNORE, 0, truth))], NAMES[:2], 0)
+    assert by_name("boundary_f").of(tested) is None  # 2 px against .0075 × 90.5 = .68 px
+    assert figure(tested, "boundary_iou") == 1
+
+
+def test_blockiness_knows_nearest_from_smooth() -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 2, (2, 32, 32)).astype(np.uint8)
+    free = rng.integers(0, 2, (128, 128)).astype(np.uint8)
+    blocky = coarse[0].repeat(4, 0).repeat(4, 1)
+    values = {}
+    for name, labels in (("blocky", blocky), ("free", free)):
+        where = changes(labels, np.ones_like(labels, bool))
+        values[name] = blockiness(phases(where), np.array([c.sum() for c in where]))
+    assert values["blocky"][:2] == pytest.approx([1, 1], abs=0.01)
+    assert values["blocky"][2] < 0.1
+    assert (values["free"] < 0.1).all()
+    assert np.isnan(blockiness(np.zeros((2, 3, 2)), np.array([99, 500]))).all()
+
+
+def test_blockiness_of_a_split_adds_images(stories: dict[str, Tested]) -> None:
+    assert np.isnan(blocks(stories["all background"])).all()
+    assert (blocks(stories["perfect"]) < 0.1).all()
+
+
+def test_the_worst_images_by_hand() -> None:
+    truth = np.array([[0, 1]], np.uint8)
+    pairs = [(str(i), truth, truth if i else 1 - truth) for i in range(20)]
+    tested = of_masks("x", pairs, NAMES[:2], 0)
+    assert image_miou(tested).tolist() == [0] + [1] * 19
+    assert worst(tested) == 0
+    assert worst(tested, 0.1) == 0.5
