@@ -1,6 +1,7 @@
 """What a study says: the figures of its variants, their differences with verdicts, its claims. Everything that writes a
 report (page, Markdown, tables, LaTeX) reads this and nothing else."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class Variant:
     and outcome_areas the same by area. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
     confused: the commonest (truth, prediction, share of the truth's pixels). reliability: by region (all, foreground,
     edge) rows (mean confidence, accuracy, share of pixels). history: each seed's rows of history.csv.
-    curve of a figure that is not there: empty.
+    curve of a figure that is not there: empty. inspected: (layer, flags) of what the inspector found; None: not run.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Variant:
     reliability: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
     history: Sequence[Sequence[Mapping[str, float]]] = ()
     folders: Sequence[Path] = ()
+    inspected: Sequence[tuple[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Group:
     """Variants that may be compared: same data, size, protocol and classes.
 
     supported (C,): classes that carry verdicts. telling: images (index, name, share of the first planned difference's
-    influence), largest first. warnings: what a reader must know of the figures, each a sentence.
+    influence), largest first. warnings: what a reader must know of the figures, each a sentence. min_images: what
+    makes a class supported. margin: of "equal"; NaN: none was declared. paired: differences were taken seed by seed.
     """
 
     title: str
@@ -106,6 +109,9 @@ class Group:
     claims: Sequence[ClaimResult] = ()
     telling: Sequence[tuple[int, str, float]] = ()
     warnings: Sequence[str] = ()
+    min_images: int = 20
+    margin: float = math.nan
+    paired: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""From a folder of runs to tests that may be compared."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from segstudy.errors import DataError
+from segstudy.study.plan import Plan
+from segstudy.study.table import comparable, variants
+from segstudy.study.tested import Tested, read_run
+
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def read_records(folder: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
+    """The records of a study's runs by folder name, and (name, reason) of those that cannot be read.
+
+    Raises DataError if the folder holds no run.
+    """
+    found, broken = {}, []
+    for file in sorted(folder.glob("*/record.json")):
+        try:
+            found[file.parent.name] = dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            broken.append((file.parent.name, f"its record.json cannot be read: {error}"))
+    if not found and not broken:
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else "no such folder"
+        raise DataError(f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {there}")
+    return found, broken
+
+
+def read_study(folder: Path) -> tuple[list[list[Tested]], list[tuple[str, str]]]:
+    """The tests of a study's finished runs, in groups that may be compared, and (name, reason) of the other runs."""
+    records, left_out = read_records(folder)
+    for name, record in records.items():
+        if record.get("status") == "failed":
+            left_out.append((name, f"failed: {record.get('error')}"))
+        elif record.get("status") != "done":
+            left_out.append((name, "not finished: the same command continues it"))
+    done = {name: r for name, r in records.items() if r.get("status") == "done"}
+    groups = []
+    for members in comparable(done):
+        names = without_seeds(members)
+        tests = []
+        for run, record in members.items():
+            try:
+                tests.append(read_run(folder / run, record, names[run]))
+            except (DataError, KeyError, OSError, ValueError) as error:
+                left_out.append((run, str(error) if isinstance(error, DataError) else f"its test is damaged: {error}"))
+        if tests:
+            groups.append(tests)
+    return groups, left_out
+
+
+def without_seeds(runs: Records) -> dict[str, str]:
+    """Each run's variant: its short name without the seed, the same for all its seeds."""
+    bare = {
+        run: [c for c in record.get("changes", [f"model={run}"]) if not c.startswith("seed=")]
+        for run, record in runs.items()
+    }
+    first = {tuple(changes): run for run, changes in reversed(bare.items())}
+    order = [run for run in runs if run in first.values()]
+    named = dict(zip(order, variants({run: {"changes": bare[run]} for run in order}), strict=True))
+    return {run: named[first[tuple(changes)]] for run, changes in bare.items()}
+
+
+def read_plan(folder: Path) -> Plan:
+    """The `report` section of the first run's config; the default if no run has one."""
+    for file in sorted(folder.glob("*/config.yaml")):
+        section = OmegaConf.to_container(OmegaConf.load(file)).get("report")  # type: ignore[union-attr]
+        if section:
+            return Plan.of(section)
+    return Plan()
+
+
+def seeds_of(tests: Sequence[Tested]) -> dict[str, list[Tested]]:
+    """The tests by variant, each variant's in the order of their seeds; variants in the order of their first run."""
+    found: dict[str, list[Tested]] = {}
+    for test in tests:
+        found.setdefault(test.variant, []).append(test)
+    return {name: sorted(runs, key=lambda t: t.seed) for name, runs in found.items()}

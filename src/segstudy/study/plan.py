@@ -1,0 +1,86 @@
+"""What a study sets out to compare, declared before it is run: pairs of variants, claims, what counts as equal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segstudy.errors import ConfigError, near
+from segstudy.study.figures import FIGURES
+
+FIGURE_NAMES = ("miou", "image_miou", "worst", *(f.name for f in FIGURES))
+AT = ("trained", "equal_spill")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement to hold against the data.
+
+    figure of `variant` is lower or higher (direction) than that of `against`, by more than margin; or, with
+    no_worse: true, is not worse by margin or more. at: as trained, or with `against` brought to the spill of `variant`
+    by its background logit (for missed and hallucinated).
+    """
+
+    say: str
+    figure: str
+    variant: str
+    against: str
+    direction: str
+    margin: float = 0.0
+    no_worse: bool = False
+    at: str = "trained"
+
+    def __post_init__(self) -> None:
+        if self.figure not in FIGURE_NAMES and not self.figure.startswith(("blockiness_", "epochs_to")):
+            raise ConfigError(f"report.claims: no figure {self.figure!r}{near(self.figure, FIGURE_NAMES)}")
+        if self.direction not in ("lower", "higher"):
+            raise ConfigError(f"report.claims: direction is lower or higher, not {self.direction!r}")
+        if self.at not in AT:
+            raise ConfigError(f"report.claims: at is one of {', '.join(AT)}, not {self.at!r}")
+        if self.at == "equal_spill" and self.figure not in ("missed", "hallucinated"):
+            raise ConfigError(f"report.claims: at equal spill missed and hallucinated are known, not {self.figure}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The `report` section of a config.
+
+    margin: differences of mIoU within it count as equal. min_images: a class needs truth in so many images to carry
+    a verdict. pair_seeds: variants share start and batches seed by seed. pairs: [a, b] each, b against a; empty: each
+    variant against the one before.
+    """
+
+    margin: float = 0.005
+    min_images: int = 20
+    pair_seeds: bool = False
+    pairs: Sequence[tuple[str, str]] = ()
+    claims: Sequence[Claim] = field(default_factory=tuple)
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any] | None) -> "Plan":
+        """From plain values. Raises ConfigError for what is not understood."""
+        given = dict(section or {})
+        try:
+            pairs = tuple((str(a), str(b)) for a, b in given.pop("pairs", None) or ())
+            claims = tuple(Claim(**claim) for claim in given.pop("claims", None) or ())
+            return cls(pairs=pairs, claims=claims, **given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the config's report section is not understood: {error}\n"
+                "  → report: {margin, min_images, pair_seeds, pairs: [[v1, v2], …], claims: [{say, figure, variant, "
+                "against, direction}, …]}"
+            ) from error
+
+
+def matching(wanted: str, variants: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of the variants (name → its changes, model first) that `wanted` means, in their order.
+
+    A name, a model, or settings that must all be there (loss=ce_dice encoder=resnet50); | between alternatives.
+    """
+    found = []
+    for name, changes in variants.items():
+        known = {name, *changes, *(c.rsplit(".", 1)[-1] for c in changes), *(c.removeprefix("model=") for c in changes)}
+        for part in wanted.split("|"):
+            if part.strip() == name or all(term in known for term in part.split()):
+                found.append(name)
+                break
+    return found
