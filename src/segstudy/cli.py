@@ -387,6 +387,24 @@ def report(
         raise typer.Exit(1)
 
 
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="The folder of one run, e.g. runs/ablation-scenes/v4")],
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the readings to this file.")] = None,
+) -> None:
+    """Read a run's predictions under every reading of "mIoU" and "accuracy" in use, beside an all-background predictor.
+
+    What each reading is: docs/readings.md. Example: segstudy audit runs/ablation-scenes/v4 --json readings.json
+    """
+    from segstudy.study.audit import audit, print_audit, write_json
+
+    read = audit(run)
+    print_audit(read, console)
+    if out:
+        write_json(read, out)
+        console.print(f"readings: {out}")
+
+
 def main() -> None:
     """Entry point: the user's mistakes are printed plainly, with exit code 2."""
     from segstudy.errors import SegstudyError

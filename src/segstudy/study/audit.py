@@ -1,0 +1,369 @@
+"""The audit of a run's figures: the same predictions under every reading of "mIoU" and "accuracy"."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segstudy.callbacks.history import read_history
+from segstudy.errors import DataError
+from segstudy.study.readings import BATCHES, RULES, ClassCounts, Definition, batch_accuracy, dataset, definitions
+from segstudy.study.table import APART, number
+
+SAME = ("dataset", "per image", "per batch", "other batch means")
+"""Groups of readings of the same predictions as a mIoU."""
+UNMEASURED = (
+    "void as an extra class or mapped to background (journey): 255 is not in the counts",
+    "soft IoU of probabilities, IoU of each class at a threshold of .5: only labels were counted",
+    "a square crop instead of the whole image; weights other than those tested (EMA against plain)",
+    "the floor of a location prior (each pixel's commonest class in training): it needs the training masks",
+)
+"""What a run's counts per image cannot tell."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A reading's value, its distance from the dataset-level mIoU, and a constant predictor's value under it.
+
+    NaN: not defined (n/a); None: has no meaning here, or is not known.
+    """
+
+    group: str
+    name: str
+    formula: str
+    who: str
+    value: float
+    distance: float | None
+    floor: float | None
+
+    @property
+    def unearned(self) -> bool:
+        """Whether the constant predictor reads at least as high."""
+        return self.floor is not None and self.floor >= self.value
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All readings of a run, the dataset-level mIoU over the classes with truth first.
+
+    floor: the constant predictor's class, the background or, where no class is that, the commonest one.
+    spread and floors: smallest and largest mIoU of the same predictions, and of the constant predictor; the sum that is
+    never divided is not among them.
+    """
+
+    run: str
+    record: Mapping[str, Any]
+    counts: ClassCounts
+    background: int | None
+    floor: int
+    readings: Sequence[Reading]
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        return extremes([r.value for r in self._same()])
+
+    @property
+    def floors(self) -> tuple[float, float]:
+        return extremes([r.floor for r in self._same() if r.floor is not None])
+
+    def _same(self) -> list[Reading]:
+        return [r for r in self.readings if r.group in SAME and not r.name.startswith("sum over batches")]
+
+    @property
+    def constant(self) -> str:
+        """The constant predictor in words."""
+        return f"all {self.record['class_names'][self.floor]}"
+
+    def __getitem__(self, name: str) -> Reading:
+        return next(r for r in self.readings if r.name == name)
+
+
+def extremes(values: Sequence[float]) -> tuple[float, float]:
+    """Smallest and largest of the values that are not NaN; NaN where there is none."""
+    known = [v for v in values if not math.isnan(v)] or [math.nan]
+    return min(known), max(known)
+
+
+def audit(folder: Path) -> Audit:
+    """Read a run's folder. Raises DataError if it is none, or its test is not there."""
+    record, counts = opened(folder)
+    data = record.get("data", {})
+    background = background_class(data, record["class_names"])
+    floor = background if background is not None else int(counts["network"].truth.sum(0).argmax())
+    network = counts["network"]
+    level, base = dataset(network), network.constant(floor)
+
+    def read(d: Definition, on: ClassCounts, under: ClassCounts) -> Reading:
+        value = d.measure(on)
+        return Reading(d.group, d.name, d.formula, d.who, value, value - level, d.measure(under))
+
+    readings = [read(d, network, base) for d in definitions(background)]
+    readings += [void_as_error(network, base, data["size"], level)] if "size" in data else []
+    readings += others(record, counts["original"], floor, readings[0])
+    readings += selections(folder, data.get("roles", {}), level)
+    return Audit(folder.name, record, network, background, floor, readings)
+
+
+def opened(folder: Path) -> tuple[dict[str, Any], dict[str, ClassCounts]]:
+    """The record of a run and its counts per image, for each size."""
+    place, counts = folder / "record.json", folder / "test" / "counts.npz"
+    if not place.is_file():
+        found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"{folder} is not a run's folder\n  expected: {place}\n  found:    {found}\n"
+            "  → one run's folder: runs/STUDY/RUN"
+        )
+    record = json.loads(place.read_text())
+    if not counts.is_file():
+        status = record.get("status", "not known")
+        raise DataError(
+            f"{folder} has no counts of its test images\n  expected: {counts}\n  found:    a run whose status is "
+            f"{status!r}\n  → "
+            + ("wait until it is tested" if status == "running" else "the same command continues it")
+        )
+    with np.load(counts) as file:
+        images, classes = len(file["names"]), len(record["class_names"])
+        sizes = {size: ClassCounts.of_rows(file[size], images, classes) for size in ("network", "original")}
+    if not sizes["network"].truth.any():
+        raise DataError(f"{counts} holds no counted pixel: every pixel of the test images is ignored (255)")
+    return record, sizes
+
+
+def background_class(data: Mapping[str, Any], classes: Sequence[str]) -> int | None:
+    """The background's number: as recorded, else class 0 if that is its name."""
+    if "background" in data:
+        return data["background"]
+    return 0 if classes[0] == "background" else None
+
+
+def void_as_error(counts: ClassCounts, base: ClassCounts, size: Sequence[int], level: float) -> Reading:
+    """Pixel accuracy over all pixels of the images, those under 255 included, which no class can get right."""
+    counts, base = counts.counted(), base.counted()
+    pixels = len(counts.truth) * math.prod(size)
+    value, floor = (k.hit.sum().item() / pixels for k in (counts, base))
+    return Reading("accuracy", "pixel accuracy, void an error", "ΣΣH / all pixels, those of 255 included",
+                   "notebooks: (prediction == mask).mean()", value, value - level, floor)  # fmt: skip
+
+
+def others(record: Mapping[str, Any], original: ClassCounts, floor: int, first: Reading) -> list[Reading]:
+    """The first reading of the same network's other predictions: at original size, and what was measured apart."""
+    level, base = first.value, first.floor
+    found: list[tuple[str, str, float, float | None]]
+    found = [
+        ("at each image's original size", "VOC devkit, mmseg", dataset(original), dataset(original.constant(floor)))
+    ]
+    found += [
+        (said, "papers, often without saying so", record[key]["miou"], base)
+        for key, said in APART.items()
+        if key in record
+    ]
+    return [
+        Reading("other predictions", name, "as the first row", who, v, v - level, low) for name, who, v, low in found
+    ]
+
+
+def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Reading]:
+    """Last and best epoch of the validation curve: choosing one is selection, not a reading.
+
+    On a split held out for it, the distance from the tested images' mIoU means nothing and is left out.
+    """
+    curve = [(r["val/miou"], int(r["epoch"])) for r in read_history(folder / "history.csv") if "val/miou" in r]
+    if not curve:
+        return []
+    held = roles.get("select")
+    where = f"{held['split']!r}, which selects" if held else "the reported split"
+    best = max(curve, key=lambda point: point[0])
+    chosen = ((*curve[-1], "last", "segstudy (checkpoint=last)"),
+              (*best, "best", "journey, resnet_unet, ade_unet, pet_benchmark"))  # fmt: skip
+    return [
+        Reading("selection", f"{which} epoch ({epoch}) on {where}", "as the first row, validation curve", who,
+                value, None if held else value - level, None)
+        for value, epoch, which, who in chosen
+    ]  # fmt: skip
+
+
+# What a published figure could mean
+
+
+def published(audit: Audit) -> str:
+    """What is known of the figure published on data of this kind, and what it could mean; "" where none is known."""
+    data = audit.record.get("data", {})
+    say = {"VOC": _voc, "VOCSBD": _voc, "ADE20K": _ade, "Pet": _pet}.get(data.get("name", ""))
+    return say(audit) if say else ""
+
+
+def _rule(audit: Audit, needed: str, same: bool) -> str:
+    """The sentence without which no published figure may be read; same: by what the record says, the data could be."""
+    data = audit.record["data"]
+    report, size = data["roles"]["report"], "×".join(map(str, data["size"]))
+    protocol = f" ({data['protocol']})" if data.get("protocol") else ""
+    verdict = "That could be the same data; their files must be too." if same else "That is other data: no comparison."
+    return (
+        f"Only on the same data could anything be compared: {needed}. "
+        f"This run reports on {report['images']} images of {report['split']!r} at {size}{protocol}. {verdict}"
+    )
+
+
+def _voc(audit: Audit) -> str:
+    data = audit.record["data"]
+    fit = data["roles"].get("fit", {}).get("images", 0)
+    same = (data["roles"]["report"]["images"], [*data["size"]]) == (1449, [256, 256]) and fit <= 1464
+    needed = "trained on the 1,464 images of train, read on all 1,449 of val, at 256×256, border ignored"
+    names = ("frequency-weighted IoU", "micro IoU", "batches of 8, all classes, absent = 1")
+    told = ", ".join(f"{number(audit[n].value)} ({n}; floor {number(audit[n].floor)})" for n in names)
+    return (
+        'Published for resnet_unet: "mIoU" 79.38 %, the best of 100 epochs on the split it reports; how it was read is '
+        f"not stated. {_rule(audit, needed, same)} "
+        f"Readings that fit its log turn our {number(audit.readings[0].value)} into {told}. "
+        "What 79.38 % is as a dataset-level mIoU is not decidable from it."
+    )
+
+
+def _ade(audit: Audit) -> str:
+    data, classes = audit.record["data"], len(audit.record["class_names"])
+    same = (data["roles"]["report"]["images"], [*data["size"]]) == (2000, [256, 256])
+    low, high = map(number, audit.spread)
+    pixel, batches = audit["pixel accuracy"], audit["accuracy, mean of batches of 16"]
+    return (
+        "Published for ade_unet: IoU .1389 and accuracy .5928; how absent classes and batches were read is not stated. "
+        f"{_rule(audit, 'all 2,000 validation images with 150 classes, at 256×256', same)} "
+        f"Not decidable: with {classes} classes our own predictions read between {low} and {high} as IoU; "
+        f"as accuracy {number(pixel.value)} by pixels, {number(batches.value)} by batches of 16."
+    )
+
+
+def _pet(audit: Audit) -> str:
+    data = audit.record["data"]
+    same = (data.get("protocol"), [*data["size"]]) == ("border=background, split=alphabetical", [128, 128])
+    pixel = audit["pixel accuracy"]
+    low, high = sorted((pixel.value, batch_accuracy(audit.counts, 32)))
+    return (
+        "Published for pet_benchmark: accuracy 93.45 %, the best of 15 epochs on the split it reports, a mean of "
+        "batches, border counted as background; all background scores about 73 % there. "
+        f"{_rule(audit, 'the last 20 % of the alphabetical list, at 128×128, border=background', same)} "
+        "Accuracies under another border protocol are on another ruler. Ours reads "
+        f"{number(low)} to {number(high)}, by pixels or by batches of 32 ({audit.constant}: {number(pixel.floor)}). "
+        "What 93.45 % is as an IoU is not decidable."
+    )
+
+
+# Output
+
+
+def write_json(audit: Audit, path: Path) -> None:
+    """Everything that is printed, for machines; what is not defined or not known is null."""
+    values = {
+        "run": audit.run,
+        "data": audit.record.get("data"),
+        "class_names": audit.record["class_names"],
+        "background": audit.background,
+        "floor": audit.constant,
+        "images": len(audit.counts.truth),
+        "counted_images": len(audit.counts.counted().truth),
+        "readings": [asdict(r) for r in audit.readings],
+        "spread": audit.spread,
+        "floors": audit.floors,
+        "published": published(audit) or None,
+        "not_measured": UNMEASURED,
+    }
+    path.write_text(json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_audit(audit: Audit, console: Console) -> None:
+    """The table of readings by group, the grid of batch means, and in words what they say."""
+    console.print(_table(audit))
+    console.print(_grid(audit))
+    for line in words(audit):
+        console.print(line, highlight=False, markup=False)
+
+
+def _table(audit: Audit) -> Table:
+    images, counted = len(audit.counts.truth), len(audit.counts.counted().truth)
+    table = Table(
+        title=escape(f"{audit.run}: the same predictions under each reading"),
+        caption="T truth, P predicted, H hit, U = T+P−H: pixels of class c in image i; Σ over images; b background; "
+        f"C classes. {counted} of {images} images counted, in the list's order. Δ: from the first row.",
+        caption_justify="left",
+    )
+    table.add_column("reading, its formula, who reads it so", overflow="fold")
+    for column in ("value", "Δ", escape(audit.constant)):
+        table.add_column(column, justify="right", overflow="fold", min_width=6)
+    group = ""
+    for r in audit.readings:
+        if r.group == "per batch":
+            continue
+        if r.group != group:
+            group = r.group
+            table.add_section()
+            table.add_row(f"[italic]{group}" + (" (no reading)" if group == "selection" else ""))
+        style = "bold" if r is audit.readings[0] else None
+        table.add_row(_about(r.name, r.formula, r.who), number(r.value), signed(r.distance), _floor(r), style=style)
+    return table
+
+
+def _grid(audit: Audit) -> Table:
+    table = Table(
+        title="the plain mean over batches of each batch's mean IoU, by images in a batch",
+        caption=escape(f"value, Δ from the dataset-level mIoU, and {audit.constant} under the same reading"),
+        caption_justify="left",
+    )
+    table.add_column("classes of a batch, formula, who reads it so", overflow="fold")
+    for size in BATCHES:
+        table.add_column(str(size), justify="right", min_width=6)
+    cells = [r for r in audit.readings if r.group == "per batch"]
+    for (name, formula), first in zip(RULES.values(), range(0, len(cells), len(BATCHES)), strict=True):
+        row = cells[first : first + len(BATCHES)]
+        shown = [f"{number(r.value)}\n{signed(r.distance)}\n{_floor(r)}" for r in row]
+        table.add_row(_about(name, formula, row[0].who), *shown)
+        table.add_section()
+    return table
+
+
+def _about(name: str, formula: str, who: str) -> str:
+    return f"{name}\n[dim]{formula}\n{who}"
+
+
+def _floor(r: Reading) -> str:
+    return f"[yellow]{number(r.floor)}" if r.unearned else number(r.floor)
+
+
+def words(audit: Audit) -> list[str]:
+    """What the readings say: the spread, the floors, the published figure if any, and what was not measured."""
+    low, high = map(number, audit.spread)
+    floors = " to ".join(map(number, audit.floors))
+    lines = [
+        f"The same predictions read between {low} and {high} as mIoU, {number(audit.readings[0].value)} at dataset "
+        f"level; {audit.constant} reads {floors}. A figure whose reading is not stated could be any of these."
+    ]
+    unearned = [r.name for r in audit.readings if r.group in SAME and r.unearned]
+    if unearned:
+        lines.append(f"As high as this network, or higher (yellow), is {audit.constant} under: {'; '.join(unearned)}.")
+    chosen = [r for r in audit.readings if r.group == "selection"]
+    if chosen:
+        gain = chosen[1].value - chosen[0].value
+        lines.append(f"The best epoch is {signed(gain)} from the last: that is selection, not another reading.")
+    lines += [text] if (text := published(audit)) else []
+    missing = list(UNMEASURED)
+    if "metrics_tta" not in audit.record:
+        missing.insert(0, "test-time augmentation (callbacks.tta.enabled=true measures it at the test)")
+    return [*lines, "Not measurable from this run's counts:", *(f"  {m}" for m in missing)]
+
+
+def signed(value: float | None) -> str:
+    """A difference for a table."""
+    return "–" if value is None else "n/a" if math.isnan(value) else f"{value:+.3f}"
