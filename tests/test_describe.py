@@ -12,7 +12,14 @@ from segstudy.build import build_network
 from segstudy.cli import app
 from segstudy.config import CONF, compose_config
 from segstudy.errors import ConfigError
-from segstudy.networks.describe import PUBLISHED, describe, receptive_fields, shape
+from segstudy.networks.describe import (
+    PUBLISHED,
+    describe,
+    effective_receptive_field,
+    field_side,
+    receptive_fields,
+    shape,
+)
 from segstudy.networks.diagram import draw
 
 THIN = ["encoder.widths=[4,4,4,4,4]", "decoder.widths=[4,4,4,4]"]
@@ -197,3 +204,51 @@ def test_the_command_needs_no_data(tmp_path: Path) -> None:
 def test_the_command_names_mistakes() -> None:
     with pytest.raises(ConfigError, match="no such model"):
         CliRunner().invoke(app, ["network", "model=v9"], catch_exceptions=False)
+
+
+# Effective receptive fields
+
+
+def flat(kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A convolution whose class 1 is the sum of its window, the others 0."""
+    layer = conv(kernel, stride, dilation)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    nn.init.ones_(layer.weight[1])
+    return layer
+
+
+def test_the_effective_field_of_one_convolution_is_its_window() -> None:
+    gradient = effective_receptive_field(flat(3), torch.rand(2, 3, 16, 20))
+    assert gradient.shape == (16, 20)
+    assert gradient.nonzero().aminmax(dim=0).min.tolist() == [7, 9]
+    assert gradient.nonzero().aminmax(dim=0).max.tolist() == [9, 11]
+    assert field_side(gradient) == 3
+    assert field_side(effective_receptive_field(flat(3, dilation=4), torch.rand(1, 3, 16, 16))) == 3  # nine pixels
+
+
+def test_the_effective_field_of_a_stack_is_smaller_than_the_theoretical_one() -> None:
+    layers = [flat(3) for _ in range(6)]
+    gradient = effective_receptive_field(nn.Sequential(*layers), torch.rand(1, 3, 40, 40))
+    assert (gradient > 0).sum() == 13**2
+    assert 6 < field_side(gradient) < 13
+    assert field_side(gradient, 0.5) < field_side(gradient)
+
+
+def test_a_mean_over_the_batch_of_what_counts_for_the_predicted_class() -> None:
+    network, image = flat(1), torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, 3, 5, 5)
+    # Predicted are class 1 (its logit less a third of itself) and class 0 (nothing less a third of class 1's).
+    assert effective_receptive_field(network, image)[2, 2] == pytest.approx(3 * (2 / 3 + 1 / 3) / 2)
+    single = nn.Conv2d(3, 1, 3, padding=1)
+    whole = effective_receptive_field(single, torch.rand(1, 3, 9, 9)).sum().item()
+    assert whole == pytest.approx(single.weight.abs().sum().item())
+
+
+def test_an_effective_field_leaves_the_network_as_it_is_and_works_in_a_test() -> None:
+    network = nn.Sequential(conv(3), nn.BatchNorm2d(3), nn.ReLU(), conv(3)).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        gradient = effective_receptive_field(network, torch.rand(2, 3, 16, 16))
+    assert gradient.dtype == torch.float32
+    assert 1 < field_side(gradient) <= 5
+    assert all(p.grad is None for p in network.parameters())
+    assert field_side(torch.zeros(4, 4)) != field_side(torch.zeros(4, 4))  # NaN

@@ -112,7 +112,7 @@ def changes(hydra_cfg: HydraConf) -> list[str]:
     keep = (o.lstrip("+~") for o in hydra_cfg.overrides.task)
     return [
         f"model={hydra_cfg.runtime.choices['model']}",
-        *(o for o in keep if not o.startswith(("model=", "experiment="))),
+        *(o for o in keep if not o.startswith(("model=", "experiment=", "report."))),
     ]
 
 

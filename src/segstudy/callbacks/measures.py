@@ -8,11 +8,15 @@ import numpy as np
 import torch
 
 from segstudy.data.base import SegmentationData
+from segstudy.study.confidence import confidence_sums
+from segstudy.study.edges import near_edges
 from segstudy.study.failures import measure
+from segstudy.study.operating import offset_sums
+from segstudy.study.shift import shift_consistency
 
 
 class Measures(L.Callback):
-    """Keeps the sums of `study/failures.py` of each test image at network size.
+    """Keeps, of each test image at network size, the sums of failures, confidence, background offsets and shifts.
 
     Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
     labels and truth, uint8 (N,H,W), for pictures.
@@ -35,10 +39,19 @@ class Measures(L.Callback):
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
         classes, background = len(data.classes), data.background
         labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
+        with trainer.precision_plugin.forward_context():
+            small = min(batch["image"].shape[2:]) // 8
+            shifts = [shift for shift in (1, 2, 4, 8) if shift <= max(1, small)]
+            shifted = shift_consistency(module, batch["image"], logits, shifts)
+        kept, compared = (t.cpu().numpy() for t in shifted)
         for i, index in enumerate(batch["index"].tolist()):
             if index < 0:  # filled in for an even number of batches
                 continue
+            mask = batch["mask"][i]
+            edge = torch.from_numpy(near_edges(masks[i])).to(mask.device)
             sums = measure(masks[i], labels[i], classes, background)
+            sums |= confidence_sums(logits[i], mask, edge, background) | offset_sums(logits[i], mask, background)
+            sums |= {"shift_kept": kept[i], "shift_compared": compared[i]}
             self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

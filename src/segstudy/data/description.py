@@ -304,7 +304,9 @@ def read_classes(about: Description) -> tuple[dict[str, str], dict[str, Rgb]] | 
         path = about.find(given)
         if path is None:
             raise DataError(f"classes: no file {given} in {' or '.join(dict.fromkeys(about.places))}")
-        return _read_csv(path) if path.suffix.lower() == ".csv" else (_numbered(path.read_text().splitlines()), {})
+        return (
+            read_class_table(path) if path.suffix.lower() == ".csv" else (_numbered(path.read_text().splitlines()), {})
+        )
     if isinstance(given, dict):
         return {str(k): str(v) for k, v in sorted(given.items(), key=lambda item: int(item[0]))}, {}
     return _numbered(given), {}
@@ -314,7 +316,7 @@ def _numbered(names: Sequence[Any]) -> dict[str, str]:
     return {str(i): str(n).strip() for i, n in enumerate(names) if str(n).strip()}
 
 
-def _read_csv(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
+def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
     """Columns index (else the row), name, red, green, blue (else no colours); r, g, b and class are understood."""
     short = {"r": "red", "g": "green", "b": "blue", "class": "name", "id": "index", "value": "index"}
     with path.open(newline="", encoding="utf-8-sig") as file:

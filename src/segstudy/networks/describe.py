@@ -245,6 +245,34 @@ def receptive_fields(network: nn.Module) -> list[Field]:
     return list(found.values())
 
 
+def effective_receptive_field(network: nn.Module, image: Tensor) -> Tensor:
+    """How much each pixel of the image moves the middle of the output: mean absolute gradient over a batch, (H,W).
+
+    network: image (B,3,H,W) → logits, in evaluation mode; it is left as it is. What is derived is the predicted class's
+    logit against the mean of all classes: adding the same to every logit changes no label. The maps of several batches
+    may be added. Computed in the image's precision, within inference mode too. Source: Luo et al. 2016.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
+        image = image.detach().clone().requires_grad_()
+        logits = network(image)
+        middle = logits[:, :, logits.shape[2] // 2, logits.shape[3] // 2]
+        predicted = middle.amax(1)
+        target = predicted - middle.mean(1) if middle.shape[1] > 1 else predicted
+        (gradient,) = torch.autograd.grad(target.sum(), image)
+    return gradient.abs().sum(1).float().mean(0)
+
+
+def field_side(gradient: Tensor, share: float = 0.95) -> float:
+    """Side of the square with as many pixels as hold `share` of a map's sum, the strongest first; NaN if all are 0.
+
+    Global pooling spreads a little over the whole image, so this can be far larger than the bright spot of the map.
+    """
+    held = gradient.flatten().double().sort(descending=True).values.cumsum(0)
+    if held[-1] == 0:
+        return float("nan")
+    return float(((held < share * held[-1]).sum() + 1) ** 0.5)
+
+
 def _extents(network: nn.Module, height: int, width: int, local: bool) -> dict[str, tuple[int, int, int | None]]:
     """(channels, stride, rows or None if they reach the strip's edges) of each encoder's map and of the logits."""
     image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)

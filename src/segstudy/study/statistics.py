@@ -130,10 +130,21 @@ def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool
         parts = [images, *_seed_parts(np.subtract(b.values, a.values))]
     else:
         parts = [images, *_seed_parts(a.values), *_seed_parts(b.values)]
-    delta, (se, df) = float(np.mean(b.values) - np.mean(a.values)), _sum(parts)
-    return Comparison(
-        delta, se, df, _p(delta, se, df), *_interval(delta, se, df, LEVEL), seeds, float(images[0] ** 0.5)
-    )
+    return from_parts(float(np.mean(b.values) - np.mean(a.values)), parts, seeds)
+
+
+def from_parts(delta: float, parts: Sequence["Part"], seeds: tuple[int, int]) -> Comparison:
+    """A comparison from a difference and the parts (variance, degrees of freedom) of its error, images first."""
+    se, df = _sum(parts)
+    interval = _interval(delta, se, df, LEVEL)
+    return Comparison(delta, se, df, _p(delta, se, df), *interval, seeds, float(parts[0][0] ** 0.5))
+
+
+def pooled(sides: Sequence[Measured]) -> Measured:
+    """The mean over variants, seed by seed, of as many seeds as all have: one side of a comparison of settings."""
+    seeds = min(len(side.values) for side in sides)
+    values = [float(np.mean([side.values[s] for side in sides])) for s in range(seeds)]
+    return Measured(values, [np.mean([side.phis[s] for side in sides], 0) for s in range(seeds)])
 
 
 def bootstrap(

@@ -1,0 +1,375 @@
+"""From tests to findings: the figures of each variant, their differences and verdicts, what a reader must know."""
+
+import csv
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segstudy.callbacks.history import read_history
+from segstudy.study import confidence, operating, statistics
+from segstudy.study.claims import hold_claims
+from segstudy.study.collect import read_plan, read_study, seeds_of
+from segstudy.study.figures import FIGURES, blockiness, image_miou, worst
+from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
+from segstudy.study.objects import OUTCOMES
+from segstudy.study.plan import Plan, matching
+from segstudy.study.statistics import Measured
+from segstudy.study.tested import Counts, Tested
+
+BLOCK = 20
+"""Images of a sequence that count as one, where there are too few sequences to draw from (results/statistics.md)."""
+NAN = float("nan")
+
+
+def study(folder: Path, plan: Plan | None = None) -> Findings:
+    """What a folder of runs says. Raises DataError if it holds no run."""
+    plan = read_plan(folder) if plan is None else plan
+    tests, left_out = read_study(folder)
+    groups = [analyse(members, plan, _title(members[0])) for members in tests]
+    return Findings(folder.resolve().name, first_sentence(groups), groups, left_out)
+
+
+def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
+    """Variants, differences and claims of tests on the same images."""
+    seeds = seeds_of(tests)
+    first = tests[0]
+    class_images = (first.counts.truth > 0).sum(0)
+    supported, warnings = supported_classes(class_images, plan.min_images)
+    units, said = resampling_units(first)
+    warnings += said
+    variants = [_variant(name, runs, supported, units) for name, runs in seeds.items()]
+    measured = {name: measure_miou(runs, supported) for name, runs in seeds.items()}
+    differences, comparisons = compare_pairs(measured, planned_pairs(seeds, plan), units, plan)
+    warnings += _warnings(tests, variants, supported, comparisons)
+    warnings += cross_checks(seeds, supported, units)
+    return Group(
+        title=title,
+        classes=list(first.classes),
+        palette=[tuple(rgb) for rgb in first.record.get("palette", ())],
+        background=first.background,
+        images=len(first.names),
+        units=len(first.names) if units is None else len(set(units)),
+        class_images=class_images,
+        supported=supported,
+        variants=variants,
+        differences=differences,
+        claims=hold_claims(plan, seeds, supported, units),
+        telling=telling_images(first.names, measured, differences),
+        warnings=warnings,
+        min_images=plan.min_images,
+        margin=plan.margin,
+        paired=plan.pair_seeds,
+    )
+
+
+def supported_classes(class_images: np.ndarray, min_images: int) -> tuple[np.ndarray, list[str]]:
+    """Classes that carry verdicts (C,), and a warning where none has truth in `min_images` images."""
+    supported = class_images >= min_images
+    if supported.any():
+        return supported, []
+    return class_images > 0, [
+        f"no class has truth in {min_images} images: all classes with truth carry the verdicts, which are rough"
+    ]
+
+
+def resampling_units(test: Tested) -> tuple[list[str] | None, list[str]]:
+    """A label for each image, equal where images are not independent (None: all are), and what to say of it.
+
+    Where fewer than 10 sequences hold all images, blocks of 20 consecutive ones stand for them.
+    """
+    groups = list(test.groups)
+    distinct = len(set(groups))
+    if distinct == len(groups):
+        return None, []
+    if distinct >= statistics.FEW_GROUPS:
+        return groups, [f"intervals are over {distinct} groups of images, which are not independent within a group"]
+    seen: dict[str, int] = {}
+    units = []
+    for group in groups:
+        place = seen[group] = seen.get(group, -1) + 1
+        units.append(f"{group} {place // BLOCK}")
+    return units, [
+        f"{distinct} groups of images are too few to draw from: intervals are over {len(set(units))} blocks of "
+        f"{BLOCK} consecutive images of a group"
+    ]
+
+
+def measure_miou(runs: Sequence[Tested], keep: np.ndarray, original: bool = False) -> Measured:
+    """mIoU over the kept classes, of each seed."""
+    counts = [_counts(t, original) for t in runs]
+    pairs = [statistics.influence(c.hit, c.union, keep) for c in counts if c is not None]
+    return Measured([value for value, _ in pairs], [phi for _, phi in pairs])
+
+
+def _counts(test: Tested, original: bool) -> Counts | None:
+    return test.original if original else test.counts
+
+
+def planned_pairs(variants: Mapping[str, Sequence[Tested]], plan: Plan) -> list[tuple[list[str], list[str]]]:
+    """(a, b) for each planned comparison: the variants on either side; without a plan each against the one before."""
+    names = list(variants)
+    if not plan.pairs:
+        return [([a], [b]) for a, b in itertools.pairwise(names)]
+    changes = {name: runs[0].record.get("changes", [name]) for name, runs in variants.items()}
+    pairs = [(matching(a, changes), matching(b, changes)) for a, b in plan.pairs]
+    return [(a, b) for a, b in pairs if a and b]
+
+
+def compare_pairs(
+    measured: Mapping[str, Measured],
+    pairs: Sequence[tuple[list[str], list[str]]],
+    units: Sequence[str] | None,
+    plan: Plan,
+) -> tuple[list[Difference], list[statistics.Comparison]]:
+    """The planned differences of mIoU with their verdicts, all in one family."""
+    compared = {}
+    for a, b in pairs:
+        against, variant = (statistics.pooled([measured[name] for name in side]) for side in (a, b))
+        compared[side_name(a), side_name(b)] = statistics.compare(against, variant, units, plan.pair_seeds)
+    decided = statistics.decide(compared, plan.margin)
+    scatter = spread(measured)
+    differences = []
+    for (left, right), c in compared.items():
+        d = decided[left, right]
+        words = statistics.sentence(left, right, "mIoU", c, d, plan.margin, scatter)
+        differences.append(
+            Difference(
+                left,
+                right,
+                "miou",
+                c.delta,
+                c.low,
+                c.high,
+                d.wide_low,
+                d.wide_high,
+                d.p,
+                d.verdict,
+                d.detectable,
+                words,
+            )
+        )
+    return differences, list(compared.values())
+
+
+def side_name(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"mean of {', '.join(names)}"
+
+
+def spread(measured: Mapping[str, Measured]) -> float | None:
+    """The root mean square SD over seeds of the variants that have more than one; None without any."""
+    variances = [np.var(m.values, ddof=1) for m in measured.values() if len(m.values) > 1]
+    return float(np.sqrt(np.mean(variances))) if variances else None
+
+
+def _variant(name: str, runs: Sequence[Tested], supported: np.ndarray, units: Sequence[str] | None) -> Variant:
+    records = [t.record for t in runs]
+    there = runs[0].counts.truth.sum(0) > 0
+    total = np.sum([t.counts.confusion for t in runs], 0)
+    added = {key: sum(t.sums[key].sum(0) for t in runs) for key in runs[0].sums}
+    outcomes, areas = added["outcomes"], added["outcome_areas"]
+
+    def miou(keep: np.ndarray, original: bool = False) -> Estimate:
+        if original and runs[0].original is None:
+            return Estimate(NAN, NAN, NAN, len(runs))
+        m = measure_miou(runs, keep, original)
+        return statistics.estimate(m.values, m.phis, units)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = np.mean([np.where(there, t.counts.hit.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
+    return Variant(
+        name=name,
+        changes=" ".join(c for c in records[0].get("changes", [name]) if not c.startswith("seed=")),
+        records=records,
+        seeds=[t.seed for t in runs],
+        miou=miou(supported),
+        miou_all=miou(there),
+        miou_original=miou(there, original=True),
+        class_iou=iou,
+        figures=figures(runs, units),
+        outcomes=_shares(outcomes),
+        outcome_areas=_shares(areas),
+        offsets=operating.curve(added, supported),
+        confused=_confused(total, runs[0].classes),
+        reliability=_reliability(added),
+        history=[read_history(t.folder / "history.csv") for t in runs if t.folder],
+        folders=[t.folder for t in runs if t.folder],
+        inspected=_inspected(runs),
+    )
+
+
+def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Estimate]:
+    """Every figure of a variant; without an interval where it is no ratio of sums."""
+    found = {}
+    for figure in FIGURES:
+        terms = [figure.of(t) for t in runs]
+        pairs = [statistics.influence(*t) for t in terms if t is not None]
+        found[figure.name] = (
+            statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
+            if len(pairs) == len(runs)
+            else Estimate(NAN, NAN, NAN, len(runs))
+        )
+    plain: dict[str, Callable[[Tested], float]] = {
+        "worst": worst,
+        "image_miou": lambda t: float(np.nanmean(image_miou(t))),
+    }
+    plain |= {f"blockiness_{s}": lambda t, i=i: float(blockiness(t)[i]) for i, s in enumerate((2, 4, 8))}  # type: ignore[misc]
+    for name, value in plain.items():
+        found[name] = Estimate(float(np.mean([value(t) for t in runs])), NAN, NAN, len(runs))
+    for region in ("all", "foreground", "edge"):
+        if f"confidence_{region}_pixels" in runs[0].sums:
+            bins = [confidence.fine_bins(t.sums, region) for t in runs]
+            pairs = [statistics.influence(*confidence.ece_influence_terms(*b)) for b in bins]
+            found[f"ece_{region}"] = statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
+            areas = [confidence.risk_coverage(*(x.sum(0) for x in b)) for b in bins]
+            found[f"risk_coverage_{region}"] = Estimate(float(np.mean(areas)), NAN, NAN, len(runs))
+    return found
+
+
+def _shares(counts: np.ndarray) -> dict[str, float]:
+    total = counts.sum()
+    return {name: float(counts[i] / total) for i, name in enumerate(OUTCOMES)} if total else {}
+
+
+def _confused(confusion: np.ndarray, classes: Sequence[str], most: int = 10) -> list[tuple[str, str, float]]:
+    """The commonest wrong (truth, prediction) with the share of the truth's pixels."""
+    wrong = confusion * ~np.eye(len(confusion), dtype=bool)
+    order = np.argsort(wrong, axis=None)[::-1][:most]
+    found = []
+    for truth, guess in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[truth, guess]:
+            share = wrong[truth, guess] / confusion[truth].sum()
+            found.append((classes[truth], classes[guess], float(share)))
+    return found
+
+
+def _reliability(added: Mapping[str, np.ndarray]) -> dict[str, list[tuple[float, float, float]]]:
+    regions = [r for r in ("all", "foreground", "edge") if f"confidence_{r}_pixels" in added]
+    return {r: confidence.reliability(*confidence.fine_bins(added, r)) for r in regions}
+
+
+def _inspected(runs: Sequence[Tested]) -> list[tuple[str, str]] | None:
+    """(layer, flags) of the last look of the model inspector, of the first run that has one."""
+    for test in runs:
+        files = sorted((test.folder / "inspector").glob("*.csv")) if test.folder else []
+        if files:
+            with files[-1].open(newline="") as file:
+                return [(row["layer"], row["flags"]) for row in csv.DictReader(file) if row.get("flags")]
+    return None
+
+
+def telling_images(
+    names: Sequence[str], measured: Mapping[str, Measured], differences: Sequence[Difference], most: int = 6
+) -> list[tuple[int, str, float]]:
+    """(index, name, share) of the images that carry the surest planned difference, by their influence on it.
+
+    share: of the sum of all images' influences, without sign; its sign says for (+) or against (−) variant b.
+    """
+    known = [d for d in differences if d.a in measured and d.b in measured and not math.isnan(d.p)]
+    if not known:
+        return []
+    surest = min(known, key=lambda d: d.p)
+    phi = np.mean(measured[surest.b].phis, 0) - np.mean(measured[surest.a].phis, 0) + surest.delta
+    size = np.abs(phi).sum()
+    if not size > 0:
+        return []
+    order = np.argsort(-np.abs(phi))[:most]
+    return [(int(i), names[i], float(phi[i] / size)) for i in order]
+
+
+def cross_checks(
+    seeds: Mapping[str, Sequence[Tested]], supported: np.ndarray, units: Sequence[str] | None
+) -> list[str]:
+    """A warning for each variant whose standard error by influence and by 10,000 paired draws differ by over 15 %."""
+    first = [runs[0] for runs in seeds.values()]
+    tops, bottoms = (np.stack([getattr(t.counts, key) for t in first]) for key in ("hit", "union"))
+    draws = statistics.bootstrap(tops[:, :, supported], bottoms[:, :, supported], groups=units)
+    said = []
+    for column, (name, test) in enumerate(zip(seeds, first, strict=True)):
+        _, phi = statistics.influence(test.counts.hit, test.counts.union, supported)
+        off = statistics.cross_check(statistics.image_error(phi, units), draws[:, column])
+        if abs(off) > statistics.DISAGREEMENT:
+            said.append(
+                f"{name}: its standard error by resampling is {abs(off):.0%} {'larger' if off > 0 else 'smaller'} than "
+                "by influence: take its intervals as rough"
+            )
+    return said
+
+
+def _warnings(
+    tests: Sequence[Tested],
+    variants: Sequence[Variant],
+    supported: np.ndarray,
+    comparisons: Sequence[statistics.Comparison],
+) -> list[str]:
+    first = tests[0]
+    said = []
+    if rough := statistics.rough(len(first.names)):
+        said.append(rough)
+    if any(len(v.seeds) == 1 for v in variants) and comparisons:
+        said.append(
+            "variants with one seed: what is said of them holds for the trained networks, not for the variants; "
+            "seed=0,1,2 trains three of each"
+        )
+    unseen = int(((first.counts.truth.sum(0) > 0) & ~supported).sum())
+    if unseen:
+        said.append(
+            f"{unseen} classes with truth in too few images carry no verdict; they are in the mIoU of all classes"
+        )
+    if first.background is not None and len(first.classes) > 2:
+        objects = np.delete(first.counts.truth > 0, first.background, 1).sum(1)
+        share = (objects == 1).mean()
+        if share > 0.5:
+            said.append(
+                f"{share:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
+                "and hallucinated and mislabelled are one number"
+            )
+    for v in variants:
+        if any(r.get("selected_on_reported") for r in v.records):
+            said.append(
+                f"{v.name} was selected on the reported split: its figures are flattered (data.select_fraction=.1)"
+            )
+        if any("(" in str(r.get("encoder_weights")) for r in v.records):
+            said.append(f"{v.name}: ImageNet weights were asked for and could not be had; its encoder began random")
+    budgets = {r.get("steps") for v in variants for r in v.records}
+    if len(budgets) > 1:
+        said.append(f"the runs had different budgets: {', '.join(str(b) for b in sorted(budgets, key=str))} steps")
+    return said
+
+
+def _title(test: Tested) -> str:
+    data: Mapping[str, Any] = test.record["data"]
+    size = "×".join(map(str, data["size"]))
+    protocol = f", {data['protocol']}" if data.get("protocol") else ""
+    report = data["roles"]["report"]
+    return f"{data['name']} at {size}{protocol}: {report['images']} images of {report['split']!r}"
+
+
+def first_sentence(groups: Sequence[Group]) -> str:
+    """What a supervisor reads first."""
+    said = []
+    for group in groups:
+        best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
+        classes = int(group.supported.sum())
+        text = (
+            f"{best.name} has the highest mIoU ({best.miou.value:.3f} over {classes} classes) of {len(group.variants)}"
+        )
+        text += " variants" if len(group.variants) > 1 else " variant"
+        if group.differences:
+            verdicts = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({d.delta:+.3f})" for d in group.differences]
+            text += "; " + ", ".join(verdicts)
+        said.append(text + ".")
+    return " ".join(said) or "No finished run could be compared."
+
+
+VERDICTS = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "equal": "equals",
+    "undecided": "is undecided against",
+    "ahead": "(this training) is ahead of",
+    "behind": "(this training) is behind",
+}

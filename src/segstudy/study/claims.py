@@ -1,0 +1,152 @@
+"""Claims of an experiment file, held against the data."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segstudy.callbacks.history import read_history
+from segstudy.study import operating, statistics
+from segstudy.study.figures import blockiness, by_name, image_miou, worst
+from segstudy.study.findings import ClaimResult
+from segstudy.study.pace import SHARE, final, reached
+from segstudy.study.plan import PLAIN, Claim, Plan, matching
+from segstudy.study.statistics import Comparison, Measured
+from segstudy.study.tested import Tested
+
+DRAWS = 400
+"""Resamplings of the images for a claim at equal spill, which is no ratio of sums."""
+Seeds = Mapping[str, Sequence[Tested]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all comparisons share: verdict-carrying classes, units of images, paired seeds, and the val mIoU that is
+    90 % of the study's best."""
+
+    supported: np.ndarray
+    units: Sequence[str] | None
+    paired: bool
+    target: float
+
+
+def hold_claims(plan: Plan, seeds: Seeds, supported: np.ndarray, units: Sequence[str] | None) -> list[ClaimResult]:
+    """Each claim of the plan with its outcome; all that could be measured are one family (Holm)."""
+    changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
+    target = SHARE * max((final(_history(t)) for runs in seeds.values() for t in runs), default=math.nan)
+    compared: dict[int, Comparison] = {}
+    missing: dict[int, str] = {}
+    for i, claim in enumerate(plan.claims):
+        sides = matching(claim.against, changes), matching(claim.variant, changes)
+        if not all(sides):
+            absent = claim.against if not sides[0] else claim.variant
+            missing[i] = f"no run of {absent!r} in this study"
+            continue
+        runs = [[seeds[name] for name in side] for side in sides]
+        found = _compare(claim, runs, Setting(supported, units, plan.pair_seeds, target))
+        if found is None or np.isnan(found.p):
+            missing[i] = f"{claim.figure} is not defined for this data, or was not measured"
+        else:
+            compared[i] = found
+    decided = statistics.decide(compared, 0.0)
+    return [
+        ClaimResult(claim.say, "not measured", missing[i])
+        if i in missing
+        else _outcome(claim, compared[i], (decided[i].wide_low, decided[i].wide_high))
+        for i, claim in enumerate(plan.claims)
+    ]
+
+
+def _outcome(claim: Claim, compared: Comparison, wide: tuple[float, float]) -> ClaimResult:
+    """Supported or refuted where the wide interval lies on one side of the limit, else undecided."""
+    sign = 1 if claim.direction == "higher" else -1
+    low, high = sorted((sign * wide[0], sign * wide[1]))
+    limit = -claim.margin if claim.no_worse else claim.margin
+    outcome = "supported" if low > limit else "refuted" if high < limit else "undecided"
+    where = " at equal spill" if claim.at == "equal_spill" else ""
+    words = (
+        f"{claim.figure}{where}: {claim.variant} − {claim.against} = {compared.delta:+.3f} "
+        f"({wide[0]:+.3f} … {wide[1]:+.3f})"
+    )
+    if claim.no_worse:
+        words += f", not worse by {claim.margin:g}?"
+    if min(compared.seeds) == 1 and outcome != "undecided":
+        words += f"; these trainings say {outcome}, of the variants one seed says nothing"
+        outcome = "undecided"
+    return ClaimResult(claim.say, outcome, words)  # type: ignore[arg-type]
+
+
+def _compare(
+    claim: Claim,
+    sides: Sequence[Sequence[Sequence[Tested]]],
+    setting: Setting,
+) -> Comparison | None:
+    """The claimed figure of `variant` minus that of `against`; either side may be the mean of several variants."""
+    if claim.at == "equal_spill":
+        flat = [[t for runs in side for t in runs] for side in sides]
+        return _at_equal_spill(claim.figure, flat[0], flat[1], setting.units)
+    measured = [[_measured(claim.figure, runs, setting) for runs in side] for side in sides]
+    against, variant = ([m for m in side if m is not None] for side in measured)
+    if [len(against), len(variant)] != [len(side) for side in sides]:
+        return None
+    return statistics.compare(statistics.pooled(against), statistics.pooled(variant), setting.units, setting.paired)
+
+
+def _measured(figure: str, runs: Sequence[Tested], setting: Setting) -> Measured | None:
+    if figure == "miou":
+        pairs = [statistics.influence(t.counts.hit, t.counts.union, setting.supported) for t in runs]
+        return Measured([v for v, _ in pairs], [phi for _, phi in pairs])
+    if figure in PLAIN:
+        values = [_plain(figure, setting.target)(t) for t in runs]
+        return Measured(values, [np.zeros(len(t.names)) for t in runs])  # scatter over seeds alone is known
+    terms = [by_name(figure).of(t) for t in runs]
+    pairs = [statistics.influence(*t) for t in terms if t is not None]
+    return Measured([v for v, _ in pairs], [phi for _, phi in pairs]) if len(pairs) == len(runs) else None
+
+
+def _plain(figure: str, target: float) -> Callable[[Tested], float]:
+    if figure == "worst":
+        return worst
+    if figure == "epochs_to_90":
+        return lambda t: reached(_history(t), target).epochs
+    if figure == "image_miou":
+        return lambda t: float(np.nanmean(image_miou(t)))
+    step = (2, 4, 8).index(int(figure.rpartition("_")[2]))
+    return lambda t: float(blockiness(t)[step])
+
+
+def _at_equal_spill(
+    figure: str, against: Sequence[Tested], variant: Sequence[Tested], units: Sequence[str] | None
+) -> Comparison | None:
+    """`missed` or `hallucinated` with `against` brought to the spill of `variant`: images drawn again for the standard
+    error over images, the scatter of the trainings for that over seeds."""
+    if any("offset_cells" not in t.sums for t in (*against, *variant)):
+        return None
+
+    def delta(weights: np.ndarray, a: Sequence[Tested], b: Sequence[Tested]) -> float:
+        spill = operating.at_equal_spill(_drawn(a, weights), _drawn(b, weights))
+        return getattr(spill, f"{figure}_b") - getattr(spill, f"{figure}_a")
+
+    images = len(against[0].names)
+    labels = np.unique(np.arange(images) if units is None else np.array(units), return_inverse=True)[1]
+    count = labels.max() + 1
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
+    values = [delta(w[labels], against, variant) for w in draws]
+    variances = [(float(np.nanvar(values)), np.inf)]
+    ones = np.ones(images, int)
+    for mine, other, flip in ((against, variant, False), (variant, against, True)):
+        each = [delta(ones, other, [t]) if flip else delta(ones, [t], other) for t in mine]
+        if len(each) > 1:
+            variances.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
+    return statistics.from_parts(delta(ones, against, variant), variances, (len(against), len(variant)))
+
+
+def _drawn(tests: Sequence[Tested], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The offsets' sums over weighted images and all tests."""
+    keys = ("offset_cells", "offset_hit", "offset_predicted", "offset_truth")
+    return {key: sum(np.tensordot(weights, t.sums[key], 1) for t in tests) for key in keys}  # type: ignore[misc]
+
+
+def _history(test: Tested) -> list[dict[str, float]]:
+    return read_history(test.folder / "history.csv") if test.folder else []

@@ -1,0 +1,161 @@
+"""Pictures for the report: images that carry a difference, the worst ones, and an object of each outcome."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from omegaconf import OmegaConf
+from scipy import ndimage
+
+from segstudy.build import build_data
+from segstudy.config import check
+from segstudy.drawing import ERRORS, VOID, as_array, class_legend, coloured, grid
+from segstudy.errors import SegstudyError
+from segstudy.losses import IGNORE
+from segstudy.study.failures import CELLS, partition
+from segstudy.study.figures import image_miou
+from segstudy.study.findings import Group
+from segstudy.study.objects import EIGHT, OUTCOMES, SMALLEST, which
+from segstudy.study.tested import Tested
+
+CELL_COLOURS = {
+    "background": (250, 250, 250), "foreground": (205, 205, 205), "missed": ERRORS["missed"],
+    "confused": (148, 103, 189), "foreign": ERRORS["wrong class"], "overshoot": ERRORS["spilled"],
+    "ghost": (178, 34, 34),
+}  # fmt: skip
+"""The pixel partition's colours: greys are right."""
+Picture = tuple[str, np.ndarray]
+MOST = 5
+"""Variants side by side in one picture; more would be too small to see."""
+
+
+def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Picture]:
+    """Captioned RGB pictures of a group: what carries the difference, the worst images, an object of each outcome.
+
+    Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
+    """
+    shown = {name: runs[0] for name, runs in list(seeds.items())[:MOST]}
+    labels = {name: held for name, test in shown.items() if (held := _labels(test)) is not None}
+    if not labels:
+        return []
+    first = shown[next(iter(labels))]
+    photos = _photos(first)
+    palette = group.palette
+    truth = next(iter(labels.values()))[1]
+    drawn = {name: held[0] for name, held in labels.items()}
+    found: list[Picture] = []
+    telling = [index for index, _, _ in group.telling]
+    if telling and len(drawn) > 1:
+        titles = [f"{name} ({share:+.1%})" for _, name, share in group.telling]
+        sheet = _sheet(telling, titles, photos, truth, drawn, group)
+        found.append(("images that carry the surest difference, with their share (+: for the later variant)", sheet))
+    scores = np.nanmean([image_miou(test) for test in shown.values()], 0)
+    worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
+    titles = [f"{first.names[i]} (mIoU {scores[i]:.2f})" for i in worst]
+    found.append(("the worst images of all variants together", _sheet(worst, titles, photos, truth, drawn, group)))
+    found += _outcome_examples(photos, truth, drawn, group.background, palette, group.classes)
+    return found
+
+
+def _labels(test: Tested) -> tuple[np.ndarray, np.ndarray] | None:
+    """Predicted labels and truth (N,H,W) that a run kept at its test."""
+    file = test.folder / "test" / "labels.npz" if test.folder else None
+    if file is None or not file.is_file():
+        return None
+    with np.load(file) as held:
+        return held["labels"], held["truth"]
+
+
+def _photos(test: Tested) -> np.ndarray | None:
+    """The images (N,H,W,3) uint8 from the run's data set; None if it is not on this machine."""
+    if test.folder is None:
+        return None
+    try:
+        cfg = OmegaConf.load(test.folder / "config.yaml")
+        check(cfg, trusted=False)  # type: ignore[arg-type]
+        images = build_data(cfg).roles["report"]  # type: ignore[arg-type]
+    except (SegstudyError, OSError):
+        return None
+    if [s.name for s in images.samples] != list(test.names):
+        return None
+    return np.asarray(images.cache.images[images.ids])
+
+
+def _sheet(
+    indices: Sequence[int] | np.ndarray,
+    titles: Sequence[str],
+    photos: np.ndarray | None,
+    truth: np.ndarray,
+    drawn: Mapping[str, np.ndarray],
+    group: Group,
+) -> np.ndarray:
+    """Rows of image, truth and each variant's labels; below each of these rows where and how the variant is wrong."""
+    rows, names = [], []
+    blank = np.full((*truth.shape[1:], 3), 255, np.uint8)
+    for index, title in zip(indices, titles, strict=True):
+        photo = blank if photos is None else photos[index]
+        rows.append([photo, *(coloured(a[index], group.palette) for a in (truth, *drawn.values()))])
+        wrong = [cell_picture(truth[index], labels[index], group.background) for labels in drawn.values()]
+        rows.append([blank, blank, *wrong])
+        names += [title, ""]
+    used = [truth[list(indices)], *(labels[list(indices)] for labels in drawn.values())]
+    legend = class_legend(used, group.classes, group.palette)
+    legend |= (
+        {c: CELL_COLOURS[c] for c in CELLS[2:]}
+        if group.background is not None
+        else {c: CELL_COLOURS[c] for c in ("confused", "foreign")}
+    )
+    return as_array(grid(rows, ["image", "truth", *drawn], legend, names))
+
+
+def cell_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
+    """The pixel partition of one image in its colours, RGB uint8 (H,W,3); 255 as void."""
+    table = np.full((256, 3), VOID, np.uint8)
+    table[: len(CELLS)] = [CELL_COLOURS[cell] for cell in CELLS]
+    return table[partition(truth, labels, background)]
+
+
+def _outcome_examples(
+    photos: np.ndarray | None,
+    truth: np.ndarray,
+    drawn: Mapping[str, np.ndarray],
+    background: int | None,
+    palette: Sequence[tuple[int, int, int]],
+    classes: Sequence[str],
+) -> list[Picture]:
+    """Image, truth and prediction for each outcome: the largest such object of the first hundred images."""
+    best: dict[int, tuple[int, int, str]] = {}
+    for name, labels in drawn.items():
+        for index in range(min(100, len(truth))):
+            for area, outcome in _outcomes(truth[index], labels[index], background):
+                if area > best.get(outcome, (0, 0, ""))[0]:
+                    best[outcome] = (area, index, name)
+    rows, titles, used = [], [], []
+    blank = np.full((*truth.shape[1:], 3), 255, np.uint8)
+    for outcome in sorted(best):
+        _, index, name = best[outcome]
+        pair = truth[index], drawn[name][index]
+        rows.append([blank if photos is None else photos[index], *(coloured(a, palette) for a in pair)])
+        titles.append(f"{OUTCOMES[outcome]} ({name})")
+        used += list(pair)
+    if not rows:
+        return []
+    sheet = as_array(grid(rows, ["image", "truth", "prediction"], class_legend(used, classes, palette), titles))
+    return [("an object of each outcome", sheet)]
+
+
+def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> list[tuple[int, int]]:
+    """(area, outcome) of each object of an image."""
+    found = []
+    counted = int((truth != IGNORE).sum())
+    for c in np.unique(truth):
+        if c in (IGNORE, background):
+            continue
+        numbers, _ = ndimage.label(truth == c, EIGHT)
+        for number, area in enumerate(np.bincount(numbers.ravel())[1:], 1):
+            if area >= SMALLEST * counted:
+                inside = labels[numbers == number]
+                there = inside if background is None else inside[inside != background]
+                votes = np.bincount(there, minlength=1)
+                purity = votes.max() / max(1, len(there))
+                found.append((int(area), which(len(there) / area, purity, int(votes.argmax()) == c)))
+    return found
