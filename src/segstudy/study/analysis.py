@@ -101,7 +101,7 @@ def resampling_units(test: Tested) -> tuple[list[str] | None, list[str]]:
 def measure_miou(runs: Sequence[Tested], keep: np.ndarray, original: bool = False) -> Measured:
     """mIoU over the kept classes, of each seed."""
     counts = [_counts(t, original) for t in runs]
-    pairs = [statistics.influence(c.hit, c.union, keep) for c in counts if c is not None]
+    pairs = [statistics.influence(c.hit, c.union, keep, leave_one_out=True) for c in counts if c is not None]
     return Measured([value for value, _ in pairs], [phi for _, phi in pairs])
 
 
@@ -206,7 +206,7 @@ def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Es
     found = {}
     for figure in FIGURES:
         terms = [figure.of(t) for t in runs]
-        pairs = [statistics.influence(*t) for t in terms if t is not None]
+        pairs = [statistics.influence(*t, leave_one_out=True) for t in terms if t is not None]
         found[figure.name] = (
             statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
             if len(pairs) == len(runs)
@@ -222,7 +222,7 @@ def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Es
     for region in ("all", "foreground", "edge"):
         if f"confidence_{region}_pixels" in runs[0].sums:
             bins = [confidence.fine_bins(t.sums, region) for t in runs]
-            pairs = [statistics.influence(*confidence.ece_influence_terms(*b)) for b in bins]
+            pairs = [statistics.influence(*confidence.ece_influence_terms(*b), leave_one_out=True) for b in bins]
             found[f"ece_{region}"] = statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
             areas = [confidence.risk_coverage(*(x.sum(0) for x in b)) for b in bins]
             found[f"risk_coverage_{region}"] = Estimate(float(np.mean(areas)), NAN, NAN, len(runs))
@@ -289,7 +289,7 @@ def cross_checks(
     draws = statistics.bootstrap(tops[:, :, supported], bottoms[:, :, supported], groups=units)
     said = []
     for column, (name, test) in enumerate(zip(seeds, first, strict=True)):
-        _, phi = statistics.influence(test.counts.hit, test.counts.union, supported)
+        _, phi = statistics.influence(test.counts.hit, test.counts.union, supported, leave_one_out=True)
         off = statistics.cross_check(statistics.image_error(phi, units), draws[:, column])
         if abs(off) > statistics.DISAGREEMENT:
             said.append(

@@ -95,13 +95,15 @@ def _compare(
 
 def _measured(figure: str, runs: Sequence[Tested], setting: Setting) -> Measured | None:
     if figure == "miou":
-        pairs = [statistics.influence(t.counts.hit, t.counts.union, setting.supported) for t in runs]
+        pairs = [
+            statistics.influence(t.counts.hit, t.counts.union, setting.supported, leave_one_out=True) for t in runs
+        ]
         return Measured([v for v, _ in pairs], [phi for _, phi in pairs])
     if figure in PLAIN:
         values = [_plain(figure, setting.target)(t) for t in runs]
         return Measured(values, [np.zeros(len(t.names)) for t in runs])  # scatter over seeds alone is known
     terms = [by_name(figure).of(t) for t in runs]
-    pairs = [statistics.influence(*t) for t in terms if t is not None]
+    pairs = [statistics.influence(*t, leave_one_out=True) for t in terms if t is not None]
     return Measured([v for v, _ in pairs], [phi for _, phi in pairs]) if len(pairs) == len(runs) else None
 
 

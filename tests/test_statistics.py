@@ -1,0 +1,373 @@
+"""Standard errors, differences, verdicts and their words: small numbers by hand, SciPy, the bootstrap, properties."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from segstudy.errors import ConfigError, DataError
+from segstudy.study.statistics import (
+    Comparison,
+    Decision,
+    Measured,
+    benjamini_hochberg,
+    bootstrap,
+    compare,
+    cross_check,
+    decide,
+    estimate,
+    halving,
+    image_error,
+    influence,
+    percentile,
+    rough,
+    sentence,
+)
+
+NAN = float("nan")
+
+
+def counts(rng: np.random.Generator, images: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Heavy-tailed intersections and unions (N,C); each class in about two of three images."""
+    bottom = np.round(rng.lognormal(6, 1, (images, classes)) * (rng.random((images, classes)) < 0.66))
+    return np.round(bottom * rng.beta(3, 1.5, bottom.shape)), bottom
+
+
+def compared(delta: float, se: float, df: float = math.inf, seeds: tuple[int, int] = (3, 3)) -> Comparison:
+    """A comparison with this difference and standard error, half of whose variance is of the images."""
+    p = 2 * float(stats.t.sf(abs(delta) / se, df))
+    half = float(stats.t.isf(0.025, df)) * se
+    return Comparison(delta, se, df, p, delta - half, delta + half, seeds, se * math.sqrt(0.5))
+
+
+def with_p(p: float) -> Comparison:
+    """A normal comparison with this p and a standard error of .01."""
+    return compared(0.01 * float(stats.norm.isf(p / 2)), 0.01)
+
+
+def test_influence_by_hand() -> None:
+    """R = 3/4 and 2/8; B = 4 and 8; n/|K| = 2/2."""
+    top, bottom = np.array([[1, 2], [2, 0]]), np.array([[2, 4], [2, 4]])
+    value, phi = influence(top, bottom)
+    assert value == pytest.approx(0.5)
+    assert phi == pytest.approx([(1 - 1.5) / 4 + (2 - 1) / 8, (2 - 1.5) / 4 + (0 - 1) / 8])
+    assert image_error(phi) == 0  # its two parts cancel
+
+
+def test_influence_of_one_ratio() -> None:
+    value, phi = influence(np.array([1, 0, 2]), np.array([2, 2, 2]))
+    assert value == 0.5
+    assert phi == pytest.approx([0, -0.5, 0.5])
+    assert image_error(phi) == pytest.approx(0.5 / math.sqrt(3))
+
+
+def test_only_kept_columns_count() -> None:
+    top, bottom = counts(np.random.default_rng(0), 50)
+    keep = np.array([True, False, True, False])
+    value, phi = influence(top, bottom, keep)
+    assert value == pytest.approx((top.sum(0) / bottom.sum(0))[keep].mean())
+    assert phi == pytest.approx(influence(top[:, keep], bottom[:, keep])[1])
+    assert phi.sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_nothing_counted_is_not_a_figure() -> None:
+    value, phi = influence(np.zeros(3), np.zeros(3))
+    assert math.isnan(value)
+    assert np.isnan(phi).all()
+    assert math.isnan(influence(np.ones((3, 2)), np.ones((3, 2)), np.zeros(2, bool))[0])
+    assert influence(np.array([[1, 0], [1, 0]]), np.array([[2, 0], [2, 0]]))[0] == 0.5  # the empty column is left out
+    figure = estimate([value], [phi])
+    assert math.isnan(figure.value)
+    assert math.isnan(figure.low)
+    found = compare(Measured([value], [phi]), Measured([0.5], [np.zeros(3)]))
+    assert math.isnan(found.p)
+    decision = decide({"a": found, "b": with_p(0.03)})
+    assert decision["a"].verdict == "undecided"
+    assert decision["b"].p == pytest.approx(0.03)  # the undefined one is not corrected for
+    assert "n/a" in sentence("V1", "V2", "mIoU", found, decision["a"])
+
+
+def test_standard_error_equals_jackknife_and_bootstrap() -> None:
+    top, bottom = counts(np.random.default_rng(1), 400)
+    value, phi = influence(top, bottom)
+    without = ((top.sum(0) - top) / (bottom.sum(0) - bottom)).mean(1)
+    jackknife = math.sqrt(399 / 400 * ((without - without.mean()) ** 2).sum())
+    assert image_error(phi) == pytest.approx(jackknife, rel=0.02)
+    assert image_error(influence(top, bottom, leave_one_out=True)[1]) == pytest.approx(jackknife)
+    draws = bootstrap(top[None], bottom[None], draws=4000)
+    assert abs(cross_check(image_error(phi), draws[:, 0])) < 0.05
+    assert draws.mean() == pytest.approx(value, abs=0.002)
+    figure = estimate([value], [phi])
+    assert percentile(draws[:, 0]) == pytest.approx((figure.low, figure.high), abs=0.002)
+
+
+def test_an_image_that_holds_a_class_alone() -> None:
+    """Its residual is 0: it tells nothing of how the class would do in other images, but must not divide by 0."""
+    top, bottom = np.array([[1, 0], [2, 0], [0, 3]]), np.array([[2, 0], [2, 0], [0, 4]])
+    value, phi = influence(top, bottom, leave_one_out=True)
+    assert value == 0.75
+    assert phi == pytest.approx([1 * (1 - 1.5) / 2, 1 * (2 - 1.5) / 2, 0])
+
+
+def test_groups_by_hand() -> None:
+    """Sums −1, 0 and 1 over three groups of two: SE² = 3/2 · 2 / 36."""
+    phi = np.array([-2.0, 1, 3, -3, 0.5, 0.5])
+    assert image_error(phi, ["a", "a", "b", "b", "c", "c"]) == pytest.approx(math.sqrt(3) / 6)
+    assert math.isnan(image_error(phi, [7] * 6))
+    assert math.isnan(image_error(phi[:1]))
+
+
+def test_a_group_an_image_is_no_group() -> None:
+    _, phi = influence(*counts(np.random.default_rng(2), 60))
+    assert image_error(phi, range(60)) == pytest.approx(image_error(phi))
+
+
+def test_copies_of_images_add_nothing_within_groups() -> None:
+    top, bottom = counts(np.random.default_rng(3), 60)
+    _, phi = influence(top, bottom)
+    value, doubled = influence(np.repeat(top, 2, 0), np.repeat(bottom, 2, 0))
+    assert value == pytest.approx(influence(top, bottom)[0])
+    assert image_error(doubled, np.repeat(np.arange(60), 2)) == pytest.approx(image_error(phi))
+    assert image_error(doubled) == pytest.approx(image_error(phi) / math.sqrt(2), rel=0.02)  # the mistake they prevent
+
+
+def test_groups_are_drawn_whole() -> None:
+    rng = np.random.default_rng(4)
+    groups = np.repeat(np.arange(80), 5)
+    bottom = np.full((400, 1), 100.0)
+    top = 100 * np.clip(0.6 + 0.1 * rng.standard_normal(80)[groups] + 0.02 * rng.standard_normal(400), 0, 1)[:, None]
+    _, phi = influence(top, bottom)
+    draws = bootstrap(top[None], bottom[None], draws=4000, groups=[f"drive {g}" for g in groups])
+    assert abs(cross_check(image_error(phi, groups), draws[:, 0])) < 0.05
+    assert image_error(phi, groups) > 2 * image_error(phi)
+    assert estimate([0.6], [phi], groups).high - 0.6 == pytest.approx(stats.t.isf(0.025, 79) * image_error(phi, groups))
+
+
+def test_bootstrap_by_hand() -> None:
+    """Two images in one class: a draw has two of the first, one of each or two of the second."""
+    top, bottom = np.array([[[1.0], [3.0]]]), np.array([[[4.0], [4.0]]])
+    draws = bootstrap(top, bottom, draws=2000)
+    assert set(np.unique(draws)) == {0.25, 0.5, 0.75}
+    assert (draws == 0.5).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_bootstrap_shares_its_draws_and_does_not_depend_on_chunks() -> None:
+    top, bottom = counts(np.random.default_rng(5), 30, 5)
+    tops, bottoms = np.repeat(top[None], 60, 0), np.repeat(bottom[None], 60, 0)  # 60 runs: 4 classes at a time
+    keep = np.array([True, True, False, True, True])
+    many = bootstrap(tops, bottoms, keep, draws=50)
+    assert many.shape == (50, 60)
+    assert many == pytest.approx(np.repeat(bootstrap(top[None], bottom[None], keep, draws=50), 60, 1))
+    assert (many == bootstrap(tops, bottoms, keep, draws=50)).all()
+    assert (many != bootstrap(tops, bottoms, keep, draws=50, seed=1)).any()
+
+
+def test_draws_without_a_class_have_no_value() -> None:
+    bottom = np.ones((1, 20, 2))
+    bottom[0, 1:, 1] = 0  # one image holds the second class: (1 − 1/20)^20 of the draws lack it
+    draws = bootstrap(bottom / 2, bottom, draws=1000)[:, 0]
+    assert np.isnan(draws).mean() == pytest.approx(0.95**20, abs=0.05)
+    assert np.isnan(percentile(draws)).all()
+    assert np.isnan(bootstrap(bottom, 0 * bottom, draws=10)).all()
+
+
+def test_percentile_interval() -> None:
+    assert percentile(np.arange(1001.0)) == pytest.approx((25, 975))
+    assert percentile(np.arange(1001.0), 0.5) == pytest.approx((250, 750))
+    assert percentile(np.append(np.arange(1001.0), NAN)) == pytest.approx((25, 975))
+    assert cross_check(0.0, np.ones(5)) == 0
+    assert cross_check(2.0, np.array([0.0, 2.0, 4.0])) == 0
+
+
+def test_estimate_by_hand() -> None:
+    """Images .02², seeds .01²/… : mean .5, s² = .0001, S = 2, so SE² = .0004 + .00005 with df 1 · (.00045/.00005)²."""
+    phi = 0.02 * math.sqrt(4) * np.array([1, -1, 1, -1]) * math.sqrt(3 / 4)
+    assert image_error(phi) == pytest.approx(0.02)
+    found = estimate([0.5 - math.sqrt(0.00005), 0.5 + math.sqrt(0.00005)], [phi, phi])
+    assert (found.value, found.seeds) == (pytest.approx(0.5), 2)
+    assert found.high - 0.5 == pytest.approx(stats.t.isf(0.025, 81) * math.sqrt(0.00045))
+    one = estimate([0.5], [phi])
+    assert (one.low, one.high) == pytest.approx((0.5 - 1.959964 * 0.02, 0.5 + 1.959964 * 0.02))
+
+
+def test_seeds_alone_are_welch_and_the_paired_t_test() -> None:
+    """Where no image moves anything, what is left is a known test."""
+    a, b, still = [0.58, 0.60, 0.61], [0.62, 0.63, 0.66], [np.zeros(10)] * 3
+    welch, pairs = stats.ttest_ind(b, a, equal_var=False), stats.ttest_rel(b, a)
+    found = compare(Measured(a, still), Measured(b, still))
+    assert (found.delta, found.p, found.df) == pytest.approx((0.04, welch.pvalue, welch.df))
+    assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
+    together = compare(Measured(a, still), Measured(b, still), paired=True)
+    assert (together.p, together.df, together.seeds) == (pytest.approx(pairs.pvalue), pytest.approx(2), (3, 3))
+    unequal = compare(Measured(a, still), Measured(b[:2], still[:2]), paired=True)  # cannot be paired
+    assert unequal.p == pytest.approx(stats.ttest_ind(b[:2], a, equal_var=False).pvalue)
+
+
+def test_images_alone_are_the_paired_test_over_images() -> None:
+    """Equal bottoms make the figure a mean; df infinite, or groups − 1."""
+    rng = np.random.default_rng(6)
+    tops, bottom = rng.random((2, 200)), np.ones(200)
+    a, b = (Measured([v], [p]) for v, p in (influence(t, bottom) for t in tops))
+    found, test = compare(a, b), stats.ttest_rel(tops[1], tops[0])
+    assert found.delta / found.se == pytest.approx(test.statistic)
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(test.statistic)))
+    assert found.image_se == found.se
+    assert compare(a, b, range(200)).p == pytest.approx(test.pvalue)
+    assert compare(a, b, paired=True) == found
+
+
+def test_images_and_seeds_add_up() -> None:
+    """The same trainings as one seed and as three: the seeds' variances come on top, and less certain ones."""
+    rng = np.random.default_rng(7)
+    a = Measured([0.50, 0.52, 0.54], list(rng.standard_normal((3, 100))))
+    b = Measured([0.60, 0.60, 0.63], list(rng.standard_normal((3, 100))))
+    found = compare(a, b)
+    images = image_error(np.mean(b.phis, 0) - np.mean(a.phis, 0)) ** 2
+    parts = [images, 0.0004 / 3, 0.0003 / 3]
+    assert found.se**2 == pytest.approx(sum(parts))
+    assert found.df == pytest.approx(sum(parts) ** 2 / (parts[1] ** 2 / 2 + parts[2] ** 2 / 2))
+    assert found.image_se**2 == pytest.approx(images)
+    assert compare(b, a).low == pytest.approx(-found.high)
+
+
+def test_a_run_against_itself() -> None:
+    value, phi = influence(*counts(np.random.default_rng(8), 40))
+    one, three = Measured([value], [phi]), Measured([value] * 3, [phi] * 3)
+    same = compare(three, three)
+    assert (same.delta, same.se, same.p, same.low, same.high) == (0, 0, 1, 0, 0)
+    assert decide({"it": same})["it"].verdict == "equal"
+    assert decide({"it": same}, margin=0)["it"].verdict == "equal"
+    assert decide({"it": compare(one, one)})["it"].verdict == "undecided"  # of variants, nothing was learnt
+    assert compare(Measured([0.4], [0 * phi]), Measured([0.5], [0 * phi])).p == 0
+
+
+def test_holm_by_hand() -> None:
+    """p .01 .04 .03: .01·3, then .03·2; .04·1 is not below it. The first is at .05/3, the others stop at .05/2."""
+    found = decide({name: with_p(p) for name, p in (("a", 0.01), ("b", 0.04), ("c", 0.03))})
+    assert [found[k].p for k in "abc"] == pytest.approx([0.03, 0.06, 0.06])
+    assert [found[k].verdict for k in "abc"] == ["better", "undecided", "undecided"]
+    for name, level in zip("abc", (0.05 / 3, 0.025, 0.025), strict=True):
+        half = (found[name].wide_high - found[name].wide_low) / 2
+        assert half == pytest.approx(0.01 * stats.norm.isf(level / 2))
+    assert found["a"].detectable == pytest.approx(0.028)
+
+
+def test_verdict_words() -> None:
+    found = decide({"a": compared(-0.05, 0.01), "b": compared(0.001, 0.001), "c": compared(0.002, 0.0005),
+                    "d": compared(0.01, 0.01)})  # fmt: skip
+    assert [found[k].verdict for k in "abcd"] == ["worse", "equal", "equal", "undecided"]
+    assert found["c"].wide_low > 0  # surely more than nothing, surely less than the margin
+    single = decide({"a": compared(0.05, 0.01, seeds=(1, 3)), "b": compared(-0.05, 0.01, seeds=(1, 1))})
+    assert [single[k].verdict for k in "ab"] == ["ahead", "behind"]
+    assert decide({"spilled": compared(-0.05, 0.01)}, falling=["spilled"])["spilled"].verdict == "better"
+    assert decide({}) == {}
+
+
+def test_interval_agrees_with_verdict_and_holm() -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(300):
+        m = int(rng.integers(1, 9))
+        pairs = {
+            i: compared(*map(float, (rng.normal(0, 0.02), rng.uniform(0.0005, 0.02), rng.uniform(1, 40))))
+            for i in range(m)
+        }
+        found = decide(pairs, margin=0.008)
+        ranked, stopped, running = sorted(pairs, key=lambda i: pairs[i].p), False, 0.0
+        for k, i in enumerate(ranked):
+            d = found[i]
+            stopped = stopped or pairs[i].p > 0.05 / (m - k)
+            running = max(running, min(1, (m - k) * pairs[i].p))
+            assert d.p == pytest.approx(running)
+            assert (d.wide_low > 0 or d.wide_high < 0) == (not stopped) == (d.p <= 0.05)
+            assert (d.verdict == "equal") == (max(abs(d.wide_low), abs(d.wide_high)) <= 0.008)
+            assert stopped <= (d.verdict in ("equal", "undecided"))
+            assert (d.verdict == "better") <= (d.wide_low > 0)
+            assert (d.verdict == "worse") <= (d.wide_high < 0)
+            assert d.wide_low <= pairs[i].low + 1e-12  # never narrower than the 95 % one
+            assert pairs[i].high <= d.wide_high + 1e-12
+
+
+def test_benjamini_hochberg() -> None:
+    """Thresholds .025 .05 .075 .1: the third is passed, and takes the second with it."""
+    assert benjamini_hochberg([0.07, 0.01, 0.9, 0.06]).tolist() == [True, True, False, True]
+    assert benjamini_hochberg([NAN, 0.05, NAN]).tolist() == [False, True, False]
+    assert benjamini_hochberg([]).tolist() == []
+    assert not benjamini_hochberg([NAN, 0.5]).any()
+    p = np.random.default_rng(10).random(40) ** 3
+    assert (benjamini_hochberg(p) == (stats.false_discovery_control(p) <= 0.1)).all()
+
+
+def test_better_in_words() -> None:
+    better = Decision(0.01, 0.005, 0.027, "better", 0.01)
+    text = "V2 is better than V1 in mIoU by .016 (.005 … .027; three seeds each)"
+    assert sentence("V1", "V2", "mIoU", compared(0.016, 0.005), better) == text
+    worse = Decision(0.01, -0.027, -0.005, "worse", 0.01)
+    assert "V2 is worse than V1 in mIoU by .016 (.005 … .027; three and five" in sentence(
+        "V1", "V2", "mIoU", compared(-0.016, 0.005, seeds=(3, 5)), worse
+    )
+
+
+def test_one_seed_in_words() -> None:
+    ahead = Decision(0.01, 0.005, 0.027, "ahead", 0.01)
+    text = sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 1)), ahead, spread=0.009)
+    assert text == (
+        "checkpoint V2 is ahead of checkpoint V1 in mIoU by .016 (.005 … .027, images only). One training each: "
+        "whether variant V2 is better is not known; how far the same recipe moves with another seed: "
+        ".009 (SD) in this study"
+    )
+    half = sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 3)), ahead)
+    assert "One training of V1: " in half
+    assert half.endswith("unknown here")
+
+
+def test_equal_and_undecided_in_words() -> None:
+    equal = Decision(0.5, -0.002, 0.003, "equal", 0.003)
+    text = "V2 and V1 are equal in mIoU within ±.005 (−.002 … +.003; two seeds each)"
+    assert sentence("V1", "V2", "mIoU", compared(0.0005, 0.001, seeds=(2, 2)), equal) == text
+    shown = Decision(0.01, 0.001, 0.003, "equal", 0.003)
+    assert "more than chance, but smaller" in sentence("V1", "V2", "mIoU", compared(0.002, 0.0005), shown)
+    unsure = decide({"it": compared(0.004, 0.012 / 2.8)})["it"]
+    text = sentence("V1", "V2", "mIoU", compared(0.004, 0.012 / 2.8), unsure)
+    assert text.startswith("undecided: V2 − V1 in mIoU is +.004 (−.004 … +.012; three seeds each); ")
+    assert "the smallest difference this study could have shown is .012; " in text
+    assert "between these checkpoints; about 4 times the images would halve it" in sentence(
+        "V1", "V2", "mIoU", Comparison(0.0, 0.01, math.inf, 1, -0.02, 0.02, (1, 1), 0.01),
+        Decision(1, -0.02, 0.02, "undecided", 0.028),
+    )  # fmt: skip
+
+
+def test_what_would_halve_it() -> None:
+    """SE² = 100: 25 is the aim. Seeds 90 of it: 90/(25 − 10) = 6 times; images likewise; half and half: neither."""
+
+    def of(images: float) -> str:
+        return halving(Comparison(0, 10, math.inf, 1, -20, 20, (3, 3), math.sqrt(images)))
+
+    assert of(10) == "about 18 seeds would halve it"
+    assert of(90) == "about 6 times the images would halve it"
+    assert of(50).startswith("only more seeds and more images together")
+    assert of(24.9).startswith("only")  # 751 times as many seeds is no advice
+    assert "no seed" in halving(Comparison(0, 0, math.inf, 1, 0, 0, (3, 3), 0))
+
+
+def test_rough_warnings() -> None:
+    assert rough(50) is None
+    assert rough(445, 10) is None
+    assert rough(49) == "49 images: too few images for a 95 % interval to be trusted"
+    assert rough(445, 2) == "interval from 2 groups: rough"
+    assert str(rough(49, 1)).endswith("to be trusted; interval from 1 group: rough")
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(DataError, match="differ in shape"):
+        influence(np.ones(3), np.ones(4))
+    with pytest.raises(DataError, match="kept"):
+        influence(np.ones((3, 2)), np.ones((3, 2)), np.ones(3, bool))
+    with pytest.raises(DataError, match="3 images, 2 labels"):
+        image_error(np.zeros(3), ["a", "b"])
+    with pytest.raises(DataError, match="same images"):
+        compare(Measured([0.5], [np.zeros(3)]), Measured([0.5], [np.zeros(4)]))
+    with pytest.raises(DataError, match="same images"):
+        estimate([0.5, 0.5], [np.zeros(3), np.zeros(4)])
+    with pytest.raises(ConfigError, match="margin"):
+        decide({}, margin=-1)
