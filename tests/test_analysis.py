@@ -1,0 +1,189 @@
+"""From tests to findings: groups, units, pairs, claims, verdicts; on hand-made predictors."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segstudy.errors import ConfigError, DataError
+from segstudy.study.analysis import analyse, first_sentence, resampling_units, telling_images
+from segstudy.study.archetypes import predictors, scene
+from segstudy.study.collect import read_records, read_study, without_seeds
+from segstudy.study.findings import Group
+from segstudy.study.plan import Plan, matching
+from segstudy.study.statistics import Measured
+from segstudy.study.tested import Tested, of_masks
+
+NAMES = ["background", "a", "b", "c", "d", "e"]
+TRUTHS = [scene(seed, 64) for seed in range(60)]
+
+
+def trained(variant: str, story: str, seed: int, every: int = 1, changes: Sequence[str] = ()) -> Tested:
+    """A test that predicts as `story` does on every so manieth image, and perfectly else."""
+    pairs = []
+    for i, truth in enumerate(TRUTHS):
+        told = predictors(truth, len(NAMES), i)
+        pairs.append((str(i), truth, told[story if i % every == seed % every else "perfect"]))
+    record = {"changes": [f"model={variant}", *changes], "palette": [[i, i, i] for i in range(6)], "steps": 9}
+    return replace(of_masks(variant, pairs, NAMES, 0), seed=seed, record=record)
+
+
+@pytest.fixture(scope="module")
+def tests() -> list[Tested]:
+    return [
+        trained(name, story, seed, every)
+        for name, story, every in (("v1", "speckled", 1), ("v2", "core only", 2), ("v3", "holed", 3))
+        for seed in (0, 1, 2)
+    ]
+
+
+CLAIMS = [
+    {"say": "V2 mixes less", "figure": "objects_mixed", "variant": "v2", "against": "v1", "direction": "lower"},
+    {"say": "V2 is less timid", "figure": "missed", "variant": "v2", "against": "v1", "direction": "lower"},
+    {"say": "V3 is best", "figure": "miou", "variant": "v3", "against": "v1|v2", "direction": "higher"},
+    {"say": "V2 as good as V3", "figure": "miou", "variant": "v2", "against": "v3", "direction": "higher",
+     "no_worse": True, "margin": 0.9},
+    {"say": "V9", "figure": "miou", "variant": "v9", "against": "v1", "direction": "higher"},
+    {"say": "sooner", "figure": "epochs_to_90", "variant": "v2", "against": "v1", "direction": "lower"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def group(tests: list[Tested]) -> Group:
+    return analyse(tests, Plan.of({"min_images": 5, "claims": CLAIMS, "pairs": [["v1", "v2"], ["v1", "v3"]]}), "made")
+
+
+def test_variants_have_their_seeds_and_figures(group: Group) -> None:
+    assert [(v.name, list(v.seeds)) for v in group.variants] == [(n, [0, 1, 2]) for n in ("v1", "v2", "v3")]
+    v1, v2, v3 = group.variants
+    assert v1.outcomes["mixed"] > 0.9
+    assert v2.figures["missed"].value > v3.figures["missed"].value > 0
+    assert v1.figures["missed"].value == 0
+    assert v1.miou.low < v1.miou.value < v1.miou.high
+    assert v1.miou_original.value != v1.miou_original.value  # masks were not taken at another size: n/a
+    assert v2.confused[0][1] == "background"
+
+
+def test_planned_pairs_and_no_others_get_verdicts(group: Group) -> None:
+    assert [(d.a, d.b, d.verdict) for d in group.differences] == [("v1", "v2", "better"), ("v1", "v3", "better")]
+    for d in group.differences:
+        assert d.wide_low <= d.low <= d.delta <= d.high <= d.wide_high
+        assert d.wide_low > 0
+    assert "v3 has the highest mIoU" in first_sentence([group])
+
+
+def test_claims_are_supported_refuted_or_not_measured(group: Group) -> None:
+    outcomes = ["supported", "refuted", "supported", "supported", "not measured", "not measured"]
+    assert [c.outcome for c in group.claims] == outcomes
+    assert "v9" in group.claims[4].words
+
+
+def test_one_seed_decides_nothing_about_variants(tests: list[Tested]) -> None:
+    once = [t for t in tests if t.seed == 0]
+    found = analyse(once, Plan.of({"min_images": 5, "claims": CLAIMS[:1]}), "made")
+    assert [d.verdict for d in found.differences] == ["ahead", "ahead"]
+    assert found.claims[0].outcome == "undecided"
+    assert "one seed" in found.claims[0].words
+    assert any("one seed" in w for w in found.warnings)
+
+
+def test_the_same_figures_twice_are_equal_or_undecided(tests: list[Tested]) -> None:
+    again = [replace(t, variant="again") for t in tests if t.variant == "v2"]
+    found = analyse([t for t in tests if t.variant == "v2"] + again, Plan(min_images=5), "made")
+    assert found.differences[0].verdict in ("equal", "undecided")
+    assert found.differences[0].delta == 0
+
+
+def test_classes_with_few_images_carry_no_verdict(tests: list[Tested]) -> None:
+    images = (tests[0].counts.truth > 0).sum(0)
+    found = analyse(tests, Plan(min_images=int(images[1:].max())), "made")
+    assert found.supported.sum() == (images >= images[1:].max()).sum()
+    assert any("carry no verdict" in w for w in found.warnings)
+    none = analyse(tests, Plan(min_images=1000), "made")
+    assert none.supported.sum() == (images > 0).sum()
+    assert any("rough" in w for w in none.warnings)
+
+
+def test_few_sequences_become_blocks(tests: list[Tested]) -> None:
+    test = tests[0]
+    assert resampling_units(test) == (None, [])
+    units, said = resampling_units(replace(test, groups=[str(i // 3) for i in range(60)]))
+    assert units is not None
+    assert len(set(units)) == 20
+    assert "20 groups" in said[0]
+    units, said = resampling_units(replace(test, groups=["drive a"] * 25 + ["drive b"] * 35))
+    assert units is not None
+    assert [units.count(u) for u in dict.fromkeys(units)] == [20, 5, 20, 15]
+    assert "blocks of 20" in said[0]
+
+
+def test_the_images_that_carry_a_difference_come_first(group: Group) -> None:
+    a = Measured([0.5], [np.array([0.0, 0, 0, 0])])
+    b = Measured([0.6], [np.array([0.3, -0.1, -0.1, -0.1])])
+    told = telling_images(list("wxyz"), {"v1": a, "v2": b}, group.differences[:1])
+    assert told[0][:2] == (0, "w")
+    assert told[0][2] > 0
+
+
+def test_settings_name_the_variants_they_mean() -> None:
+    variants = {
+        "x": ["model=pet_unet", "loss=dice", "encoder.down=maxpool"],
+        "y": ["model=pet_unet", "loss=bce", "encoder.down=maxpool"],
+        "z": ["model=pet_unet", "loss=dice", "encoder.down=strided"],
+    }
+    assert matching("loss=dice", variants) == ["x", "z"]
+    assert matching("loss=dice encoder.down=maxpool", variants) == ["x"]
+    assert matching("loss=bce|down=strided", variants) == ["y", "z"]
+    assert matching("pet_unet", variants) == ["x", "y", "z"]
+    assert matching("y", variants) == ["y"]
+    assert matching("w", variants) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"margn": 1}, "margn"),
+        ({"pairs": [["v1"]]}, "not enough values"),
+        ({"claims": [{"say": "x"}]}, "figure"),
+        ({"claims": [CLAIMS[0] | {"figure": "mised"}]}, "missed"),
+        ({"claims": [CLAIMS[0] | {"direction": "up"}]}, "lower or higher"),
+        ({"claims": [CLAIMS[0] | {"at": "equal_spill"}]}, "at equal spill missed and hallucinated"),
+    ],
+)
+def test_a_plan_that_is_not_understood(section: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Plan.of(section)
+
+
+def test_seeds_of_one_variant_share_a_name() -> None:
+    runs = {
+        f"{model}_{seed}": {"changes": [f"model={model}", "data=voc", f"seed={seed}"]}
+        for model in ("v1", "v2")
+        for seed in (0, 1)
+    }
+    assert without_seeds(runs) == {"v1_0": "v1", "v1_1": "v1", "v2_0": "v2", "v2_1": "v2"}
+
+
+def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no runs in"):
+        read_records(tmp_path)
+    for name, text in {
+        "broken": "{",
+        "list": "[1]",
+        "failed": json.dumps({"status": "failed", "error": "out of memory"}),
+        "half": json.dumps({"status": "running"}),
+        "old": json.dumps({"status": "done", "class_names": ["a"], "data": {
+            "name": "X", "size": [1, 1], "roles": {"report": "r"}, "background": 0}}),
+    }.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    groups, left_out = read_study(tmp_path)
+    assert groups == []
+    told = dict(left_out)
+    assert set(told) == {"broken", "list", "failed", "half", "old"}
+    assert "out of memory" in told["failed"]
+    assert "not finished" in told["half"]
+    assert "evaluate" in told["old"]
