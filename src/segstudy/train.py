@@ -37,9 +37,8 @@ from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
 from segstudy.metrics import class_table, summary
 from segstudy.record import Record, claim, locked, surroundings
-from segstudy.study.gallery import write_gallery
-from segstudy.study.pace import print_pace
-from segstudy.study.table import number, print_classes, print_study
+from segstudy.study.conclude import conclude
+from segstudy.study.table import number, print_classes
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
 FAILED: list[str] = []
@@ -122,11 +121,7 @@ class Study(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         console.rule(f"[bold]study {folder.name}")
-        unfinished = print_study(folder, console)
-        print_pace(folder, console)
-        gallery = write_gallery(folder)
-        if gallery:
-            console.print(f"gallery: {gallery}")
+        unfinished = conclude(folder, console)
         console.print(
             f"next: make tensorboard RUNS={folder}; the same command continues what is unfinished", soft_wrap=True
         )

@@ -25,12 +25,12 @@ BLOCK = 20
 NAN = float("nan")
 
 
-def study(folder: Path, plan: Plan | None = None) -> Findings:
-    """What a folder of runs says. Raises DataError if it holds no run."""
+def study(folder: Path, plan: Plan | None = None) -> tuple[Findings, list[list[Tested]]]:
+    """What a folder of runs says, and the tests of each of its groups. Raises DataError if it holds no run."""
     plan = read_plan(folder) if plan is None else plan
     tests, left_out = read_study(folder)
     groups = [analyse(members, plan, _title(members[0])) for members in tests]
-    return Findings(folder.resolve().name, first_sentence(groups), groups, left_out)
+    return Findings(folder.resolve().name, first_sentence(groups), groups, left_out), tests
 
 
 def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:

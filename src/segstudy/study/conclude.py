@@ -1,0 +1,59 @@
+"""The end of a study: its tables on the screen, and its report in its folder."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+
+from segstudy.config import CONF
+from segstudy.errors import ConfigError, near
+from segstudy.study.analysis import study
+from segstudy.study.collect import seeds_of
+from segstudy.study.examples import pictures
+from segstudy.study.findings import Findings
+from segstudy.study.gallery import write_gallery
+from segstudy.study.pace import print_pace
+from segstudy.study.plan import Plan
+from segstudy.study.report import write_report
+from segstudy.study.table import print_study
+
+
+def conclude(folder: Path, console: Console, plan: str | None = None) -> list[str]:
+    """Print a study's tables, write its gallery and report; returns the names of the runs that are not done.
+
+    plan: a file of conf/report instead of the study's own plan. Raises DataError if the folder holds no run.
+    """
+    findings, tests = study(folder, read_named(plan) if plan else None)
+    unfinished = print_study(folder, console)
+    print_pace(folder, console)
+    tell(findings, console)
+    drawn = {
+        group.title: pictures(group, seeds_of(members)) for group, members in zip(findings.groups, tests, strict=True)
+    }
+    if gallery := write_gallery(folder):
+        console.print(f"gallery: {gallery}", soft_wrap=True)
+    console.print(f"report: {write_report(findings, folder, drawn)}", soft_wrap=True)
+    return unfinished
+
+
+def tell(findings: Findings, console: Console) -> None:
+    """What a study found, in a few lines."""
+    console.print(f"[bold]{escape(findings.sentence)}", soft_wrap=True, highlight=False)
+    for group in findings.groups:
+        for difference in group.differences:
+            console.print(f"  {escape(difference.words)}", soft_wrap=True, highlight=False)
+        for claim in group.claims:
+            console.print(f"  {claim.outcome}: {escape(claim.text)} ({escape(claim.words)})", soft_wrap=True)
+        for warning in group.warnings:
+            console.print(f"  [yellow]{escape(warning)}", soft_wrap=True, highlight=False)
+    for name, reason in findings.left_out:
+        console.print(f"  [red]left out:[/] {escape(name)}: {escape(reason)}", soft_wrap=True, highlight=False)
+
+
+def read_named(name: str) -> Plan:
+    """The plan in conf/report/NAME.yaml. Raises ConfigError if there is none."""
+    names = sorted(file.stem for file in (CONF / "report").glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(f"--plan {name}: no file conf/report/{name}.yaml{near(name, names)} ({', '.join(names)})")
+    return Plan.of(OmegaConf.to_container(OmegaConf.load(CONF / "report" / f"{name}.yaml")))  # type: ignore[arg-type]

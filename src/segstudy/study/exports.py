@@ -1,0 +1,141 @@
+"""A study's findings for spreadsheets (CSV), papers (LaTeX) and repositories (Markdown)."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from segstudy.study.cells import (
+    MISSING,
+    NOT_DEFINED,
+    amount,
+    estimate,
+    latex,
+    markdown,
+    marks,
+    mean_of,
+    millions,
+    outcome_words,
+    verdict,
+    verdicts_of,
+)
+from segstudy.study.findings import Findings, Group, Variant
+from segstudy.study.methods import cited, methods
+from segstudy.study.table import clock
+
+Row = dict[str, object]
+HEAD = ("variant", "changes", "mIoU (95 %)", "difference", "objects", "parameters", "GFLOP", "images/s", "time")
+LATEX_COLUMNS = (0, 2, 3, 5, 6, 7)
+NOTED = ("parameters", "gflop", "images_per_second", "seconds", "epochs", "steps", "encoder_weights", "device", "git")
+RUN_COLUMNS = (
+    "group", "variant", "changes", "seed", "folder", "status", "miou_network", "miou_original", "pixel_accuracy",
+    *NOTED, "fingerprint", "why",
+)  # fmt: skip
+CLASS_COLUMNS = ("group", "variant", "class", "images", "supported", "iou")
+
+
+def run_rows(findings: Findings) -> Iterator[Row]:
+    """A row a training, then the runs that could not be used, with why."""
+    for group in findings.groups:
+        for v in group.variants:
+            for i, r in enumerate(v.records):
+                network, original = (r.get("metrics", {}).get(size, {}) for size in ("network", "original"))
+                yield {
+                    "group": group.title, "variant": v.name, "changes": v.changes, "status": r.get("status"),
+                    "seed": v.seeds[i] if i < len(v.seeds) else None,
+                    "folder": v.folders[i] if i < len(v.folders) else None,
+                    "miou_network": network.get("miou"), "miou_original": original.get("miou"),
+                    "pixel_accuracy": network.get("pixel_accuracy"), **{key: r.get(key) for key in NOTED},
+                    "fingerprint": r.get("data", {}).get("roles", {}).get("report", {}).get("fingerprint"),
+                    "why": r.get("error"),
+                }  # fmt: skip
+    for name, why in findings.left_out:
+        yield {"variant": name, "status": "left out", "why": why}
+
+
+def class_rows(findings: Findings) -> Iterator[Row]:
+    """A row for each class and variant."""
+    for g in findings.groups:
+        for v in g.variants:
+            for c, name in enumerate(g.classes):
+                yield {
+                    "group": g.title, "variant": v.name, "class": name, "images": int(g.class_images[c]),
+                    "supported": bool(g.supported[c]), "iou": float(v.class_iou[c]),
+                }  # fmt: skip
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """Comma-separated, with a header; n/a for NaN, nothing for None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(c)) for c in columns] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else NOT_DEFINED
+    return "" if value is None else value
+
+
+def table_rows(group: Group) -> Iterator[list[str]]:
+    """The main table as text, in the columns of HEAD."""
+    for v in group.variants:
+        said = "; ".join(f"{verdict(group, d)} against {d.a}" for d in verdicts_of(group, v))
+        yield [
+            v.name + marks(v), v.changes, f"{estimate(v.miou)}, {_trainings(v)}", said or MISSING,
+            outcome_words(v.outcomes), millions(mean_of(v, "parameters")), amount(mean_of(v, "gflop")),
+            amount(mean_of(v, "images_per_second")), clock(mean_of(v, "seconds")),
+        ]  # fmt: skip
+
+
+def _trainings(variant: Variant) -> str:
+    seeds = max(len(variant.seeds), variant.miou.seeds)
+    return f"{seeds} seed{'s' * (seeds != 1)}"
+
+
+def latex_tables(findings: Findings) -> str:
+    """The main table of each group; needs the package booktabs."""
+    parts = [r"% needs \usepackage{booktabs}"]
+    for number, group in enumerate(findings.groups, 1):
+        rows = [" & ".join(latex(row[i]) for i in LATEX_COLUMNS) + r" \\" for row in table_rows(group)]
+        note = f"{latex(group.title)}: {group.images} images; mIoU over {int(np.sum(group.supported))} classes with "
+        note += rf"truth in at least {group.min_images} images, with its 95\,\% interval."
+        parts += [
+            r"\begin{table}", r"  \centering", rf"  \caption{{{note}}}", rf"  \label{{tab:study-{number}}}",
+            r"  \begin{tabular}{lllrrr}", r"    \toprule",
+            "    " + " & ".join(latex(HEAD[i]) for i in LATEX_COLUMNS) + r" \\", r"    \midrule",
+            *(f"    {row}" for row in rows), r"    \bottomrule", r"  \end{tabular}", r"\end{table}", "",
+        ]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def markdown_report(findings: Findings, figures: Sequence[Sequence[tuple[str, str]]]) -> str:
+    """The report for a repository's page. figures: of each group, (file's name without its ending, caption)."""
+    parts = [f"# {markdown(findings.name)}", markdown(findings.sentence)]
+    for group, drawn in zip(findings.groups, figures, strict=True):
+        parts += [f"## {markdown(group.title)}", _items(group.warnings)]
+        if group.variants:
+            parts.append(_table(HEAD, table_rows(group)))
+        if group.claims:
+            parts.append(_table(("claim", "outcome", "because"), ([c.text, c.outcome, c.words] for c in group.claims)))
+        parts.append(_items([d.words for d in group.differences]))
+        parts += [f"![{name}](figures/{name}.svg)\n\n{markdown(caption)}" for name, caption in drawn]
+    if findings.left_out:
+        parts += ["## Runs that could not be used", _table(("run", "why"), findings.left_out)]
+    told = methods(findings)
+    if told:
+        parts += ["## Methods", *map(markdown, told), _items(cited(told))]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _items(lines: Iterable[str]) -> str:
+    return "\n".join(f"* {markdown(line)}" for line in lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]])

@@ -1,0 +1,387 @@
+"""The report of a study: what its files say, that they are safe to open, and that none is lost half-way."""
+
+import base64
+import csv
+import io
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segstudy.errors import DataError
+from segstudy.study import plots, report
+from segstudy.study.cells import latex, markdown, share, shortened, signed, verdict
+from segstudy.study.findings import ClaimResult, Difference, Estimate, Findings, Group, Variant
+from segstudy.study.methods import REFERENCES, cited, methods
+from segstudy.study.report import write_report
+
+NAN = math.nan
+CLASSES = ("background", "cat", "dog", "banana")
+HOSTILE = "<script>alert(1)</script> _&%$\\|`{ x"
+VOID_ELEMENTS = {"meta", "link", "img", "br"}
+
+
+def record(seed: int) -> dict[str, Any]:
+    roles = {
+        "fit": {"split": "train", "images": 1464, "fingerprint": "aa-11"},
+        "report": {"split": "val", "images": 445, "fingerprint": "bb-22"},
+    }
+    return {
+        "status": "done", "changes": ["model=v1", f"seed={seed}"], "parameters": 2_686_613, "seconds": 61.0 + seed,
+        "images_per_second": 12.5, "checkpoint": "last", "versions": {"torch": "2.15.0"}, "machine": {"cpu": "EPYC"},
+        "metrics": {"network": {"miou": 0.5, "pixel_accuracy": NAN}},
+        "data": {"name": "VOC2012", "size": [256, 256], "roles": roles},
+    }  # fmt: skip
+
+
+def variant(name: str, miou: float, seeds: int = 3, classes: int = 4) -> Variant:
+    """A variant with every curve; the last class has no truth."""
+    offsets = [(o, 0.1 + 0.02 * o, 0.05 - 0.01 * o, 0.03, miou) for o in (-2.3, 0.0, 2.3)]
+    rows = [{"epoch": e, "val/miou": miou * e / 4} for e in (2, 4)]
+    return Variant(
+        name, f"what {name} changes", [record(s) for s in range(seeds)], list(range(seeds)),
+        Estimate(miou, miou - 0.03, miou + 0.03, seeds), Estimate(miou, NAN, NAN, seeds), Estimate(NAN, NAN, NAN),
+        np.array([0.8, *[miou] * (classes - 2), NAN]),
+        {"boundary_iou": Estimate(0.4, 0.38, 0.42, seeds), "mislabelled": Estimate(NAN, NAN, NAN, seeds)},
+        {"missed": 0.1, "mixed": 0.2, "wrong label": 0.1, "partial": 0.1, "right": 0.5},
+        {"missed": 0.05, "mixed": 0.2, "wrong label": 0.1, "partial": 0.1, "right": 0.55},
+        offsets, [("cat", "dog", 0.2), ("dog", "cat", NAN)], {"all": [(0.5, 0.4, 0.5), (0.9, 0.8, 0.5)]},
+        [rows] * seeds, [Path(f"runs/{name}_{s}") for s in range(seeds)], [("conv1", "dead")],
+    )  # fmt: skip
+
+
+def difference(a: str, b: str, delta: float = 0.016, verdict: Any = "better") -> Difference:
+    words = f"{b} is {verdict} than {a}."
+    return Difference(a, b, "miou", delta, delta - 0.008, delta + 0.008, delta - 0.011, delta + 0.011, 0.01, verdict, 0.02, words)  # noqa: E501  # fmt: skip
+
+
+def bare(name: str, miou: float, **changed: Any) -> Variant:
+    """One training without any curve."""
+    made = replace(
+        variant(name, miou, 1), outcomes={}, offsets=(), history=(), confused=(), reliability={}, inspected=None,
+        figures={},
+    )  # fmt: skip
+    return replace(made, **changed)
+
+
+def group(variants: list[Variant], differences: list[Difference], **changed: Any) -> Group:
+    supported = np.array([True, True, False, False])
+    made = Group(
+        "VOC-animals", CLASSES, [(0, 0, 0), (64, 0, 0), (64, 0, 128), (128, 192, 0)], 0, 445, 445,
+        np.array([440, 119, 12, 0]), supported, variants, differences, margin=0.005,
+    )  # fmt: skip
+    return replace(made, **changed)
+
+
+def three() -> Findings:
+    """Three variants of three seeds, with all that a report can show."""
+    variants = [variant("V1", 0.55), variant("V2", 0.566), variant("V3", 0.57)]
+    differences = [difference("V1", "V2"), difference("V2", "V3", 0.004, "undecided")]
+    claims = [ClaimResult("V2 is better", "supported", "by .016"), ClaimResult("V3 too", "not measured", "no curve")]
+    whole = group(variants, differences, claims=claims, telling=[(3, "2007_000032", 0.2)], warnings=["Few images."])
+    return Findings("journey", "V2 is better than V1.", [whole], [("v4", "TrainingError: the loss is nan <b>")])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    flat = np.zeros((40, 60, 3), np.uint8)
+    write_report(
+        three(), folder, {"VOC-animals": [("objects/missed: V1", noise), ("errors/V2", flat), ("loose", flat)]}
+    )
+    return folder
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is slow, and not what the test is about."""
+    monkeypatch.setattr(plots, "figures", lambda group: {})
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in order; collects what a page would load, and its text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.elements: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        found = dict(attrs)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        if tag not in VOID_ELEMENTS:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text())
+
+
+def test_all_files_are_there(written: Path) -> None:
+    names = {p.name for p in written.iterdir()}
+    assert names == {"report.html", "report.md", "runs.csv", "per_class.csv", "table.tex", "figures"}
+    drawn = {"forest_miou", "outcomes", "operating_spilled", "operating_hallucinated", "learning", "classes"}
+    assert {p.name for p in (written / "figures").iterdir()} == {
+        f"1_{name}.{kind}" for name in drawn | {"reliability"} for kind in ("svg", "pdf")
+    }
+    for path in (written / "figures").glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert (written / "report.html").stat().st_size < 1_000_000
+
+
+def test_the_page_is_whole_and_loads_nothing(written: Path) -> None:
+    text = (written / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.elements
+    assert "@import" not in text
+    assert "url(" not in text
+    anchors = [link[1:] for link in page.loaded if link.startswith("#")]
+    assert set(anchors) <= set(page.ids)
+    assert all(link.startswith(("data:", "#")) for link in page.loaded)
+    assert sum(link.startswith("data:image/") for link in page.loaded) == 7 + 3
+
+
+def test_what_is_not_defined_is_never_nan(written: Path) -> None:
+    assert re.search(r"\bnan\b", page_of(written).text.replace("the loss is nan", ""), re.I) is None
+    for name in ("report.md", "runs.csv", "per_class.csv", "table.tex"):
+        text = (written / name).read_text().replace("the loss is nan", "")
+        assert re.search(r"\bnan\b", text, re.I) is None, name
+    assert "n/a" in page_of(written).text
+    rows = list(csv.DictReader((written / "per_class.csv").open()))
+    assert [r["iou"] for r in rows if r["class"] == "banana"] == ["n/a"] * 3
+
+
+def test_the_page_says_what_was_found(written: Path) -> None:
+    text = " ".join(page_of(written).text.split())
+    assert text.index("V2 is better than V1.") < text.index("what it changes")
+    for said in (
+        "better +.016 (.005 to .027)", "undecided +.004 (−.007 to .015)", ".566 (.536 to .596)", "2.69 M", "1:02",
+        "supported", "Few images.", "v4", "the loss is nan <b>", "445 images of val, bb-22", "0, 1, 2 of each variant",
+        "segstudy train model=v1 seed=2", "torch", "cat → dog", "2007_000032", "conv1",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+def test_runs_and_those_left_out_are_rows(written: Path) -> None:
+    rows = list(csv.DictReader((written / "runs.csv").open()))
+    assert [r["variant"] for r in rows] == ["V1"] * 3 + ["V2"] * 3 + ["V3"] * 3 + ["v4"]
+    assert rows[1]["seed"] == "1"
+    assert rows[1]["folder"] == "runs/V1_1"
+    assert rows[0]["gflop"] == ""
+    assert rows[0]["pixel_accuracy"] == "n/a"
+    assert rows[-1]["why"] == "TrainingError: the loss is nan <b>"
+
+
+def test_names_of_users_are_text_everywhere(tmp_path: Path) -> None:
+    bad = [variant(HOSTILE, 0.5, 1), variant("V2", 0.51, 1)]
+    whole = group(bad, [difference(HOSTILE, "V2", 0.01, "ahead")], title=HOSTILE, classes=[HOSTILE, "b", "c", "d"])
+    findings = Findings(HOSTILE, HOSTILE, [whole], [(HOSTILE, HOSTILE)])
+    write_report(findings, tmp_path, {HOSTILE: [(f"worst/{HOSTILE}", np.zeros((4, 4, 3), np.uint8))]})
+    page = page_of(tmp_path)
+    assert page.open == []
+    assert "script" not in page.elements
+    assert HOSTILE in page.text
+    tables = (tmp_path / "table.tex").read_text()
+    row = next(line for line in tables.splitlines() if line.strip().startswith(r"\textless{}script"))
+    assert len(re.findall(r"(?<!\\)&", row)) == 5
+    assert r"\_\&\%\$\textbackslash{}\textbar{}" in row
+    assert len(re.findall(r"(?<!\\)\{", tables)) == len(re.findall(r"(?<!\\)\}", tables))
+    assert "<script" not in (tmp_path / "report.md").read_text()
+    assert all(len(r) == len(report.RUN_COLUMNS) for r in csv.reader((tmp_path / "runs.csv").open()))
+
+
+def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
+    alone = group([bare("A", 0.5), bare("B", 0.516)], [difference("A", "B", 0.016, "ahead")])
+    write_report(Findings("one", "One seed.", [alone]), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert '<span class="verdict one">ahead .016: these two trainings</span>' in text
+    assert 'class="verdict better"' not in text
+    assert "<pattern" in (tmp_path / "figures" / "1_forest_miou.svg").read_text()
+    assert "two networks, not of variants" in text
+    # With three seeds nothing is hatched.
+    drawn = plots.forest(three().groups[0], "miou")
+    assert drawn is not None
+    assert not any(patch.get_hatch() for patch in drawn.axes[0].patches)
+
+
+def test_a_bar_of_the_forest_plot_is_the_wide_interval() -> None:
+    drawn = plots.forest(three().groups[0], "miou")
+    assert drawn is not None
+    bars = [p for p in drawn.axes[0].patches if p.get_height() == 0.26]  # type: ignore[attr-defined]
+    ends = [(p.get_x(), p.get_x() + p.get_width()) for p in bars]  # type: ignore[attr-defined]
+    assert ends == [pytest.approx((0.005, 0.027)), pytest.approx((-0.007, 0.015))]
+
+
+def test_without_background_and_curves_nothing_is_invented(tmp_path: Path) -> None:
+    iou = np.array([0.6, NAN])
+    variants = [bare(n, 0.5, class_iou=iou, records=[{}], seeds=[0]) for n in ("A", "B")]
+    two = group(
+        variants, [difference("A", "B", NAN, "undecided")], classes=("wall", "floor"), background=None,
+        class_images=np.array([50, 0]), supported=np.array([True, False]), margin=NAN,
+    )  # fmt: skip
+    write_report(Findings("two", "Nothing is known.", [two]), tmp_path)
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {"1_forest_miou", "1_classes"}
+    text = page_of(tmp_path).text
+    assert "Operating curves" not in text
+    assert "nan" not in text.lower()
+    assert "It did not run" in text
+
+
+def test_a_study_with_nothing_done_still_says_why(tmp_path: Path) -> None:
+    empty = Findings("empty", "No run is done.", [group([], [])], [("v1", "out of memory")])
+    write_report(empty, tmp_path)
+    text = page_of(tmp_path).text
+    assert "No run is done yet" in text
+    assert "out of memory" in text
+    assert page_of(tmp_path).open == []
+    write_report(Findings("none", "No runs.", []), tmp_path)
+    assert "No runs." in page_of(tmp_path).text
+    assert (tmp_path / "per_class.csv").read_text() == "group,variant,class,images,supported,iou\n"
+
+
+def test_a_full_disk_leaves_the_earlier_report(
+    tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(Findings("first", "The first.", []), tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "page", full)
+    with pytest.raises(DataError, match="No space left"):
+        write_report(three(), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"figures"}
+
+
+def test_figures_of_an_earlier_report_go_and_what_is_the_users_stays(tmp_path: Path, no_figures: None) -> None:
+    (tmp_path / "figures").mkdir()
+    for name in ("2_forest_miou.svg", "1_classes.pdf", "mine.svg", "1_mine.svg"):
+        (tmp_path / "figures" / name).write_text("")
+    write_report(three(), tmp_path)
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"mine.svg", "1_mine.svg"}
+
+
+def test_the_same_findings_give_the_same_page(tmp_path: Path, written: Path) -> None:
+    one = group([bare("V1", 0.5)], [])
+    for name in ("a", "b"):
+        write_report(Findings("same", "The same.", [one]), tmp_path / name)
+    assert (tmp_path / "a" / "report.html").read_bytes() == (tmp_path / "b" / "report.html").read_bytes()
+    first, second = (tmp_path / n / "figures" / "1_classes.pdf" for n in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_pictures_beyond_the_budget_are_counted(
+    tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "PICTURE_BYTES", 30_000)
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    write_report(three(), tmp_path, {"VOC-animals": [("gallery/a", noise), ("gallery/b", noise), ("gallery/c", noise)]})
+    page = page_of(tmp_path)
+    shown = sum(link.startswith("data:image/jpeg") for link in page.loaded)
+    assert 0 < shown < 3
+    assert f"{3 - shown} pictures were left out" in page.text
+
+
+def test_colours_of_label_maps_are_kept() -> None:
+    """A picture of few colours is not blurred by JPEG."""
+    labels = np.array([[[235, 235, 235], [66, 133, 244]], [[255, 160, 0], [200, 30, 110]]], np.uint8)
+    shown = report._picture("errors", labels)
+    assert shown.uri.startswith("data:image/png")
+    again = Image.open(io.BytesIO(base64.b64decode(shown.uri.partition(",")[2]))).convert("RGB")
+    assert np.array_equal(np.asarray(again), labels)
+
+
+def test_figures_in_words() -> None:
+    assert [share(v) for v in (0.016, -0.016, 1.0, 0.0, -0.0001, NAN, None)] == [
+        ".016", "−.016", "1.000", ".000", ".000", "n/a", "–",
+    ]  # fmt: skip
+    assert [signed(v) for v in (0.5, -0.5, 0.0)] == ["+.500", "−.500", ".000"]
+    assert shortened("a long name of a variant", 11) == "a lon…riant"
+    assert latex("50 % of x_1 & {y}\nΔ") == r"50 \% of x\_1 \& \{y\} $\Delta$"
+    assert markdown("a|b *c* <d>") == r"a\|b \*c\* &lt;d>"
+    whole = three().groups[0]
+    equal = replace(difference("V1", "V2", 0.001, "equal"), wide_low=-0.002, wide_high=0.004)
+    assert verdict(whole, equal) == "equal within ±.005: +.001 (−.002\u00a0to\u00a0.004)"
+    assert verdict(whole, replace(equal, delta=NAN)) == "n/a"
+
+
+def test_methods_cite_what_was_measured_and_no_more() -> None:
+    told = methods(three())
+    works = cited(told)
+    assert any("Boundary IoU" in work for work in works)
+    assert any("Holm" in work for work in works)
+    assert not any("BMVC" in work for work in works)  # no boundary F in these findings
+    assert "3 variants were trained on 1,464 images of VOC2012 at 256×256 pixels, each 3 times" in told[0]
+    assert "nothing was selected" in told[0]
+    assert methods(Findings("none", "", [])) == []
+    assert len({short for short, _ in REFERENCES.values()}) == len(REFERENCES)
+
+
+def test_learning_curves_are_averaged_where_all_seeds_were_validated() -> None:
+    lines = [np.array([[2, 0.2], [4, 0.4], [6, 0.6]]), np.array([[2, 0.4], [6, 0.8]])]
+    assert plots._mean_curve(lines).tolist() == [[2, pytest.approx(0.3)], [6, pytest.approx(0.7)]]
+
+
+def test_many_variants_share_a_grey() -> None:
+    many = group([variant(f"V{i}", 0.3 + 0.01 * i) for i in range(12)], [])
+    colours = plots.colours_of(many)
+    assert [name for name, colour in colours.items() if colour == plots.OTHER] == [f"V{i}" for i in range(1, 6)]
+    assert colours["V0"] == plots.SERIES[0]
+
+
+def test_classes_are_ordered_by_support_then_figure() -> None:
+    assert plots.shown_classes(group([variant("V1", 0.5)], [])) == [0, 1, 2]
+
+
+def test_the_template_is_part_of_the_package() -> None:
+    assert files("segstudy.study").joinpath("report.html").is_file()
+
+
+def test_a_browser_has_no_complaint(written: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no Chromium on PATH")
+    shot = tmp_path / "page.png"
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,2000", f"--screenshot={shot}",
+        (written / "report.html").as_uri(),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        pytest.skip("Chromium did not answer within two minutes")
+    if not shot.is_file():
+        pytest.skip(f"Chromium cannot run here: {done.stderr[-300:]}")
+    assert "CONSOLE" not in done.stderr
+    picture = np.asarray(Image.open(shot).convert("RGB"))
+    # The orange of "mixed" is drawn by the page and by the figure of outcomes.
+    assert (np.abs(picture.astype(int) - (0xE6, 0x9F, 0x00)).sum(2) < 12).sum() > 200
