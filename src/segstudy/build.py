@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from segstudy.callbacks.apart import Apart
 from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.measures import Measures
+from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.streams import Streams
 from segstudy.config import check
 from segstudy.data.base import SegmentationData
@@ -24,6 +27,7 @@ from segstudy.errors import ConfigError
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.weights import load_encoder_weights
+from segstudy.record import read_record
 from segstudy.seeds import initialise, stream
 
 
@@ -95,11 +99,7 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
     settings, reason = _trainer_settings(cfg)
-    callbacks: list[Callback] = [Streams(cfg.seed), ImageCounts(), Measures()]
-    for part in cfg.callbacks.values():
-        if part.get("enabled", True):
-            part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])
-            callbacks.append(instantiate(part))
+    callbacks: list[Callback] = [Streams(cfg.seed), *run_callbacks(cfg)]
     for callback in callbacks:
         if hasattr(callback, "dirpath"):
             callback.dirpath = str(folder / "checkpoints")
@@ -113,12 +113,31 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     return trainer, f"{settings['accelerator']}, {settings['precision']}: {reason}"
 
 
-def build_tester(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, ImageCounts]:
-    """A trainer that only tests, and its counts, which it also writes into `folder`."""
-    counts = ImageCounts()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+TESTING = (ImageCounts, Measures, Apart, Pictures)
+"""The callbacks that measure at a run's test, or write into its `test/`."""
+
+
+def run_callbacks(cfg: DictConfig) -> list[Callback]:
+    """What every run's test measures, and the callbacks that the config names."""
+    callbacks: list[Callback] = [ImageCounts(), Measures()]
+    for part in cfg.callbacks.values():
+        if part.get("enabled", True):
+            part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])
+            callbacks.append(instantiate(part))
+    return callbacks
+
+
+def testing_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Those of a run's callbacks that its test needs: made here for its training and for testing it again."""
+    return [c for c in run_callbacks(cfg) if isinstance(c, TESTING)]
+
+
+def build_tester(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> L.Trainer:
+    """A trainer that only tests; its callbacks write into `folder`."""
+    quiet = {"logger": False, "enable_checkpointing": False}
+    bar = any(isinstance(c, ProgressBar) for c in callbacks)
     settings = _trainer_settings(cfg)[0] | quiet
-    return instantiate(settings, default_root_dir=str(folder), callbacks=[counts]), counts
+    return instantiate(settings, default_root_dir=str(folder), callbacks=list(callbacks), enable_progress_bar=bar)
 
 
 def build_prober(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -164,8 +183,10 @@ def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
 def load_run(folder: Path, checkpoint: str = "last") -> tuple[nn.Module, DictConfig]:
     """The network of a run folder in evaluation mode, and its config. Nothing is downloaded, nothing else is executed.
 
-    Raises ConfigError if the folder's config builds something outside segstudy and its libraries.
+    Raises ConfigError if it is none, or its config builds something outside segstudy and its libraries.
     """
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'config.yaml'}")
     cfg = OmegaConf.load(folder / "config.yaml")
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{folder / 'config.yaml'} is not a run's config")
@@ -173,7 +194,7 @@ def load_run(folder: Path, checkpoint: str = "last") -> tuple[nn.Module, DictCon
     file = folder / "checkpoints" / f"{checkpoint}.ckpt"
     if not file.is_file():
         raise ConfigError(f"{folder} has no checkpoint {checkpoint!r}: no file {file}")
-    record = json.loads((folder / "record.json").read_text())
+    record = read_record(folder)
     network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
     _load(network, file)
     _expect(network, record)

@@ -42,6 +42,20 @@ class Record:
         return self.values.get("status")
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run that has opened its data. Raises ConfigError if the folder has none."""
+    file = folder / "record.json"
+    try:
+        values = json.loads(file.read_text())
+        if not values["class_names"]:
+            raise KeyError("class_names")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} is not a run's folder: no file {file}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is no record of a run that has opened its data ({error!r})") from error
+    return values
+
+
 def claim(folder: Path, cfg: DictConfig) -> Record:
     """The record of the folder for this config: new, or an earlier one to continue.
 

@@ -27,15 +27,13 @@ from segstudy.build import (
     build_trainer,
     starting_file,
 )
-from segstudy.callbacks.apart import Apart
-from segstudy.callbacks.counts import ImageCounts
+from segstudy.callbacks.counts import ImageCounts, figures, tested
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
-from segstudy.metrics import class_table, summary
 from segstudy.record import Record, claim, locked, surroundings
 from segstudy.study.conclude import conclude
 from segstudy.study.table import number, print_classes
@@ -160,9 +158,9 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     try:
         if cfg.start_from is not None and not last.is_file():
-            tester, counts = build_tester(cfg, folder / "before")
-            tester.test(module, datamodule=data, verbose=False)
-            before = {size: summary(torch.from_numpy(c)) for size, c in counts.total.items()}
+            counts = ImageCounts()
+            build_tester(cfg, folder / "before", [counts]).test(module, datamodule=data, verbose=False)
+            before = figures(counts.total, data.classes)["metrics"]
             record.note(metrics_before=before)
             console.print(f"before: mIoU {number(before['network']['miou'])} on {len(data.roles['report'])} images")
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
@@ -204,26 +202,20 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     trainer.test(module, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return
-    counts = next(c for c in trainer.callbacks if isinstance(c, ImageCounts)).total
-    metrics = {size: summary(torch.from_numpy(c)) for size, c in counts.items()}
-    classes = {size: class_table(torch.from_numpy(c), data.classes) for size, c in counts.items()}
     speed = next((c.figures for c in trainer.callbacks if isinstance(c, Throughput)), {})
-    apart = {f"metrics_{c.name}": c.figures for c in trainer.callbacks if isinstance(c, Apart)}
     before = record.values.get("seconds", 0.0)
     record.note(
         status="done",
-        metrics=metrics,
-        classes=classes,
         epochs=epochs,
         steps=steps,
         seconds=before + seconds,
-        **apart,
+        **tested(trainer.callbacks, data.classes),
         **speed,
     )
     parts = ["encoder", "bridge", "decoder", "head", "loss", "optim", "schedule", "seed"]
     flat = {"variant": folder.name, **OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)}  # type: ignore[dict-item]
     for logger in trainer.loggers:
-        logger.log_hyperparams(flatten(flat), {f"final/{k}": v for k, v in metrics["network"].items()})
+        logger.log_hyperparams(flatten(flat), {f"final/{k}": v for k, v in record.values["metrics"]["network"].items()})
         logger.save()
     print_classes(record.values, console)
     console.print(f"run folder: {folder}", soft_wrap=True)

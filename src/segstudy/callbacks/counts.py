@@ -1,5 +1,6 @@
 """The test's counts, image by image, at network size and at each image's original size."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from segstudy.callbacks.apart import Apart
 from segstudy.data.base import SegmentationData
-from segstudy.metrics import confusion
+from segstudy.metrics import class_table, confusion, summary
 
 SIZES = ("network", "original")
 
@@ -42,9 +44,7 @@ class ImageCounts(L.Callback):
                 continue
             self._count("network", index, logit.argmax(0), mask)
             original = data.original_mask("report", index).to(mask.device)
-            if original.shape != mask.shape:
-                logit = F.interpolate(logit[None].float(), size=original.shape, mode="bilinear", align_corners=False)[0]
-            self._count("original", index, logit.argmax(0), original)
+            self._count("original", index, labels_at(logit, original.shape), original)
 
     def _count(self, size: str, index: int, labels: torch.Tensor, mask: torch.Tensor) -> None:
         counts = confusion(labels[None], mask[None], self.num_classes)
@@ -68,6 +68,29 @@ class ImageCounts(L.Callback):
             path = Path(trainer.default_root_dir) / "test" / "counts.npz"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(path, names=names, **rows)  # type: ignore[arg-type]
+
+
+def labels_at(scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Labels int64 (H,W) of scores (C,h,w), which are interpolated (bilinear) if `shape` is another size."""
+    if scores.shape[1:] != tuple(shape):
+        scores = F.interpolate(scores[None].float(), size=tuple(shape), mode="bilinear", align_corners=False)[0]
+    return scores.argmax(0)
+
+
+def figures(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+    """`metrics` and `classes` of a record, from the confusion matrix (C,C) at each size."""
+    tensors = {size: torch.from_numpy(c) for size, c in counts.items()}
+    return {
+        "metrics": {size: summary(c) for size, c in tensors.items()},
+        "classes": {size: class_table(c, classes) for size, c in tensors.items()},
+    }
+
+
+def tested(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str, Any]:
+    """What a test's callbacks measured, as entries of the record."""
+    kept = list(callbacks)
+    counts = next(c for c in kept if isinstance(c, ImageCounts)).total
+    return figures(counts, classes) | {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart)}
 
 
 def dense(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:

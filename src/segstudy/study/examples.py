@@ -47,11 +47,15 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Pictur
     if telling and len(drawn) > 1:
         titles = [f"{name} ({share:+.1%})" for _, name, share in group.telling]
         sheet = _sheet(telling, titles, photos, truth, drawn, group)
-        found.append(("images that carry the surest difference, with their share (+: for the later variant)", sheet))
+        found.append(
+            ("telling/images that carry the surest difference, with their share (+: for the later variant)", sheet)
+        )
     scores = np.nanmean([image_miou(test) for test in shown.values()], 0)
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
     titles = [f"{first.names[i]} (mIoU {scores[i]:.2f})" for i in worst]
-    found.append(("the worst images of all variants together", _sheet(worst, titles, photos, truth, drawn, group)))
+    found.append(
+        ("worst/the worst images of all variants together", _sheet(worst, titles, photos, truth, drawn, group))
+    )
     found += _outcome_examples(photos, truth, drawn, group.background, palette, group.classes)
     return found
 
@@ -140,7 +144,7 @@ def _outcome_examples(
     if not rows:
         return []
     sheet = as_array(grid(rows, ["image", "truth", "prediction"], class_legend(used, classes, palette), titles))
-    return [("an object of each outcome", sheet)]
+    return [("objects/an object of each outcome", sheet)]
 
 
 def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> list[tuple[int, int]]:

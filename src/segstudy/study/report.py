@@ -285,9 +285,9 @@ def facts(group: Group) -> list[tuple[str, list[str]]]:
         note("data", " ".join(filter(None, [data.get("name"), data.get("protocol")])))
         note("size", "×".join(map(str, data.get("size", ()))))
         for role, part in data.get("roles", {}).items():
-            note(
-                ROLES.get(role, role), f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
-            )
+            if part:
+                said = f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
+                note(ROLES.get(role, role), said)
         note("checkpoint", r.get("checkpoint"))
         note("encoder from", Path(str(r.get("encoder_weights", ""))).name)
         note("epochs", r.get("epochs"))

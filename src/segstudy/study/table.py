@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 APART = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
@@ -88,9 +89,9 @@ def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return dict(runs)
 
 
-def print_classes(record: Mapping[str, Any], console: Console) -> None:
+def print_classes(record: Mapping[str, Any], console: Console, title: str = "test") -> None:
     """Print the per-class table of a run at network size, with the figures at both sizes below."""
-    table = Table(title="test, at network size")
+    table = Table(title=f"{escape(title)}, at network size")
     for column in ("class", "IoU", "recall", "precision", "share of pixels"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for row in record["classes"]["network"]:

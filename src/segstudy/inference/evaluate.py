@@ -1,0 +1,302 @@
+"""Finished runs tested again: on their own images or others, with views, at another size, alone or as an ensemble."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+
+from segstudy.build import (
+    build_module,
+    build_tester,
+    choose_device,
+    tell_normalisation,
+    testing_callbacks,
+)
+from segstudy.callbacks.counts import SIZES, labels_at, tested
+from segstudy.callbacks.progress import Progress
+from segstudy.callbacks.tta import mean_over_views
+from segstudy.config import MACHINE
+from segstudy.data.base import SegmentationData
+from segstudy.drawing import VOID
+from segstudy.errors import ConfigError, DataError
+from segstudy.inference.runs import Member, OriginalSize, Wanted, config_of, open_data, open_members
+from segstudy.metrics import confusion
+from segstudy.module import two_channels
+from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
+from segstudy.record import Record, locked, surroundings
+from segstudy.study.table import number
+
+Counts = dict[str, np.ndarray]
+"""The confusion matrix int64 (C,C) at each of SIZES."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Of which the mean probability is taken: each size (a factor), and each of them mirrored if `flip`."""
+
+    flip: bool
+    scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def parse(cls, text: str) -> "Views":
+        """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
+        words = [w.strip() for w in text.split(",")]
+        try:
+            scales = tuple(float(w) for w in words if w != "flip")
+        except ValueError:
+            scales = (math.nan,)
+        if not all(0 < s < math.inf for s in scales):
+            raise ConfigError(f"--tta {text}: not 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
+        return cls("flip" in words, scales or (1.0,))
+
+
+class Evaluation(L.LightningModule):
+    """Counts, at both sizes, what each member predicts and what their mean probability does.
+
+    With views, also what their mean probability predicts. Members' logits are interpolated to an image's original
+    size, as at their own test; means are means of probabilities, and interpolated as such. The last row's labels at
+    original size are saved in `masks`.
+    """
+
+    def __init__(self, members: Sequence[Member], views: Views | None = None, masks: Path | None = None):
+        super().__init__()
+        self.names, self.views, self.masks = [m.name for m in members], views, masks
+        self.networks = nn.ModuleList(Normalised(m.network) for m in members)
+        self.counts: dict[str, dict[str, Tensor]] = {}
+
+    def scores(self, image: Tensor) -> dict[str, Tensor]:
+        """Logits or probabilities (B,C,H,W) of an image in 0…1, by row."""
+        rows = {name: network(image) for name, network in zip(self.names, self.networks, strict=True)}
+        mean = f"ensemble of {len(rows)}"
+        if len(self.names) > 1:
+            rows[mean] = torch.stack([logits.float().softmax(1) for logits in rows.values()]).mean(0)
+        if self.views:
+            seen = [network.seen(image, self.views) for network in self.networks]  # type: ignore[operator, union-attr]
+            rows |= {f"{name}, with views": p for name, p in zip(self.names, seen, strict=True)}
+            if len(self.names) > 1:
+                rows[f"{mean}, with views"] = torch.stack(seen).mean(0)
+        return rows
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        data: SegmentationData = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = self.scores(batch["image"])
+        for i, index in enumerate(batch["index"].tolist()):
+            original = data.original_mask("report", index).to(self.device)
+            for name, scores in rows.items():
+                self._count(name, "network", scores[i].argmax(0), batch["mask"][i])
+                labels = labels_at(scores[i], original.shape)
+                self._count(name, "original", labels, original)
+            if self.masks is not None:  # the labels are the last row's
+                sample = data.roles["report"].samples[index]
+                save_mask(labels.to(torch.uint8).cpu().numpy(), _place(self.masks, sample.name), data.palette)
+
+    def _count(self, name: str, size: str, labels: Tensor, mask: Tensor) -> None:
+        classes = len(self.trainer.datamodule.classes)  # type: ignore[attr-defined]
+        sums = self.counts.setdefault(name, {})
+        sums[size] = sums.get(size, 0) + confusion(labels[None], mask[None], classes)
+
+
+class Normalised(nn.Module):
+    """A network with the normalisation that it expects: image in 0…1 → logits."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        encoder = getattr(network, "encoder", None)
+        self.mean: Sequence[float] = IMAGENET_MEAN if encoder is None else encoder.mean
+        self.std: Sequence[float] = IMAGENET_STD if encoder is None else encoder.std
+        self.network = TwoChannels(network)
+
+    def normalised(self, image: Tensor) -> Tensor:
+        mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (image - mean) / std
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(self.normalised(image))
+
+    def seen(self, image: Tensor, views: Views) -> Tensor:
+        """The mean probability (B,C,H,W) over views of the normalised image."""
+        return mean_over_views(self.network, self.normalised(image), views.scales, views.flip)
+
+
+class TwoChannels(nn.Module):
+    """A network whose one channel for two classes, if it has one, comes as two."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.plain = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return two_channels(self.plain(image))
+
+
+def evaluate(
+    members: Sequence[Member],
+    cfg: DictConfig,
+    data: SegmentationData,
+    views: Views | None = None,
+    masks: Path | None = None,
+) -> dict[str, Counts]:
+    """The confusion matrices of each member, and of the ensemble where there are several: by name, the last one's
+    labels saved in `masks`."""
+    data.mean, data.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # each member normalises as its own weights expect
+    module = Evaluation(members, views, masks)
+    with TemporaryDirectory() as unused:
+        build_tester(cfg, Path(unused), [Progress()]).test(module, datamodule=data, verbose=False)
+    return {name: {size: sums[size].cpu().numpy() for size in SIZES} for name, sums in module.counts.items()}
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where the mask of the image `name` goes. Raises DataError for a name that leads out of the folder."""
+    place = folder / f"{name}.png"
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"the image name {name!r} leads out of {folder}: its mask is not saved\n  → rename it")
+    return place
+
+
+def save_mask(labels: np.ndarray, path: Path, palette: Sequence[Sequence[int]]) -> None:
+    """Labels uint8 (H,W) as an indexed PNG: the values are the classes, 255 has the colour of void."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[255] = VOID
+    colours[: len(palette)] = palette
+    picture = Image.fromarray(labels)
+    picture.putpalette(colours.ravel().tolist())
+    picture.save(path)
+
+
+# The run's own test
+
+
+def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """Test a finished run as its training did, and replace its `test/` and the figures of its record.
+
+    settings: where things are here. Returns the new record, and what has changed in a line. Raises ConfigError if the
+    run is not done, if another process works in its folder, and if the reported images are others than the run's.
+    """
+    if other := [s for s in settings if not MACHINE.match(s.partition("=")[0])]:
+        raise ConfigError(f"{' '.join(other)} would make another test; a run's own can only be told where things are")
+    (member,) = open_members([folder])
+    if member.record.get("status") != "done":
+        raise ConfigError(f"{folder} is not done (status: {member.record.get('status')}): let its training end first")
+    cfg = config_of([member], Wanted(settings))
+    with locked(folder):
+        data = open_data(cfg, [member], Wanted(settings))
+        tell_normalisation(data, member.network)
+        if said := other_images(data, member.record):
+            raise ConfigError(f"{folder} cannot be tested again here: {said}")
+        callbacks = testing_callbacks(cfg)
+        with TemporaryDirectory(dir=folder, prefix=".retest-") as place:
+            module = build_module(cfg, member.network, data)
+            build_tester(cfg, Path(place), [*callbacks, Progress()]).test(module, datamodule=data, verbose=False)
+            (folder / "test").mkdir(exist_ok=True)
+            for file in sorted(Path(place, "test").iterdir()):
+                file.replace(folder / "test" / file.name)
+        entries = tested(callbacks, data.classes)
+        line = against_record(entries["metrics"], data, member.record)
+        again = surroundings() | {"device": device_line(cfg)}
+        record = Record(folder)
+        record.note(**entries, data=record.values["data"] | {"roles": data.describe()["roles"]}, tested_again=again)
+    return record.values, line
+
+
+def device_line(cfg: DictConfig) -> str:
+    """Device, precision and why, as a record tells them."""
+    accelerator, precision, reason = choose_device(cfg.trainer.accelerator, cfg.trainer.precision)
+    return f"{accelerator}, {precision}: {reason}"
+
+
+# What came out
+
+
+def other_images(data: SegmentationData, record: Mapping[str, Any]) -> str:
+    """How the evaluated images are others than those of the run's own test, or their size another; "" if the same."""
+    own, now = {"protocol": ""} | record["data"], data.describe()
+    if isinstance(data.roles["report"], OriginalSize):
+        now["size"] = ["original"]
+    tested_on, here = (values["roles"]["report"] for values in (own, now))
+    both = {k: (own[k], now[k]) for k in ("name", "size", "protocol")}
+    both |= {k: (tested_on[k], here[k]) for k in ("split", "images")}
+    return ", ".join(f"{k} {_plain(b)} (the run's own test: {_plain(a)})" for k, (a, b) in both.items() if a != b)
+
+
+def _plain(value: Any) -> str:
+    return "×".join(map(str, value)) if isinstance(value, list) else repr(value)
+
+
+def against_record(metrics: Mapping[str, Any], data: SegmentationData, record: Mapping[str, Any]) -> str:
+    """Whether the figures of a run are those of its own test, in a line."""
+    if "metrics" not in record:
+        return f"nothing to compare with: the record holds no figures of a test (status: {record.get('status')})"
+    if said := other_images(data, record):
+        return f"not the run's own test: {said}"
+    pairs = [(metrics[size][key], value) for size in SIZES for key, value in record["metrics"][size].items()]
+    changed = [abs(a - b) for a, b in pairs if not (math.isnan(a) and math.isnan(b))]
+    largest = max((math.inf if math.isnan(d) else d for d in changed), default=0.0)
+    fresh = data.roles["report"].key != record["data"]["roles"]["report"]["fingerprint"]
+    files = "; the files or their dates have changed since" if fresh else ""
+    if largest == 0:
+        return f"every figure equals that of the run's own test{files}"
+    return f"largest difference from the run's own test: {largest:.2g} (tested on {record.get('device', '?')}){files}"
+
+
+def trained_on(data: SegmentationData, members: Sequence[Member]) -> list[str]:
+    """A line for each member that saw the evaluated images, or may have seen them."""
+    lines = []
+    held = [data.roles[role].key if role in data.roles else "" for role in ("fit", "select")]
+    report, seen = data.roles["report"], data.overlap()
+    for member in members:
+        own = member.record["data"]
+        trained = [(own["roles"].get(role) or {}).get("fingerprint", "") for role in ("fit", "select")]
+        if trained == held:
+            lines += [f"{seen} of {len(report)} images were trained or selected on by {member.name}"] if seen else []
+        # A fingerprint begins with that of the whole list: of the same lists, another seed may have drawn others.
+        elif _lists(trained) != _lists(held):
+            if own["name"] == type(data).__name__:
+                lines.append(f"{member.name} was trained on other lists than data.train here: it may have seen these")
+        elif seen or _lists([report.key]) <= _lists(held):
+            lines.append(f"{member.name} drew its training images from the list of these: it may have seen them")
+    return lines
+
+
+def _lists(fingerprints: Sequence[str]) -> set[str]:
+    return {f.partition("-")[0] for f in fingerprints if f}
+
+
+def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int, console: Console) -> None:
+    """Print a line for each row (`figures` by name, as `Evaluation.scores` names them), and what the means gained."""
+    table = Table(title="mean IoU and pixel accuracy at both sizes")
+    for column in ("", "mIoU", "mIoU original", "accuracy", "accuracy original"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in rows.items():
+        values = (row["metrics"][size][key] for key in ("miou", "pixel_accuracy") for size in SIZES)
+        table.add_row(escape(name), *(number(v, 4) for v in values))
+    console.print(table)
+    names = list(rows)
+    step = members + 1 if members > 1 else 2
+    for block in (names[i : i + step] for i in range(0, len(names), step)):
+        *singles, mean = block
+        miou = {size: {name: rows[name]["metrics"][size]["miou"] for name in block} for size in SIZES}
+        gains = (f"{m[mean] - max(m[s] for s in singles):+.4f} at {size} size" for size, m in miou.items())
+        against = "the best of its members" if members > 1 else "the plain prediction"
+        console.print(f"{mean}, against {against}: mIoU {', '.join(gains)}", highlight=False, markup=False)
+
+
+def write_json(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], file: Path) -> None:
+    """All figures, the confusion matrices they come from, and what was evaluated; never half written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps({**about, "results": rows}, indent=1, default=str))
+    partial.replace(file)
