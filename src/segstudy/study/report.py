@@ -286,8 +286,8 @@ def facts(group: Group) -> list[tuple[str, list[str]]]:
         note("size", "×".join(map(str, data.get("size", ()))))
         for role, part in data.get("roles", {}).items():
             if part:
-                said = f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
-                note(ROLES.get(role, role), said)
+                listed = f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
+                note(ROLES.get(role, role), listed)
         note("checkpoint", r.get("checkpoint"))
         note("encoder from", Path(str(r.get("encoder_weights", ""))).name)
         note("epochs", r.get("epochs"))
