@@ -27,7 +27,7 @@ from segstudy.study.report import write_report
 
 NAN = math.nan
 CLASSES = ("background", "cat", "dog", "banana")
-HOSTILE = "<script>alert(1)</script> _&%$\\|`{ x"
+HOSTILE = "<script>alert(1)</script> _&%$\\|`{ x\x01"
 VOID_ELEMENTS = {"meta", "link", "img", "br"}
 
 
@@ -213,6 +213,8 @@ def test_names_of_users_are_text_everywhere(tmp_path: Path) -> None:
     assert r"\_\&\%\$\textbackslash{}\textbar{}" in row
     assert len(re.findall(r"(?<!\\)\{", tables)) == len(re.findall(r"(?<!\\)\}", tables))
     assert "<script" not in (tmp_path / "report.md").read_text()
+    for path in (tmp_path / "figures").glob("*.svg"):
+        ElementTree.parse(path)
     assert all(len(r) == len(report.RUN_COLUMNS) for r in csv.reader((tmp_path / "runs.csv").open()))
 
 
@@ -324,6 +326,7 @@ def test_figures_in_words() -> None:
         ".016", "−.016", "1.000", ".000", ".000", "n/a", "–",
     ]  # fmt: skip
     assert [signed(v) for v in (0.5, -0.5, 0.0)] == ["+.500", "−.500", ".000"]
+    assert shortened("two\nlines\x00", 20) == "two lines"
     assert shortened("a long name of a variant", 11) == "a lon…riant"
     assert latex("50 % of x_1 & {y}\nΔ") == r"50 \% of x\_1 \& \{y\} $\Delta$"
     assert markdown("a|b *c* <d>") == r"a\|b \*c\* &lt;d>"

@@ -34,6 +34,7 @@ from segstudy.config import CONF, adopt, check, check_overrides, register_resolv
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
+from segstudy.networks.describe import gflop
 from segstudy.record import Record, claim, locked, surroundings
 from segstudy.study.conclude import conclude
 from segstudy.study.table import number, print_classes
@@ -146,6 +147,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         encoder_weights=origin,
         normalisation={"mean": list(data.mean), "std": list(data.std)},
         parameters=sum(p.numel() for p in network.parameters()),
+        gflop=gflop(network, data.size),
         device=device,
         checkpoint=cfg.checkpoint,
         seed=cfg.seed,

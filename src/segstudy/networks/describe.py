@@ -96,6 +96,14 @@ class Shape:
     skips: list[tuple[int, int]]
 
 
+def gflop(network: nn.Module, size: tuple[int, int]) -> float | None:
+    """GFLOP of one image (height, width), as `describe` counts them; None for a network that needs values to run."""
+    try:
+        return describe(network, *size)[0].flop / 1e9
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
 def parts(network: nn.Module) -> dict[str, nn.Module]:
     """Encoder, bridge (where there is one), decoder and head of a network of sockets, or of the library's.
 

@@ -41,7 +41,8 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
     supported, warnings = supported_classes(class_images, plan.min_images)
     units, said = resampling_units(first)
     warnings += said
-    variants = [_variant(name, runs, supported, units) for name, runs in seeds.items()]
+    common = shared_changes(seeds)
+    variants = [_variant(name, runs, supported, units, common) for name, runs in seeds.items()]
     measured = {name: measure_miou(runs, supported) for name, runs in seeds.items()}
     differences, comparisons = compare_pairs(measured, planned_pairs(seeds, plan), units, plan)
     warnings += _warnings(tests, variants, supported, comparisons)
@@ -165,7 +166,15 @@ def spread(measured: Mapping[str, Measured]) -> float | None:
     return float(np.sqrt(np.mean(variances))) if variances else None
 
 
-def _variant(name: str, runs: Sequence[Tested], supported: np.ndarray, units: Sequence[str] | None) -> Variant:
+def shared_changes(seeds: Mapping[str, Sequence[Tested]]) -> set[str]:
+    """What all runs of all variants change: no difference between them."""
+    each = [set(t.record.get("changes", [])) for runs in seeds.values() for t in runs]
+    return set.intersection(*each) if len(seeds) > 1 else set()
+
+
+def _variant(
+    name: str, runs: Sequence[Tested], supported: np.ndarray, units: Sequence[str] | None, common: set[str]
+) -> Variant:
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
     total = np.sum([t.counts.confusion for t in runs], 0)
@@ -182,7 +191,7 @@ def _variant(name: str, runs: Sequence[Tested], supported: np.ndarray, units: Se
         iou = np.mean([np.where(there, t.counts.hit.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
     return Variant(
         name=name,
-        changes=" ".join(c for c in records[0].get("changes", [name]) if not c.startswith("seed=")),
+        changes=" ".join(c for c in records[0].get("changes", [name]) if c not in common and not c.startswith("seed=")),
         records=records,
         seeds=[t.seed for t in runs],
         miou=miou(supported),

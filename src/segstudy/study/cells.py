@@ -124,8 +124,8 @@ def distinct(values: Sequence[str]) -> list[str]:
 
 
 def shortened(name: str, length: int) -> str:
-    """At most `length` characters on one line; what is taken out of the middle is marked with …."""
-    name = " ".join(name.split())
+    """At most `length` letters on one line, none that SVG forbids; what is left out of the middle is marked with …."""
+    name = "".join(c for c in " ".join(name.split()) if c.isprintable())
     if len(name) <= length:
         return name
     end = (length - 1) // 2
@@ -134,12 +134,12 @@ def shortened(name: str, length: int) -> str:
 
 def latex(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    return "".join(LATEX.get(c, c) for c in " ".join(str(text).split()))
+    return "".join(LATEX.get(c, c) for c in " ".join(text.split()) if c.isprintable())
 
 
 def markdown(text: str) -> str:
     """Text that Markdown prints as it is, also in a table's cell."""
-    text = " ".join(str(text).split())
+    text = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 

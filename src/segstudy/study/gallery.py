@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 
 from segstudy.drawing import class_legend, coloured, grid, save
-from segstudy.study.table import number, records, variants
+from segstudy.study.collect import without_seeds
+from segstudy.study.table import number, records
 
 
 def write_gallery(folder: Path) -> Path | None:
-    """Draw `gallery.png` in a study's folder: image, truth, one column a variant. None if fewer than two runs are done.
+    """Draw `gallery.png` in a study's folder: image, truth, one column a variant (its first seed). None if fewer than two runs are done.
 
     Variants that show other images than the first one (another size or data set) are left out.
     """
-    found = records(folder)
-    runs = {
-        label: (folder / name, record)
-        for (name, record), label in zip(found.items(), variants(found), strict=True)
-        if record.get("status") == "done"
-    }
+    done = {name: record for name, record in records(folder).items() if record.get("status") == "done"}
+    named = without_seeds(done)
+    runs: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for name, record in done.items():
+        runs.setdefault(named[name], (folder / name, record))
     held = {n: np.load(f) for n, (run, _) in runs.items() if (f := run / "test" / "samples.npz").is_file()}
     if len(held) < 2:
         return None

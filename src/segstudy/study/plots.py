@@ -1,6 +1,6 @@
 """A study's figures, for its report and for papers: one column wide, so that they can be read on a phone as well.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; names stand at what they name.
+Colours after Okabe and Ito, which colour-blind readers can tell apart; names stand at what they name.
 """
 
 import io
@@ -27,13 +27,13 @@ from segstudy.study.cells import OUTCOMES, label, share, shortened, single
 from segstudy.study.findings import Difference, Group, Variant
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
-BLUE = "#0072b2"
+BLUE, SKY = "#0072b2", "#56b4e9"
 THEME = {
     INK: ("ink", "#e6e8eb"), MUTED: ("muted", "#9aa4b0"), GRID: ("grid", "#363d46"), PAPER: ("paper", "#15181c"),
-    BLUE: ("blue", "#56ade6"),
+    BLUE: ("blue", "#3f98e0"), SKY: ("sky", "#a5dcff"),
 }  # fmt: skip
 """Colours that are others on a dark page: their names, and those."""
-SERIES = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
+SERIES = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", SKY, INK)
 OTHER = "#9a9fa6"
 """Of variants beyond seven."""
 VERDICTS = {"better": BLUE, "worse": "#d55e00", "equal": "#009e73"}
@@ -212,8 +212,9 @@ def learning(group: Group) -> Figure | None:
         for line in lines if len(lines) > 1 else ():
             ax.plot(line[:, 0], line[:, 1], color=colours[name], linewidth=0.6, alpha=0.55)
         mean = _mean_curve(lines)
+        width = 0.8 if colours[name] == OTHER else 1.6
         dot, order = "o" if len(mean) == 1 else "", 2.0 if colours[name] == OTHER else 3.0
-        ax.plot(mean[:, 0], mean[:, 1], color=colours[name], linewidth=1.6, marker=dot, zorder=order)
+        ax.plot(mean[:, 0], mean[:, 1], color=colours[name], linewidth=width, marker=dot, zorder=order)
         ends[name] = float(mean[-1, 1])
     ax.set(xlabel="epoch", ylabel="validation mIoU")
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
@@ -249,13 +250,21 @@ def _name_ends(ax: Axes, ends: Mapping[str, float], colours: Mapping[str, str]) 
         places[i] = max(places[i], places[i - 1] + gap)
     over = max(0.0, places[-1] - (high - gap / 2))
     for name, y in zip(order, places, strict=True):
-        ax.text(1.02, y - over, name, transform=ax.get_yaxis_transform(), va="center", color=colours[name], fontsize=8)
+        ax.text(
+            1.02,
+            y - over,
+            shortened(name, 14),
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            color=colours[name],
+            fontsize=8,
+        )
     ax.set_ylim(low, high)
 
 
 @rc_context(STYLE)
 def classes(group: Group) -> Figure | None:
-    """IoU of each class (row) in each variant (column); grey: too few images to say more. None without variants.
+    """IoU of each class (row) in each variant (column); grey: too few images to say more. None if none is defined.
 
     Of more than 60 classes, those that differ most between the variants.
     """
@@ -263,6 +272,8 @@ def classes(group: Group) -> Figure | None:
         return None
     iou = np.array([v.class_iou for v in group.variants], float).T
     order = shown_classes(group)
+    if not order:
+        return None
     columns = len(group.variants)
     name_room, cell = 1.55, 0.42 if columns <= 4 else 0.3
     drawn = Figure((max(WIDTH, name_room + (cell if columns <= 6 else 0.17) * columns), 0.8 + 0.165 * len(order)))
@@ -285,7 +296,7 @@ def _column_names(ax: Axes, names: Sequence[str]) -> None:
     letters = 30 // len(names)
     if len(names) <= 4 or max(map(len, names)) <= letters:
         lines = [[shortened(line, letters) for line in wrap(n, letters, break_long_words=False)[:3]] for n in names]
-        ax.set_xticks(range(len(names)), map("\n".join, lines), fontsize=7)
+        ax.set_xticks(range(len(names)), ["\n".join(part) for part in lines], fontsize=7)
     else:
         ax.set_xticks(range(len(names)), [shortened(n, 24) for n in names], rotation=90, fontsize=7)
 
@@ -341,7 +352,8 @@ def reliability(group: Group) -> Figure | None:
 def _reliability_line(ax: Axes, variant: Variant, region: str, colour: str) -> None:
     points = np.array(sorted(variant.reliability.get(region, ())), float).reshape(-1, 3)
     points = points[np.isfinite(points).all(1)]
-    ax.plot(points[:, 0], points[:, 1], "-o", color=colour, linewidth=1, markersize=1.4)
+    order = 2.0 if colour == OTHER else 3.0
+    ax.plot(points[:, 0], points[:, 1], "-o", color=colour, linewidth=1, markersize=1.4, zorder=order)
 
 
 def colours_of(group: Group) -> dict[str, str]:

@@ -289,7 +289,8 @@ def facts(group: Group) -> list[tuple[str, list[str]]]:
                 listed = f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
                 note(ROLES.get(role, role), listed)
         note("checkpoint", r.get("checkpoint"))
-        note("encoder from", Path(str(r.get("encoder_weights", ""))).name)
+        origin = str(r.get("encoder_weights") or "")
+        note("encoder from", origin if "(" in origin else Path(origin).name)
         note("epochs", r.get("epochs"))
         note("steps", r.get("steps"))
         note("device", r.get("device"))

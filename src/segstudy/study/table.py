@@ -136,9 +136,11 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     report = data["roles"]["report"]
     fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
     fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
+    once = len({r.get("seed") for r in runs.values()}) == 1
+    chance = "; one seed a variant: differences may be chance" if once else ""
     size = "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     return (
         f"{data['name']}{protocol} at {size}; trained on {fit}, "
-        f"reported on {report['images']} of {report['split']!r}; one seed a variant: differences may be chance"
+        f"reported on {report['images']} of {report['split']!r}{chance}"
     )
