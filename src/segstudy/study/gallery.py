@@ -12,9 +12,10 @@ from segstudy.study.table import number, records
 
 
 def write_gallery(folder: Path) -> Path | None:
-    """Draw `gallery.png` in a study's folder: image, truth, one column a variant (its first seed). None if fewer than two runs are done.
+    """Draw `gallery.png` in a study's folder: image, truth, one column a variant (its first seed).
 
-    Variants that show other images than the first one (another size or data set) are left out.
+    None if fewer than two variants are done. Those that show other images than the first one (another size or data
+    set) are left out.
     """
     done = {name: record for name, record in records(folder).items() if record.get("status") == "done"}
     named = without_seeds(done)
