@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from segstudy.build import load_run
 from segstudy.config import CONF, adopt, allowed, check, check_overrides, compose_config, differences, run_name
 from segstudy.errors import ConfigError
+from segstudy.study.plan import Plan
 
 FILES = sorted(p for p in CONF.glob("*/*.yaml"))
 VOC = ["data.root=x"]
@@ -24,10 +25,12 @@ NEEDS = dict.fromkeys(("voc", "voc_sbd", "ade20k", "pet", "folder", "journey", "
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_file_composes_and_passes_the_check(file: Path) -> None:
-    needs = NEEDS.get(file.stem, []) if file.parent.name != "model" else []
+    needs = NEEDS.get(file.stem, []) if file.parent.name not in ("model", "report") else []
     overrides = [f"{file.parent.name}={file.stem}", *needs]
     check_overrides(overrides)
-    check(compose_config(overrides))
+    cfg = compose_config(overrides)
+    check(cfg)
+    Plan.of(OmegaConf.to_container(cfg.report))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("group", ["loss", "bridge", "decoder", "encoder", "head", "network"])

@@ -37,6 +37,7 @@ from segstudy.errors import SegstudyError, TrainingError
 from segstudy.networks.describe import gflop
 from segstudy.record import Record, claim, locked, surroundings
 from segstudy.study.conclude import conclude
+from segstudy.study.plan import Plan
 from segstudy.study.table import number, print_classes
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
@@ -73,6 +74,7 @@ def task(cfg: DictConfig) -> None:
     try:
         adopt(cfg, hydra_cfg.overrides.task)
         check(cfg)
+        Plan.of(OmegaConf.to_container(cfg.report))  # type: ignore[arg-type]
         if cfg.start_from is not None:
             starting_file(Path(cfg.start_from))
         record = claim(folder, cfg)

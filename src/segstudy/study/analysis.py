@@ -11,6 +11,7 @@ import numpy as np
 
 from segstudy.callbacks.history import read_history
 from segstudy.study import confidence, operating, statistics
+from segstudy.study.cells import share, signed
 from segstudy.study.claims import hold_claims
 from segstudy.study.collect import read_plan, read_study, seeds_of
 from segstudy.study.figures import FIGURES, blockiness, image_miou, worst
@@ -250,8 +251,8 @@ def _confused(confusion: np.ndarray, classes: Sequence[str], most: int = 10) -> 
     found = []
     for truth, guess in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[truth, guess]:
-            share = wrong[truth, guess] / confusion[truth].sum()
-            found.append((classes[truth], classes[guess], float(share)))
+            part = wrong[truth, guess] / confusion[truth].sum()
+            found.append((classes[truth], classes[guess], float(part)))
     return found
 
 
@@ -330,10 +331,10 @@ def _warnings(
         )
     if first.background is not None and len(first.classes) > 2:
         objects = np.delete(first.counts.truth > 0, first.background, 1).sum(1)
-        share = (objects == 1).mean()
-        if share > 0.5:
+        alone = (objects == 1).mean()
+        if alone > 0.5:
             said.append(
-                f"{share:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
+                f"{alone:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
                 "and hallucinated and mislabelled are one number"
             )
     for v in variants:
@@ -363,12 +364,12 @@ def first_sentence(groups: Sequence[Group]) -> str:
     for group in groups:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         classes = int(group.supported.sum())
+        number = len(group.variants)
         text = (
-            f"{best.name} has the highest mIoU ({best.miou.value:.3f} over {classes} classes) of {len(group.variants)}"
+            f"{best.name} has the highest mIoU ({share(best.miou.value)} over {classes} classes) of {number} variants"
         )
-        text += " variants" if len(group.variants) > 1 else " variant"
         if group.differences:
-            verdicts = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({d.delta:+.3f})" for d in group.differences]
+            verdicts = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({signed(d.delta)})" for d in group.differences]
             text += "; " + ", ".join(verdicts)
         said.append(text + ".")
     return " ".join(said) or "No finished run could be compared."

@@ -8,6 +8,7 @@ import numpy as np
 
 from segstudy.callbacks.history import read_history
 from segstudy.study import operating, statistics
+from segstudy.study.cells import share, signed
 from segstudy.study.figures import blockiness, by_name, image_miou, worst
 from segstudy.study.findings import ClaimResult
 from segstudy.study.pace import SHARE, final, reached
@@ -66,11 +67,11 @@ def _outcome(claim: Claim, compared: Comparison, wide: tuple[float, float]) -> C
     outcome = "supported" if low > limit else "refuted" if high < limit else "undecided"
     where = " at equal spill" if claim.at == "equal_spill" else ""
     words = (
-        f"{claim.figure}{where}: {claim.variant} − {claim.against} = {compared.delta:+.3f} "
-        f"({wide[0]:+.3f} … {wide[1]:+.3f})"
+        f"{claim.figure}{where}: {claim.variant} − {claim.against} = {signed(compared.delta)} "
+        f"({signed(wide[0])} … {signed(wide[1])})"
     )
     if claim.no_worse:
-        words += f", not worse by {claim.margin:g}?"
+        words += f", not worse by {share(claim.margin)}?"
     if min(compared.seeds) == 1 and outcome != "undecided":
         words += f"; these trainings say {outcome}, of the variants one seed says nothing"
         outcome = "undecided"
