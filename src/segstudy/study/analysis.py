@@ -12,7 +12,7 @@ import numpy as np
 from segstudy.callbacks.history import read_history
 from segstudy.study import confidence, operating, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.claims import hold_claims
+from segstudy.study.claims import hold_claims, side_name
 from segstudy.study.collect import read_plan, read_study, seeds_of
 from segstudy.study.figures import FIGURES, blockiness, image_miou, worst
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
@@ -59,7 +59,7 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
         supported=supported,
         variants=variants,
         differences=differences,
-        claims=hold_claims(plan, seeds, supported, units),
+        claims=hold_claims(plan, seeds, supported, units, differences),
         telling=telling_images(first.names, measured, differences),
         warnings=warnings,
         min_images=plan.min_images,
@@ -157,10 +157,6 @@ def compare_pairs(
     return differences, list(compared.values())
 
 
-def side_name(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"mean of {', '.join(names)}"
-
-
 def spread(measured: Mapping[str, Measured]) -> float | None:
     """The root mean square SD over seeds of the variants that have more than one; None without any."""
     variances = [np.var(m.values, ddof=1) for m in measured.values() if len(m.values) > 1]
@@ -171,6 +167,12 @@ def shared_changes(seeds: Mapping[str, Sequence[Tested]]) -> set[str]:
     """What all runs of all variants change: no difference between them."""
     each = [set(t.record.get("changes", [])) for runs in seeds.values() for t in runs]
     return set.intersection(*each) if len(seeds) > 1 else set()
+
+
+def own_changes(changes: Sequence[str], common: set[str]) -> str:
+    """What this variant changes and others do not; of a path, its file."""
+    own = [c.partition("=") for c in changes if c not in common and not c.startswith("seed=")]
+    return " ".join(f"{key}{equals}{value.rsplit('/', 1)[-1]}" for key, equals, value in own)
 
 
 def _variant(
@@ -192,7 +194,7 @@ def _variant(
         iou = np.mean([np.where(there, t.counts.hit.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
     return Variant(
         name=name,
-        changes=" ".join(c for c in records[0].get("changes", [name]) if c not in common and not c.startswith("seed=")),
+        changes=own_changes(records[0].get("changes", [name]), common),
         records=records,
         seeds=[t.seed for t in runs],
         miou=miou(supported),

@@ -10,7 +10,7 @@ from segstudy.callbacks.history import read_history
 from segstudy.study import operating, statistics
 from segstudy.study.cells import share, signed
 from segstudy.study.figures import blockiness, by_name, image_miou, worst
-from segstudy.study.findings import ClaimResult
+from segstudy.study.findings import ClaimResult, Difference
 from segstudy.study.pace import SHARE, final, reached
 from segstudy.study.plan import PLAIN, Claim, Plan, matching
 from segstudy.study.statistics import Comparison, Measured
@@ -32,35 +32,47 @@ class Setting:
     target: float
 
 
-def hold_claims(plan: Plan, seeds: Seeds, supported: np.ndarray, units: Sequence[str] | None) -> list[ClaimResult]:
-    """Each claim of the plan with its outcome; all that could be measured are one family (Holm)."""
+def hold_claims(
+    plan: Plan,
+    seeds: Seeds,
+    supported: np.ndarray,
+    units: Sequence[str] | None,
+    differences: Sequence[Difference] = (),
+) -> list[ClaimResult]:
+    """Each claim of the plan with its outcome, by its own 95 % interval.
+
+    A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both say the same.
+    """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
     target = SHARE * max((final(_history(t)) for runs in seeds.values() for t in runs), default=math.nan)
-    compared: dict[int, Comparison] = {}
-    missing: dict[int, str] = {}
-    for i, claim in enumerate(plan.claims):
+    planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
+    planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
+    held = []
+    for claim in plan.claims:
         sides = matching(claim.against, changes), matching(claim.variant, changes)
         if not all(sides):
             absent = claim.against if not sides[0] else claim.variant
-            missing[i] = f"no run of {absent!r} in this study"
+            held.append(ClaimResult(claim.say, "not measured", f"no run of {absent!r} in this study"))
             continue
         runs = [[seeds[name] for name in side] for side in sides]
         found = _compare(claim, runs, Setting(supported, units, plan.pair_seeds, target))
         if found is None or np.isnan(found.p):
-            missing[i] = f"{claim.figure} is not defined for this data, or was not measured"
-        else:
-            compared[i] = found
-    decided = statistics.decide(compared, 0.0)
-    return [
-        ClaimResult(claim.say, "not measured", missing[i])
-        if i in missing
-        else _outcome(claim, compared[i], (decided[i].wide_low, decided[i].wide_high))
-        for i, claim in enumerate(plan.claims)
-    ]
+            words = f"{claim.figure} is not defined for this data, or was not measured"
+            held.append(ClaimResult(claim.say, "not measured", words))
+            continue
+        pair = side_name(sides[0]), side_name(sides[1])
+        same = claim.figure == "miou" and pair in planned
+        held.append(_outcome(claim, found, planned[pair] if same else (found.low, found.high)))
+    return held
+
+
+def side_name(names: Sequence[str]) -> str:
+    """One side of a comparison: a variant, or the mean of several."""
+    return names[0] if len(names) == 1 else f"mean of {', '.join(names)}"
 
 
 def _outcome(claim: Claim, compared: Comparison, wide: tuple[float, float]) -> ClaimResult:
-    """Supported or refuted where the wide interval lies on one side of the limit, else undecided."""
+    """Supported or refuted where the interval lies on one side of the limit, else undecided."""
     sign = 1 if claim.direction == "higher" else -1
     low, high = sorted((sign * wide[0], sign * wide[1]))
     limit = -claim.margin if claim.no_worse else claim.margin

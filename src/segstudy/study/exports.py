@@ -22,7 +22,7 @@ from segstudy.study.cells import (
     verdicts_of,
 )
 from segstudy.study.findings import Findings, Group, Variant
-from segstudy.study.methods import cited, methods
+from segstudy.study.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.table import clock
 
 Row = dict[str, object]
@@ -121,6 +121,7 @@ def markdown_report(findings: Findings, figures: Sequence[Sequence[tuple[str, st
         if group.variants:
             parts.append(_table(HEAD, table_rows(group)))
         if group.claims:
+            parts.append(CLAIMS_NOTE)
             parts.append(_table(("claim", "outcome", "because"), ([c.text, c.outcome, c.words] for c in group.claims)))
         parts.append(_items([d.words for d in group.differences]))
         parts += [f"![{name}](figures/{name}.svg)\n\n{markdown(caption)}" for name, caption in drawn]

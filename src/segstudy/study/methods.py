@@ -60,6 +60,12 @@ REFERENCES = {
 BY_FIGURE = {"boundary_iou": ("Boundary IoU", "cheng"), "boundary_f": ("the boundary F measure", "csurka")}
 
 
+CLAIMS_NOTE = (
+    "Declared before the runs. Each is held to its own 95 % interval, so of twenty that are not true one may seem so; "
+    "a claim on the mIoU of a planned pair shares the interval of that pair's verdict."
+)
+
+
 def methods(findings: Findings) -> list[str]:
     """Paragraphs: how the variants of each group were trained, then how the figures and verdicts were made."""
     if not any(g.variants for g in findings.groups):

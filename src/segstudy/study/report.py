@@ -49,7 +49,7 @@ from segstudy.study.exports import (
     run_rows,
 )
 from segstudy.study.findings import Difference, Findings, Group
-from segstudy.study.methods import cited, methods
+from segstudy.study.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.table import clock
 
 SECTIONS = {
@@ -236,7 +236,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
         "between": between, "verdict": verdict, "single": single, "mean_of": mean_of, "verdicts_of": verdicts_of,
         "moved": moved, "confusions": confusions, "facts": facts, "commands": commands, "figure_names": figure_names,
         "outcome_colours": plots.OUTCOME_COLOURS, "section_titles": SECTIONS, "error_colours": {**ERRORS, "void": VOID},
-        "theme": plots.THEME, "outcome_names": OUTCOMES, "marks": marks,
+        "theme": plots.THEME, "outcome_names": OUTCOMES, "marks": marks, "claims_note": CLAIMS_NOTE,
     }  # fmt: skip
     template = environment.from_string(files("segstudy.study").joinpath("report.html").read_text(encoding="utf-8"))
     told = methods(findings)
