@@ -4,6 +4,7 @@ import csv
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,11 +220,12 @@ def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Es
     for figure in FIGURES:
         terms = [figure.of(t) for t in runs]
         pairs = [statistics.influence(*t, leave_one_out=True) for t in terms if t is not None]
-        found[figure.name] = (
-            statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
-            if len(pairs) == len(runs)
-            else Estimate(NAN, NAN, NAN, len(runs))
-        )
+        if len(pairs) < len(runs):
+            found[figure.name] = Estimate(NAN, NAN, NAN, len(runs))
+            continue
+        e = statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
+        # A normal interval may reach beyond what a share can be: cut there.
+        found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
     plain: dict[str, Callable[[Tested], float]] = {
         "worst": worst,
         "image_miou": lambda t: float(np.nanmean(image_miou(t))),

@@ -19,13 +19,14 @@ B, F, M, C, G, O, H = range(len(CELLS))  # noqa: E741
 @dataclass(frozen=True)
 class Figure:
     """A named number. terms: None where it is not defined for the data or was not measured. higher: whether more is
-    better, None where neither is. needs: what of the data it needs: "background", "labels" (three classes or more)."""
+    better, None where neither is. most: its largest possible value. needs: what of the data it needs: "background", "labels" (three classes or more)."""
 
     name: str
     title: str
     says: str
     terms: Callable[[Tested], Terms | None]
     higher: bool | None = False
+    most: float = 1.0
     needs: tuple[str, ...] = ()
 
     def of(self, tested: Tested) -> Terms | None:
@@ -98,7 +99,7 @@ FIGURES = [
     Figure("hallucinated_share", "hallucinated share", "of the predicted foreground, of classes absent from the image",
            _cells((G, H), (F, C, G, O, H)), needs=("labels",)),
     Figure("absent_classes", "absent classes an image", "classes not in the image that cover .1 % of it or more",
-           _sums("absent", "image"), needs=("labels",)),
+           _sums("absent", "image"), most=np.inf, needs=("labels",)),
     Figure("shape_iou", "shape IoU", "IoU of foreground against background, whatever the label",
            _cells((F, C, G), (F, M, C, G, O, H)), higher=True, needs=("background",)),
     Figure("precision", "foreground precision", "of the predicted foreground, on an object",
@@ -111,9 +112,9 @@ FIGURES = [
              needs=("background",) if name in ("missed", "partial") else ("labels",) if name != "right" else ())
       for i, name in enumerate(OUTCOMES)),
     Figure("pieces", "pieces an object", "pieces of foreground in an object that was found",
-           _sums("pieces", "found_objects"), needs=("background",)),
+           _sums("pieces", "found_objects"), most=np.inf, needs=("background",)),
     Figure("class_pieces", "pieces of its class", "pieces of the right class in an object that was found",
-           _sums("class_pieces", "found_objects")),
+           _sums("class_pieces", "found_objects"), most=np.inf),
     Figure("coherence", "coherence", "largest piece's share of what was found of an object",
            _sums("coherence", "found_objects"), higher=True, needs=("background",)),
     Figure("boundary_iou", "Boundary IoU", "mean over classes, band of 2 % of the diagonal", _boundary_iou,
@@ -121,10 +122,10 @@ FIGURES = [
     Figure("boundary_f", "boundary F", "mean over images and classes, tolerance .75 % of the diagonal", _boundary_f,
            higher=True),
     Figure("roughness", "roughness", "length of the predicted edges by that of the true ones",
-           _sums("cracks", "true_cracks"), higher=None),
+           _sums("cracks", "true_cracks"), higher=None, most=np.inf),
     Figure("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
            _sums("shift_kept", "shift_compared"), higher=True),
-    Figure("nll", "negative log-likelihood", "nats a pixel", _sums("nll_all", "pixels_all")),
+    Figure("nll", "negative log-likelihood", "nats a pixel", _sums("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
 """All that are ratios of sums: each gets an interval from its influence function."""
 
