@@ -18,8 +18,11 @@ B, F, M, C, G, O, H = range(len(CELLS))  # noqa: E741
 
 @dataclass(frozen=True)
 class Figure:
-    """A named number. terms: None where it is not defined for the data or was not measured. higher: whether more is
-    better, None where neither is. most: its largest possible value. needs: what of the data it needs: "background", "labels" (three classes or more)."""
+    """A named number. terms: None where it is not defined for the data or was not measured.
+
+    higher: whether more is better, None where neither is. most: its largest possible value. needs: what it needs of the
+    data: "background", "labels" (three classes or more).
+    """
 
     name: str
     title: str
