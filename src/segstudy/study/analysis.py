@@ -323,7 +323,9 @@ def _warnings(
     said = []
     if rough := statistics.rough(len(first.names)):
         said.append(rough)
-    if any(len(v.seeds) == 1 for v in variants) and comparisons:
+    if first.folder is None:
+        said.append("each folder is one set of predictions: what is said holds for them, not for the method behind them")
+    elif any(len(v.seeds) == 1 for v in variants) and comparisons:
         said.append(
             "variants with one seed: what is said of them holds for the trained networks, not for the variants; "
             "seed=0,1,2 trains three of each"
