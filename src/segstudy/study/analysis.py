@@ -324,7 +324,7 @@ def _warnings(
     if rough := statistics.rough(len(first.names)):
         said.append(rough)
     if first.folder is None:
-        said.append("each folder is one set of predictions: what is said holds for them, not for the method behind them")
+        said.append("each folder is one set of predictions: what is said holds for them, not for their method")
     elif any(len(v.seeds) == 1 for v in variants) and comparisons:
         said.append(
             "variants with one seed: what is said of them holds for the trained networks, not for the variants; "
