@@ -12,7 +12,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from segstudy.callbacks.counts import dense, total
 from segstudy.data.base import Order
-from segstudy.metrics import Confusion, class_iou, class_table, confusion, summary
+from segstudy.metrics import Confusion, Hallucinated, class_iou, class_table, confusion, failure_modes, summary
+from segstudy.study.figures import by_name
+from segstudy.study.tested import of_masks
 
 TRUTH = torch.tensor([[0, 0, 0, 1], [1, 1, 255, 255]])[None]
 PREDICTED = torch.tensor([[0, 0, 1, 1], [1, 0, 0, 2]])[None]
@@ -129,6 +131,53 @@ def test_equals_torchmetrics_where_every_class_has_truth() -> None:
     assert class_iou(confusion(labels, masks, 5)).tolist() == pytest.approx(theirs.tolist(), rel=1e-5)
     mean = MulticlassJaccardIndex(5, ignore_index=255)(labels, masks)
     assert summary(confusion(labels, masks, 5))["miou"] == pytest.approx(mean.item(), rel=1e-5)
+
+
+def random_labels(seed: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Labels and masks (4,9,11) of which each holds only some classes, and void; one mask is all void."""
+    draw = torch.Generator().manual_seed(seed)
+    labels, mask = torch.randint(0, classes, (2, 4, 9, 11), generator=draw)
+    mask = torch.where(torch.rand(mask.shape, generator=draw) < 0.2, 255, mask.clamp(max=classes // 2))
+    mask[3] = 255
+    return labels, mask
+
+
+@pytest.mark.parametrize(("classes", "background"), [(6, 0), (6, 2), (6, None), (2, 1), (2, None), (3, 0)])
+def test_failure_modes_are_the_studys_figures(classes: int, background: int | None) -> None:
+    counts, hallucinated = Confusion(classes), Hallucinated(background)
+    pairs = []
+    for seed in range(3):
+        labels, mask = random_labels(seed, classes)
+        counts.update(labels, mask)
+        hallucinated.update(labels, mask)
+        arrays = ((t.to(torch.uint8).numpy() for t in pair) for pair in zip(mask, labels, strict=True))
+        pairs += [(f"{seed} {i}", *pair) for i, pair in enumerate(arrays)]
+    tested = of_masks("v", pairs, [str(c) for c in range(classes)], background)
+    there = failure_modes(counts.compute(), hallucinated.compute(), background)
+    for name in ("missed", "spilled", "mislabelled", "hallucinated"):
+        terms = by_name(name).of(tested)
+        if terms is None:
+            assert name not in there
+        else:
+            assert there[name] == pytest.approx(terms[0].sum() / terms[1].sum(), abs=1e-12)
+
+
+def test_failure_modes_by_hand() -> None:
+    # background 0; the second image holds only class 1, so class 2 is hallucinated there, in one pixel that counts
+    mask = torch.tensor([[[0, 0, 1, 2]], [[0, 1, 1, 255]]])
+    labels = torch.tensor([[[0, 1, 0, 1]], [[0, 1, 2, 2]]])
+    counts, hallucinated = confusion(labels, mask, 3), Hallucinated(0)
+    hallucinated.update(labels, mask)
+    assert failure_modes(counts, hallucinated.compute(), 0) == pytest.approx(
+        {"missed": 1 / 4, "spilled": 1 / 3, "mislabelled": 2 / 3, "hallucinated": 1 / 7}
+    )
+
+
+def test_of_nothing_found_no_share_is_mislabelled() -> None:
+    counts = confusion(torch.zeros(1, 1, 3, dtype=torch.int64), torch.tensor([[[0, 1, 2]]]), 3)
+    shares = failure_modes(counts, torch.tensor(0), 0)
+    assert math.isnan(shares.pop("mislabelled"))
+    assert shares == {"missed": 1, "spilled": 0, "hallucinated": 0}
 
 
 def test_sparse_rows_agree_with_the_confusion_matrix() -> None:

@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 
 from segstudy.config import check, compose_config
 from segstudy.record import claim
+from segstudy.study import analysis
 from segstudy.train import run
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -124,6 +125,32 @@ def test_pet_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pet_2: " not in text.replace("pet_2: stopped", "")
     assert re.search(r"pet_1 +1\.000 +[\d.]+\n +pet_4 +[\d.]+ +1\.000\n", text)
     assert pictures(notebook) == 3
+    assert complaints(notebook) == []
+
+
+def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tmp_path / "runs" / "study"
+    for model in ("v1", "v2"):
+        cfg = compose_config([
+            f"model={model}", "data.size=32", "data.train_images=16", "data.val_images=24", "trainer=cpu",
+            "trainer.max_epochs=1", "encoder.widths=[8,8,8,8,8]", "decoder.widths=[8,8,8,8]",
+            "callbacks.pictures.count=1", "optim.lr=0.01",
+        ])  # fmt: skip
+        run(cfg, study / model, claim(study / model, cfg))
+    claim(study / "v3", cfg).note(status="failed", error="stopped")
+    notebook = execute("study", tmp_path, monkeypatch, STUDY=study)
+    text, record = printed(notebook), json.loads((study / "v1" / "record.json").read_text())
+    findings, _ = analysis.study(study)
+    group = findings.groups[0]
+    assert findings.sentence in text
+    assert "left out: v3: failed: stopped" in text
+    assert group.differences[0].words in text
+    assert after("\n  by hand:", text) == pytest.approx(record["metrics"]["network"]["miou"], abs=1e-6)
+    first = group.variants[0]
+    assert after("supported classes, by hand:", text) == pytest.approx(first.miou.value, abs=1e-6)
+    for mode in ("missed", "hallucinated"):
+        assert after(f"{mode} by hand:", text) == pytest.approx(first.figures[mode].value, abs=1e-6)
+    assert pictures(notebook) == 4
     assert complaints(notebook) == []
 
 

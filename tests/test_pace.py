@@ -117,7 +117,11 @@ def test_runs_validated_on_other_images_have_targets_of_their_own(tmp_path: Path
 def epochs(callback: History, folder: Path, first: int, last: int, clock: list[float], length: float) -> None:
     """Epochs first…last of a run in `folder`, each `length` seconds long."""
     trainer: Any = SimpleNamespace(
-        default_root_dir=str(folder), is_global_zero=True, callback_metrics={"val/miou": 0.5}, current_epoch=0
+        default_root_dir=str(folder),
+        is_global_zero=True,
+        callback_metrics={"val/miou": 0.5},
+        current_epoch=0,
+        loggers=[],
     )
     callback.on_fit_start(trainer, None)  # type: ignore[arg-type]
     clock[0] += 100  # Lightning sets up, and restores a checkpoint

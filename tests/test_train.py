@@ -9,22 +9,28 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from segstudy.build import build_data, build_module, build_network, load_run
 from segstudy.callbacks.counts import dense
 from segstudy.callbacks.guards import largest_fit, memory_advice
+from segstudy.callbacks.history import History, read_history
 from segstudy.config import CONF, adopt, check, compose_config
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.record import claim, locked
+from segstudy.study.figures import by_name
 from segstudy.study.table import comparable, print_study, records, variants
-from segstudy.train import run
+from segstudy.study.tested import read_run
+from segstudy.train import hyperparameters, run
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -124,6 +130,60 @@ def test_tensorboard_holds_curves_pictures_and_settings(finished: Path) -> None:
     assert any(t.startswith("lr-") for t in tags["scalars"])
     assert tags["images"] == ["predictions"]
     assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_custom_scalars_are_laid_out_once_from_figures_that_are_logged(finished: Path) -> None:
+    files = [EventAccumulator(str(file)).Reload() for file in (finished / "tensorboard").glob("events*")]
+    held = [f.Tensors("custom_scalars__config__") for f in files if "custom_scalars__config__" in f.Tags()["tensors"]]
+    assert [len(events) for events in held] == [1]
+    layout = Layout.FromString(held[0][0].tensor_proto.string_val[0])
+    charts = {c.title: list(c.multiline.tag) for category in layout.category for c in category.chart}
+    assert charts["loss"] == ["train/loss", "val/loss"]
+    assert charts["mislabelled"] == ["val/mislabelled"]
+    optional = {"train/miou", "train/pixel_accuracy"}  # callbacks.training_metrics
+    logged = set(EventAccumulator(str(finished / "tensorboard")).Reload().Tags()["scalars"])
+    assert {tag for tags in charts.values() for tag in tags} - optional <= logged
+
+
+def test_a_continued_run_writes_no_second_layout(tmp_path: Path) -> None:
+    module: Any = SimpleNamespace(classes=["a", "b"], background=0)
+    for checkpoint, layouts in (("last.ckpt", 0), (None, 1)):
+        logger = TensorBoardLogger(tmp_path, name="", version=str(layouts))
+        trainer: Any = SimpleNamespace(default_root_dir=str(tmp_path), loggers=[logger], ckpt_path=checkpoint)
+        History().on_fit_start(trainer, module)
+        logger.finalize("success")
+        events = EventAccumulator(str(tmp_path / str(layouts))).Reload()
+        assert events.Tags()["tensors"] == ["custom_scalars__config__"] * layouts
+
+
+def test_failures_at_the_last_epoch_are_those_of_the_test(finished: Path) -> None:
+    last = read_history(finished / "history.csv")[-1]
+    tested = read_run(finished, json.loads((finished / "record.json").read_text()), "v1")
+    for name in ("missed", "spilled", "mislabelled", "hallucinated"):
+        terms = by_name(name).of(tested)
+        assert terms is not None
+        assert last[f"val/{name}"] == pytest.approx(terms[0].sum() / terms[1].sum(), rel=1e-5)
+
+
+def test_hyperparameters_are_plain_and_named_alike_in_every_run(finished: Path) -> None:
+    one, other = (hyperparameters(compose_config([f"model={m}"]), m) for m in ("v2", "smp_unet"))
+    assert list(one) == list(other)
+    assert all(type(value) in (int, float, str) for value in [*one.values(), *other.values()])
+    assert one["loss"] == (
+        "WeightedSum(terms=(dice=Dice(include_background=False, smooth=0.0), focal=Focal(gamma=2.0)), "
+        "weights=(dice=0.5, focal=0.5))"
+    )
+    assert one["bridge"] == "NoBridge()"
+    assert (other["bridge"], other["network"]) == ("–", "SMPNetwork(arch=Unet)")
+    assert one["lr of the encoder"] == one["lr"] == 0.001
+
+
+def test_a_failed_run_has_no_final_figures(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="nan"):
+        train(tmp_path / "run", *THIN, "loss._target_=test_train.NanLoss")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("final/")]
+    assert not [tag for tag in events.summary_metadata if tag.startswith("_hparams_")]
 
 
 def test_same_seed_same_figures_and_another_seed_others(finished: Path, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
         schedule=instantiate(cfg.schedule),
         lr=cfg.optim.lr,
         encoder_lr=cfg.optim.encoder_lr,
+        background=data.background,
     )
 
 

@@ -31,6 +31,33 @@ class Confusion(Metric):
         return self.counts
 
 
+class Hallucinated(Metric):
+    """Counted pixels that were given a class, but `background`, which is absent from their image; summed over batches
+    and processes.
+
+    `update` takes labels and mask (B,H,W), 255 ignored, and waits for no device; `compute` returns int64 ().
+    """
+
+    full_state_update = False
+    pixels: Tensor
+
+    def __init__(self, background: int | None):
+        super().__init__()
+        self.background = background
+        self.add_state("pixels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, labels: Tensor, mask: Tensor) -> None:
+        there = torch.zeros(len(mask), IGNORE + 1, dtype=torch.bool, device=mask.device)
+        there.scatter_(1, mask.flatten(1), True)
+        if self.background is not None:
+            there[:, self.background] = True
+        absent = ~there.gather(1, labels.flatten(1))
+        self.pixels += (absent & (mask.flatten(1) != IGNORE)).sum()
+
+    def compute(self) -> Tensor:
+        return self.pixels
+
+
 def confusion(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
     """Confusion counts of one or more images: int64 (C,C), truth by prediction."""
     return multiclass_confusion_matrix(labels, mask, num_classes, ignore_index=IGNORE, validate_args=False).long()
@@ -61,6 +88,31 @@ def summary(counts: Tensor) -> dict[str, float]:
         "fw_iou": ((iou * truth[there]).sum() / truth.sum()).item(),
         "mean_dice": (2 * iou / (1 + iou)).mean().item(),
     }
+
+
+def failure_modes(counts: Tensor, hallucinated: Tensor, background: int | None) -> dict[str, float]:
+    """Shares of pixels that fail in each way that is defined, as a study's figures of these names (`study/figures.py`).
+
+    counts (C,C); hallucinated: the pixels of that metric. NaN is a share of nothing: where no object was found, none
+    of what was found is mislabelled.
+    """
+    counts = counts.double().cpu()
+    objects = torch.arange(len(counts)) != (-1 if background is None else background)
+    ground, found = counts[~objects], counts[objects][:, objects]
+    shares = {
+        "missed": counts[objects][:, ~objects].sum() / counts[objects].sum(),
+        "spilled": ground[:, objects].sum() / ground.sum(),
+        "mislabelled": 1 - found.trace() / found.sum(),
+        "hallucinated": hallucinated.double().cpu() / counts.sum(),
+    }
+    return {name: shares[name].item() for name in defined_failures(len(counts), background)}
+
+
+def defined_failures(num_classes: int, background: int | None) -> list[str]:
+    """The failure modes that there can be: missing and spilling need a background, wrong labels two further classes."""
+    ground = ["missed", "spilled"] if background is not None else []
+    labels = ["mislabelled", "hallucinated"] if num_classes - (background is not None) > 1 else []
+    return ground + labels
 
 
 def class_table(counts: Tensor, classes: Sequence[str]) -> list[dict[str, float | str]]:

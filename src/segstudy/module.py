@@ -11,13 +11,14 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from segstudy.metrics import Confusion, class_iou, summary
+from segstudy.metrics import Confusion, Hallucinated, class_iou, failure_modes, summary
 from segstudy.optim import parameter_groups
 
 
 class SegmentationModule(L.LightningModule):
     """Trains `network` (image → logits) with `loss` (logits, mask → scalar) and measures it.
 
+    background: the class that is no object, if there is one; failures are told apart by it.
     A network with one output channel for two classes gives the logit of class 1 against class 0.
     optimizer and schedule are callables: groups → optimizer; (optimizer, progress) → Lightning's scheduler dictionary.
     """
@@ -31,6 +32,7 @@ class SegmentationModule(L.LightningModule):
         schedule: Callable[..., dict[str, Any]],
         lr: float = 1e-3,
         encoder_lr: float | None = None,
+        background: int | None = None,
     ):
         super().__init__()
         self.network, self.loss = network, loss
@@ -38,6 +40,7 @@ class SegmentationModule(L.LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.lr, self.encoder_lr = lr, encoder_lr
         self.val_counts, self.test_counts = Confusion(len(self.classes)), Confusion(len(self.classes))
+        self.background, self.val_hallucinated = background, Hallucinated(background)
 
     def forward(self, image: Tensor) -> Tensor:
         return two_channels(self.network(image))
@@ -54,7 +57,10 @@ class SegmentationModule(L.LightningModule):
             f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits), sync_dist=True
         )
         if stage != "train":
-            self._counts(stage).update(logits.argmax(1), batch["mask"])
+            labels = logits.argmax(1)
+            self._counts(stage).update(labels, batch["mask"])
+            if stage == "val":
+                self.val_hallucinated.update(labels, batch["mask"])
         return loss, logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -67,6 +73,9 @@ class SegmentationModule(L.LightningModule):
         return self._step(batch, "test")[1]
 
     def on_validation_epoch_end(self) -> None:
+        failures = failure_modes(self.val_counts.compute(), self.val_hallucinated.compute(), self.background)
+        self.val_hallucinated.reset()
+        self.log_dict({f"val/{name}": share for name, share in failures.items()})
         self._log_counts("val")
 
     def on_test_epoch_end(self) -> None:

@@ -216,10 +216,9 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
         **tested(trainer.callbacks, data.classes),
         **speed,
     )
-    parts = ["encoder", "bridge", "decoder", "head", "loss", "optim", "schedule", "seed"]
-    flat = {"variant": folder.name, **OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)}  # type: ignore[dict-item]
+    final = {f"final/{k}": v for k, v in record.values["metrics"]["network"].items()}
     for logger in trainer.loggers:
-        logger.log_hyperparams(flatten(flat), {f"final/{k}": v for k, v in record.values["metrics"]["network"].items()})
+        logger.log_hyperparams(hyperparameters(cfg, folder.name), final)
         logger.save()
     print_classes(record.values, console)
     console.print(f"run folder: {folder}", soft_wrap=True)
@@ -231,11 +230,28 @@ def selects(cfg: DictConfig) -> bool:
     return bool(cfg.checkpoint == "best" or stopping or "monitor" in cfg.schedule)
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys with plain values."""
+SOCKETS = ("encoder", "bridge", "decoder", "head")
+
+
+def hyperparameters(cfg: DictConfig, variant: str) -> dict[str, int | float | str]:
+    """What sets a run apart, in plain values and under the same names in every run: TensorBoard takes the columns of
+    its table from the first run of a study, and shows the first five."""
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    network, optim = settings["network"], settings["optim"]
+    parts = {name: network.get(name) for name in SOCKETS}  # the network's: not every one has them all
+    parts |= {"network": {name: value for name, value in network.items() if name not in SOCKETS}}
+    parts |= {"loss": settings["loss"], "optimizer": optim["optimizer"], "schedule": settings["schedule"]}
+    encoder_lr = optim["lr"] if optim["encoder_lr"] is None else optim["encoder_lr"]
+    plain = {"variant": variant, "seed": settings["seed"], "lr": optim["lr"], "lr of the encoder": encoder_lr}
+    return plain | {name: in_short(part) for name, part in parts.items()}
+
+
+def in_short(node: Any) -> str:
+    """Nested settings in one line, such as Focal(gamma=2.0), without those that are null; – for null itself."""
     if not isinstance(node, dict):
-        return {prefix[:-1]: node if isinstance(node, int | float | bool | str) else str(node)}
-    return {k: v for key, value in node.items() for k, v in flatten(value, f"{prefix}{key}.").items()}
+        return "–" if node is None else str(node)
+    given = [f"{k}={in_short(v)}" for k, v in node.items() if v is not None and not k.startswith("_")]
+    return f"{str(node.get('_target_', '')).rsplit('.', 1)[-1]}({', '.join(given)})"
 
 
 def tell(error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""The learning curves of a run as a table and as a picture."""
+"""The learning curves of a run as a table, as a picture, and as TensorBoard's custom scalars."""
 
 import csv
 import time
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from segstudy.drawing import save
+from segstudy.metrics import defined_failures
 
 PANELS = {
     "loss": ("train/loss", "val/loss"),
@@ -21,6 +23,7 @@ PANELS = {
 class History(L.Callback):
     """Writes every logged figure of each epoch to `history.csv`, and at the end `pictures/curves.png`.
 
+    A new run also writes TensorBoard's layout of custom scalars: which figures share a chart, over which all runs lie.
     `seconds` runs from the first training step on, validation and pictures between epochs included.
     A continued run goes on in the same file and from the same seconds; rows of an epoch that is trained again are
     replaced, and the time that it took before the interruption is not counted.
@@ -32,6 +35,9 @@ class History(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.rows = read_history(_place(trainer))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.ckpt_path is None:
+                logger.experiment.add_custom_scalars(charts(len(module.classes), module.background))  # type: ignore[arg-type]
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Only from here on is a continued run's epoch known.
@@ -72,6 +78,14 @@ def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
     partial.replace(path)
+
+
+def charts(num_classes: int, background: int | None) -> dict[str, dict[str, list[Any]]]:
+    """A layout of custom scalars: training and validation in one chart, and a chart for each failure mode."""
+    layout = {"learning": {title: ["Multiline", list(names)] for title, names in PANELS.items()}}
+    if failures := defined_failures(num_classes, background):
+        layout["failure modes"] = {name: ["Multiline", [f"val/{name}"]] for name in failures}
+    return layout
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
