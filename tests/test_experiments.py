@@ -15,7 +15,7 @@ from PIL import Image
 from segstudy.build import build_network
 from segstudy.callbacks.history import draw_curves, read_history, write_history
 from segstudy.callbacks.pictures import animate
-from segstudy.config import CONF, adopt, check, compose_config
+from segstudy.config import CONF, adopt, check, check_overrides, compose_config
 from segstudy.errors import ConfigError
 from segstudy.record import claim
 from segstudy.train import run
@@ -68,13 +68,13 @@ def train(folder: Path, *overrides: str) -> dict[str, Any]:
     return record.values
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_trains_a_batch_in_the_real_layout(name: str, tmp_path: Path) -> None:
+def small(name: str, photos: Path) -> tuple[list[str], list[str]]:
+    """The overrides of an experiment on a few pictures made in its data set's layout, and those that make it fast."""
     given = first_of(name)
     data = compose_config(given).data._target_.rpartition(".")[2]
-    given += ["data.train_images=4"] if data == "Scenes" else [f"data.root={tmp_path / 'photos'}"]
+    given += ["data.train_images=4"] if data == "Scenes" else [f"data.root={photos}"]
     cfg = compose_config(given)
-    make_data(tmp_path / "photos", data)
+    make_data(photos, data)
     extras = ["encoder.weights=null", *FAST]
     if "name" in cfg.encoder:
         extras += ["encoder.name=resnet18"]
@@ -83,8 +83,19 @@ def test_every_experiment_trains_a_batch_in_the_real_layout(name: str, tmp_path:
         extras += ["decoder.widths=[8,8,8,8]"] if "widths" in cfg.decoder else []
     if "images" in cfg.data:
         extras += ["data.images=null"]
+    return given, extras
+
+
+def notebook(given: list[str]) -> list[str]:
+    """The overrides of the run that voc_finetune begins with."""
+    return [o.replace("voc_finetune", "voc_notebook") for o in given]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_trains_a_batch_in_the_real_layout(name: str, tmp_path: Path) -> None:
+    given, extras = small(name, tmp_path / "photos")
     if name == "voc_finetune":
-        before = train(tmp_path / "start", *(o.replace("voc_finetune", "voc_notebook") for o in given), *extras)
+        before = train(tmp_path / "start", *notebook(given), *extras)
         record = train(
             tmp_path / "run", *given, f"start_from={tmp_path / 'start'}", "data.select_fraction=0.3", *extras
         )
@@ -93,7 +104,56 @@ def test_every_experiment_trains_a_batch_in_the_real_layout(name: str, tmp_path:
     else:
         record = train(tmp_path / "run", *given, *extras)
     assert record["status"] == "done"
+    assert record["reproduce"] is None
     assert not record["selected_on_reported"]
+
+
+# What their authors did: (tested checkpoint, what makes one the best, reported split, whether it also selected)
+PUBLISHED = {
+    "journey": ("best", "val/loss", "val", True),
+    "voc_notebook": ("last", None, "val", False),
+    "voc_finetune": ("last", None, "val", False),
+    "resnet_unet": ("best", "val/miou", "val", True),
+    "ade_unet": ("best", "val/miou", "validation", True),
+    "pet_benchmark": ("best", "val/loss", "last", True),
+}
+
+
+def test_only_what_was_published_can_be_reproduced() -> None:
+    has = [n for n in EXPERIMENTS if compose_config(first_of(n)).as_published is not None]
+    assert sorted(has) == sorted(PUBLISHED)
+    with pytest.raises(ConfigError) as error:
+        check_overrides(["experiment=pet_factorial", "data.root=x", "reproduce=as_published"])
+    assert all(name in str(error.value) for name in PUBLISHED)
+    for contradicted in ("data.select_fraction=0.2", "checkpoint=last", "callbacks.best.monitor=val/loss"):
+        with pytest.raises(ConfigError, match=f"{contradicted}: reproduce=as_published has"):
+            check_overrides(["experiment=resnet_unet", "data.root=x", "reproduce=as_published", contradicted])
+    check_overrides(["experiment=resnet_unet", "data.root=x", "reproduce=as_published", "checkpoint=best", "seed=1"])
+    with pytest.raises(ConfigError, match=r"sets data\.split, which this config does not have"):
+        check_overrides(["experiment=pet_benchmark", "data=scenes", "reproduce=as_published"])
+    with pytest.raises(ConfigError, match="did you mean as_published"):
+        check_overrides(["experiment=journey", "data.root=x", "reproduce=as_publishd"])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_as_published_selects_and_reports_as_its_author_did(name: str, tmp_path: Path) -> None:
+    given, extras = small(name, tmp_path / "photos")
+    if name == "voc_finetune":
+        train(tmp_path / "start", *notebook(given), *extras)
+        given.append(f"start_from={tmp_path / 'start'}")
+    record = train(tmp_path / "run", *given, *extras, "reproduce=as_published")
+    cfg = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    checkpoint, monitor, report, selected = PUBLISHED[name]
+    assert (record["status"], record["reproduce"], record["checkpoint"]) == ("done", "as_published", checkpoint)
+    assert record["data"]["roles"]["report"]["split"] == report
+    assert record["data"]["roles"]["select"] is None
+    assert record["selected_on_reported"] is selected
+    assert monitor in (None, cfg.callbacks.best.monitor)
+    assert (name == "pet_benchmark") is ("split=alphabetical" in record["data"]["protocol"])
+    stopping = cfg.callbacks.early_stopping
+    assert (name == "journey") is stopping.enabled
+    assert (stopping.monitor, stopping.mode, stopping.min_delta) == ("val/loss", "min", 0.01)
+    assert "as_published" not in cfg  # the folder keeps what was run
 
 
 def parameters(*overrides: str, classes: int = 21) -> int:

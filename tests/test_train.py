@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,8 @@ from segstudy.callbacks.history import History, read_history
 from segstudy.config import CONF, adopt, check, compose_config
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.record import claim, locked
+from segstudy.study.analysis import study
+from segstudy.study.exports import markdown_report
 from segstudy.study.figures import by_name
 from segstudy.study.table import comparable, print_study, records, variants
 from segstudy.study.tested import read_run
@@ -51,6 +54,20 @@ class NanLoss(torch.nn.Module):
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         return logits.float().square().mean() * (float("nan") if self.calls == 6 else 1.0)
+
+
+class Seen(L.Callback):
+    """Keeps what training begins with and each batch as the network gets it."""
+
+    weights: ClassVar[dict[str, torch.Tensor]] = {}
+    batches: ClassVar[list[dict[str, torch.Tensor]]] = []
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        Seen.weights = {k: v.clone() for k, v in module.network.state_dict().items()}
+        Seen.batches = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        Seen.batches.append({k: v.clone() for k, v in batch.items()})
 
 
 def train(folder: Path, *overrides: str) -> dict[str, Any]:
@@ -102,7 +119,8 @@ def test_the_figures_can_be_computed_again_from_the_folder(finished: Path) -> No
     images = data.roles["report"].__getitems__(range(6))
     mean, std = (np.array(v, np.float32) for v in (data.mean, data.std))
     pixels = torch.from_numpy((images["image"].numpy() / np.float32(255) - mean) / std).permute(0, 3, 1, 2)
-    with torch.no_grad():
+    mixed = record["device"].startswith("cpu, bf16")  # as the run did, where the CPU multiplies bfloat16
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         labels = network(pixels).argmax(1).numpy()
     truth, kept = images["mask"].numpy(), images["mask"].numpy() != 255
     iou = [
@@ -192,6 +210,20 @@ def test_same_seed_same_figures_and_another_seed_others(finished: Path, tmp_path
     assert train(tmp_path / "other", *THIN, "seed=1")["metrics"] != first
 
 
+def test_v1_and_v2_with_one_seed_start_alike_and_see_the_same_batches(finished: Path, tmp_path: Path) -> None:
+    seen = {}
+    for name, overrides in {"v1": ["model=v1"], "v2": ["model=v2"], "other seed": ["model=v2", "seed=1"]}.items():
+        train(tmp_path / name, *THIN, *overrides, "+callbacks.seen._target_=test_train.Seen")
+        seen[name] = (Seen.weights, Seen.batches)
+    (weights, batches), (weights_2, batches_2), (_, others) = seen.values()
+    assert all(torch.equal(value, weights_2[key]) for key, value in weights.items())
+    assert len(batches) == len(batches_2) == 6
+    for a, b in zip(batches, batches_2, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in ("index", "image", "mask"))
+    assert not torch.equal(batches[0]["image"], batches[3]["image"])  # another order and augmentation each epoch
+    assert not torch.equal(batches[0]["index"], others[0]["index"])
+
+
 def test_a_folder_of_another_config_is_refused(finished: Path) -> None:
     with pytest.raises(ConfigError, match=r"optim\.lr: 0\.001 → 0\.1"):
         claim(finished, compose_config([*SMALL, *THIN, "optim.lr=0.1"]))
@@ -220,6 +252,33 @@ def test_runs_under_other_protocols_are_in_tables_of_their_own(finished: Path, t
     text = console.export_text()
     assert text.count("reported on 6") == 2
     assert "border=foreground" in text
+
+
+def test_a_run_selected_as_published_stands_apart(finished: Path, tmp_path: Path) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    for name in ("ours", "theirs"):
+        shutil.copytree(finished, tmp_path / name)
+        told = record | {"reproduce": "as_published" if name == "theirs" else None, "changes": [f"model={name}"]}
+        (tmp_path / name / "record.json").write_text(json.dumps(told))
+    assert [list(g) for g in comparable(records(tmp_path))] == [["ours"], ["theirs"]]
+    console = Console(record=True, width=200)
+    print_study(tmp_path, console)
+    ours, theirs = (re.split(" +[│|] +", line) for line in console.export_text().splitlines() if "done" in line)
+    miou, original, accuracy = (
+        f"{record['metrics'][size][key]:.3f}"
+        for size, key in (("network", "miou"), ("original", "miou"), ("network", "pixel_accuracy"))
+    )
+    assert ours[2:5] == [miou, original, accuracy]
+    assert theirs[2:6] == ["–", "–", "–", f"mIoU {miou}, accuracy {accuracy}"]
+    findings, _ = study(tmp_path)
+    assert [[v.name for v in group.variants] for group in findings.groups] == [["ours"], ["theirs"]]
+    assert not any(group.differences for group in findings.groups)
+    assert [group.published for group in findings.groups] == [False, True]
+    assert "selected as published" in findings.groups[1].title
+    heads = [
+        line for line in markdown_report(findings, [[], []]).splitlines() if line.startswith("| variant | changes")
+    ]
+    assert ["as published" in head for head in heads] == [False, True]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

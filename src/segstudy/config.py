@@ -144,10 +144,14 @@ def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
 
 
 def adopt(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Where a command names a part's `_target_` itself, drop the old part's settings that the new one does not take.
+    """Make a composed config the one that is meant: with what `reproduce` asks for, and without left-over settings.
 
-    So `loss._target_=my_loss.MyLoss` is enough, whatever loss the model came with.
+    Where a command names a part's `_target_` itself, drop the old part's settings that the new one does not take.
+
+    So `loss._target_=my_loss.MyLoss` is enough, whatever loss the model came with. Raises ConfigError for a `reproduce`
+    that this experiment does not have, or that the command contradicts.
     """
+    _reproduce(cfg, overrides)
     given = [o.lstrip("+").partition("=")[0] for o in overrides]
     for key in given:
         place, _, last = key.rpartition(".")
@@ -161,6 +165,44 @@ def adopt(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 if name not in (known or []) and f"{place}.{name}" not in given:
                     del node[name]
             OmegaConf.set_struct(cfg, True)
+
+
+def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set what the experiment's `as_published` holds if `reproduce` asks for it, and drop that section."""
+    published = cfg.get("as_published")
+    wanted = cfg.get("reproduce")
+    if wanted not in (None, "as_published"):
+        raise ConfigError(f"reproduce={wanted}: it is null or as_published{near(str(wanted), ['as_published'])}")
+    if wanted and published is None:
+        raise ConfigError(
+            "reproduce=as_published: this experiment follows no published study, or none is named\n"
+            f"  → experiment= one of {', '.join(_published())}"
+        )
+    if wanted:
+        meant = {k: v for k in _keys(published) if not isinstance(v := OmegaConf.select(published, k), DictConfig)}
+        if foreign := sorted(meant.keys() - set(_keys(cfg))):
+            raise ConfigError(
+                f"reproduce=as_published sets {', '.join(foreign)}, which this config does not have\n"
+                "  → the data set and schedule of the experiment, or no reproduce"
+            )
+        cfg.merge_with(published)
+        for override in OverridesParser.create().parse_overrides([o for o in overrides if "=" in o]):
+            key = override.key_or_group
+            if key in meant and override.value() != meant[key]:
+                raise ConfigError(
+                    f"{key}={override.value()}: reproduce=as_published has {key}={meant[key]}, as its author did\n"
+                    "  → leave out one of the two"
+                )
+    if "as_published" in cfg:
+        OmegaConf.set_struct(cfg, False)
+        del cfg["as_published"]  # what a folder keeps is what was run
+        OmegaConf.set_struct(cfg, True)
+
+
+def _published(conf: Path = CONF) -> list[str]:
+    """The experiments that say how their author selected and reported."""
+    files = sorted((conf / "experiment").glob("*.yaml"))
+    return [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), "as_published") is not None]
 
 
 def check(cfg: DictConfig, trusted: bool = True) -> None:

@@ -152,6 +152,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         gflop=gflop(network, data.size),
         device=device,
         checkpoint=cfg.checkpoint,
+        reproduce=cfg.reproduce,
         seed=cfg.seed,
         selected_on_reported=selects(cfg) and "select" not in data.roles,
     )

@@ -343,6 +343,11 @@ def _warnings(
                 f"{alone:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
                 "and hallucinated and mislabelled are one number"
             )
+    if first.record.get("reproduce"):
+        said.append(
+            "selected and reported as their authors did (reproduce=as_published): these figures may stand beside the "
+            "published ones, never beside those of other runs"
+        )
     for v in variants:
         if any(r.get("selected_on_reported") for r in v.records):
             said.append(
@@ -361,7 +366,8 @@ def _title(test: Tested) -> str:
     size = "×".join(map(str, data["size"]))
     protocol = f", {data['protocol']}" if data.get("protocol") else ""
     report = data["roles"]["report"]
-    return f"{data['name']} at {size}{protocol}: {report['images']} images of {report['split']!r}"
+    published = ", selected as published" if test.record.get("reproduce") else ""
+    return f"{data['name']} at {size}{protocol}{published}: {report['images']} images of {report['split']!r}"
 
 
 def first_sentence(groups: Sequence[Group]) -> str:

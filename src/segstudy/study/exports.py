@@ -28,7 +28,10 @@ from segstudy.study.table import clock
 Row = dict[str, object]
 HEAD = ("variant", "changes", "mIoU (95 %)", "difference", "objects", "parameters", "GFLOP", "images/s", "time")
 LATEX_COLUMNS = (0, 2, 3, 5, 6, 7)
-NOTED = ("parameters", "gflop", "images_per_second", "seconds", "epochs", "steps", "encoder_weights", "device", "git")
+NOTED = (
+    "parameters", "gflop", "images_per_second", "seconds", "epochs", "steps", "encoder_weights", "device", "git",
+    "reproduce",
+)  # fmt: skip
 RUN_COLUMNS = (
     "group", "variant", "changes", "seed", "folder", "status", "miou_network", "miou_original", "pixel_accuracy",
     *NOTED, "fingerprint", "why",
@@ -92,6 +95,10 @@ def table_rows(group: Group) -> Iterator[list[str]]:
         ]  # fmt: skip
 
 
+def _head(group: Group) -> tuple[str, ...]:
+    return tuple("as published: mIoU (95 %)" if group.published and h.startswith("mIoU") else h for h in HEAD)
+
+
 def _trainings(variant: Variant) -> str:
     seeds = max(len(variant.seeds), variant.miou.seeds)
     return f"{seeds} seed{'s' * (seeds != 1)}"
@@ -107,7 +114,7 @@ def latex_tables(findings: Findings) -> str:
         parts += [
             r"\begin{table}", r"  \centering", rf"  \caption{{{note}}}", rf"  \label{{tab:study-{number}}}",
             r"  \begin{tabular}{lllrrr}", r"    \toprule",
-            "    " + " & ".join(latex(HEAD[i]) for i in LATEX_COLUMNS) + r" \\", r"    \midrule",
+            "    " + " & ".join(latex(_head(group)[i]) for i in LATEX_COLUMNS) + r" \\", r"    \midrule",
             *(f"    {row}" for row in rows), r"    \bottomrule", r"  \end{tabular}", r"\end{table}", "",
         ]  # fmt: skip
     return "\n".join(parts) + "\n"
@@ -119,7 +126,7 @@ def markdown_report(findings: Findings, figures: Sequence[Sequence[tuple[str, st
     for group, drawn in zip(findings.groups, figures, strict=True):
         parts += [f"## {markdown(group.title)}", _items(group.warnings)]
         if group.variants:
-            parts.append(_table(HEAD, table_rows(group)))
+            parts.append(_table(_head(group), table_rows(group)))
         if group.claims:
             parts.append(CLAIMS_NOTE)
             parts.append(_table(("claim", "outcome", "because"), ([c.text, c.outcome, c.words] for c in group.claims)))

@@ -113,6 +113,11 @@ class Group:
     margin: float = math.nan
     paired: bool = False
 
+    @property
+    def published(self) -> bool:
+        """Whether the runs were selected as a published study did: their figures stand beside no others."""
+        return any(r.get("reproduce") for v in self.variants for r in v.records)
+
 
 @dataclass(frozen=True)
 class Findings:

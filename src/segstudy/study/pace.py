@@ -78,6 +78,7 @@ def study_paces(folder: Path) -> list[tuple[dict[str, dict[str, Any]], Pace]]:
             data = record["data"]
             watched = data["roles"].get("select") or data["roles"]["report"]
             kind = [data["name"], data["size"], data.get("protocol", ""), watched, record.get("class_names")]
+            kind.append(record.get("reproduce"))
             groups.setdefault(json.dumps(kind), {})[label] = (record, rows)
     paces = []
     for runs in groups.values():

@@ -27,7 +27,11 @@ def print_study(folder: Path, console: Console) -> list[str]:
     for group in groups:
         console.print(_table(group))
     if len(groups) > 1:
-        console.print("[bold]runs that report on other data, sizes or protocols cannot be compared: a table for each")
+        console.print(
+            "[bold]runs that report on other data, sizes or protocols, or are selected as published, cannot be "
+            "compared: a table for each",
+            soft_wrap=True,
+        )
     for name, r in named.items():
         if r.get("status") == "failed":
             console.print(f"[red]{name}:[/] {r.get('error')}", soft_wrap=True, highlight=False)
@@ -40,7 +44,8 @@ def print_study(folder: Path, console: Console) -> list[str]:
 
 def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
     """The runs in groups that report on the same images, at the same size, with the same classes, under the same
-    protocol. A run that failed before it opened its data goes with the first group."""
+    protocol; those that select as a published study did (`reproduce`) stand apart from all others. A run that failed
+    before it opened its data goes with the first group."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     homeless = {}
     for name, r in runs.items():
@@ -49,6 +54,7 @@ def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, A
             continue
         data = r["data"]
         kind = [data["name"], data["size"], data.get("protocol", ""), data["roles"]["report"], r.get("class_names")]
+        kind.append(r.get("reproduce"))
         groups.setdefault(json.dumps(kind), {})[name] = r
     if not groups:
         return [homeless] if homeless else []
@@ -58,18 +64,28 @@ def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, A
 
 def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
     table = Table(caption=_caption(runs), caption_justify="left")
-    for column in ("variant", "status", "mIoU", "mIoU original", "accuracy", "images/s", "time", "encoder from"):
-        table.add_column(column, justify="left" if column in ("variant", "status", "encoder from") else "right")
+    published = any(r.get("reproduce") for r in runs.values())
+    left = ("variant", "status", "encoder from")
+    figures = ("mIoU", "mIoU original", "accuracy", *(["as published"] if published else []))
+    for column in ("variant", "status", *figures, "images/s", "time", "encoder from"):
+        table.add_column(column, justify="left" if column in left else "right")
     for name, r in runs.items():
         metrics = r.get("metrics", {})
         network, original = metrics.get("network", {}), metrics.get("original", {})
+        values = (network.get("miou"), original.get("miou"), network.get("pixel_accuracy"))
         status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
         table.add_row(
             name, f"[red]{status}" if status == "failed" else status,
-            number(network.get("miou")), number(original.get("miou")), number(network.get("pixel_accuracy")),
+            *(["–", "–", "–", _published(values)] if published else map(number, values)),
             number(r.get("images_per_second"), 1), clock(r.get("seconds")), encoder_origin(r),
         )  # fmt: skip
     return table
+
+
+def _published(values: tuple[float | None, float | None, float | None]) -> str:
+    """The cell of a run that was selected as its original was: mIoU and accuracy at network size."""
+    miou, _, accuracy = values
+    return "–" if miou is None else f"mIoU {number(miou)}, accuracy {number(accuracy)}"
 
 
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
