@@ -75,7 +75,15 @@ def learns(network: nn.Module, allowed: tuple[str, ...] = ()) -> None:
 
 
 RESNET = ["encoder.name=resnet18"]
-THIN_MODEL = {"v4": [], "resnet_unet": RESNET, "smp_unet": RESNET, "strong": ["encoder.name=tu-convnext_atto"]}
+THIN_MODEL = {
+    "v4": [],
+    "v4_random": [],
+    "v4_no_aspp": [],
+    "v1_imagenet": [],
+    "resnet_unet": RESNET,
+    "smp_unet": RESNET,
+    "strong": ["encoder.name=tu-convnext_atto"],
+}
 
 
 @pytest.mark.parametrize("model", names("model"))
