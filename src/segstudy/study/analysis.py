@@ -14,7 +14,7 @@ from segstudy.callbacks.history import read_history
 from segstudy.study import confidence, operating, statistics
 from segstudy.study.cells import share, signed
 from segstudy.study.claims import hold_claims, side_name
-from segstudy.study.collect import read_plan, read_study, seeds_of
+from segstudy.study.collect import own, read_plan, read_study, seeds_of
 from segstudy.study.figures import FIGURES, blockiness, image_miou, worst
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
 from segstudy.study.objects import OUTCOMES
@@ -172,8 +172,8 @@ def shared_changes(seeds: Mapping[str, Sequence[Tested]]) -> set[str]:
 
 def own_changes(changes: Sequence[str], common: set[str]) -> str:
     """What this variant changes and others do not; of a path, its file."""
-    own = [c.partition("=") for c in changes if c not in common and not c.startswith("seed=")]
-    return " ".join(f"{key}{equals}{value.rsplit('/', 1)[-1]}" for key, equals, value in own)
+    kept = [c.partition("=") for c in own(changes) if c not in common]
+    return " ".join(f"{key}{equals}{value.rsplit('/', 1)[-1]}" for key, equals, value in kept)
 
 
 def _variant(

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from segstudy.config import MACHINE
 from segstudy.errors import DataError
 from segstudy.study.plan import Plan
 from segstudy.study.table import comparable, variants
@@ -57,14 +58,16 @@ def read_study(folder: Path) -> tuple[list[list[Tested]], list[tuple[str, str]]]
 
 def without_seeds(runs: Records) -> dict[str, str]:
     """Each run's variant: its short name without the seed, the same for all its seeds."""
-    bare = {
-        run: [c for c in record.get("changes", [f"model={run}"]) if not c.startswith("seed=")]
-        for run, record in runs.items()
-    }
+    bare = {run: own(record.get("changes", [f"model={run}"])) for run, record in runs.items()}
     first = {tuple(changes): run for run, changes in reversed(bare.items())}
     order = [run for run in runs if run in first.values()]
     named = dict(zip(order, variants({run: {"changes": bare[run]} for run in order}), strict=True))
     return {run: named[first[tuple(changes)]] for run, changes in bare.items()}
+
+
+def own(changes: Sequence[str]) -> list[str]:
+    """The changes that make a variant: without the seed, and without what only says where and how it was run."""
+    return [c for c in changes if not c.startswith("seed=") and not MACHINE.match(c.partition("=")[0])]
 
 
 def read_plan(folder: Path) -> Plan:
