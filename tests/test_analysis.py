@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis import analyse, first_sentence, resampling_units, telling_images
@@ -14,7 +15,8 @@ from segstudy.study.archetypes import predictors, scene
 from segstudy.study.collect import read_records, read_study, without_seeds
 from segstudy.study.findings import Group
 from segstudy.study.plan import Plan, matching
-from segstudy.study.statistics import Measured
+from segstudy.study.statistics import Measured, compare, pooled
+from segstudy.study.table import comparable, print_study
 from segstudy.study.tested import Tested, of_masks
 
 NAMES = ["background", "a", "b", "c", "d", "e"]
@@ -187,3 +189,116 @@ def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert "out of memory" in told["failed"]
     assert "not finished" in told["half"]
     assert "evaluate" in told["old"]
+
+
+def test_seeds_are_paired_by_what_they_are_and_not_by_place(tests: list[Tested]) -> None:
+    moved = [replace(t, seed=t.seed + 1) if t.variant == "v2" else t for t in tests if t.variant != "v3"]
+    paired, free = (analyse(moved, Plan(min_images=5, pair_seeds=p), "made") for p in (True, False))
+    assert paired.differences == free.differences
+    assert any("same seeds" in w for w in paired.warnings)
+
+
+def test_the_mean_of_variants_with_other_seeds_is_paired_with_none() -> None:
+    phi = [np.array([0.1, -0.1])] * 2
+    one, other = Measured([0.4, 0.5], phi, [0, 1]), Measured([0.5, 0.7], phi, [1, 2])
+    assert pooled([one, one]).seeds == [0, 1]
+    assert pooled([one, other]).seeds == [(0, 1), (1, 2)]
+    assert compare(one, other, paired=True) == compare(one, other)
+    assert compare(one, pooled([one, other]), paired=True) == compare(one, pooled([one, other]))
+
+
+def test_a_figure_that_one_training_has_not_is_not_measured(tests: list[Tested]) -> None:
+    once = [t for t in tests if t.seed == 0]
+    worst = {"say": "w", "figure": "worst", "variant": "v2", "against": "v1", "direction": "higher"}
+    never, alone = analyse(once, Plan.of({"min_images": 5, "claims": [CLAIMS[5], worst]}), "made").claims
+    assert never.outcome == "not measured"
+    assert alone.outcome == "undecided"
+    assert "one seed has none" in alone.words
+
+
+def test_a_run_without_a_history_hides_no_target(tests: list[Tested], tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("epoch,val/miou\n0,0.1\n1,0.8\n")
+    v1, v2 = ([t for t in tests if t.variant == name] for name in ("v1", "v2"))
+    seen = [replace(t, folder=tmp_path) for t in v2]
+    claim = {"say": "x", "figure": "epochs_to_90", "variant": "v2", "against": "v3", "direction": "lower"}
+    again = [replace(t, variant="v3") for t in seen]
+    told = analyse([*v1, *seen, *again], Plan.of({"min_images": 5, "claims": [claim]}), "made").claims[0]
+    assert told.outcome == "undecided"  # not "not measured": both reach it, in the same epoch
+
+
+def test_variants_of_one_seed_each_make_no_two_seeds_at_equal_spill(tests: list[Tested]) -> None:
+    sums = {"offset_cells": (7, 7), "offset_hit": (7, 6), "offset_predicted": (7, 6), "offset_truth": (6,)}
+    rng = np.random.default_rng(0)
+
+    def with_offsets(t: Tested, name: str, missed: int) -> Tested:
+        more = {key: rng.integers(50, 60, (60, *shape)) for key, shape in sums.items()}
+        more["offset_cells"][:, :, 2] += missed
+        more["offset_cells"][:, :, 5] = np.array([640, 320, 160, 80, 40, 20, 10])
+        return replace(t, variant=name, sums={**t.sums, **more})
+
+    names = {"a": 0, "b": 0, "c": 900, "d": 900}
+    once = [with_offsets(tests[0], name, missed) for name, missed in names.items()]
+    claim = {"say": "x", "figure": "missed", "variant": "c|d", "against": "a|b", "direction": "higher"}
+    told = analyse(once, Plan.of({"min_images": 5, "claims": [claim | {"at": "equal_spill"}]}), "made").claims[0]
+    assert told.outcome == "undecided"
+    assert "one seed says nothing" in told.words
+
+
+def test_few_blocks_are_said_to_be_rough(tests: list[Tested]) -> None:
+    drive = [replace(t, groups=["drive"] * 60) for t in tests if t.seed == 0]
+    assert any("interval from 3 groups: rough" in w for w in analyse(drive, Plan(min_images=5), "made").warnings)
+
+
+def test_images_without_counted_pixels_have_no_figures_and_raise_no_warning() -> None:
+    void, labels = np.full((8, 8), 255, np.uint8), np.zeros((8, 8), np.uint8)
+    void_only = [of_masks(name, [("x", void, labels), ("y", void, labels)], NAMES, 0) for name in "ab"]
+    found = analyse(void_only, Plan(), "made")
+    assert np.isnan(found.variants[0].figures["image_miou"].value)
+    assert found.differences[0].verdict == "undecided"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numpy leaves the cut file open
+def test_a_seed_counts_once_and_a_cut_file_ends_no_report(tmp_path: Path) -> None:
+    data = {"name": "X", "size": [1, 1], "roles": {"report": "r"}, "background": 0}
+    record = {"status": "done", "class_names": ["a"], "data": data, "seed": 0}
+    for name, changes in {"v1": ["model=v1"], "v1_seed=0": ["model=v1", "seed=0"], "v2": ["model=v2"]}.items():
+        (tmp_path / name / "test").mkdir(parents=True)
+        (tmp_path / name / "record.json").write_text(json.dumps(record | {"changes": changes}))
+        for file in ("counts", "measures"):
+            np.savez(tmp_path / name / "test" / f"{file}.npz", names=["x"], groups=["x"],
+                     network=np.zeros((0, 4), int), original=np.zeros((0, 4), int))  # fmt: skip
+    cut = tmp_path / "v2" / "test" / "counts.npz"
+    cut.write_bytes(cut.read_bytes()[:40])
+    groups, left_out = read_study(tmp_path)
+    assert [[(t.variant, t.seed) for t in tests] for tests in groups] == [[("v1", 0)]]
+    told = dict(left_out)
+    assert "counts once" in told["v1_seed=0"]
+    assert "damaged" in told["v2"]
+
+
+def test_brackets_and_damaged_records_end_no_table(tmp_path: Path) -> None:
+    failed = {"status": "failed", "error": "no file [/data/x]", "changes": ["model=v1"]}
+    for name, text in {"bad": json.dumps(failed), "cut": "{"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    screen = Console(record=True, width=200)
+    assert len(print_study(tmp_path, screen)) == 2
+    text = screen.export_text()
+    assert "[/data/x]" in text
+    assert "unreadable" in text
+
+
+def test_runs_with_another_background_are_not_compared() -> None:
+    data = {"name": "X", "size": [1, 1], "roles": {"report": "r"}}
+    runs = {str(b): {"data": data | {"background": b}, "class_names": ["a"]} for b in (0, None)}
+    assert [list(group) for group in comparable(runs)] == [["0"], ["None"]]
+
+
+def test_a_bar_without_an_alternative_means_no_more() -> None:
+    assert matching("v1|", {"v1": ["model=v1"], "v2": ["model=v2"]}) == ["v1"]
+
+
+def test_a_seed_that_lacks_a_sum_has_no_such_figure(tests: list[Tested]) -> None:
+    more = {"confidence_all_pixels": np.ones((60, 10)), "nll_all": np.ones(60), "pixels_all": np.ones(60)}
+    runs = [replace(tests[0], sums={**tests[0].sums, **more}), tests[1]]
+    assert np.isnan(analyse(runs, Plan(min_images=5), "made").variants[0].figures["nll"].value)

@@ -10,6 +10,7 @@ from segstudy.errors import ConfigError, DataError
 from segstudy.study.archetypes import predictors, scene
 from segstudy.study.compare import compare, match, read_groups, read_legend
 from segstudy.study.plan import Plan
+from segstudy.study.tested import of_masks
 
 
 @pytest.fixture
@@ -85,8 +86,8 @@ def test_classes_come_from_a_table(folders: tuple[Path, list[Path]], tmp_path: P
 
 def test_groups_come_from_a_table(tmp_path: Path) -> None:
     file = tmp_path / "groups.csv"
-    file.write_text("name,group\ntown/1.png,x\ntown/2,y\n")
-    assert read_groups(file) == {"town/1": "x", "town/2": "y"}
+    file.write_text("name,group\ntown/1.png,x\ntown/2,y\nframe.001,z\n")
+    assert read_groups(file) == {"town/1": "x", "town/2": "y", "frame.001": "z"}
     file.write_text("only one column\n")
     with pytest.raises(DataError, match="NAME,GROUP"):
         read_groups(file)
@@ -96,3 +97,22 @@ def test_the_same_folder_twice_is_a_mistake(folders: tuple[Path, list[Path]]) ->
     truth, (a, _) = folders
     with pytest.raises(ConfigError, match="twice"):
         compare(truth, [a, a], read_legend(truth, None, None), Plan())
+
+
+def test_a_mask_without_a_group_stands_alone() -> None:
+    truth = scene(0, 48)
+    pairs = [(name, truth, predictors(truth, 6, 0)["perfect"]) for name in ("a", "b", "c")]
+    test = of_masks("x", pairs, [str(c) for c in range(6)], 0, {"a": "", "b": "town"})
+    assert test.groups == ["a", "town", "c"]
+
+
+def test_255_in_a_prediction_draws_no_edges(tmp_path: Path) -> None:
+    truth = np.where(scene(0, 96) == 0, 3, scene(0, 96)).astype(np.uint8)
+    for folder, mask in {"truth": truth, "a": truth, "b": np.full_like(truth, 1)}.items():
+        (tmp_path / folder).mkdir()
+        Image.fromarray(mask).save(tmp_path / folder / "1.png")
+        Image.fromarray(np.full_like(truth, 255) if folder != "b" else mask).save(tmp_path / folder / "2.png")
+    legend = read_legend(tmp_path / "truth", None, "none")
+    findings, _ = compare(tmp_path / "truth", [tmp_path / "a", tmp_path / "b"], legend, Plan())
+    assert findings.groups[0].variants[0].figures["roughness"].value == 1
+    assert findings.groups[0].variants[0].figures["class_pieces"].value == 1

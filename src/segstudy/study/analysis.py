@@ -15,7 +15,7 @@ from segstudy.study import confidence, operating, statistics
 from segstudy.study.cells import share, signed
 from segstudy.study.claims import hold_claims, side_name
 from segstudy.study.collect import own, read_plan, read_study, seeds_of
-from segstudy.study.figures import FIGURES, blockiness, image_miou, worst
+from segstudy.study.figures import FIGURES, blockiness, mean_image_miou, worst
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
 from segstudy.study.objects import OUTCOMES
 from segstudy.study.plan import Plan, matching
@@ -31,7 +31,10 @@ def study(folder: Path, plan: Plan | None = None) -> tuple[Findings, list[list[T
     """What a folder of runs says, and the tests of each of its groups. Raises DataError if it holds no run."""
     plan = read_plan(folder) if plan is None else plan
     tests, left_out = read_study(folder)
-    groups = [analyse(members, plan, _title(members[0])) for members in tests]
+    titles = [_title(members[0]) for members in tests]
+    # Groups that differ in their classes or background alone share a title, by which their pictures are known.
+    titles = [t if titles.count(t) == 1 else f"{t} (table {i})" for i, t in enumerate(titles, 1)]
+    groups = [analyse(members, plan, title) for members, title in zip(tests, titles, strict=True)]
     return Findings(folder.resolve().name, first_sentence(groups), groups, left_out), tests
 
 
@@ -47,7 +50,9 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
     variants = [_variant(name, runs, supported, units, common) for name, runs in seeds.items()]
     measured = {name: measure_miou(runs, supported) for name, runs in seeds.items()}
     differences, comparisons = compare_pairs(measured, planned_pairs(seeds, plan), units, plan)
-    warnings += _warnings(tests, variants, supported, comparisons)
+    warnings += _warnings(tests, variants, supported, comparisons, units)
+    if plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1:
+        warnings.append("not all variants have the same seeds: those with others are compared without pairs of seeds")
     warnings += cross_checks(seeds, supported, units)
     return Group(
         title=title,
@@ -105,7 +110,7 @@ def measure_miou(runs: Sequence[Tested], keep: np.ndarray, original: bool = Fals
     """mIoU over the kept classes, of each seed."""
     counts = [_counts(t, original) for t in runs]
     pairs = [statistics.influence(c.hit, c.union, keep, leave_one_out=True) for c in counts if c is not None]
-    return Measured([value for value, _ in pairs], [phi for _, phi in pairs])
+    return Measured([value for value, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
 
 
 def _counts(test: Tested, original: bool) -> Counts | None:
@@ -182,7 +187,8 @@ def _variant(
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
     total = np.sum([t.counts.confusion for t in runs], 0)
-    added = {key: sum(t.sums[key].sum(0) for t in runs) for key in runs[0].sums}
+    measured = [key for key in runs[0].sums if all(key in t.sums for t in runs)]
+    added = {key: sum(t.sums[key].sum(0) for t in runs) for key in measured}
     outcomes, areas = added["outcomes"], added["outcome_areas"]
 
     def miou(keep: np.ndarray, original: bool = False) -> Estimate:
@@ -228,13 +234,13 @@ def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Es
         found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
     plain: dict[str, Callable[[Tested], float]] = {
         "worst": worst,
-        "image_miou": lambda t: float(np.nanmean(image_miou(t))),
+        "image_miou": mean_image_miou,
     }
     plain |= {f"blockiness_{s}": lambda t, i=i: float(blockiness(t)[i]) for i, s in enumerate((2, 4, 8))}  # type: ignore[misc]
     for name, value in plain.items():
         found[name] = Estimate(float(np.mean([value(t) for t in runs])), NAN, NAN, len(runs))
     for region in ("all", "foreground", "edge"):
-        if f"confidence_{region}_pixels" in runs[0].sums:
+        if all(f"confidence_{region}_pixels" in t.sums for t in runs):
             bins = [confidence.fine_bins(t.sums, region) for t in runs]
             pairs = [statistics.influence(*confidence.ece_influence_terms(*b), leave_one_out=True) for b in bins]
             found[f"ece_{region}"] = statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
@@ -318,10 +324,11 @@ def _warnings(
     variants: Sequence[Variant],
     supported: np.ndarray,
     comparisons: Sequence[statistics.Comparison],
+    units: Sequence[str] | None,
 ) -> list[str]:
     first = tests[0]
     said = []
-    if rough := statistics.rough(len(first.names)):
+    if rough := statistics.rough(len(first.names), None if units is None else len(set(units))):
         said.append(rough)
     if first.folder is None:
         said.append("each folder is one set of predictions: what is said holds for them, not for their method")

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from segstudy.callbacks.history import read_history
 from segstudy.study import operating, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.figures import blockiness, by_name, image_miou, worst
+from segstudy.study.figures import blockiness, by_name, mean_image_miou, worst
 from segstudy.study.findings import ClaimResult, Difference
 from segstudy.study.pace import SHARE, final, reached
 from segstudy.study.plan import PLAIN, Claim, Plan, matching
@@ -44,7 +44,8 @@ def hold_claims(
     A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both say the same.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
-    target = SHARE * max((final(_history(t)) for runs in seeds.values() for t in runs), default=math.nan)
+    finals = [final(_history(t)) for runs in seeds.values() for t in runs]
+    target = SHARE * max((f for f in finals if not math.isnan(f)), default=math.nan)
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
     held = []
@@ -73,6 +74,9 @@ def side_name(names: Sequence[str]) -> str:
 
 def _outcome(claim: Claim, compared: Comparison, wide: tuple[float, float]) -> ClaimResult:
     """Supported or refuted where the interval lies on one side of the limit, else undecided."""
+    if claim.figure in PLAIN and min(compared.seeds) == 1:
+        words = f"{claim.figure}: {claim.variant} − {claim.against} = {signed(compared.delta)}"
+        return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds alone, and one seed has none")
     sign = 1 if claim.direction == "higher" else -1
     low, high = sorted((sign * wide[0], sign * wide[1]))
     limit = -claim.margin if claim.no_worse else claim.margin
@@ -98,7 +102,10 @@ def _compare(
     """The claimed figure of `variant` minus that of `against`; either side may be the mean of several variants."""
     if claim.at == "equal_spill":
         flat = [[t for runs in side for t in runs] for side in sides]
-        return _at_equal_spill(claim.figure, flat[0], flat[1], setting.units)
+        found = _at_equal_spill(claim.figure, flat[0], flat[1], setting.units)
+        # Trainings of several variants are no seeds of one: each variant has as many as it has.
+        fewest = tuple(min(len(runs) for runs in side) for side in sides)
+        return found and replace(found, seeds=(fewest[0], fewest[1]))
     measured = [[_measured(claim.figure, runs, setting) for runs in side] for side in sides]
     against, variant = ([m for m in side if m is not None] for side in measured)
     if [len(against), len(variant)] != [len(side) for side in sides]:
@@ -111,13 +118,16 @@ def _measured(figure: str, runs: Sequence[Tested], setting: Setting) -> Measured
         pairs = [
             statistics.influence(t.counts.hit, t.counts.union, setting.supported, leave_one_out=True) for t in runs
         ]
-        return Measured([v for v, _ in pairs], [phi for _, phi in pairs])
+        return Measured([v for v, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
     if figure in PLAIN:
         values = [_plain(figure, setting.target)(t) for t in runs]
-        return Measured(values, [np.zeros(len(t.names)) for t in runs])  # scatter over seeds alone is known
+        # Scatter over seeds alone is known.
+        return Measured(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
     terms = [by_name(figure).of(t) for t in runs]
     pairs = [statistics.influence(*t, leave_one_out=True) for t in terms if t is not None]
-    return Measured([v for v, _ in pairs], [phi for _, phi in pairs]) if len(pairs) == len(runs) else None
+    if len(pairs) < len(runs):
+        return None
+    return Measured([v for v, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
 
 
 def _plain(figure: str, target: float) -> Callable[[Tested], float]:
@@ -126,7 +136,7 @@ def _plain(figure: str, target: float) -> Callable[[Tested], float]:
     if figure == "epochs_to_90":
         return lambda t: reached(_history(t), target).epochs
     if figure == "image_miou":
-        return lambda t: float(np.nanmean(image_miou(t)))
+        return mean_image_miou
     step = (2, 4, 8).index(int(figure.rpartition("_")[2]))
     return lambda t: float(blockiness(t)[step])
 
@@ -146,10 +156,12 @@ def _at_equal_spill(
     images = len(against[0].names)
     labels = np.unique(np.arange(images) if units is None else np.array(units), return_inverse=True)[1]
     count = labels.max() + 1
+    ones = np.ones(images, int)
+    if math.isnan(delta(ones, against, variant)):
+        return None
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
     values = [delta(w[labels], against, variant) for w in draws]
     variances = [(float(np.nanvar(values)), np.inf)]
-    ones = np.ones(images, int)
     for mine, other, flip in ((against, variant, False), (variant, against, True)):
         each = [delta(ones, other, [t]) if flip else delta(ones, [t], other) for t in mine]
         if len(each) > 1:

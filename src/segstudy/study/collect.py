@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from omegaconf import OmegaConf
 
@@ -46,10 +47,16 @@ def read_study(folder: Path) -> tuple[list[list[Tested]], list[tuple[str, str]]]
     for members in comparable(done):
         names = without_seeds(members)
         tests = []
+        kept: dict[tuple[str, Any], str] = {}
         for run, record in members.items():
+            same = names[run], record.get("seed", 0)
+            if same in kept:
+                left_out.append((run, f"the same variant and seed as {kept[same]}: a seed counts once"))
+                continue
             try:
                 tests.append(read_run(folder / run, record, names[run]))
-            except (DataError, KeyError, OSError, ValueError) as error:
+                kept[same] = run
+            except (DataError, KeyError, OSError, ValueError, EOFError, BadZipFile) as error:
                 left_out.append((run, str(error) if isinstance(error, DataError) else f"its test is damaged: {error}"))
         if tests:
             groups.append(tests)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.progress import track
+from scipy import ndimage
 
 from segstudy.data.description import read_class_table
 from segstudy.data.reading import open_picture, read_mask
@@ -113,10 +114,21 @@ def _read(
                 f"{files[1 + column]} holds 255 where the truth has a class: a prediction names one everywhere"
             )
             continue
-        yield key, truth, np.where(labels == IGNORE, 0, labels)
+        yield key, truth, _named(labels)
     if wrong:
         more = f"\n  … and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise DataError(f"{len(wrong)} masks cannot be compared:\n  " + "\n  ".join(wrong[:8]) + more)
+
+
+def _named(labels: np.ndarray) -> np.ndarray:
+    """The labels (H,W) with 255, which lies in the truth's 255 alone, as the nearest label: any class of its own there
+    would draw edges around it."""
+    void = labels == IGNORE
+    if not void.any():
+        return labels
+    if void.all():
+        return np.zeros_like(labels)
+    return labels[tuple(ndimage.distance_transform_edt(void, return_distances=False, return_indices=True))]
 
 
 def _size(labels: np.ndarray) -> str:
@@ -203,4 +215,10 @@ def read_groups(file: Path) -> dict[str, str]:
         rows = [row for row in csv.reader(opened) if row]
     if any(len(row) < 2 for row in rows):
         raise DataError(f"{file}: each line is NAME,GROUP")
-    return {Path(row[0]).with_suffix("").as_posix(): row[1].strip() for row in rows if row[:2] != ["name", "group"]}
+    return {_bare(row[0]): row[1].strip() for row in rows if row[:2] != ["name", "group"]}
+
+
+def _bare(name: str) -> str:
+    """A mask's name without its suffix; of frame.001, which has none, nothing is cut."""
+    path = Path(name.strip())
+    return (path.with_suffix("") if path.suffix.lower() in (*SUFFIXES, ".jpg", ".jpeg") else path).as_posix()

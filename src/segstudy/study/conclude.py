@@ -32,8 +32,8 @@ def conclude(folder: Path, console: Console, plan: str | None = None) -> list[st
         group.title: pictures(group, seeds_of(members)) for group, members in zip(findings.groups, tests, strict=True)
     }
     if gallery := write_gallery(folder):
-        console.print(f"gallery: {gallery}", soft_wrap=True)
-    console.print(f"report: {write_report(findings, folder, drawn)}", soft_wrap=True)
+        console.print(f"gallery: {escape(str(gallery))}", soft_wrap=True)
+    console.print(f"report: {escape(str(write_report(findings, folder, drawn)))}", soft_wrap=True)
     return unfinished
 
 

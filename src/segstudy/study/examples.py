@@ -50,7 +50,7 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Pictur
         found.append(
             ("telling/images that carry the surest difference, with their share (+: for the later variant)", sheet)
         )
-    scores = np.nanmean([image_miou(test) for test in shown.values()], 0)
+    scores = np.mean([image_miou(test) for test in shown.values()], 0)  # NaN where nothing is counted: in all or none
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
     titles = [f"{first.names[i]} (mIoU {scores[i]:.2f})" for i in worst]
     found.append(

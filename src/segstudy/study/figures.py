@@ -150,6 +150,13 @@ def image_miou(tested: Tested) -> np.ndarray:
     return np.where(number > 0, iou.sum(1) / np.maximum(number, 1), np.nan)
 
 
+def mean_image_miou(tested: Tested) -> float:
+    """The mean of `image_miou` over the images with counted pixels; NaN without any."""
+    values = image_miou(tested)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
 def worst(tested: Tested, share: float = 0.05) -> float:
     """Mean mIoU of the worst 5 % of the images (Wang et al. 2023); NaN without any."""
     values = np.sort(image_miou(tested))

@@ -81,7 +81,8 @@ def matching(wanted: str, variants: Mapping[str, Sequence[str]]) -> list[str]:
     for name, changes in variants.items():
         known = {name, *changes, *(c.rsplit(".", 1)[-1] for c in changes), *(c.removeprefix("model=") for c in changes)}
         for part in wanted.split("|"):
-            if part.strip() == name or all(term in known for term in part.split()):
+            terms = part.split()
+            if part.strip() == name or (terms and all(term in known for term in terms)):
                 found.append(name)
                 break
     return found

@@ -27,10 +27,14 @@ WIDTH = 512  # columns of one matrix product of the bootstrap: 40 MB at 10,000 d
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure of one variant: its value and its phi (N,) for each seed. Two variants pair their seeds by place."""
+    """A figure of one variant: its value and its phi (N,) for each seed.
+
+    seeds: which they are, in the same order; two variants can be paired where they have the same ones.
+    """
 
     values: Sequence[float]
     phis: Sequence[np.ndarray]
+    seeds: Sequence[Hashable] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def estimate(values: Sequence[float], phis: Sequence[np.ndarray], groups: Groups
 def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool = False) -> Comparison:
     """b minus a, both on the same images in the same order.
 
-    SE² = SE²_images(mean phi of b − mean phi of a) + s²_a/S_a + s²_b/S_b. With `paired` and as many seeds of b as of a
+    SE² = SE²_images(mean phi of b − mean phi of a) + s²_a/S_a + s²_b/S_b. With `paired` and the same seeds of b as of a
     (two or more), the seeds' part is that of the differences seed by seed. A side with one seed adds nothing: what is
     said then holds for that trained network, not for the variant.
     """
@@ -126,7 +130,7 @@ def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool
     if phi_a.shape != phi_b.shape:
         raise DataError(f"variants can only be compared on the same images: {len(phi_a)} and {len(phi_b)} were found")
     images = _image_part(phi_b - phi_a, groups)
-    if paired and seeds[0] == seeds[1]:
+    if paired and seeds[0] == seeds[1] and list(a.seeds) == list(b.seeds):
         parts = [images, *_seed_parts(np.subtract(b.values, a.values))]
     else:
         parts = [images, *_seed_parts(a.values), *_seed_parts(b.values)]
@@ -141,10 +145,15 @@ def from_parts(delta: float, parts: Sequence["Part"], seeds: tuple[int, int]) ->
 
 
 def pooled(sides: Sequence[Measured]) -> Measured:
-    """The mean over variants, seed by seed, of as many seeds as all have: one side of a comparison of settings."""
-    seeds = min(len(side.values) for side in sides)
-    values = [float(np.mean([side.values[s] for side in sides])) for s in range(seeds)]
-    return Measured(values, [np.mean([side.phis[s] for side in sides], 0) for s in range(seeds)])
+    """The mean over variants, seed by seed, of as many seeds as all have: one side of a comparison of settings.
+
+    Where the variants' seeds differ, a place's seed is all of theirs, so that no other side is paired with it.
+    """
+    count = min(len(side.values) for side in sides)
+    values = [float(np.mean([side.values[s] for side in sides])) for s in range(count)]
+    named = zip(*(side.seeds for side in sides), strict=False)
+    seeds: list[Hashable] = [each[0] if len(set(each)) == 1 else each for each in named]
+    return Measured(values, [np.mean([side.phis[s] for side in sides], 0) for s in range(count)], seeds)
 
 
 def bootstrap(
@@ -365,6 +374,8 @@ def _interval(value: float, se: float, df: float, level: float) -> tuple[float, 
 
 
 def _p(delta: float, se: float, df: float) -> float:
+    if np.isnan(delta):
+        return float("nan")
     if se == 0:
         return 1.0 if delta == 0 else 0.0
     return float(2 * stats.t.sf(abs(delta) / se, df))

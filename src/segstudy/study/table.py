@@ -15,8 +15,14 @@ APART = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The record of each run folder directly in a study's folder, by name."""
-    return {p.parent.name: json.loads(p.read_text()) for p in sorted(folder.glob("*/record.json"))}
+    """The record of each run folder directly in a study's folder, by name; only a status of one that is damaged."""
+    found = {}
+    for file in sorted(folder.glob("*/record.json")):
+        try:
+            found[file.parent.name] = dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError):
+            found[file.parent.name] = {"status": "unreadable"}
+    return found
 
 
 def print_study(folder: Path, console: Console) -> list[str]:
@@ -34,7 +40,7 @@ def print_study(folder: Path, console: Console) -> list[str]:
         )
     for name, r in named.items():
         if r.get("status") == "failed":
-            console.print(f"[red]{name}:[/] {r.get('error')}", soft_wrap=True, highlight=False)
+            console.print(f"[red]{escape(name)}:[/] {escape(str(r.get('error')))}", soft_wrap=True, highlight=False)
     if any("(" in str(r.get("encoder_weights")) for r in runs.values()):
         console.print("[red]random!: ImageNet weights were asked for and could not be had[/] (encoder.weights=PATH)")
     if any(r.get("selected_on_reported") for r in runs.values()):
@@ -43,9 +49,9 @@ def print_study(folder: Path, console: Console) -> list[str]:
 
 
 def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-    """The runs in groups that report on the same images, at the same size, with the same classes, under the same
-    protocol; those that select as a published study did (`reproduce`) stand apart from all others. A run that failed
-    before it opened its data goes with the first group."""
+    """The runs in groups that report on the same images, at the same size, with the same classes and background, under
+    the same protocol; those that select as a published study did (`reproduce`) stand apart from all others. A run that
+    failed before it opened its data goes with the first group."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     homeless = {}
     for name, r in runs.items():
@@ -54,7 +60,7 @@ def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, A
             continue
         data = r["data"]
         kind = [data["name"], data["size"], data.get("protocol", ""), data["roles"]["report"], r.get("class_names")]
-        kind.append(r.get("reproduce"))
+        kind += [data.get("background"), r.get("reproduce")]
         groups.setdefault(json.dumps(kind), {})[name] = r
     if not groups:
         return [homeless] if homeless else []
@@ -75,7 +81,7 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
         values = (network.get("miou"), original.get("miou"), network.get("pixel_accuracy"))
         status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
         table.add_row(
-            name, f"[red]{status}" if status == "failed" else status,
+            escape(name), f"[red]{status}" if status == "failed" else status,
             *(["–", "–", "–", _published(values)] if published else map(number, values)),
             number(r.get("images_per_second"), 1), clock(r.get("seconds")), encoder_origin(r),
         )  # fmt: skip

@@ -117,7 +117,7 @@ def of_masks(
         classes=classes,
         background=background,
         names=names,
-        groups=[(groups or {}).get(name, name) for name in names],
+        groups=[(groups or {}).get(name) or name for name in names],
         counts=Counts(matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1), matrices.sum(0)),
         sums={key: np.stack([s[key] for s in sums]) for key in sums[0]},
     )
