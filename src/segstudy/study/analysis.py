@@ -364,7 +364,8 @@ def _warnings(
             said.append(f"{v.name}: ImageNet weights were asked for and could not be had; its encoder began random")
     budgets = {r.get("steps") for v in variants for r in v.records}
     if len(budgets) > 1:
-        said.append(f"the runs had different budgets: {', '.join(str(b) for b in sorted(budgets, key=str))} steps")
+        told = ", ".join(str(b) for b in sorted(budgets, key=lambda steps: steps or 0))
+        said.append(f"the runs had different budgets: {told} steps")
     return said
 
 
