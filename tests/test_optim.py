@@ -194,7 +194,8 @@ def test_a_fused_optimizer_clips_gradients(tmp_path: Path, precision: str) -> No
         default_root_dir=tmp_path,
     )  # fmt: skip
     image, mask = torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 8, 8))
-    trainer.fit(module, DataLoader([{"image": i, "mask": m} for i, m in zip(image, mask, strict=True)], batch_size=2))
+    batches = DataLoader([{"image": i, "mask": m} for i, m in zip(image, mask, strict=True)], batch_size=2)
+    trainer.fit(module, batches, batches)
     after = nn.utils.parameters_to_vector(network.parameters()).detach()
     assert (after - before).norm() == pytest.approx(0.01, rel=1e-3)
 
