@@ -36,7 +36,6 @@ from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
 from segstudy.networks.describe import gflop
 from segstudy.record import Record, claim, locked, surroundings
-from segstudy.study.conclude import conclude
 from segstudy.study.plan import Plan
 from segstudy.study.table import number, print_classes
 
@@ -122,6 +121,8 @@ class Study(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         console.rule(f"[bold]study {folder.name}")
+        from segstudy.study.conclude import conclude  # a single run needs none of what a report is made with
+
         unfinished = conclude(folder, console)
         console.print(
             f"next: make tensorboard RUNS={folder}; the same command continues what is unfinished", soft_wrap=True

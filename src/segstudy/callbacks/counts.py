@@ -56,18 +56,23 @@ class ImageCounts(L.Callback):
         self.num_classes = len(module.classes)  # type: ignore[arg-type]
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        gathered: list[Any] = [None] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(gathered, self.rows)
-        else:
-            gathered = [self.rows]
-        rows = {size: np.concatenate([r for part in gathered for r in part[size]]) for size in SIZES}
+        parts = of_all_processes(trainer, self.rows)
+        rows = {size: np.concatenate([r for part in parts for r in part[size]]) for size in SIZES}
         self.total = {size: total(r, self.num_classes) for size, r in rows.items()}
         if trainer.is_global_zero:
             names = [s.name for s in trainer.datamodule.roles["report"].samples]  # type: ignore[attr-defined]
             path = Path(trainer.default_root_dir) / "test" / "counts.npz"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(path, names=names, **rows)  # type: ignore[arg-type]
+
+
+def of_all_processes(trainer: L.Trainer, mine: Any) -> list[Any]:
+    """What each process of the trainer holds, this one's `mine` among it."""
+    if trainer.world_size == 1:
+        return [mine]
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, mine)
+    return gathered
 
 
 def labels_at(scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from segstudy.callbacks.counts import of_all_processes
 from segstudy.data.base import SegmentationData
 from segstudy.study.confidence import confidence_sums
 from segstudy.study.edges import near_edges
@@ -55,12 +56,9 @@ class Measures(L.Callback):
             self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        gathered: list[Any] = [self.images]
-        if trainer.world_size > 1:
-            gathered = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, self.images)
+        parts = of_all_processes(trainer, self.images)
         if trainer.is_global_zero:
-            images = {index: sums for part in gathered for index, sums in part.items()}
+            images = {index: sums for part in parts for index, sums in part.items()}
             samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
             self._write(Path(trainer.default_root_dir) / "test", [images[i] for i in sorted(images)], samples)
 

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ import numpy as np
 from segstudy.callbacks.history import read_history
 from segstudy.study import confidence, operating, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.claims import hold_claims, side_name
+from segstudy.study.claims import hold_claims, measure, side_name
 from segstudy.study.collect import own, read_plan, read_study, seeds_of
-from segstudy.study.figures import FIGURES, blockiness, mean_image_miou, worst
+from segstudy.study.figures import FIGURES, PLAIN, Terms
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
 from segstudy.study.objects import OUTCOMES
 from segstudy.study.plan import Plan, matching
 from segstudy.study.statistics import Measured
-from segstudy.study.tested import Counts, Tested
+from segstudy.study.tested import Tested
 
 BLOCK = 20
 """Images of a sequence that count as one, where there are too few sequences to draw from (results/statistics.md)."""
@@ -48,7 +48,11 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
     warnings += said
     common = shared_changes(seeds)
     variants = [_variant(name, runs, supported, units, common) for name, runs in seeds.items()]
-    measured = {name: measure_miou(runs, supported) for name, runs in seeds.items()}
+    measured = {
+        name: m
+        for name, runs in seeds.items()
+        if (m := measure(runs, lambda t: (t.counts.hit, t.counts.union), supported)) is not None
+    }
     differences, comparisons = compare_pairs(measured, planned_pairs(seeds, plan), units, plan)
     warnings += _warnings(tests, variants, supported, comparisons, units)
     if plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1:
@@ -104,17 +108,6 @@ def resampling_units(test: Tested) -> tuple[list[str] | None, list[str]]:
         f"{distinct} groups of images are too few to draw from: intervals are over {len(set(units))} blocks of "
         f"{BLOCK} consecutive images of a group"
     ]
-
-
-def measure_miou(runs: Sequence[Tested], keep: np.ndarray, original: bool = False) -> Measured:
-    """mIoU over the kept classes, of each seed."""
-    counts = [_counts(t, original) for t in runs]
-    pairs = [statistics.influence(c.hit, c.union, keep, leave_one_out=True) for c in counts if c is not None]
-    return Measured([value for value, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
-
-
-def _counts(test: Tested, original: bool) -> Counts | None:
-    return test.original if original else test.counts
 
 
 def planned_pairs(variants: Mapping[str, Sequence[Tested]], plan: Plan) -> list[tuple[list[str], list[str]]]:
@@ -192,10 +185,12 @@ def _variant(
     outcomes, areas = added["outcomes"], added["outcome_areas"]
 
     def miou(keep: np.ndarray, original: bool = False) -> Estimate:
-        if original and runs[0].original is None:
-            return Estimate(NAN, NAN, NAN, len(runs))
-        m = measure_miou(runs, keep, original)
-        return statistics.estimate(m.values, m.phis, units)
+        def terms(t: Tested) -> Terms | None:
+            counts = t.original if original else t.counts
+            return None if counts is None else (counts.hit, counts.union)
+
+        m = measure(runs, terms, keep)
+        return Estimate(NAN, NAN, NAN, len(runs)) if m is None else statistics.estimate(m.values, m.phis, units)
 
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = np.mean([np.where(there, t.counts.hit.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
@@ -224,20 +219,14 @@ def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Es
     """Every figure of a variant; without an interval where it is no ratio of sums."""
     found = {}
     for figure in FIGURES:
-        terms = [figure.of(t) for t in runs]
-        pairs = [statistics.influence(*t, leave_one_out=True) for t in terms if t is not None]
-        if len(pairs) < len(runs):
+        m = measure(runs, figure.of)
+        if m is None:
             found[figure.name] = Estimate(NAN, NAN, NAN, len(runs))
             continue
-        e = statistics.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
+        e = statistics.estimate(m.values, m.phis, units)
         # A normal interval may reach beyond what a share can be: cut there.
         found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
-    plain: dict[str, Callable[[Tested], float]] = {
-        "worst": worst,
-        "image_miou": mean_image_miou,
-    }
-    plain |= {f"blockiness_{s}": lambda t, i=i: float(blockiness(t)[i]) for i, s in enumerate((2, 4, 8))}  # type: ignore[misc]
-    for name, value in plain.items():
+    for name, value in PLAIN.items():
         found[name] = Estimate(float(np.mean([value(t) for t in runs])), NAN, NAN, len(runs))
     for region in ("all", "foreground", "edge"):
         if all(f"confidence_{region}_pixels" in t.sums for t in runs):

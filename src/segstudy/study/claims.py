@@ -9,10 +9,10 @@ import numpy as np
 from segstudy.callbacks.history import read_history
 from segstudy.study import operating, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.figures import blockiness, by_name, mean_image_miou, worst
+from segstudy.study.figures import PLAIN, Terms, by_name
 from segstudy.study.findings import ClaimResult, Difference
 from segstudy.study.pace import SHARE, final, reached
-from segstudy.study.plan import PLAIN, Claim, Plan, matching
+from segstudy.study.plan import OF_SEEDS, Claim, Plan, matching
 from segstudy.study.statistics import Comparison, Measured
 from segstudy.study.tested import Tested
 
@@ -74,7 +74,7 @@ def side_name(names: Sequence[str]) -> str:
 
 def _outcome(claim: Claim, compared: Comparison, wide: tuple[float, float]) -> ClaimResult:
     """Supported or refuted where the interval lies on one side of the limit, else undecided."""
-    if claim.figure in PLAIN and min(compared.seeds) == 1:
+    if claim.figure in OF_SEEDS and min(compared.seeds) == 1:
         words = f"{claim.figure}: {claim.variant} − {claim.against} = {signed(compared.delta)}"
         return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds alone, and one seed has none")
     sign = 1 if claim.direction == "higher" else -1
@@ -115,30 +115,25 @@ def _compare(
 
 def _measured(figure: str, runs: Sequence[Tested], setting: Setting) -> Measured | None:
     if figure == "miou":
-        pairs = [
-            statistics.influence(t.counts.hit, t.counts.union, setting.supported, leave_one_out=True) for t in runs
+        return measure(runs, lambda t: (t.counts.hit, t.counts.union), setting.supported)
+    if figure in OF_SEEDS:
+        values = [
+            reached(_history(t), setting.target).epochs if figure == "epochs_to_90" else PLAIN[figure](t) for t in runs
         ]
-        return Measured([v for v, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
-    if figure in PLAIN:
-        values = [_plain(figure, setting.target)(t) for t in runs]
         # Scatter over seeds alone is known.
         return Measured(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
-    terms = [by_name(figure).of(t) for t in runs]
-    pairs = [statistics.influence(*t, leave_one_out=True) for t in terms if t is not None]
-    if len(pairs) < len(runs):
+    return measure(runs, by_name(figure).of)
+
+
+def measure(
+    runs: Sequence[Tested], terms: Callable[[Tested], Terms | None], keep: np.ndarray | None = None
+) -> Measured | None:
+    """The ratio of the terms' sums for each seed (over the kept classes); None if a seed has no terms."""
+    known = [t for run in runs if (t := terms(run)) is not None]
+    if len(known) < len(runs):
         return None
-    return Measured([v for v, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
-
-
-def _plain(figure: str, target: float) -> Callable[[Tested], float]:
-    if figure == "worst":
-        return worst
-    if figure == "epochs_to_90":
-        return lambda t: reached(_history(t), target).epochs
-    if figure == "image_miou":
-        return mean_image_miou
-    step = (2, 4, 8).index(int(figure.rpartition("_")[2]))
-    return lambda t: float(blockiness(t)[step])
+    pairs = [statistics.influence(top, bottom, keep, leave_one_out=True) for top, bottom in known]
+    return Measured([value for value, _ in pairs], [phi for _, phi in pairs], [run.seed for run in runs])
 
 
 def _at_equal_spill(

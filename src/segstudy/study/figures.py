@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segstudy.study.edges import TOLERANCE, half_width
+from segstudy.study.edges import STEPS, TOLERANCE, half_width
 from segstudy.study.edges import blockiness as blocks
 from segstudy.study.failures import CELLS
 from segstudy.study.objects import OUTCOMES
@@ -162,3 +162,11 @@ def worst(tested: Tested, share: float = 0.05) -> float:
     values = np.sort(image_miou(tested))
     values = values[~np.isnan(values)]
     return float(values[: max(1, round(share * len(values)))].mean()) if len(values) else float("nan")
+
+
+PLAIN: dict[str, Callable[[Tested], float]] = {
+    "worst": worst,
+    "image_miou": mean_image_miou,
+    **{f"blockiness_{step}": lambda t, i=i: float(blockiness(t)[i]) for i, step in enumerate(STEPS)},  # type: ignore[misc]
+}
+"""Those that are no ratios of sums: a value for each training, without an interval over images."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segstudy.errors import ConfigError, near
-from segstudy.study.figures import FIGURES
+from segstudy.study.figures import FIGURES, PLAIN
 
-PLAIN = ("image_miou", "worst", "blockiness_2", "blockiness_4", "blockiness_8", "epochs_to_90")
-FIGURE_NAMES = ("miou", *PLAIN, *(f.name for f in FIGURES))
+OF_SEEDS = (*PLAIN, "epochs_to_90")
+"""What has a value for each training, but none for each image."""
+FIGURE_NAMES = ("miou", *OF_SEEDS, *(f.name for f in FIGURES))
 AT = ("trained", "equal_spill")
 
 
