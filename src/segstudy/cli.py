@@ -9,15 +9,20 @@ import typer.core
 from rich.console import Console
 from rich.table import Table
 
+from segstudy.inference import commands as use
+from segstudy.study import commands as study
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train segmentation networks under equal conditions, and see which is better.",
 )
 console = Console()
+TRAIN, LOOK = "Train", "Look before training"
 
 
 @app.command(
+    rich_help_panel=TRAIN,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     help="Train one network, or with -m a study. Example: segstudy train -m model=v1,v2,v3,v4",
 )
@@ -42,7 +47,7 @@ data_app = typer.Typer(
     no_args_is_help=True,
     help="Look at a data set (segstudy data voc --root photos), or check your own (segstudy data check photos).",
 )
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=LOOK)
 
 
 @data_app.command("show")
@@ -157,7 +162,7 @@ def class_counts(scheme: Any, counts: dict[str, Any]) -> Table:
     return table
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def network(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 encoder=resnet50 …")] = None,
     size: Annotated[int, typer.Option(min=1, help="Side of the image in pixels.")] = 256,
@@ -237,7 +242,7 @@ def show_network(built: Any, title: str, measures: tuple[int, int, int], name: s
         console.print(f"picture: {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def inspect(
     what: Annotated[list[str] | None, typer.Argument(help="Settings (model=v3 data=voc …), or a run's folder.")] = None,
 ) -> None:
@@ -267,7 +272,7 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
     from segstudy.config import MACHINE, adopt, check_overrides, compose_config
     from segstudy.errors import ConfigError
 
-    folders, settings = runs_and_settings(given)
+    folders, settings = use.runs_and_settings(given)
     if not folders:
         check_overrides(given)
         cfg = compose_config(given)
@@ -286,102 +291,8 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
     return built, cfg, dataset
 
 
-def runs_and_settings(given: list[str]) -> tuple[list[Path], list[str]]:
-    """The folders among a command's words, and its settings; runs' names have "=" in them too: what is there is one."""
-    settings = [word for word in given if "=" in word and not Path(word).is_dir()]
-    return [Path(word) for word in given if word not in settings], settings
-
-
-@app.command()
-def evaluate(
-    what: Annotated[list[str], typer.Argument(help="Folders of runs, and settings: data.root=…, data.val=…")],
-    data: Annotated[str | None, typer.Option(help="Another file of conf/data, with the same classes.")] = None,
-    split: Annotated[str | None, typer.Option(help="fit, select, report, or a list; the run's reported one.")] = None,
-    size: Annotated[str, typer.Option(help="Of the network's images: train, original, N or HEIGHTxWIDTH.")] = "train",
-    tta: Annotated[str | None, typer.Option(help="Also average views: flip, factors of the size: flip,0.75,1")] = None,
-    save_masks: Annotated[Path | None, typer.Option(help="A folder for the predictions, as indexed PNGs.")] = None,
-    json: Annotated[Path | None, typer.Option(help="A file for all figures and confusion matrices.")] = None,
-    retest: Annotated[
-        bool, typer.Option("--retest", help="Replace each run's test/ and the record's figures.")
-    ] = False,
-) -> None:
-    """Test finished runs again, on their own images or others with the same classes.
-
-    Several runs are also averaged: an ensemble, compared with each. Means are of probabilities at the network's size,
-    and interpolated to the original one. --retest tests each run as its training did, and writes that into its folder.
-    Example: segstudy evaluate runs/study/v1 runs/study/v4 data.root=photos --tta flip --save-masks masks
-    """
-    from segstudy.errors import ConfigError
-    from segstudy.inference.evaluate import Views
-    from segstudy.inference.runs import Wanted
-    from segstudy.train import quiet
-
-    quiet()
-    folders, settings = runs_and_settings(what)
-    if not folders:
-        raise ConfigError(f"{' '.join(what)}: no run's folder among these\n  → segstudy evaluate RUN data.root=…")
-    if not retest:
-        return evaluate_runs(
-            folders, Wanted(settings, data, split, size), Views.parse(tta) if tta else None, save_masks, json
-        )
-    options = {"--data": data, "--split": split, "--tta": tta, "--save-masks": save_masks, "--json": json}
-    if clash := [flag for flag, value in options.items() if value] + ["--size"] * (size != "train"):
-        raise ConfigError(f"--retest is the run's own test, without {' '.join(clash)}")
-    retest_runs(folders, settings)
-
-
-def retest_runs(folders: list[Path], settings: list[str]) -> None:
-    """Test runs as their training did, one after the other."""
-    from segstudy.inference.evaluate import retest
-    from segstudy.study.table import print_classes
-
-    for folder in folders:
-        console.rule(f"[bold]{folder.name}")
-        record, line = retest(folder, settings)
-        print_classes(record, console)
-        console.print(
-            f"{line}\nreplaced: {folder / 'test'}, and the figures of {folder / 'record.json'}", soft_wrap=True
-        )
-
-
-def evaluate_runs(folders: list[Path], wanted: Any, views: Any, masks: Path | None, file: Path | None) -> None:
-    """Evaluate runs together, print what came out, and save what is asked for."""
-    from segstudy.callbacks.counts import figures
-    from segstudy.inference import evaluate as tests
-    from segstudy.inference.runs import config_of, open_data, open_members
-    from segstudy.study.table import print_classes
-
-    members = open_members(folders)
-    cfg = config_of(members, wanted)
-    dataset = open_data(cfg, members, wanted)
-    images, device = dataset.roles["report"], tests.device_line(cfg)
-    at = "original size" if wanted.size == "original" else "×".join(map(str, dataset.size))
-    console.print(
-        f"{len(images)} images of {type(dataset).__name__} {images.name!r} at {at}; {device}", highlight=False
-    )
-    for line in tests.trained_on(dataset, members):
-        console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
-    counts = tests.evaluate(members, cfg, dataset, views, masks)
-    rows = {
-        name: figures(c, dataset.classes) | {"confusion": {s: m.tolist() for s, m in c.items()}}
-        for name, c in counts.items()
-    }
-    last = list(rows)[-1]
-    print_classes(rows[last], console, last)
-    if len(rows) > 1:
-        tests.print_rows(rows, len(members), console)
-    lines = {m.name: tests.against_record(rows[m.name]["metrics"], dataset, m.record) for m in members}
-    for name, line in lines.items():
-        console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
-    if masks:
-        console.print(f"masks of {last}: {masks}", highlight=False, markup=False, soft_wrap=True)
-    if file:
-        about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": wanted.size}
-        tests.write_json(rows, about | {"views": views and vars(views), "own_test": lines, "device": device}, file)
-
-
 find_app = typer.Typer(no_args_is_help=True, help="Before training: a learning rate, or the largest batch that fits.")
-app.add_typer(find_app, name="find")
+app.add_typer(find_app, name="find", rich_help_panel=LOOK)
 
 
 @find_app.command("lr")
@@ -455,69 +366,8 @@ def settled(given: list[str]) -> Any:
     return cfg
 
 
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="A study: a folder of runs, e.g. runs/ablation-scenes")],
-    plan: Annotated[
-        str | None, typer.Option(help="A file of conf/report: its pairs and claims instead of the study's own.")
-    ] = None,
-) -> None:
-    """Write a study's report: which variant is better, how surely, and how the others fail.
-
-    report.html opens offline; beside it report.md, runs.csv, per_class.csv, table.tex and figures/. Exit code 1 if a
-    run is not done. Example: segstudy report runs/voc-animals --plan journey
-    """
-    from segstudy.study.conclude import conclude
-    from segstudy.train import quiet
-
-    quiet()
-    if conclude(folder, console, plan):
-        raise typer.Exit(1)
-
-
-@app.command()
-def compare(
-    truth: Annotated[Path, typer.Argument(help="The folder of true masks (indexed or greyscale; 255 is ignored).")],
-    predictions: Annotated[list[Path], typer.Argument(help="Folders of predicted masks with the same names.")],
-    classes: Annotated[Path | None, typer.Option(help="CSV with the columns index,name,red,green,blue.")] = None,
-    background: Annotated[str | None, typer.Option(help="A class's name or number, or none.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="A last class that is none: counts as 255.")] = None,
-    groups: Annotated[Path | None, typer.Option(help="CSV of NAME,GROUP: images that are not independent.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("comparison"),
-) -> None:
-    """Compare folders of masks from anywhere: another framework, an old model. No training, no GPU.
-
-    Example: segstudy compare masks old_model new_model --classes classes.csv
-    """
-    from segstudy.study.compare import compare as compare_masks
-    from segstudy.study.compare import read_groups, read_legend
-    from segstudy.study.conclude import tell
-    from segstudy.study.plan import Plan
-    from segstudy.study.report import write_report
-
-    legend = read_legend(truth, classes, background, ignore or [])
-    named = read_groups(groups) if groups else None
-    findings, _ = compare_masks(truth, predictions, legend, Plan(), named)
-    tell(findings, console)
-    console.print(f"report: {write_report(findings, out)}", soft_wrap=True)
-
-
-@app.command()
-def audit(
-    run: Annotated[Path, typer.Argument(help="The folder of one run, e.g. runs/ablation-scenes/v4")],
-    out: Annotated[Path | None, typer.Option("--json", help="Also write the readings to this file.")] = None,
-) -> None:
-    """Read a run's predictions under every reading of "mIoU" and "accuracy" in use, beside an all-background predictor.
-
-    What each reading is: docs/readings.md. Example: segstudy audit runs/ablation-scenes/v4 --json readings.json
-    """
-    from segstudy.study.audit import audit, print_audit, write_json
-
-    read = audit(run)
-    print_audit(read, console)
-    if out:
-        write_json(read, out)
-        console.print(f"readings: {out}")
+app.add_typer(study.app)
+app.add_typer(use.app)
 
 
 def main() -> None:

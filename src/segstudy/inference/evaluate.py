@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,40 +26,18 @@ from segstudy.build import (
 )
 from segstudy.callbacks.counts import SIZES, labels_at, tested
 from segstudy.callbacks.progress import Progress
-from segstudy.callbacks.tta import mean_over_views
 from segstudy.config import MACHINE
 from segstudy.data.base import SegmentationData
 from segstudy.drawing import VOID
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.runs import Member, OriginalSize, Wanted, config_of, open_data, open_members
+from segstudy.inference.model import Normalised
+from segstudy.inference.runs import Member, OriginalSize, Views, Wanted, config_of, open_data, open_members
 from segstudy.metrics import confusion
-from segstudy.module import two_channels
-from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from segstudy.record import Record, locked, surroundings
 from segstudy.study.table import number
 
 Counts = dict[str, np.ndarray]
 """The confusion matrix int64 (C,C) at each of SIZES."""
-
-
-@dataclass(frozen=True)
-class Views:
-    """Of which the mean probability is taken: each size (a factor), and each of them mirrored if `flip`."""
-
-    flip: bool
-    scales: tuple[float, ...] = (1.0,)
-
-    @classmethod
-    def parse(cls, text: str) -> "Views":
-        """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
-        words = [w.strip() for w in text.split(",")]
-        try:
-            scales = tuple(float(w) for w in words if w != "flip")
-        except ValueError:
-            scales = (math.nan,)
-        if not all(0 < s < math.inf for s in scales):
-            raise ConfigError(f"--tta {text}: not 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
-        return cls("flip" in words, scales or (1.0,))
 
 
 class Evaluation(L.LightningModule):
@@ -107,39 +84,6 @@ class Evaluation(L.LightningModule):
         classes = len(self.trainer.datamodule.classes)  # type: ignore[attr-defined]
         sums = self.counts.setdefault(name, {})
         sums[size] = sums.get(size, 0) + confusion(labels[None], mask[None], classes)
-
-
-class Normalised(nn.Module):
-    """A network with the normalisation that it expects: image in 0…1 → logits."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        encoder = getattr(network, "encoder", None)
-        self.mean: Sequence[float] = IMAGENET_MEAN if encoder is None else encoder.mean
-        self.std: Sequence[float] = IMAGENET_STD if encoder is None else encoder.std
-        self.network = TwoChannels(network)
-
-    def normalised(self, image: Tensor) -> Tensor:
-        mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return (image - mean) / std
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(self.normalised(image))
-
-    def seen(self, image: Tensor, views: Views) -> Tensor:
-        """The mean probability (B,C,H,W) over views of the normalised image."""
-        return mean_over_views(self.network, self.normalised(image), views.scales, views.flip)
-
-
-class TwoChannels(nn.Module):
-    """A network whose one channel for two classes, if it has one, comes as two."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.plain = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        return two_channels(self.plain(image))
 
 
 def evaluate(

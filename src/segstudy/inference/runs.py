@@ -1,6 +1,7 @@
 """Finished runs, opened to be used: their tested networks, and the images that are put to them."""
 
 import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,26 @@ class Wanted:
     size: str = "train"
 
 
+@dataclass(frozen=True)
+class Views:
+    """Of which the mean probability is taken: each size (a factor), and each of them mirrored if `flip`."""
+
+    flip: bool
+    scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def parse(cls, text: str) -> "Views":
+        """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
+        words = [w.strip() for w in text.split(",")]
+        try:
+            scales = tuple(float(w) for w in words if w != "flip")
+        except ValueError:
+            scales = (math.nan,)
+        if not all(0 < s < math.inf for s in scales):
+            raise ConfigError(f"--tta {text}: not 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
+        return cls("flip" in words, scales or (1.0,))
+
+
 def open_members(folders: Sequence[Path]) -> list[Member]:
     """The tested networks of run folders. Raises ConfigError if one is no run, or their classes are not the same."""
     if len({f.resolve() for f in folders}) < len(folders):
@@ -86,15 +107,15 @@ def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
     if wanted.data:
         cfg.data = _other_data(cfg, wanted.data)
     cfg.merge_with_dotlist(list(wanted.settings))
-    sizes = {m.name: _sides(m.cfg.data.size) for m in members}
-    if wanted.size == "train" and len(set(sizes.values())) > 1:
-        found = "\n  ".join(f"{name}: {h}×{w}" for name, (h, w) in sizes.items())
-        say = "x".join(map(str, sizes[members[0].name]))
+    trained = {m.name: sides(m.cfg.data.size) for m in members}
+    if wanted.size == "train" and len(set(trained.values())) > 1:
+        found = "\n  ".join(f"{name}: {h}×{w}" for name, (h, w) in trained.items())
+        say = "x".join(map(str, trained[members[0].name]))
         raise ConfigError(
             f"the runs were trained at different sizes\n  {found}\n  → say at which to compare: --size {say}"
         )
     if wanted.size not in ("train", "original"):
-        cfg.data.size = _parse_size(wanted.size)
+        cfg.data.size = list(sides(wanted.size))
     cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False})
     check(cfg, trusted=False)
     return cfg
@@ -111,15 +132,14 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
     return other
 
 
-def _sides(size: int | Sequence[int]) -> tuple[int, int]:
+def sides(size: int | Sequence[int] | str) -> tuple[int, int]:
+    """(H,W) of data.size, or of --size: N or HEIGHTxWIDTH. Raises ConfigError for another text."""
+    if isinstance(size, str):
+        found = [int(side) for side in re.split("[x×]", size) if side.isdecimal()]
+        if not re.fullmatch(r"\d+([x×]\d+)?", size) or min(found) < 1:
+            raise ConfigError(f"--size {size}: not train, original, a side (256) or HEIGHTxWIDTH (384x512)")
+        return found[0], found[-1]
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _parse_size(text: str) -> list[int]:
-    sides = [int(side) for side in re.split("[x×]", text) if side.isdecimal()]
-    if not re.fullmatch(r"\d+([x×]\d+)?", text) or min(sides) < 1:
-        raise ConfigError(f"--size {text}: not train, original, a side (256) or HEIGHTxWIDTH (384x512)")
-    return [sides[0], sides[-1]]
 
 
 def open_data(cfg: DictConfig, members: Sequence[Member], wanted: Wanted) -> SegmentationData:
