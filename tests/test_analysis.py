@@ -213,7 +213,7 @@ def test_a_figure_that_one_training_has_not_is_not_measured(tests: list[Tested])
     never, alone = analyse(once, Plan.of({"min_images": 5, "claims": [CLAIMS[5], worst]}), "made").claims
     assert never.outcome == "not measured"
     assert alone.outcome == "undecided"
-    assert "one seed has none" in alone.words
+    assert "of the variants one seed says nothing" in alone.words
 
 
 def test_a_run_without_a_history_hides_no_target(tests: list[Tested], tmp_path: Path) -> None:
@@ -302,3 +302,19 @@ def test_a_seed_that_lacks_a_sum_has_no_such_figure(tests: list[Tested]) -> None
     more = {"confidence_all_pixels": np.ones((60, 10)), "nll_all": np.ones(60), "pixels_all": np.ones(60)}
     runs = [replace(tests[0], sums={**tests[0].sums, **more}), tests[1]]
     assert np.isnan(analyse(runs, Plan(min_images=5), "made").variants[0].figures["nll"].value)
+
+
+def test_what_is_worth_a_look_differs_and_what_is_alike_does_not(group: Group, tests: list[Tested]) -> None:
+    assert "missed" in group.worth["v1", "v2"]
+    assert "objects_mixed" in group.worth["v1", "v3"]
+    twice = [t for t in tests if t.variant == "v1"] + [replace(t, variant="v2") for t in tests if t.variant == "v1"]
+    assert analyse(twice, Plan.of({"min_images": 5}), "made").worth == {("v1", "v2"): set()}
+
+
+def test_histograms_are_shares_of_objects(group: Group) -> None:
+    v1, v2, _ = group.variants
+    for v in group.variants:
+        assert all(h.shape == (20,) and h.sum() == pytest.approx(1) for h in v.histograms.values())
+    assert v1.histograms["found"][-1] == 1  # speckled: all of each object is found, under many labels
+    assert v2.histograms["found"][-1] < 1  # core only
+    assert v1.histograms["purity"][-1] < 0.5 < v2.histograms["purity"][-1]

@@ -1,6 +1,7 @@
 """Failure modes: the nine stories, the partition's properties, and sums worked by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_the_perfect_predictor_is_perfect_through_the_void_ring(stories: dict[st
     perfect = stories["perfect"]
     ones = ("shape_iou", "precision", "objects_right", "boundary_iou", "boundary_f", "roughness", "coherence", "pieces")
     assert [figure(perfect, name) for name in ones] == [1] * len(ones)
-    assert worst(perfect) == 1
+    assert worst(perfect)[0] == 1
 
 
 def test_what_is_not_defined_is_not_zero(stories: dict[str, Tested]) -> None:
@@ -235,8 +236,8 @@ def test_blockiness_knows_nearest_from_smooth() -> None:
 
 
 def test_blockiness_of_a_split_adds_images(stories: dict[str, Tested]) -> None:
-    assert np.isnan(blocks(stories["all background"])).all()
-    assert (blocks(stories["perfect"]) < 0.1).all()
+    assert np.isnan(blocks(stories["all background"], 2)[0])
+    assert all(blocks(stories["perfect"], step)[0] < 0.1 for step in (2, 4, 8))
 
 
 def test_the_worst_images_by_hand() -> None:
@@ -244,5 +245,27 @@ def test_the_worst_images_by_hand() -> None:
     pairs = [(str(i), truth, truth if i else 1 - truth) for i in range(20)]
     tested = of_masks("x", pairs, NAMES[:2], 0)
     assert image_miou(tested).tolist() == [0] + [1] * 19
-    assert worst(tested) == 0
-    assert worst(tested, 0.1) == 0.5
+    assert worst(tested)[0] == 0
+    assert worst(tested, 0.1)[0] == 0.5
+
+
+def test_the_error_of_the_worst_images_is_that_of_drawing_them_again() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(0, 200, 400)
+    truth = np.zeros((1, 200), np.uint8)
+    pairs = [(str(i), truth, (np.arange(200) < n)[None].astype(np.uint8)) for i, n in enumerate(sizes)]
+    tested = of_masks("x", pairs, NAMES[:2], 0)
+    value, phi = worst(tested, 0.2)
+    assert value == pytest.approx(np.sort(1 - sizes / 200)[:80].mean())
+    assert abs(phi.mean()) < 1e-9
+    scores = 1 - sizes / 200
+    drawn = [np.sort(scores[rng.integers(0, 400, 400)])[:80].mean() for _ in range(2000)]
+    assert phi.std(ddof=1) / 20 == pytest.approx(np.std(drawn), rel=0.1)
+
+
+def test_blockiness_knows_what_each_image_adds(stories: dict[str, Tested]) -> None:
+    tested = stories["perfect"]
+    value, phi = blocks(tested, 8)
+    first = {key: sums[1:] for key, sums in tested.sums.items()}
+    without, _ = blocks(replace(tested, sums=first), 8)
+    assert phi[0] == pytest.approx((len(phi) - 1) * (value - without))

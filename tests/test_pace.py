@@ -1,21 +1,22 @@
 """Epochs and seconds until 90 % of the best, on histories made by hand; and the seconds that a run writes."""
 
-import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from segstudy.callbacks import history
 from segstudy.callbacks.history import History, read_history, write_history
-from segstudy.cli import app
 from segstudy.config import compose_config
 from segstudy.record import Record, claim
-from segstudy.study.pace import Reached, final, pace, print_pace, reached, study_paces
+from segstudy.study.analysis import paces
+from segstudy.study.findings import Estimate, Group, Variant
+from segstudy.study.pace import Reached, final, print_pace, reached, target
 from segstudy.train import run
 
 
@@ -25,90 +26,55 @@ def rows(*miou: float, seconds: float | None = 10.0) -> list[dict[str, float]]:
     return [{"epoch": i + 1, "val/miou": value} | t for i, (value, t) in enumerate(zip(miou, timed, strict=True))]
 
 
-def same(a: Reached, b: tuple[float, float | None]) -> bool:
-    return all(x == y or (x is not None and y is not None and math.isnan(x) and math.isnan(y))
+def same(a: Reached, b: tuple[float, float]) -> bool:
+    return all(x == y or (math.isnan(x) and math.isnan(y))
                for x, y in zip((a.epochs, a.seconds), b, strict=True))  # fmt: skip
 
 
 def test_the_first_epoch_at_90_percent_of_the_best_final() -> None:
-    found = pace(
-        {
-            "pretrained": rows(0.30, 0.46, 0.50, seconds=20),
-            "random": rows(0.10, 0.20, 0.40, 0.45, seconds=15),  # exactly .9 × .50
-            "never": rows(0.10, 0.44),
-            "fell back": rows(0.60, 0.20),  # its peak is no final value, but it was there
-        },
-        finished=["pretrained", "random", "never", "fell back"],
-    )
-    assert found is not None
-    assert (found.best, found.leader, found.target) == (0.5, "pretrained", pytest.approx(0.45))
-    assert same(found.runs["pretrained"], (2, 40))
-    assert same(found.runs["random"], (4, 60))
-    assert same(found.runs["never"], (math.nan, math.nan))
-    assert same(found.runs["fell back"], (1, 10))
-
-
-def test_only_a_finished_run_can_be_the_best() -> None:
-    histories = {"a": rows(0.2, 0.3), "still training": rows(0.5, 0.9)}
-    found = pace(histories, finished=["a"])
-    assert found is not None
-    assert (found.leader, found.best) == ("a", 0.3)
-    assert same(found.runs["still training"], (1, 10))
-    assert pace(histories, finished=[]) is None
-    assert pace({"a": rows(0.0, 0.0), "b": [{"epoch": 1, "val/loss": 1.0}]}, finished=["a", "b"]) is None
+    histories = {
+        "pretrained": rows(0.30, 0.46, 0.50, seconds=20),
+        "random": rows(0.10, 0.20, 0.40, 0.45, seconds=15),  # exactly .9 × .50
+        "never": rows(0.10, 0.44),
+        "fell back": rows(0.60, 0.20),  # its peak is no final value, but it was there
+    }
+    goal = target(histories.values())
+    assert goal == pytest.approx(0.45)
+    found = {name: reached(values, goal) for name, values in histories.items()}
+    assert same(found["pretrained"], (2, 40))
+    assert same(found["random"], (4, 60))
+    assert same(found["never"], (math.nan, math.nan))
+    assert same(found["fell back"], (1, 10))
+    assert math.isnan(target([]))
+    assert math.isnan(target([rows(0.0, 0.0), [{"epoch": 1, "val/loss": 1.0}]]))
 
 
 def test_epochs_without_validation_and_without_seconds() -> None:
     gaps = [{"epoch": 1.0, "seconds": 5.0}, {"epoch": 2.0, "val/miou": 0.4, "seconds": 9.0}, {"epoch": 3.0}]
     assert final(gaps) == 0.4
     assert same(reached(gaps, 0.3), (2, 9))
-    assert same(reached(rows(0.1, 0.5, seconds=None), 0.3), (2, None))
+    assert same(reached(rows(0.1, 0.5, seconds=None), 0.3), (2, math.nan))
     assert same(reached([{"epoch": 1, "val/miou": math.nan}], 0.3), (math.nan, math.nan))
 
 
-def make_study(folder: Path, runs: dict[str, tuple[list[dict[str, float]], dict[str, Any]]]) -> None:
-    for name, (values, changes) in runs.items():
-        (folder / name).mkdir(parents=True)
-        roles = {"fit": {"split": "train", "images": 8}, "report": {"split": "val", "images": 4}, "select": None}
-        record = {
-            "status": "done", "changes": [f"model={name}"], "encoder_weights": "random", "class_names": ["a", "b"],
-            "data": {"name": "Scenes", "size": [32, 32], "protocol": "", "roles": roles},
-        } | changes  # fmt: skip
-        (folder / name / "record.json").write_text(json.dumps(record))
-        if values:
-            write_history(values, folder / name / "history.csv")
-
-
-def test_the_report_shows_it_where_histories_are(tmp_path: Path) -> None:
-    make_study(
-        tmp_path,
-        {
-            "v1": (rows(0.1, 0.2, 0.3, seconds=7), {}),
-            "v4": (rows(0.3, 0.5, seconds=9), {"encoder_weights": "imagenet"}),
-            "old": ([], {}),
-        },
-    )
-    done = CliRunner().invoke(app, ["report", str(tmp_path)], catch_exceptions=False, env={"COLUMNS": "140"})
-    assert done.exit_code == 0
-    text = done.output[done.output.index("how soon") :]
-    assert "val mIoU of 0.450, 90 % of the best final one (0.500, of v4)" in text
+def test_a_study_says_how_soon_each_variant_was_there() -> None:
+    histories = {"v1": [rows(0.1, 0.2, 0.3, seconds=7)], "v4": [rows(0.3, 0.5, seconds=9), rows(0.45, seconds=5)]}
+    goal = target(h for each in histories.values() for h in each)
+    nan = Estimate(math.nan, math.nan, math.nan)
+    variants = [
+        Variant(n, n, [{"encoder_weights": origin}], [0], nan, nan, nan, np.zeros(2), paces(histories[n], goal))
+        for n, origin in (("v1", "random"), ("v4", "weights/imagenet.pth"))
+    ]
+    none = np.zeros(2)
+    group = Group("made", ["a", "b"], [], 0, 4, 4, none, none, variants, [], target=goal)
+    console = Console(record=True, width=120)
+    print_pace(group, console)
+    text = console.export_text()
+    assert "until a val mIoU of 0.450, 90% of the best final one" in text
     cells = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
-    assert cells == [["v1", "random", "n/a", "n/a"], ["v4", "imagenet", "2", "18.0"]]
-
-
-def test_no_table_without_histories(tmp_path: Path) -> None:
-    make_study(tmp_path, {"v1": ([], {}), "failed": ([], {"status": "failed", "data": None})})
-    console = Console(record=True)
-    print_pace(tmp_path, console)
+    assert cells == [["v1", "random", "n/a", "n/a"], ["v4", "imagenet.pth", "1.5", "11.5"]]
+    print_pace(replace(group, target=math.nan), console)
     assert console.export_text() == ""
-
-
-def test_runs_validated_on_other_images_have_targets_of_their_own(tmp_path: Path) -> None:
-    roles = {"fit": {}, "report": {"images": 4}, "select": {"images": 3}}
-    other = {"data": {"name": "Scenes", "size": [32, 32], "protocol": "", "roles": roles}}
-    make_study(tmp_path, {"v1": (rows(0.2), {}), "v2": (rows(0.8), other)})
-    found = study_paces(tmp_path)
-    assert [(p.leader, list(p.runs)) for _, p in found] == [("v1", ["v1"]), ("v2", ["v2"])]
 
 
 # The seconds that are written

@@ -17,6 +17,7 @@ from torch import nn
 
 from segstudy.callbacks.apart import Apart
 from segstudy.callbacks.counts import ImageCounts
+from segstudy.callbacks.final import Final
 from segstudy.callbacks.measures import Measures
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.streams import Streams
@@ -114,7 +115,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     return trainer, f"{settings['accelerator']}, {settings['precision']}: {reason}"
 
 
-TESTING = (ImageCounts, Measures, Apart, Pictures)
+TESTING = (ImageCounts, Measures, Apart, Pictures, Final)
 """The callbacks that measure at a run's test, or write into its `test/`."""
 
 

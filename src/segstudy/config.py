@@ -32,7 +32,7 @@ ALLOWED = (
 MACHINE = re.compile(
     r"(runs_dir|study|report|data\.(root|cache_dir|workers|device_cache|download)"
     r"|trainer\.(accelerator|devices|num_nodes|logger)"
-    r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress))(\.|$)"
+    r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress|final))(\.|$)"
 )
 """Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
 

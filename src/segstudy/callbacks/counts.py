@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from segstudy.callbacks.apart import Apart
+from segstudy.callbacks.final import Final
 from segstudy.data.base import SegmentationData
 from segstudy.metrics import class_table, confusion, summary
 
@@ -95,7 +96,10 @@ def tested(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str,
     """What a test's callbacks measured, as entries of the record."""
     kept = list(callbacks)
     counts = next(c for c in kept if isinstance(c, ImageCounts)).total
-    return figures(counts, classes) | {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart)}
+    entries = figures(counts, classes) | {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart)}
+    for final in (c for c in kept if isinstance(c, Final)):
+        entries |= final.entries
+    return entries
 
 
 def dense(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:

@@ -21,17 +21,25 @@ class TrainingMetrics(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
-        fit = data.roles["fit"]
-        chosen = permutation(len(fit), derive(data.seed, "training metrics"), 0)[: self.images].tolist()
-        mine = chosen[trainer.global_rank :: trainer.world_size]
-        counts = Confusion(len(data.classes)).to(module.device)
-        for start in range(0, len(mine), data.batch_size):  # Lightning has set evaluation mode and no_grad
-            batch = fit.__getitems__(mine[start : start + data.batch_size])
-            batch = data.on_after_batch_transfer({k: v.to(module.device) for k, v in batch.items()}, 0)
-            with trainer.precision_plugin.forward_context():
-                labels = module(batch["image"]).argmax(1)
-            counts.update(labels, batch["mask"])
-        figures = summary(counts.compute())
+        figures = fit_figures(trainer, module, self.images)
         chosen_figures = {f"train/{k}": torch.tensor(figures[k]) for k in ("miou", "pixel_accuracy")}
         module.log_dict(chosen_figures, sync_dist=False)
+
+
+def fit_figures(trainer: L.Trainer, module: L.LightningModule, images: int) -> dict[str, float]:
+    """The metrics of so many training images without augmentation, the same ones each time.
+
+    The module is in evaluation mode and without gradients, as Lightning's validation and test have it.
+    """
+    data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+    fit = data.roles["fit"]
+    chosen = permutation(len(fit), derive(data.seed, "training metrics"), 0)[:images].tolist()
+    mine = chosen[trainer.global_rank :: trainer.world_size]
+    counts = Confusion(len(data.classes)).to(module.device)
+    for start in range(0, len(mine), data.batch_size):
+        batch = fit.__getitems__(mine[start : start + data.batch_size])
+        batch = data.on_after_batch_transfer({k: v.to(module.device) for k, v in batch.items()}, 0)
+        with trainer.precision_plugin.forward_context():
+            labels = module(batch["image"]).argmax(1)
+        counts.update(labels, batch["mask"])
+    return summary(counts.compute())

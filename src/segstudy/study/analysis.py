@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.callbacks.history import read_history
-from segstudy.study import confidence, operating, statistics
+from segstudy.study import confidence, operating, pace, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.claims import hold_claims, measure, side_name
+from segstudy.study.claims import history, hold_claims, measure, measure_plain, side_name
 from segstudy.study.collect import own, read_plan, read_study, seeds_of
 from segstudy.study.figures import FIGURES, PLAIN, Terms
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
@@ -21,6 +20,7 @@ from segstudy.study.objects import OUTCOMES
 from segstudy.study.plan import Plan, matching
 from segstudy.study.statistics import Measured
 from segstudy.study.tested import Tested
+from segstudy.study.worth import worth_a_look
 
 BLOCK = 20
 """Images of a sequence that count as one, where there are too few sequences to draw from (results/statistics.md)."""
@@ -47,13 +47,16 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
     units, said = resampling_units(first)
     warnings += said
     common = shared_changes(seeds)
+    target = pace.target(history(t) for t in tests)
     variants = [_variant(name, runs, supported, units, common) for name, runs in seeds.items()]
+    variants = [replace(v, figures={**v.figures, **paces(v.history, target)}) for v in variants]
     measured = {
         name: m
         for name, runs in seeds.items()
         if (m := measure(runs, lambda t: (t.counts.hit, t.counts.union), supported)) is not None
     }
-    differences, comparisons = compare_pairs(measured, planned_pairs(seeds, plan), units, plan)
+    pairs = planned_pairs(seeds, plan)
+    differences, comparisons = compare_pairs(measured, pairs, units, plan)
     warnings += _warnings(tests, variants, supported, comparisons, units)
     if plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1:
         warnings.append("not all variants have the same seeds: those with others are compared without pairs of seeds")
@@ -75,6 +78,8 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
         min_images=plan.min_images,
         margin=plan.margin,
         paired=plan.pair_seeds,
+        target=target,
+        worth=worth_a_look(seeds, pairs, supported, units, plan.pair_seeds),
     )
 
 
@@ -206,10 +211,13 @@ def _variant(
         figures=figures(runs, units),
         outcomes=_shares(outcomes),
         outcome_areas=_shares(areas),
+        histograms={
+            k: added[f"{k}_histogram"] / n for k in ("found", "purity") if (n := added[f"{k}_histogram"].sum())
+        },
         offsets=operating.curve(added, supported),
         confused=_confused(total, runs[0].classes),
         reliability=_reliability(added),
-        history=[read_history(t.folder / "history.csv") for t in runs if t.folder],
+        history=[history(t) for t in runs if t.folder],
         folders=[t.folder for t in runs if t.folder],
         inspected=_inspected(runs),
     )
@@ -226,8 +234,10 @@ def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Es
         e = statistics.estimate(m.values, m.phis, units)
         # A normal interval may reach beyond what a share can be: cut there.
         found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
-    for name, value in PLAIN.items():
-        found[name] = Estimate(float(np.mean([value(t) for t in runs])), NAN, NAN, len(runs))
+    for name, value_of in PLAIN.items():
+        m = measure_plain(runs, value_of)
+        e = statistics.estimate(m.values, m.phis, units)
+        found[name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, 1)))
     for region in ("all", "foreground", "edge"):
         if all(f"confidence_{region}_pixels" in t.sums for t in runs):
             bins = [confidence.fine_bins(t.sums, region) for t in runs]
@@ -238,9 +248,23 @@ def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Es
     return found
 
 
+def paces(histories: Sequence[pace.History], target: float) -> dict[str, Estimate]:
+    """epochs_to_90 and seconds_to_90, means over the trainings; n/a where one never was so good."""
+    if math.isnan(target) or not histories:
+        return {}
+    when = [pace.reached(rows, target) for rows in histories]
+    means = {what: float(np.mean([getattr(w, what) for w in when])) for what in ("epochs", "seconds")}
+    return {f"{what}_to_90": Estimate(value, NAN, NAN, len(when)) for what, value in means.items()}
+
+
 def _shares(counts: np.ndarray) -> dict[str, float]:
     total = counts.sum()
     return {name: float(counts[i] / total) for i, name in enumerate(OUTCOMES)} if total else {}
+
+
+def _histograms(added: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    counts = {key: added[f"{key}_histogram"] for key in ("found", "purity") if f"{key}_histogram" in added}
+    return {key: n / n.sum() for key, n in counts.items() if n.sum()}
 
 
 def _confused(confusion: np.ndarray, classes: Sequence[str], most: int = 10) -> list[tuple[str, str, float]]:

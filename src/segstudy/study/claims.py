@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segstudy.callbacks.history import read_history
-from segstudy.study import operating, statistics
+from segstudy.study import operating, pace, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.figures import PLAIN, Terms, by_name
+from segstudy.study.figures import PLAIN, Terms, Valued, by_name
 from segstudy.study.findings import ClaimResult, Difference
-from segstudy.study.pace import SHARE, final, reached
 from segstudy.study.plan import OF_SEEDS, Claim, Plan, matching
 from segstudy.study.statistics import Comparison, Measured
 from segstudy.study.tested import Tested
@@ -44,8 +43,7 @@ def hold_claims(
     A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both say the same.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
-    finals = [final(_history(t)) for runs in seeds.values() for t in runs]
-    target = SHARE * max((f for f in finals if not math.isnan(f)), default=math.nan)
+    target = pace.target(history(t) for runs in seeds.values() for t in runs)
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
     held = []
@@ -116,12 +114,12 @@ def _compare(
 def _measured(figure: str, runs: Sequence[Tested], setting: Setting) -> Measured | None:
     if figure == "miou":
         return measure(runs, lambda t: (t.counts.hit, t.counts.union), setting.supported)
-    if figure in OF_SEEDS:
-        values = [
-            reached(_history(t), setting.target).epochs if figure == "epochs_to_90" else PLAIN[figure](t) for t in runs
-        ]
+    if figure == "epochs_to_90":
+        values = [pace.reached(history(t), setting.target).epochs for t in runs]
         # Scatter over seeds alone is known.
         return Measured(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
+    if figure in PLAIN:
+        return measure_plain(runs, PLAIN[figure])
     return measure(runs, by_name(figure).of)
 
 
@@ -134,6 +132,12 @@ def measure(
         return None
     pairs = [statistics.influence(top, bottom, keep, leave_one_out=True) for top, bottom in known]
     return Measured([value for value, _ in pairs], [phi for _, phi in pairs], [run.seed for run in runs])
+
+
+def measure_plain(runs: Sequence[Tested], value_of: Callable[[Tested], Valued]) -> Measured:
+    """The same for a figure that is no ratio of sums."""
+    pairs = [value_of(t) for t in runs]
+    return Measured([value for value, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
 
 
 def _at_equal_spill(
@@ -170,5 +174,6 @@ def _drawn(tests: Sequence[Tested], weights: np.ndarray) -> dict[str, np.ndarray
     return {key: sum(np.tensordot(weights, t.sums[key], 1) for t in tests) for key in keys}  # type: ignore[misc]
 
 
-def _history(test: Tested) -> list[dict[str, float]]:
+def history(test: Tested) -> list[dict[str, float]]:
+    """The epochs of a training; none of masks."""
     return read_history(test.folder / "history.csv") if test.folder else []

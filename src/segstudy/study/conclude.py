@@ -26,7 +26,8 @@ def conclude(folder: Path, console: Console, plan: str | None = None) -> list[st
     """
     findings, tests = study(folder, read_named(plan) if plan else None)
     unfinished = print_study(folder, console)
-    print_pace(folder, console)
+    for group in findings.groups:
+        print_pace(group, console)
     tell(findings, console)
     drawn = {
         group.title: pictures(group, seeds_of(members)) for group, members in zip(findings.groups, tests, strict=True)

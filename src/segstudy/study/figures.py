@@ -83,6 +83,19 @@ def _boundary_f(t: Tested) -> Terms | None:
     return t.sums["contour_f"], t.sums["contours"]
 
 
+def image_miou(tested: Tested) -> np.ndarray:
+    """mIoU of each image over the classes of its truth: float (N,), NaN without counted pixels (mIoU^I's terms)."""
+    there = tested.counts.truth > 0
+    iou = np.where(there, tested.counts.hit / np.maximum(tested.counts.union, 1), 0)
+    number = there.sum(1)
+    return np.where(number > 0, iou.sum(1) / np.maximum(number, 1), np.nan)
+
+
+def _image_miou_terms(tested: Tested) -> Terms:
+    values = image_miou(tested)
+    return np.nan_to_num(values), ~np.isnan(values)
+
+
 ALL = tuple(range(len(CELLS)))
 FIGURES = [
     Figure("missed", "missed (timidity)", "of the foreground, called background", _cells((M,), (F, M, C, G)),
@@ -128,6 +141,8 @@ FIGURES = [
            _sums("cracks", "true_cracks"), higher=None, most=np.inf),
     Figure("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
            _sums("shift_kept", "shift_compared"), higher=True),
+    Figure("image_miou", "mIoU of single images", "mean over images, of the classes in each", _image_miou_terms,
+           higher=True),
     Figure("nll", "negative log-likelihood", "nats a pixel", _sums("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
 """All that are ratios of sums: each gets an interval from its influence function."""
@@ -137,36 +152,41 @@ def by_name(name: str) -> Figure:
     return next(f for f in FIGURES if f.name == name)
 
 
-def blockiness(tested: Tested) -> np.ndarray:
-    """R at steps 2, 4, 8 over the split: float (3,), NaN under 100 label changes an axis."""
-    return blocks(tested.sums["phases"].sum(0), tested.sums["changes"].sum(0))
+Valued = tuple[float, np.ndarray]
+"""A figure's value and phi (N,), as `statistics.influence` has them: n times what each image adds."""
 
 
-def image_miou(tested: Tested) -> np.ndarray:
-    """mIoU of each image over the classes of its truth: float (N,), NaN without counted pixels (mIoU^I's terms)."""
-    there = tested.counts.truth > 0
-    iou = np.where(there, tested.counts.hit / np.maximum(tested.counts.union, 1), 0)
-    number = there.sum(1)
-    return np.where(number > 0, iou.sum(1) / np.maximum(number, 1), np.nan)
+def worst(tested: Tested, share: float = 0.05) -> Valued:
+    """Mean mIoU of the worst 5 % of the images (Wang et al. 2023); NaN without any.
 
-
-def mean_image_miou(tested: Tested) -> float:
-    """The mean of `image_miou` over the images with counted pixels; NaN without any."""
+    phi of a mean below a quantile q: (q − value − max(0, q − x_i)/share). Source: Rockafellar and Uryasev 2000.
+    """
     values = image_miou(tested)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    there = ~np.isnan(values)
+    phi = np.zeros(len(values))
+    if not there.any():
+        return float("nan"), np.full(len(values), np.nan)
+    known = values[there]
+    count = max(1, round(share * len(known)))
+    lowest = np.sort(known)[:count]
+    value, limit = float(lowest.mean()), lowest[-1]
+    phi[there] = limit - value - np.maximum(0, limit - known) * len(known) / count
+    return value, phi * len(values) / len(known)
 
 
-def worst(tested: Tested, share: float = 0.05) -> float:
-    """Mean mIoU of the worst 5 % of the images (Wang et al. 2023); NaN without any."""
-    values = np.sort(image_miou(tested))
-    values = values[~np.isnan(values)]
-    return float(values[: max(1, round(share * len(values)))].mean()) if len(values) else float("nan")
+def blockiness(tested: Tested, step: int) -> Valued:
+    """R at this step over the split; NaN under 100 label changes an axis. phi by leaving each image out."""
+    phases, changes = tested.sums["phases"], tested.sums["changes"]
+    at = STEPS.index(step)
+    value = float(blocks(phases.sum(0), changes.sum(0))[at])
+    without = [blocks(phases.sum(0) - p, changes.sum(0) - c)[at] for p, c in zip(phases, changes, strict=True)]
+    phi = (len(phases) - 1) * (value - np.array(without, float))
+    # An image that holds nearly all changes alone leaves nothing to measure.
+    return value, np.nan_to_num(phi) if np.isfinite(value) else np.full(len(phases), np.nan)
 
 
-PLAIN: dict[str, Callable[[Tested], float]] = {
+PLAIN: dict[str, Callable[[Tested], Valued]] = {
     "worst": worst,
-    "image_miou": mean_image_miou,
-    **{f"blockiness_{step}": lambda t, i=i: float(blockiness(t)[i]) for i, step in enumerate(STEPS)},  # type: ignore[misc]
+    **{f"blockiness_{step}": lambda t, step=step: blockiness(t, step) for step in STEPS},  # type: ignore[misc]
 }
-"""Those that are no ratios of sums: a value for each training, without an interval over images."""
+"""Those that are no ratios of sums: a value and each image's part in it."""

@@ -62,7 +62,8 @@ class Variant:
     miou: over the supported classes (truth in at least `min_images` images), which carry the verdict; miou_all: over
     all classes with truth; miou_original: these, at each image's original size. class_iou (C,): NaN without truth.
     figures: by the names of `study/figures.py`. outcomes: shares of objects missed, mixed, wrong label, partial, right,
-    and outcome_areas the same by area. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
+    and outcome_areas the same by area. histograms: of the objects' `found` and `purity`, shares of objects in equal
+    bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
     confused: the commonest (truth, prediction, share of the truth's pixels). reliability: by region (all, foreground,
     edge) rows (mean confidence, accuracy, share of pixels). history: each seed's rows of history.csv.
     curve of a figure that is not there: empty. inspected: (layer, flags) of what the inspector found; None: not run.
@@ -85,6 +86,7 @@ class Variant:
     history: Sequence[Sequence[Mapping[str, float]]] = ()
     folders: Sequence[Path] = ()
     inspected: Sequence[tuple[str, str]] | None = None
+    histograms: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Group:
     supported (C,): classes that carry verdicts. telling: images (index, name, share of the first planned difference's
     influence), largest first. warnings: what a reader must know of the figures, each a sentence. min_images: what
     makes a class supported. margin: of "equal"; NaN: none was declared. paired: differences were taken seed by seed.
+    target: 90 % of the best final val mIoU; NaN without histories. worth: by (a, b) of a planned pair, names of classes
+    and figures that differ, at a false discovery rate of 10 %.
     """
 
     title: str
@@ -112,6 +116,8 @@ class Group:
     min_images: int = 20
     margin: float = math.nan
     paired: bool = False
+    target: float = math.nan
+    worth: Mapping[tuple[str, str], set[str]] = field(default_factory=dict)
 
     @property
     def published(self) -> bool:

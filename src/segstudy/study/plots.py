@@ -25,6 +25,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from segstudy.study.cells import OUTCOMES, label, share, shortened, single
 from segstudy.study.findings import Difference, Group, Variant
+from segstudy.study.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
 BLUE, SKY = "#0072b2", "#56b4e9"
@@ -58,13 +59,14 @@ STYLE: dict[Any, Any] = {
 
 
 def figures(group: Group) -> dict[str, Figure]:
-    """All that can be drawn of a group, by name: forest_<figure>, outcomes, operating_spilled,
+    """All that can be drawn of a group, by name: forest_<figure>, outcomes, histograms, operating_spilled,
     operating_hallucinated, learning, classes, reliability."""
     drawn: dict[str, Figure | None] = {
         f"forest_{figure}": forest(group, figure) for figure in dict.fromkeys(d.figure for d in group.differences)
     }
     drawn |= {
         "outcomes": outcomes(group),
+        "histograms": histograms(group),
         "operating_spilled": operating(group, "spilled"),
         "operating_hallucinated": operating(group, "hallucinated"),
         "learning": learning(group),
@@ -162,6 +164,37 @@ def _stack(ax: Axes, y: float, height: float, values: Mapping[str, float], named
                 left + value / 2, y - 0.02, share(value, 2), ha="center", va="center", color=_on(colour), fontsize=7
             )
         left += value
+
+
+@rc_context(STYLE)
+def histograms(group: Group) -> Figure | None:
+    """How much of the objects was found, and how pure: shares of objects, with the cut-offs of the outcomes.
+
+    None if no object was counted.
+    """
+    panels = {"found": ("share found", (FOUND_AT_ALL, FOUND_WHOLE)), "purity": ("commonest label in it", (PURE,))}
+    named = {v.name: v for v in group.variants if v.histograms}
+    there = [key for key in panels if any(key in v.histograms for v in named.values())]
+    if not there:
+        return None
+    drawn = Figure((WIDTH, 1.7 + _key_height(named)), layout="constrained")
+    colours = colours_of(group)
+    for ax, key in zip(drawn.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
+        title, cuts = panels[key]
+        for cut in cuts:
+            ax.axvline(cut, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
+        for name, variant in named.items():
+            values = variant.histograms.get(key)
+            if values is not None:
+                order = 2.0 if colours[name] == OTHER else 3.0
+                edges = np.linspace(0, 1, len(values) + 1)
+                ax.stairs(values, edges, color=colours[name], linewidth=1, zorder=order)
+        ax.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel=title)
+        _plain_axes(ax)
+    drawn.axes[0].set_ylim(bottom=0)
+    drawn.axes[0].set_ylabel("share of objects")
+    _key(drawn, {n: colours[n] for n in named})
+    return drawn
 
 
 @rc_context(STYLE)

@@ -21,6 +21,7 @@ from segstudy.drawing import ERRORS, VOID
 from segstudy.errors import DataError
 from segstudy.study import plots
 from segstudy.study.cells import (
+    MISSING,
     OUTCOMES,
     amount,
     between,
@@ -48,9 +49,10 @@ from segstudy.study.exports import (
     markdown_report,
     run_rows,
 )
-from segstudy.study.findings import Difference, Findings, Group
+from segstudy.study.findings import Difference, Findings, Group, Variant
 from segstudy.study.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.table import clock
+from segstudy.study.worth import MARK
 
 SECTIONS = {
     "objects": "Objects, one example of each outcome",
@@ -64,9 +66,11 @@ ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 PICTURE_BYTES = 6_000_000
 """For the pictures of a page, in base64; what is beyond is left out and counted."""
 PICTURE_WIDTH = 1600
-FIGURE_NAME = re.compile(r"\d+_(forest_\w+|outcomes|operating_\w+|learning|classes|reliability)\.(svg|pdf)")
+FIGURE_NAME = re.compile(r"\d+_(forest_\w+|outcomes|histograms|operating_\w+|learning|classes|reliability)\.(svg|pdf)")
 CAPTIONS = {
     "outcomes": "What became of the objects. Thick bars: share of objects; thin bars: of their area.",
+    "histograms": "How much of each object was found, whatever its label, and the share of the commonest label in "
+    "that. Dashed: the limits between the outcomes above (missed, partial, right; mixed).",
     "operating_spilled": "Operating curves: the background's logit is shifted at test time. The large point is the "
     "network as trained. Curves that lie on each other are one network at two operating points.",
     "operating_hallucinated": "The same against pixels that are given a class which is not in the image.",
@@ -234,6 +238,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     }  # fmt: skip
     environment.globals |= {
         "between": between, "verdict": verdict, "single": single, "mean_of": mean_of, "verdicts_of": verdicts_of,
+        "worth": worth, "seen": seen, "mark": MARK,
         "moved": moved, "confusions": confusions, "facts": facts, "commands": commands, "figure_names": figure_names,
         "outcome_colours": plots.OUTCOME_COLOURS, "section_titles": SECTIONS, "error_colours": {**ERRORS, "void": VOID},
         "theme": plots.THEME, "outcome_names": OUTCOMES, "marks": marks, "claims_note": CLAIMS_NOTE,
@@ -267,8 +272,35 @@ def confusions(group: Group, most: int = 10) -> list[tuple[str, str, list[float 
 
 
 def figure_names(group: Group) -> list[str]:
-    """Names of the further figures, in the order in which variants bring them."""
-    return list(dict.fromkeys(name for v in group.variants for name in v.figures))
+    """Names of the further figures, in the order in which variants bring them; epochs and seconds stand elsewhere."""
+    names = dict.fromkeys(name for v in group.variants for name in v.figures)
+    return [name for name in names if not name.endswith("_to_90")]
+
+
+def worth(group: Group, variant: Variant, figure: str) -> bool:
+    """Whether a planned difference of this variant in the figure is worth a look."""
+    return any(b == variant.name and figure in names for (_, b), names in group.worth.items())
+
+
+def seen(group: Group) -> list[tuple[Variant, dict[str, str]]]:
+    """What may be behind the figures: how far a variant sees, how it does on training images, how soon it was good."""
+    return [(v, sight(v)) for v in group.variants if any("metrics_fit" in r for r in v.records) or group.target > 0]
+
+
+def sight(variant: Variant) -> dict[str, str]:
+    """Its cells, means over the trainings."""
+    fields = [f for r in variant.records if (f := r.get("receptive_field"))]
+    fits = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
+    whole = [f for f in fields if f["theoretical"] is None]
+    epochs, seconds = (variant.figures.get(f"{what}_to_90") for what in ("epochs", "seconds"))
+    return {
+        "can": MISSING if not fields else "whole image" if whole else f"{fields[0]['theoretical']} px",
+        "does": amount(float(np.mean([f["effective"] for f in fields])) if fields else None, 0),
+        **{f"missed_{s}": share(e.value) if (e := variant.figures.get(f"missed_{s}")) else MISSING
+           for s in ("small", "medium", "large")},
+        "fit": share(float(np.mean(fits)) if fits else None),
+        "epochs": amount(epochs.value if epochs else None), "seconds": amount(seconds.value if seconds else None, 0),
+    }  # fmt: skip
 
 
 def facts(group: Group) -> list[tuple[str, list[str]]]:

@@ -1,0 +1,51 @@
+"""Which of a study's many single differences (classes, failure modes) are worth a look: marks, never verdicts."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from segstudy.study.claims import Seeds, measure, side_name
+from segstudy.study.figures import FIGURES, Terms
+from segstudy.study.statistics import Groups, Measured, benjamini_hochberg, compare, pooled
+from segstudy.study.tested import Tested
+
+LEVEL = 0.1
+"""The share of marks that are expected to be chance."""
+MARK = "◆"
+Pairs = Sequence[tuple[list[str], list[str]]]
+
+
+def worth_a_look(
+    seeds: Seeds, pairs: Pairs, supported: np.ndarray, units: Groups | None, paired: bool
+) -> dict[tuple[str, str], set[str]]:
+    """For each planned pair, the names of the supported classes and of the figures that differ at a false discovery
+    rate of 10 %, all pairs, classes and figures being one family. Source: Benjamini and Hochberg 1995."""
+    found: list[tuple[tuple[str, str], str, float]] = []
+    held: dict[str, Mapping[str, Measured]] = {}
+    for a, b in pairs:
+        for name in (*a, *b):
+            held[name] = held.get(name) or _all_measured(seeds[name], supported)
+        shared = set.intersection(*(set(held[name]) for name in (*a, *b)))
+        for what in sorted(shared):
+            left, right = (pooled([held[name][what] for name in side]) for side in (a, b))
+            found.append(((side_name(a), side_name(b)), what, compare(left, right, units, paired).p))
+    marks: dict[tuple[str, str], set[str]] = {(side_name(a), side_name(b)): set() for a, b in pairs}
+    kept = benjamini_hochberg([p for _, _, p in found], LEVEL)
+    for (pair, what, _), worth in zip(found, kept, strict=True):
+        if worth:
+            marks[pair].add(what)
+    return marks
+
+
+def _all_measured(runs: Sequence[Tested], supported: np.ndarray) -> dict[str, Measured]:
+    """IoU of each supported class and every figure that is a ratio of sums, where it is defined."""
+
+    def iou(c: int) -> Measured | None:
+        def terms(t: Tested) -> Terms:
+            return t.counts.hit[:, c], t.counts.union[:, c]
+
+        return measure(runs, terms)
+
+    named = {name: iou(c) for c, name in enumerate(runs[0].classes) if supported[c]}
+    named |= {figure.name: measure(runs, figure.of) for figure in FIGURES}
+    return {name: m for name, m in named.items() if m is not None and not np.isnan(m.values).any()}
