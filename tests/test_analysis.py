@@ -318,3 +318,9 @@ def test_histograms_are_shares_of_objects(group: Group) -> None:
     assert v1.histograms["found"][-1] == 1  # speckled: all of each object is found, under many labels
     assert v2.histograms["found"][-1] < 1  # core only
     assert v1.histograms["purity"][-1] < 0.5 < v2.histograms["purity"][-1]
+
+
+def test_planned_pairs_without_runs_are_said(tests: list[Tested]) -> None:
+    found = analyse(tests, Plan.of({"min_images": 5, "pairs": [["v1", "v2"], ["v1", "v9"]]}), "made")
+    assert [(d.a, d.b) for d in found.differences] == [("v1", "v2")]
+    assert "planned, but not in this study: v9 against v1" in found.warnings

@@ -116,3 +116,10 @@ def test_255_in_a_prediction_draws_no_edges(tmp_path: Path) -> None:
     findings, _ = compare(tmp_path / "truth", [tmp_path / "a", tmp_path / "b"], legend, Plan())
     assert findings.groups[0].variants[0].figures["roughness"].value == 1
     assert findings.groups[0].variants[0].figures["class_pieces"].value == 1
+
+
+def test_two_masks_of_one_name_are_refused(folders: tuple[Path, list[Path]]) -> None:
+    truth, predictions = folders
+    Image.open(truth / "town" / "3.png").save(truth / "town" / "3.tif")
+    with pytest.raises(DataError, match=r"3\.png and .*3\.tif are two masks of one name"):
+        match(truth, predictions)

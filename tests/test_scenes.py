@@ -142,3 +142,8 @@ def test_images_use_the_range_of_values() -> None:
     assert images.min() < 40
     assert images.max() > 215
     assert images.std() > 20  # the ground is paler than the objects, and most of the picture
+
+
+def test_data_has_the_name_that_it_is_given() -> None:
+    assert Scenes().name == "Scenes"
+    assert Scenes(name="toy scenes").name == "toy scenes"

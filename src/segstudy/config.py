@@ -30,7 +30,7 @@ ALLOWED = (
 """What a run folder's config may build. A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
 
 MACHINE = re.compile(
-    r"(runs_dir|study|report|data\.(root|cache_dir|workers|device_cache|download)"
+    r"(runs_dir|study|report|data\.(name|root|cache_dir|workers|device_cache|download)"
     r"|trainer\.(accelerator|devices|num_nodes|logger)"
     r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress|final))(\.|$)"
 )

@@ -186,7 +186,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
 def announce(data: SegmentationData, origin: str) -> None:
     """Say what is trained and reported on, and what a user should know of it."""
     for role, images in data.roles.items():
-        console.print(f"{role}: {len(images)} images of {type(data).__name__} {images.name!r}", highlight=False)
+        console.print(f"{role}: {len(images)} images of {data.name} {images.name!r}", highlight=False)
         for line in images.cache.stated:
             console.print(f"  [yellow]{line}", highlight=False)
     if data.overlap():

@@ -34,6 +34,7 @@ class SegmentationData(L.LightningDataModule):
     workers: loader processes; 0 is fastest where the cache is on a local disk.
     limit_train: train on so many images, drawn with the seed. device_cache: hold the arrays in the device's memory.
     balanced: draw images with rare classes more often (`repeat_factors`); an epoch stays as long.
+    name: what records and reports call the data, such as a part of a published set, which is not that set.
     """
 
     classes: Sequence[str]
@@ -56,8 +57,10 @@ class SegmentationData(L.LightningDataModule):
         limit_train: int | None = None,
         select_fraction: float = 0.0,
         balanced: bool = False,
+        name: str | None = None,
     ):
         super().__init__()
+        self.name = name or type(self).__name__
         self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
         self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
         self.cache_dir = Path(cache_dir).expanduser()
@@ -146,7 +149,7 @@ class SegmentationData(L.LightningDataModule):
         """Roles, sizes and fingerprints, for the run's record."""
         roles = {role: {"split": i.name, "images": len(i), "fingerprint": i.key} for role, i in self.roles.items()}
         return {
-            "name": type(self).__name__,
+            "name": self.name,
             "size": list(self.size),
             "protocol": self.protocol(),
             "background": self.background,

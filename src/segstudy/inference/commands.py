@@ -80,9 +80,7 @@ def evaluate_runs(folders: list[Path], wanted: Any, views: Any, masks: Path | No
     dataset = open_data(cfg, members, wanted)
     images, device = dataset.roles["report"], tests.device_line(cfg)
     at = "original size" if wanted.size == "original" else "×".join(map(str, dataset.size))
-    console.print(
-        f"{len(images)} images of {type(dataset).__name__} {images.name!r} at {at}; {device}", highlight=False
-    )
+    console.print(f"{len(images)} images of {dataset.name} {images.name!r} at {at}; {device}", highlight=False)
     for line in tests.trained_on(dataset, members):
         console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
     counts = tests.evaluate(members, cfg, dataset, views, masks)

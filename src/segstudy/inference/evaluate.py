@@ -208,7 +208,7 @@ def trained_on(data: SegmentationData, members: Sequence[Member]) -> list[str]:
             lines += [f"{seen} of {len(report)} images were trained or selected on by {member.name}"] if seen else []
         # A fingerprint begins with that of the whole list: of the same lists, another seed may have drawn others.
         elif _lists(trained) != _lists(held):
-            if own["name"] == type(data).__name__:
+            if own["name"] == data.name:
                 lines.append(f"{member.name} was trained on other lists than data.train here: it may have seen these")
         elif seen or _lists([report.key]) <= _lists(held):
             lines.append(f"{member.name} drew its training images from the list of these: it may have seen them")

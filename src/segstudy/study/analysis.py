@@ -55,7 +55,8 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
         for name, runs in seeds.items()
         if (m := measure(runs, lambda t: (t.counts.hit, t.counts.union), supported)) is not None
     }
-    pairs = planned_pairs(seeds, plan)
+    pairs, absent = planned_pairs(seeds, plan)
+    warnings += absent
     differences, comparisons = compare_pairs(measured, pairs, units, plan)
     warnings += _warnings(tests, variants, supported, comparisons, units)
     if plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1:
@@ -115,14 +116,21 @@ def resampling_units(test: Tested) -> tuple[list[str] | None, list[str]]:
     ]
 
 
-def planned_pairs(variants: Mapping[str, Sequence[Tested]], plan: Plan) -> list[tuple[list[str], list[str]]]:
-    """(a, b) for each planned comparison: the variants on either side; without a plan each against the one before."""
+def planned_pairs(
+    variants: Mapping[str, Sequence[Tested]], plan: Plan
+) -> tuple[list[tuple[list[str], list[str]]], list[str]]:
+    """(a, b) for each planned comparison: the variants on either side; without a plan each against the one before.
+
+    And what to say of the planned ones that no run is there for.
+    """
     names = list(variants)
     if not plan.pairs:
-        return [([a], [b]) for a, b in itertools.pairwise(names)]
+        return [([a], [b]) for a, b in itertools.pairwise(names)], []
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in variants.items()}
-    pairs = [(matching(a, changes), matching(b, changes)) for a, b in plan.pairs]
-    return [(a, b) for a, b in pairs if a and b]
+    pairs = {(a, b): (matching(a, changes), matching(b, changes)) for a, b in plan.pairs}
+    absent = [f"{b} against {a}" for (a, b), sides in pairs.items() if not all(sides)]
+    said = [f"planned, but not in this study: {'; '.join(absent)}"] if absent else []
+    return [sides for sides in pairs.values() if all(sides)], said
 
 
 def compare_pairs(

@@ -79,7 +79,13 @@ def _masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder of masks")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+    named: dict[str, Path] = {}
+    for path in found:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise DataError(f"{named[name]} and {path} are two masks of one name\n  → keep one of them")
+        named[name] = path
+    return named
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from segstudy.config import CONF
+from segstudy.config import CONF, compose_config
 from segstudy.errors import ConfigError, near
 from segstudy.study.analysis import study
 from segstudy.study.collect import seeds_of
@@ -57,4 +57,4 @@ def read_named(name: str) -> Plan:
     names = sorted(file.stem for file in (CONF / "report").glob("*.yaml"))
     if name not in names:
         raise ConfigError(f"--plan {name}: no file conf/report/{name}.yaml{near(name, names)} ({', '.join(names)})")
-    return Plan.of(OmegaConf.to_container(OmegaConf.load(CONF / "report" / f"{name}.yaml")))  # type: ignore[arg-type]
+    return Plan.of(OmegaConf.to_container(compose_config([f"report={name}"]).report))  # type: ignore[arg-type]

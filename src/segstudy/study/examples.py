@@ -11,6 +11,7 @@ from segstudy.config import check
 from segstudy.drawing import ERRORS, VOID, as_array, class_legend, coloured, grid
 from segstudy.errors import SegstudyError
 from segstudy.losses import IGNORE
+from segstudy.study.cells import shortened
 from segstudy.study.failures import CELLS, partition
 from segstudy.study.figures import image_miou
 from segstudy.study.findings import Group
@@ -139,7 +140,7 @@ def _outcome_examples(
         _, index, name = best[outcome]
         pair = truth[index], drawn[name][index]
         rows.append([blank if photos is None else photos[index], *(coloured(a, palette) for a in pair)])
-        titles.append(f"{OUTCOMES[outcome]} ({name})")
+        titles.append(f"{OUTCOMES[outcome]}\n{shortened(name, 34)}")
         used += list(pair)
     if not rows:
         return []

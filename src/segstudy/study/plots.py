@@ -59,14 +59,14 @@ STYLE: dict[Any, Any] = {
 
 
 def figures(group: Group) -> dict[str, Figure]:
-    """All that can be drawn of a group, by name: forest_<figure>, outcomes, histograms, operating_spilled,
+    """All that can be drawn of a group, by name: forest_<figure>, outcomes, distributions, operating_spilled,
     operating_hallucinated, learning, classes, reliability."""
     drawn: dict[str, Figure | None] = {
         f"forest_{figure}": forest(group, figure) for figure in dict.fromkeys(d.figure for d in group.differences)
     }
     drawn |= {
         "outcomes": outcomes(group),
-        "histograms": histograms(group),
+        "distributions": distributions(group),
         "operating_spilled": operating(group, "spilled"),
         "operating_hallucinated": operating(group, "hallucinated"),
         "learning": learning(group),
@@ -167,32 +167,29 @@ def _stack(ax: Axes, y: float, height: float, values: Mapping[str, float], named
 
 
 @rc_context(STYLE)
-def histograms(group: Group) -> Figure | None:
-    """How much of the objects was found, and how pure: shares of objects, with the cut-offs of the outcomes.
-
-    None if no object was counted.
+def distributions(group: Group) -> Figure | None:
+    """The share of objects of which at most so much was found, and so pure: where a curve crosses a dashed line stands
+    the share of an outcome, and how it would change with the limit. None if no object was counted.
     """
     panels = {"found": ("share found", (FOUND_AT_ALL, FOUND_WHOLE)), "purity": ("commonest label in it", (PURE,))}
     named = {v.name: v for v in group.variants if v.histograms}
     there = [key for key in panels if any(key in v.histograms for v in named.values())]
     if not there:
         return None
-    drawn = Figure((WIDTH, 1.7 + _key_height(named)), layout="constrained")
+    drawn = Figure((WIDTH, 1.9 + _key_height(named)), layout="constrained")
     colours = colours_of(group)
     for ax, key in zip(drawn.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
-        title, cuts = panels[key]
-        for cut in cuts:
-            ax.axvline(cut, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
+        title, limits = panels[key]
+        for limit in limits:
+            ax.axvline(limit, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
         for name, variant in named.items():
-            values = variant.histograms.get(key)
-            if values is not None:
+            if key in variant.histograms:
+                shares = np.concatenate([[0], np.cumsum(variant.histograms[key])])
                 order = 2.0 if colours[name] == OTHER else 3.0
-                edges = np.linspace(0, 1, len(values) + 1)
-                ax.stairs(values, edges, color=colours[name], linewidth=1, zorder=order)
-        ax.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel=title)
+                ax.plot(np.linspace(0, 1, len(shares)), shares, color=colours[name], linewidth=1.2, zorder=order)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], xlabel=title)
         _plain_axes(ax)
-    drawn.axes[0].set_ylim(bottom=0)
-    drawn.axes[0].set_ylabel("share of objects")
+    drawn.axes[0].set_ylabel("share of objects up to it")
     _key(drawn, {n: colours[n] for n in named})
     return drawn
 
@@ -231,10 +228,10 @@ def operating(group: Group, against: str) -> Figure | None:
 
 @rc_context(STYLE)
 def learning(group: Group) -> Figure | None:
-    """Validation mIoU over the epochs: a thin line a training, a thick one their mean. None without histories."""
+    """Validation mIoU over the epochs: a thin line a training, a thick one their mean. None without two epochs."""
     curves = {v.name: [c for rows in v.history if len(c := _curve(rows))] for v in group.variants}
     curves = {name: lines for name, lines in curves.items() if lines}
-    if not curves:
+    if max((len(line) for lines in curves.values() for line in lines), default=0) < 2:
         return None
     direct = len(curves) <= len(SERIES) and max(map(len, curves)) <= 14
     drawn = Figure((WIDTH, 2.5 + (0 if direct else _key_height(curves))), layout="constrained")

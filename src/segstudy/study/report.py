@@ -66,11 +66,13 @@ ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 PICTURE_BYTES = 6_000_000
 """For the pictures of a page, in base64; what is beyond is left out and counted."""
 PICTURE_WIDTH = 1600
-FIGURE_NAME = re.compile(r"\d+_(forest_\w+|outcomes|histograms|operating_\w+|learning|classes|reliability)\.(svg|pdf)")
+FIGURE_NAME = re.compile(
+    r"\d+_(forest_\w+|outcomes|distributions|operating_\w+|learning|classes|reliability)\.(svg|pdf)"
+)
 CAPTIONS = {
     "outcomes": "What became of the objects. Thick bars: share of objects; thin bars: of their area.",
-    "histograms": "How much of each object was found, whatever its label, and the share of the commonest label in "
-    "that. Dashed: the limits between the outcomes above (missed, partial, right; mixed).",
+    "distributions": "How much of each object was found, whatever its label, and the share of the commonest label in "
+    "that. Dashed: the limits between the outcomes (missed, partial, right; mixed): other limits, other shares.",
     "operating_spilled": "Operating curves: the background's logit is shifted at test time. The large point is the "
     "network as trained. Curves that lie on each other are one network at two operating points.",
     "operating_hallucinated": "The same against pixels that are given a class which is not in the image.",
