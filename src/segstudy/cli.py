@@ -271,6 +271,7 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
     from segstudy.build import build_data, build_start, load_run, tell_normalisation
     from segstudy.config import MACHINE, adopt, check_overrides, compose_config
     from segstudy.errors import ConfigError
+    from segstudy.record import read_record
 
     folders, settings = use.runs_and_settings(given)
     if not folders:
@@ -284,7 +285,8 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
         raise ConfigError(
             f"{' '.join(other)} would make another run; after a folder, say only where things are: data.root=…"
         )
-    built, cfg = load_run(folders[0])
+    last = (folders[0] / "checkpoints" / "last.ckpt").is_file()  # else only the tested one was kept
+    built, cfg = load_run(folders[0], "last" if last else read_record(folders[0]).get("checkpoint", "last"))
     cfg.merge_with_dotlist(settings)
     dataset = build_data(cfg)
     tell_normalisation(dataset, built)

@@ -48,7 +48,8 @@ def grid(
     columns = len(titles)
     lines = -(-len(legend) // max(1, columns))
     above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles)
-    height = 1.75 * len(rows) + above + 0.1 + 0.24 * lines
+    tallest = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
+    height = 1.75 * tallest * len(rows) + above + 0.1 + 0.24 * lines
     figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, height), squeeze=False)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):

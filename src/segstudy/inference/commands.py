@@ -100,3 +100,84 @@ def evaluate_runs(folders: list[Path], wanted: Any, views: Any, masks: Path | No
     if file:
         about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": wanted.size}
         tests.write_json(rows, about | {"views": views and vars(views), "own_test": lines, "device": device}, file)
+
+
+@app.command(rich_help_panel="Use what was trained")
+def card(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="The file, if not RUN/card.md; pictures go beside it.")] = None,
+    latency: Annotated[bool, typer.Option(help="Measure the network's speed on this machine.")] = True,
+    license: Annotated[str | None, typer.Option(help="Of the weights, as model hubs name it: mit, cc-by-4.0.")] = None,
+) -> None:
+    """Write a run's model card: what it is, its data, figures with intervals, failures, speed, use and limits.
+
+    Example: segstudy card runs/study/v4 --license mit
+    """
+    from segstudy.inference.card import write_card
+    from segstudy.train import quiet
+
+    quiet()
+    with console.status("measuring the network's speed …" if latency else "writing …"):
+        file = write_card(run, out, latency, license)
+    console.print(f"card: {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel="Use what was trained")
+def runs(
+    folder: Annotated[Path, typer.Argument(help="All studies, one of them, or one run.")] = Path("runs"),
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only done, failed, running, interrupted or unreadable; may be repeated.")
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print the runs' folders alone, one a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a list for machines instead of the table.")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Show what can be removed, ask, and remove it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --clean: remove without asking.")] = False,
+) -> None:
+    """List all runs: status, what they change, figures, epochs, time, size on disk.
+
+    --clean removes failed runs without a checkpoint, of done runs every checkpoint but the tested one, and what killed
+    processes left; nothing of a run that goes on or can be continued. Exit code 1 if not all of it was removed.
+    Example: segstudy runs runs/voc-animals --status failed --clean
+    """
+    from segstudy.errors import ConfigError
+    from segstudy.inference import listing
+    from segstudy.inference.cleaning import plan
+
+    if yes and not clean:
+        raise ConfigError("--yes answers --clean's question: say --clean too")
+    if clean and (json or paths):
+        raise ConfigError("--clean shows what it removes in a table, without --json and --paths")
+    everything = listing.list_runs(folder)
+    found = listing.only(everything, status or [])
+    items = plan(everything, folder, status or [])
+    if clean:
+        return clean_items(items, folder, yes)
+    if json or paths:
+        return typer.echo(listing.as_json(found) if json else "\n".join(str(run.folder) for run in found))
+    listing.print_runs(found, console)
+    if gain := sum(item.bytes for item in items):
+        console.print(
+            f"{listing.decimal(gain)} of it can be removed: segstudy runs {folder} --clean shows what, and asks",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def clean_items(items: Any, folder: Path, yes: bool) -> None:
+    """Show what can be removed, ask, and remove it."""
+    from segstudy.inference import cleaning
+    from segstudy.inference.listing import counted, decimal
+
+    if not items:
+        console.print(f"nothing in {folder} can be removed", highlight=False, markup=False, soft_wrap=True)
+        return
+    cleaning.print_items(items, folder, console)
+    told = f"{counted(len(items), 'item')}, {decimal(sum(item.bytes for item in items))}"
+    if not yes:
+        typer.confirm(f"remove these ({told})?", abort=True)
+    freed = cleaning.clean(items)
+    for item, reason in freed.left:
+        console.print(f"left: {item.path}: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+    gain = decimal(sum(item.bytes for item in freed.removed))
+    console.print(f"removed {counted(len(freed.removed), 'item')}, freed {gain}", highlight=False)
+    if freed.left:
+        raise typer.Exit(1)

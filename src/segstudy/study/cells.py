@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from segstudy.study.findings import Difference, Estimate, Group, Variant
 
@@ -147,3 +147,14 @@ def outcome_words(outcomes: Mapping[str, float]) -> str:
     """right .62, partial .10, …; n/a where no object was counted."""
     known = [(name, outcomes[name]) for name in reversed(OUTCOMES) if math.isfinite(outcomes.get(name, math.nan))]
     return ", ".join(f"{name} {share(value, 2)}" for name, value in known) or NOT_DEFINED
+
+
+def items(lines: Iterable[str]) -> str:
+    """A list in Markdown."""
+    return "\n".join(f"* {markdown(line)}" for line in lines)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]])

@@ -12,12 +12,14 @@ from segstudy.study.cells import (
     NOT_DEFINED,
     amount,
     estimate,
+    items,
     latex,
     markdown,
     marks,
     mean_of,
     millions,
     outcome_words,
+    table,
     verdict,
     verdicts_of,
 )
@@ -105,17 +107,18 @@ def _trainings(variant: Variant) -> str:
 
 
 def latex_tables(findings: Findings) -> str:
-    """The main table of each group; needs the package booktabs."""
-    parts = [r"% needs \usepackage{booktabs}"]
+    """The main table of each group, no wider than the page; needs the packages booktabs and graphicx."""
+    parts = [r"% needs \usepackage{booktabs,graphicx}"]
     for number, group in enumerate(findings.groups, 1):
         rows = [" & ".join(latex(row[i]) for i in LATEX_COLUMNS) + r" \\" for row in table_rows(group)]
-        note = f"{latex(group.title)}: {group.images} images; mIoU over {int(np.sum(group.supported))} classes with "
+        note = f"{latex(group.title)}; mIoU over {int(np.sum(group.supported))} classes with "
         note += rf"truth in at least {group.min_images} images, with its 95\,\% interval."
         parts += [
             r"\begin{table}", r"  \centering", rf"  \caption{{{note}}}", rf"  \label{{tab:study-{number}}}",
+            r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             r"  \begin{tabular}{lllrrr}", r"    \toprule",
             "    " + " & ".join(latex(_head(group)[i]) for i in LATEX_COLUMNS) + r" \\", r"    \midrule",
-            *(f"    {row}" for row in rows), r"    \bottomrule", r"  \end{tabular}", r"\end{table}", "",
+            *(f"    {row}" for row in rows), r"    \bottomrule", r"  \end{tabular}}", r"\end{table}", "",
         ]  # fmt: skip
     return "\n".join(parts) + "\n"
 
@@ -124,26 +127,17 @@ def markdown_report(findings: Findings, figures: Sequence[Sequence[tuple[str, st
     """The report for a repository's page. figures: of each group, (file's name without its ending, caption)."""
     parts = [f"# {markdown(findings.name)}", markdown(findings.sentence)]
     for group, drawn in zip(findings.groups, figures, strict=True):
-        parts += [f"## {markdown(group.title)}", _items(group.warnings)]
+        parts += [f"## {markdown(group.title)}", items(group.warnings)]
         if group.variants:
-            parts.append(_table(_head(group), table_rows(group)))
+            parts.append(table(_head(group), table_rows(group)))
         if group.claims:
             parts.append(CLAIMS_NOTE)
-            parts.append(_table(("claim", "outcome", "because"), ([c.text, c.outcome, c.words] for c in group.claims)))
-        parts.append(_items([d.words for d in group.differences]))
+            parts.append(table(("claim", "outcome", "because"), ([c.text, c.outcome, c.words] for c in group.claims)))
+        parts.append(items([d.words for d in group.differences]))
         parts += [f"![{name}](figures/{name}.svg)\n\n{markdown(caption)}" for name, caption in drawn]
     if findings.left_out:
-        parts += ["## Runs that could not be used", _table(("run", "why"), findings.left_out)]
+        parts += ["## Runs that could not be used", table(("run", "why"), findings.left_out)]
     told = methods(findings)
     if told:
-        parts += ["## Methods", *map(markdown, told), _items(cited(told))]
+        parts += ["## Methods", *map(markdown, told), items(cited(told))]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _items(lines: Iterable[str]) -> str:
-    return "\n".join(f"* {markdown(line)}" for line in lines)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]])

@@ -5,7 +5,6 @@ import io
 import math
 import os
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -51,7 +50,7 @@ from segstudy.study.exports import (
 )
 from segstudy.study.findings import Difference, Findings, Group, Variant
 from segstudy.study.methods import CLAIMS_NOTE, cited, methods
-from segstudy.study.table import clock
+from segstudy.study.table import clock, command
 from segstudy.study.worth import MARK
 
 SECTIONS = {
@@ -340,9 +339,4 @@ def facts(group: Group) -> list[tuple[str, list[str]]]:
 
 def commands(group: Group) -> list[str]:
     """The command of each run."""
-    return [
-        str(r["command"]) if "command" in r else shlex.join(["segstudy", "train", *map(str, r["changes"])])
-        for v in group.variants
-        for r in v.records
-        if "command" in r or "changes" in r
-    ]
+    return [told for v in group.variants for r in v.records if (told := command(r))]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,13 @@ def encoder_origin(record: Mapping[str, Any]) -> str:
     """Where the encoder's weights came from: random, imagenet or a file's name; random! if others were asked for."""
     origin = record.get("encoder_weights", "–")
     return "[red]random!" if "(" in origin else Path(origin).name
+
+
+def command(record: Mapping[str, Any]) -> str:
+    """The command that trained a run, or one that trains the same; "" if its record says neither."""
+    if "command" in record:
+        return str(record["command"])
+    return shlex.join(["segstudy", "train", *map(str, record["changes"])]) if record.get("changes") else ""
 
 
 def number(value: float | None, digits: int = 3) -> str:

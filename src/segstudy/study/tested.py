@@ -61,7 +61,12 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> Tested:
                 f"  → segstudy evaluate {folder} --write"
             )
     classes = list(record["class_names"])
-    with np.load(files["counts"]) as counts, np.load(files["measures"]) as measures:
+    with (
+        open(files["counts"], "rb") as one,  # of a damaged file, NumPy would leave its own open
+        open(files["measures"], "rb") as other,
+        np.load(one) as counts,
+        np.load(other) as measures,
+    ):
         names = [str(n) for n in counts["names"]]
         sums = {key: measures[key] for key in measures.files if key not in ("names", "groups")}
         if names != [str(n) for n in measures["names"]]:

@@ -1,0 +1,278 @@
+"""The table of all runs, and what of them is removed: hand-made folders, statuses, locks, what must stay."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from segstudy.cli import app
+from segstudy.errors import ConfigError, DataError
+from segstudy.inference.cleaning import UNLOCKED, clean, plan
+from segstudy.inference.listing import Run, list_runs, only, print_runs, size
+
+CONFIG = "seed: 0\nstart_from: {start}\ntrainer:\n  _target_: lightning.Trainer\n  max_epochs: 5\ncallbacks: {{}}\n"
+
+
+def make(folder: Path, record: Any, checkpoints: tuple[str, ...] = (), epochs: int = 0, start: str = "null") -> Path:
+    """A run's folder; record: None for none, a text as it is."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG.format(start=start))
+    (folder / ".lock").touch()
+    if record is not None:
+        (folder / "record.json").write_text(record if isinstance(record, str) else json.dumps(record))
+    for name in checkpoints:
+        (folder / "checkpoints" / name).write_bytes(b"x" * 1000)
+    if epochs:
+        (folder / "history.csv").write_text("epoch,val/miou\n" + "".join(f"{e + 1},0.5\n" for e in range(epochs)))
+    return folder
+
+
+def done(*changes: str, **more: Any) -> dict[str, Any]:
+    figures = {"metrics": {"network": {"miou": 0.5}, "original": {"miou": 0.25}}}
+    told = {"status": "done", "changes": ["model=v1", "study=s", *changes], "epochs": 5, "seconds": 61.0}
+    return told | figures | {"checkpoint": "last", "started": "2026-01-02T03:04:05+00:00"} | more
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Runs of every status in two studies."""
+    home = tmp_path / "runs"
+    both = ("best.ckpt", "last.ckpt", "network.pth")
+    make(home / "s" / "a", done("seed=0"), both, 5)
+    make(home / "s" / "b", done("seed=1", checkpoint="best", selected_on_reported=True), both, 5)
+    make(home / "s" / "broken", '{"status": ')
+    make(home / "s" / "claimed", None)
+    make(home / "t" / "died", {"status": "running", "changes": ["model=v2"]}, ("last.ckpt",), 3)
+    make(home / "t" / "early", {"status": "failed", "error": "ConfigError: [no] VOC", "changes": ["model=v3"]})
+    make(home / "t" / "late", {"status": "failed", "error": "E: full", "changes": ["model=v4"]}, ("last.ckpt",), 2)
+    return home
+
+
+def named(folder: Path) -> dict[str, Run]:
+    return {run.folder.name: run for run in list_runs(folder)}
+
+
+def command(*words: Any, given: str = "") -> tuple[int, str]:
+    ended = CliRunner().invoke(app, ["runs", *map(str, words)], input=given, env={"COLUMNS": "200"})
+    if isinstance(ended.exception, Exception) and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    return ended.exit_code, ended.output
+
+
+def left(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+# The table
+
+
+def test_every_run_has_its_status_and_figures(home: Path) -> None:
+    found = named(home)
+    assert {name: run.status for name, run in found.items()} == {
+        "a": "done", "b": "done", "broken": "unreadable", "claimed": "interrupted",
+        "died": "interrupted", "early": "failed", "late": "failed",
+    }  # fmt: skip
+    assert [found[n].study for n in ("a", "died")] == ["s", "t"]
+    assert [found[n].name for n in ("a", "b", "died", "broken")] == ["v1 seed=0", "v1 seed=1", "v2", "broken"]
+    assert (found["died"].epochs, found["died"].planned) == (3, 5)
+    assert found["a"].figure("metrics", "original", "miou") == 0.25
+    assert found["a"].bytes == size(home / "s" / "a") >= 3000
+
+
+def test_a_run_whose_lock_is_held_is_running(home: Path) -> None:
+    with open(home / "t" / "died" / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert named(home)["died"].status == "running"
+    assert named(home)["died"].status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "3", '{"status": 3}', '{"status": "fine"}', '{"changes": 5}', '{"changes": []}', '{"changes": [1]}',
+     '{"metrics": []}', "\x00", "[" * 100_000, '{"changes": null}'],
+)  # fmt: skip
+def test_a_damaged_record_is_a_row_and_no_traceback(tmp_path: Path, text: str) -> None:
+    make(tmp_path / "s" / "good", done())
+    make(tmp_path / "s" / "bad", text)
+    found = named(tmp_path)
+    assert (found["bad"].status, found["good"].status) == ("unreadable", "done")
+    assert "record.json" in (found["bad"].error or "")
+    print_runs(list(found.values()), Console(quiet=True))
+
+
+def test_figures_of_another_kind_are_left_out(tmp_path: Path) -> None:
+    odd = {"metrics": {"network": 3, "original": {"miou": "high"}}, "seconds": float("nan"), "started": "yesterday"}
+    make(tmp_path / "s" / "odd", done(**odd, epochs="many"))
+    code, text = command(tmp_path, "--json")
+    row = json.loads(text)[0]
+    assert code == 0
+    assert (row["miou"], row["miou_original"], row["seconds"], row["status"]) == (None, None, None, "done")
+    assert command(tmp_path)[0] == 0
+
+
+def test_the_table_names_studies_failures_and_what_can_go(home: Path) -> None:
+    _, text = command(home)
+    assert "s (4 runs" in text
+    assert "v3: ConfigError: [no] VOC" in text
+    assert "7 runs: 2 done, 2 failed, 2 interrupted, 1 unreadable" in text
+    assert "* selected on the reported split" in text
+    assert "3 of 5" in text
+    assert "1:01" in text
+
+
+def test_json_paths_and_statuses(home: Path) -> None:
+    rows = json.loads(command(home, "--json", "--status", "failed")[1])
+    assert [(row["folder"], row["error"], row["max_epochs"]) for row in rows] == [
+        (str(home / "t" / "early"), "ConfigError: [no] VOC", 5), (str(home / "t" / "late"), "E: full", 5)
+    ]  # fmt: skip
+    assert command(home, "--paths", "--status", "done")[1].split() == [str(home / "s" / n) for n in "ab"]
+    with pytest.raises(ConfigError, match="--status dne: no such status; did you mean done"):
+        only([], ["dne"])
+
+
+def test_one_study_and_one_run_are_listed_as_such(home: Path) -> None:
+    assert {run.study for run in list_runs(home / "s")} == {"s"}
+    assert [run.folder.name for run in list_runs(home / "t" / "late")] == ["late"]
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for words in ([tmp_path], [tmp_path, "--clean", "--yes"], [tmp_path / "nothing"]):
+        with pytest.raises(DataError, match="no runs in"):
+            command(*words)
+
+
+def test_links_are_not_followed(home: Path, tmp_path: Path) -> None:
+    outside = make(tmp_path / "elsewhere" / "s" / "x", done(), ("best.ckpt", "last.ckpt"))
+    (home / "linked").symlink_to(outside.parent)
+    (home / "s" / "c").symlink_to(outside)
+    assert not {"x", "c"} & set(named(home))
+
+
+def test_listing_needs_no_torch() -> None:
+    code = "import sys; from segstudy.inference import cleaning, listing; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == "False"
+
+
+def test_five_hundred_runs_take_no_time(tmp_path: Path) -> None:
+    for i in range(500):
+        make(tmp_path / f"s{i % 5}" / f"r{i}", done(f"seed={i}"), ("last.ckpt",), 2)
+    began = time.process_time()
+    assert len(list_runs(tmp_path)) == 500
+    assert time.process_time() - began < 2
+
+
+# The removal
+
+
+def test_what_is_safe_to_remove_is_removed_and_nothing_else(home: Path) -> None:
+    (home / "s" / "a" / "record.partial").write_text("{")
+    (home / "s" / "a" / ".retest-x" / "test").mkdir(parents=True)
+    (home / "s" / "a" / ".retest-x" / "test" / "counts.npz").touch()
+    (home / "t" / "died" / "record.partial").write_text("{")  # it can be continued: nothing of it is touched
+    before = left(home)
+    code, text = command(home, "--clean", given="y\n")
+    gone = {"s/a/checkpoints/best.ckpt", "s/a/record.partial", "s/a/.retest-x/test/counts.npz",
+            "s/b/checkpoints/last.ckpt", "t/early/config.yaml", "t/early/record.json"}  # fmt: skip
+    assert before - left(home) == gone
+    assert not (home / "t" / "early").exists()
+    assert code == 0
+    assert "removed 5 items, freed 2." in text
+    assert "superseded: the run is done and was tested with best.ckpt" in text
+    assert "nothing in" in command(home, "--clean", "--yes")[1]
+
+
+def test_nothing_goes_without_an_answer_of_yes(home: Path) -> None:
+    before = left(home)
+    assert command(home, "--clean", given="n\n")[0] == 1
+    assert command(home, "--clean")[0] == 1  # no terminal to ask
+    assert left(home) == before
+    with pytest.raises(ConfigError, match="--clean too"):
+        command(home, "--yes")
+    assert command(home, "--clean", "--status", "failed", "--yes")[0] == 0
+    assert len(before - left(home)) == 2
+
+
+def test_a_run_that_another_process_works_in_is_left(home: Path) -> None:
+    items = plan(list_runs(home), home)
+    with open(home / "s" / "a" / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not [i for i in plan(list_runs(home), home) if i.run == home / "s" / "a"]
+        freed = clean(items)  # planned before it was taken
+    assert [(item.path.name, why) for item, why in freed.left] == [
+        ("best.ckpt", "another process works in the run's folder")
+    ]
+    assert (home / "s" / "a" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_run_that_was_begun_again_meanwhile_is_left(home: Path) -> None:
+    items = plan(list_runs(home), home, ["failed"])
+    (home / "t" / "early" / "record.json").write_text('{"status": "running"}')
+    freed = clean(items)
+    assert [why for _, why in freed.left] == ["it has changed meanwhile"]
+    assert (home / "t" / "early").is_dir()
+
+
+def test_no_checkpoint_goes_where_the_tested_one_is_not_whole(tmp_path: Path) -> None:
+    make(tmp_path / "s" / "gone", done(checkpoint="best"), ("last.ckpt",))
+    empty = make(tmp_path / "s" / "empty", done(), ("best.ckpt",))
+    (empty / "checkpoints" / "last.ckpt").touch()
+    assert plan(list_runs(tmp_path), tmp_path) == []
+
+
+def test_a_checkpoint_that_another_run_starts_from_stays(home: Path) -> None:
+    needed = home / "s" / "a" / "checkpoints" / "best.ckpt"
+    make(home / "u" / "tuned", {"status": "running", "changes": ["model=v1"]}, start=str(needed))
+    assert needed not in {item.path for item in plan(list_runs(home), home, ["done"])}
+
+
+def test_links_out_of_a_run_are_neither_followed_nor_removed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("best.ckpt", "last.ckpt", "x.partial"):
+        (outside / name).write_bytes(b"kept")
+    run = make(tmp_path / "runs" / "s" / "a", done(), ("last.ckpt",))
+    (run / "checkpoints" / "best.ckpt").symlink_to(outside / "best.ckpt")
+    (run / "pictures").symlink_to(outside)
+    other = make(tmp_path / "runs" / "s" / "b", done("seed=1"))
+    (other / "checkpoints").rmdir()
+    (other / "checkpoints").symlink_to(outside)
+    failed = make(tmp_path / "runs" / "s" / "c", {"status": "failed", "changes": ["model=v3"]})
+    (failed / "pictures").symlink_to(outside)
+    clean(plan(list_runs(tmp_path / "runs"), tmp_path / "runs"))
+    assert not failed.exists()
+    assert left(outside) == {"best.ckpt", "last.ckpt", "x.partial"}
+    assert (run / "checkpoints" / "best.ckpt").is_symlink()
+
+
+def test_a_failed_run_with_files_of_the_users_own_stays(home: Path) -> None:
+    (home / "t" / "early" / "notes.txt").write_text("why it failed")
+    assert plan(list_runs(home), home, ["failed"]) == []
+
+
+def test_a_half_written_report_goes_once_it_is_old(home: Path) -> None:
+    for name, age in ((".report-old", UNLOCKED + 60), (".report-new", 0)):
+        (home / "s" / name).mkdir()
+        os.utime(home / "s" / name, (time.time() - age,) * 2)
+    reports = [item.path.name for item in plan(list_runs(home), home) if item.run is None]
+    assert reports == [".report-old"]
+
+
+def test_what_cannot_be_removed_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    code, text = command(home, "--clean", "--yes", "--status", "done")
+    assert code == 1
+    assert "best.ckpt: read-only" in text
+    assert "removed 0 items, freed 0 bytes" in text
