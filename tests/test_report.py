@@ -97,9 +97,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     flat = np.zeros((40, 60, 3), np.uint8)
-    write_report(
-        three(), folder, {"VOC-animals": [("objects/missed: V1", noise), ("errors/V2", flat), ("loose", flat)]}
-    )
+    write_report(three(), folder, {"VOC-animals": [("objects/missed: V1", noise), ("worst/V2", flat), ("loose", flat)]})
     return folder
 
 

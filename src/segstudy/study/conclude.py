@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
@@ -10,9 +11,9 @@ from segstudy.config import CONF, compose_config
 from segstudy.errors import ConfigError, near
 from segstudy.study.analysis import study
 from segstudy.study.collect import seeds_of
-from segstudy.study.examples import pictures
+from segstudy.study.examples import Picture, pictures
 from segstudy.study.findings import Findings
-from segstudy.study.gallery import write_gallery
+from segstudy.study.gallery import gallery
 from segstudy.study.pace import print_pace
 from segstudy.study.plan import Plan
 from segstudy.study.report import write_report
@@ -29,11 +30,15 @@ def conclude(folder: Path, console: Console, plan: str | None = None) -> list[st
     for group in findings.groups:
         print_pace(group, console)
     tell(findings, console)
-    drawn = {
-        group.title: pictures(group, seeds_of(members)) for group, members in zip(findings.groups, tests, strict=True)
-    }
-    if gallery := write_gallery(folder):
-        console.print(f"gallery: {escape(str(gallery))}", soft_wrap=True)
+    drawn: dict[str, list[Picture]] = {}
+    for group, members in zip(findings.groups, tests, strict=True):
+        seeds = seeds_of(members)
+        drawn[group.title] = pictures(group, seeds)
+        if (evolution := gallery(seeds)) is not None:
+            drawn[group.title].insert(0, ("gallery/the same images through all variants, their first seeds", evolution))
+            if group is findings.groups[0]:
+                Image.fromarray(evolution).save(folder / "gallery.png")
+                console.print(f"gallery: {escape(str(folder / 'gallery.png'))}", soft_wrap=True)
     console.print(f"report: {escape(str(write_report(findings, folder, drawn)))}", soft_wrap=True)
     return unfinished
 

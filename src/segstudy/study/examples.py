@@ -34,7 +34,7 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Pictur
 
     Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
     """
-    shown = {name: runs[0] for name, runs in list(seeds.items())[:MOST]}
+    shown = {name: seeds[name][0] for name in chosen(group, list(seeds))}
     labels = {name: held for name, test in shown.items() if (held := _labels(test)) is not None}
     if not labels:
         return []
@@ -59,6 +59,15 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Pictur
     )
     found += _outcome_examples(photos, truth, drawn, group.background, palette, group.classes)
     return found
+
+
+def chosen(group: Group, names: Sequence[str]) -> list[str]:
+    """At most MOST variants, in their order: those of the surest planned difference, then the first ones."""
+    known = [d for d in group.differences if d.a in names and d.b in names and not np.isnan(d.p)]
+    surest = min(known, key=lambda d: d.p, default=None)
+    wanted = dict.fromkeys([*((surest.a, surest.b) if surest else ()), *names])
+    kept = list(wanted)[:MOST]
+    return [name for name in names if name in kept]
 
 
 def _labels(test: Tested) -> tuple[np.ndarray, np.ndarray] | None:

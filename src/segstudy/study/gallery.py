@@ -1,45 +1,36 @@
 """The evolution gallery: the same validation images through all variants, side by side."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import Any
 
 import numpy as np
 
-from segstudy.drawing import class_legend, coloured, grid, save
-from segstudy.study.collect import without_seeds
-from segstudy.study.table import number, records
+from segstudy.drawing import as_array, class_legend, coloured, grid
+from segstudy.study.table import number
+from segstudy.study.tested import Tested
 
 
-def write_gallery(folder: Path) -> Path | None:
-    """Draw `gallery.png` in a study's folder: image, truth, one column a variant (its first seed).
+def gallery(seeds: Mapping[str, Sequence[Tested]]) -> np.ndarray | None:
+    """Image, truth and one column a variant (its first seed), RGB uint8 (H,W,3).
 
-    None if fewer than two variants are done. Those that show other images than the first one (another size or data
-    set) are left out.
+    None if fewer than two variants kept samples. Those that show other images than the first one are left out.
     """
-    done = {name: record for name, record in records(folder).items() if record.get("status") == "done"}
-    named = without_seeds(done)
-    runs: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for name, record in done.items():
-        runs.setdefault(named[name], (folder / name, record))
-    held = {n: np.load(f) for n, (run, _) in runs.items() if (f := run / "test" / "samples.npz").is_file()}
+    runs = {name: tests[0] for name, tests in seeds.items()}
+    files = {name: test.folder / "test" / "samples.npz" for name, test in runs.items() if test.folder}
+    held = {name: dict(np.load(file)) for name, file in files.items() if file.is_file()}
     if len(held) < 2:
         return None
     first_name, first = next(iter(held.items()))
     held = {n: h for n, h in held.items() if np.array_equal(h["truth"], first["truth"])}
-    record = runs[first_name][1]
-    names, palette = record["class_names"], [tuple(rgb) for rgb in record["palette"]]
+    palette = [tuple(rgb) for rgb in runs[first_name].record["palette"]]
     predictions = [h["prediction"] for h in held.values()]
     rows = [
         [first["image"][i], *(coloured(labels[i], palette) for labels in (first["truth"], *predictions))]
         for i in range(len(first["image"]))
     ]
-    titles = ["image", "truth", *(f"{fill(n, 22)}\nmIoU {_miou(runs[n][1])}" for n in held)]
-    legend = class_legend([first["truth"], *predictions], names, palette)
-    path = folder / "gallery.png"
-    save(grid(rows, titles, legend), path)
-    return path
+    titles = ["image", "truth", *(f"{fill(n, 22)}\nmIoU {_miou(runs[n])}" for n in held)]
+    return as_array(grid(rows, titles, class_legend([first["truth"], *predictions], runs[first_name].classes, palette)))
 
 
-def _miou(record: dict[str, Any]) -> str:
-    return number(record["metrics"]["network"]["miou"])
+def _miou(test: Tested) -> str:
+    return number(test.record["metrics"]["network"]["miou"])

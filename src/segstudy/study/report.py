@@ -16,7 +16,6 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from segstudy.drawing import ERRORS, VOID
 from segstudy.errors import DataError
 from segstudy.study import plots
 from segstudy.study.cells import (
@@ -58,7 +57,6 @@ SECTIONS = {
     "telling": "Images that carry the difference",
     "gallery": "The same images through all variants",
     "worst": "Where it is worst",
-    "errors": "Error maps",
 }
 """A picture's name is `<section>/<caption>`; without one of these it goes to the gallery."""
 ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
@@ -241,7 +239,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
         "between": between, "verdict": verdict, "single": single, "mean_of": mean_of, "verdicts_of": verdicts_of,
         "worth": worth, "seen": seen, "mark": MARK,
         "moved": moved, "confusions": confusions, "facts": facts, "commands": commands, "figure_names": figure_names,
-        "outcome_colours": plots.OUTCOME_COLOURS, "section_titles": SECTIONS, "error_colours": {**ERRORS, "void": VOID},
+        "outcome_colours": plots.OUTCOME_COLOURS, "section_titles": SECTIONS,
         "theme": plots.THEME, "outcome_names": OUTCOMES, "marks": marks, "claims_note": CLAIMS_NOTE,
     }  # fmt: skip
     template = environment.from_string(files("segstudy.study").joinpath("report.html").read_text(encoding="utf-8"))
