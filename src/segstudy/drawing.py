@@ -68,7 +68,8 @@ def grid(
         for name, (red, green, blue) in legend.items()
     ]
     bottom = (0.1 + 0.22 * lines) / height
-    left = 0.22 / (1.75 * columns) if row_names else 0.02
+    lines_beside = max((name.count("\n") + 1 for name in row_names), default=0)
+    left = (0.1 + 0.12 * lines_beside) / (1.75 * columns) if row_names else 0.02
     figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
     figure.subplots_adjust(left=left, right=0.99, top=1 - above / height, bottom=bottom, wspace=0.03, hspace=0.03)
     return figure

@@ -93,7 +93,7 @@ class Variant:
 class Group:
     """Variants that may be compared: same data, size, protocol and classes.
 
-    supported (C,): classes that carry verdicts. telling: images (index, name, share of the first planned difference's
+    supported (C,): classes that carry verdicts. telling: images (index, name, share of the surest planned difference's
     influence), largest first. warnings: what a reader must know of the figures, each a sentence. min_images: what
     makes a class supported. margin: of "equal"; NaN: none was declared. paired: differences were taken seed by seed.
     target: 90 % of the best final val mIoU; NaN without histories. worth: by (a, b) of a planned pair, names of classes
