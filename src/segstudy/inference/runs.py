@@ -68,15 +68,21 @@ class Views:
 
 def open_members(folders: Sequence[Path]) -> list[Member]:
     """The tested networks of run folders. Raises ConfigError if one is no run, or their classes are not the same."""
+    members = open_each(folders)
+    for other in members[1:]:
+        same_classes(members[0].record["class_names"], str(members[0].folder), other.record["class_names"], other.name)
+    return members
+
+
+def open_each(folders: Sequence[Path]) -> list[Member]:
+    """The tested networks of run folders, whatever their classes. Raises ConfigError if one is no run."""
     if len({f.resolve() for f in folders}) < len(folders):
-        raise ConfigError("the same run is given twice: an ensemble is of different ones")
+        raise ConfigError("the same run is given twice")
     held = {str(folder): read_record(folder) for folder in folders}
     members = []
     for folder, (name, record) in zip(folders, variants(held).items(), strict=True):
         network, cfg = load_run(folder, record.get("checkpoint", "last"))
         members.append(Member(name, folder, network, record, cfg))
-    for other in members[1:]:
-        same_classes(members[0].record["class_names"], str(members[0].folder), other.record["class_names"], other.name)
     return members
 
 
