@@ -56,11 +56,12 @@ def read_image(path: Path) -> tuple[np.ndarray, str]:
 
     16-bit values are divided by 257, unless none is above 255. Transparency is dropped.
     """
-    return _upright(path)[:2]
+    picture, note, _ = upright(path)
+    return rgb(picture), note
 
 
-def _upright(path: Path) -> tuple[np.ndarray, str, int]:
-    """What `read_image` gives, and the EXIF orientation that was applied."""
+def upright(path: Path) -> tuple[Image.Image, str, int]:
+    """The picture as a viewer shows it, 8 bits per channel; what had to be converted; the EXIF orientation applied."""
     picture = open_picture(path)
     if picture.mode == "F":
         raise DataError(f"{path} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
@@ -69,11 +70,24 @@ def _upright(path: Path) -> tuple[np.ndarray, str, int]:
     if turn != 1:
         note = (note + " EXIF-rotated").strip()
         picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # Pillow would cut these off at 255 instead of scaling them
-        values = np.asarray(picture).astype(np.float64)
-        values = values / 257 if values.max() > 255 else values
-        picture = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    return np.array(picture.convert("RGB")), note, turn
+    return eight_bits(picture), note, turn
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """The picture, its values divided by 257 if it is one of 16 bits; unless none is above 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    deep = picture.getextrema()[1] > 255  # type: ignore[operator]
+    values = np.empty(picture.size[::-1], np.uint8)
+    for top in range(0, picture.height, 256):  # in bands: as floats, a large picture would take eight times its memory
+        band = np.asarray(picture.crop((0, top, picture.width, min(top + 256, picture.height))), np.float64)
+        values[top : top + 256] = (band / 257 if deep else band).round().clip(0, 255)
+    return Image.fromarray(values)
+
+
+def rgb(picture: Image.Image) -> np.ndarray:
+    """RGB uint8 (H,W,3); Pillow would cut 16-bit values off at 255 (see `eight_bits`)."""
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = None, turn: int = 1) -> np.ndarray:
@@ -119,7 +133,8 @@ def read_pair(
     """
     if sample.image is None or sample.mask is None:
         raise DataError(f"{sample.name} has no image or no mask: a data set without files defines its own `read`")
-    image, note, turn = _upright(sample.image)
+    picture, note, turn = upright(sample.image)
+    image = rgb(picture)
     mask = read_mask(sample.mask, num_classes, mapping, turn) if draw is None else draw(turn, image.shape[:2])
     if image.shape[:2] != mask.shape:
         rotated = " (after its EXIF rotation)" if turn != 1 else ""
@@ -147,8 +162,14 @@ def open_picture(path: Path) -> Image.Image:
     """The decoded picture; its info["16-bit"] tells what Pillow's mode does not, that an RGB file had 16 bits."""
     try:
         picture = Image.open(path)
-        layout = str(picture.tile)
-        picture.load()
+        try:
+            if picture.format == "EPS":  # Pillow hands these to Ghostscript, a program that runs them
+                raise DataError(f"{path} is PostScript, a program and not a picture\n  → save it as PNG or JPEG")
+            layout = str(picture.tile)
+            picture.load()
+        except BaseException:
+            picture.close()
+            raise
     except FileNotFoundError as error:
         raise DataError(f"{path} is listed but not there") from error
     except BROKEN as error:

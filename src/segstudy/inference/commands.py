@@ -23,6 +23,8 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="fit, select, report, or a list; the run's reported one.")] = None,
     size: Annotated[str, typer.Option(help="Of the network's images: train, original, N or HEIGHTxWIDTH.")] = "train",
     tta: Annotated[str | None, typer.Option(help="Also average views: flip, factors of the size: flip,0.75,1")] = None,
+    tiles: Annotated[int | None, typer.Option(help="See images in tiles of this side; at --size original.")] = None,
+    overlap: Annotated[float, typer.Option(help="Of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5,
     save_masks: Annotated[Path | None, typer.Option(help="A folder for the predictions, as indexed PNGs.")] = None,
     json: Annotated[Path | None, typer.Option(help="A file for all figures and confusion matrices.")] = None,
     retest: Annotated[
@@ -38,6 +40,7 @@ def evaluate(
     from segstudy.errors import ConfigError
     from segstudy.inference.evaluate import Views
     from segstudy.inference.runs import Wanted
+    from segstudy.inference.tiles import Tiles
     from segstudy.train import quiet
 
     quiet()
@@ -45,10 +48,12 @@ def evaluate(
     if not folders:
         raise ConfigError(f"{' '.join(what)}: no run's folder among these\n  → segstudy evaluate RUN data.root=…")
     if not retest:
-        return evaluate_runs(
-            folders, Wanted(settings, data, split, size), Views.parse(tta) if tta else None, save_masks, json
-        )
-    options = {"--data": data, "--split": split, "--tta": tta, "--save-masks": save_masks, "--json": json}
+        wanted = Wanted(settings, data, split, "original" if tiles is not None and size == "train" else size)
+        views = Views.parse(tta) if tta else None
+        parts = None if tiles is None else Tiles(tiles, overlap)
+        return evaluate_runs(folders, wanted, views, parts, (save_masks, json))
+    options = {"--data": data, "--split": split, "--tta": tta, "--tiles": tiles, "--save-masks": save_masks}
+    options |= {"--json": json}
     if clash := [flag for flag, value in options.items() if value] + ["--size"] * (size != "train"):
         raise ConfigError(f"--retest is the run's own test, without {' '.join(clash)}")
     retest_runs(folders, settings)
@@ -68,22 +73,26 @@ def retest_runs(folders: list[Path], settings: list[str]) -> None:
         )
 
 
-def evaluate_runs(folders: list[Path], wanted: Any, views: Any, masks: Path | None, file: Path | None) -> None:
-    """Evaluate runs together, print what came out, and save what is asked for."""
+def evaluate_runs(
+    folders: list[Path], wanted: Any, views: Any, tiles: Any, saved: tuple[Path | None, Path | None]
+) -> None:
+    """Evaluate runs together, print what came out, and save what is asked for: a folder of masks, a file of figures."""
     from segstudy.callbacks.counts import figures
     from segstudy.inference import evaluate as tests
     from segstudy.inference.runs import config_of, open_data, open_members
     from segstudy.study.table import print_classes
 
+    masks, file = saved
     members = open_members(folders)
     cfg = config_of(members, wanted)
     dataset = open_data(cfg, members, wanted)
     images, device = dataset.roles["report"], tests.device_line(cfg)
     at = "original size" if wanted.size == "original" else "×".join(map(str, dataset.size))
+    at += f", in tiles of {tiles.side}×{tiles.side} that overlap by {tiles.overlap:g}" if tiles else ""
     console.print(f"{len(images)} images of {dataset.name} {images.name!r} at {at}; {device}", highlight=False)
     for line in tests.trained_on(dataset, members):
         console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
-    counts = tests.evaluate(members, cfg, dataset, views, masks)
+    counts = tests.evaluate(members, cfg, dataset, views, masks, tiles)
     rows = {
         name: figures(c, dataset.classes) | {"confusion": {s: m.tolist() for s, m in c.items()}}
         for name, c in counts.items()
@@ -99,7 +108,54 @@ def evaluate_runs(folders: list[Path], wanted: Any, views: Any, masks: Path | No
         console.print(f"masks of {last}: {masks}", highlight=False, markup=False, soft_wrap=True)
     if file:
         about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": wanted.size}
-        tests.write_json(rows, about | {"views": views and vars(views), "own_test": lines, "device": device}, file)
+        about |= {"views": views and vars(views), "tiles": tiles and vars(tiles), "own_test": lines, "device": device}
+        tests.write_json(rows, about, file)
+
+
+@app.command(rich_help_panel="Use what was trained")
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    paths: Annotated[list[str], typer.Argument(help="Photos, folders (walked), patterns in quotes: 'photos/*.jpg'")],
+    out: Annotated[Path, typer.Option(help="The folder for masks and predictions.csv.")] = Path("predictions"),
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also photos with the classes in colour, a legend below.")
+    ] = False,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="How opaque an overlay's colours are.")] = 0.5,
+    classes: Annotated[str | None, typer.Option(help="Keep these, the others become background: cat,dog")] = None,
+    size: Annotated[str, typer.Option(help="Of the network's image: train, original, N or HEIGHTxWIDTH.")] = "train",
+    tiles: Annotated[
+        int | None, typer.Option(help="See photos in tiles of this side, in their own size or --size.")
+    ] = None,
+    overlap: Annotated[float, typer.Option(help="Of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5,
+    tta: Annotated[str | None, typer.Option(help="Average views: flip, factors of the size: flip,0.75,1")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Photos, or tiles, at a time: 8, or as many as fit.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there already.")] = False,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused, undecoded.")] = 178_956_970,
+    json: Annotated[Path | None, typer.Option(help="A file for all rows, failures and the speed.")] = None,
+) -> None:
+    """Predict photos: masks in their own size, colour overlays, and a table of each class's share.
+
+    The same command again continues: what is there is skipped. Photos that cannot be read are named at the end, and
+    make the exit code 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
+    """
+    from segstudy.inference.model import load
+    from segstudy.inference.predict import Task, kept_classes
+    from segstudy.inference.predictions import predict_all
+    from segstudy.inference.runs import Views, sides
+    from segstudy.inference.tiles import Tiles
+    from segstudy.train import quiet
+
+    quiet()
+    if size not in ("train", "original"):
+        sides(size)
+    views = Views.parse(tta) if tta else None
+    parts = None if tiles is None else Tiles(tiles, overlap)
+    model = load(run, device)
+    keep = kept_classes(model, classes) if classes is not None else None
+    task = Task(size, views, parts, batch, keep, alpha if overlay else None, max_pixels)
+    if not predict_all(model, task, paths, out, overwrite, json, console):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Use what was trained")

@@ -1,6 +1,6 @@
 """A trained run, ready for photos: `segstudy.load("runs/study/v4").predict("photo.jpg")`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, overload
@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segstudy.build import choose_device
-from segstudy.callbacks.counts import labels_at
 from segstudy.callbacks.tta import mean_over_views
-from segstudy.data.reading import read_image
+from segstudy.data.reading import eight_bits, rgb, upright
 from segstudy.errors import DataError
+from segstudy.inference.labels import labels_of
 from segstudy.inference.runs import Member, Views, open_members, sides
+from segstudy.inference.tiles import Place, Tiles, blended
 from segstudy.module import two_channels
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 
@@ -70,7 +71,7 @@ class Model:
         self.name, self.folder, self.record, self.cfg = member.name, member.folder, member.record, member.cfg
         self.classes: list[str] = list(member.record["class_names"])
         self.palette = [tuple(rgb) for rgb in member.record["palette"]]
-        self.background: int | None = member.record["data"]["background"]
+        self.background: int | None = member.record["data"].get("background")
         self.size = sides(member.cfg.data.size)
         accelerator, self.precision, reason = choose_device(device, member.cfg.trainer.precision)
         self.device = torch.device(accelerator)
@@ -78,19 +79,22 @@ class Model:
         self.network = Normalised(member.network).to(self.device).eval()
 
     @overload
-    def predict(self, photo: Photo, size: str = "train", views: Views | None = None) -> np.ndarray: ...
+    def predict(
+        self, photo: Photo, size: str = "train", views: Views | None = None, tiles: Tiles | None = None
+    ) -> np.ndarray: ...
     @overload
-    def predict(self, photo: list[Any], size: str = "train", views: Views | None = None) -> list[np.ndarray]: ...
-    def predict(self, photo: Any, size: str = "train", views: Views | None = None) -> Any:
+    def predict(
+        self, photo: list[Any], size: str = "train", views: Views | None = None, tiles: Tiles | None = None
+    ) -> list[np.ndarray]: ...
+    def predict(self, photo: Any, size: str = "train", views: Views | None = None, tiles: Tiles | None = None) -> Any:
         """Labels uint8 (H,W) in the photo's own size; of a list of photos, a list.
 
-        size: of the image that the network sees: train (as its test), original, N or HEIGHTxWIDTH. views: average
-        these. Raises DataError for what is no photo.
+        size: of the image that the network sees: train (as its test; with tiles, original), original, N or
+        HEIGHTxWIDTH. views: average these. tiles: see it in parts. Raises DataError for what is no photo.
         """
         if isinstance(photo, list):
-            return [self.predict(each, size, views) for each in photo]
-        image = as_image(photo)
-        return labels_at(self.scores(image, size, views), image.shape[:2]).to(torch.uint8).cpu().numpy()
+            return [self.predict(each, size, views, tiles) for each in photo]
+        return self.labels(as_picture(photo), size, views, tiles)[0]
 
     def probabilities(self, photo: Photo, size: str = "train", views: Views | None = None) -> np.ndarray:
         """float32 (C,H,W) in the photo's own size, interpolated from the network's where they differ."""
@@ -99,16 +103,76 @@ class Model:
         chances = (scores if views else scores.softmax(0))[None]
         return nn.functional.interpolate(chances, size=image.shape[:2], mode="bilinear")[0].cpu().numpy()
 
-    @torch.inference_mode()
     def scores(self, image: np.ndarray, size: str = "train", views: Views | None = None) -> Tensor:
         """Logits float32 (C,h,w) of an image uint8 (H,W,3), at the network's size; with views, probabilities."""
-        height, width = self.size if size == "train" else image.shape[:2] if size == "original" else sides(size)
-        if image.shape[:2] != (height, width):  # as the cache of a data set does
-            image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        pixels = torch.from_numpy(image).to(self.device)[None].permute(0, 3, 1, 2).float() / 255
+        return self.batch_scores(self.resized(Image.fromarray(image), size)[None], views)[0]
+
+    @torch.inference_mode()
+    def labels(
+        self,
+        picture: Image.Image,
+        size: str = "train",
+        views: Views | None = None,
+        tiles: Tiles | None = None,
+        batch: int | None = None,
+        tell: Callable[[float], None] | None = None,
+    ) -> tuple[np.ndarray, float]:
+        """Labels uint8 (H,W) of an upright picture, and the mean over what the network saw of the highest probability.
+
+        batch: tiles at a time. tell: is told the share of the tiles that is done.
+        """
+        shape = picture.height, picture.width
+        if tiles is None:
+            scores = self.batch_scores(self.resized(picture, size)[None], views)
+            return labels_of(scores[0], shape).cpu().numpy(), confidences(scores, views is not None)[0]
+        if size not in ("train", "original"):
+            picture = Image.fromarray(self.resized(picture, size))
+        seen = picture.height, picture.width
+        labels, whole, total, top = np.empty(seen, np.uint8), [], 0.0, 0
+        for band in self.tiled(picture, tiles, views, batch):
+            best, winner = band.max(0)
+            total += best.sum(dtype=torch.float64).item()
+            labels[top : top + len(winner)] = winner.to(torch.uint8).cpu().numpy()
+            whole += [band.clone()] if seen != shape else []
+            top += len(winner)
+            if tell:
+                tell(top / seen[0])
+        if whole:
+            labels = labels_of(torch.cat(whole, 1), shape).cpu().numpy()
+        return labels, total / (seen[0] * seen[1])
+
+    def tiled(
+        self, picture: Image.Image, tiles: Tiles, views: Views | None = None, batch: int | None = None
+    ) -> Iterator[Tensor]:
+        """The probabilities of a picture in its own size, in bands of rows (see `blended`)."""
+
+        def chances(places: Sequence[Place]) -> Tensor:
+            ends = [
+                (min(left + tiles.side, picture.width), min(top + tiles.side, picture.height)) for top, left in places
+            ]
+            boxes = [(left, top, *end) for (top, left), end in zip(places, ends, strict=True)]
+            scores = self.batch_scores(np.stack([rgb(picture.crop(box)) for box in boxes]), views)
+            return scores if views else scores.softmax(1)
+
+        batch = batch or tiles.at_once(self.device)
+        return blended((picture.height, picture.width), tiles, chances, batch)
+
+    def resized(self, picture: Image.Image, size: str = "train") -> np.ndarray:
+        """RGB uint8 (h,w,3): the picture as the network sees it."""
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
+        height, width = self.size if size == "train" else picture.size[::-1] if size == "original" else sides(size)
+        if picture.size != (width, height):  # as the cache of a data set does
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        return np.array(picture)
+
+    @torch.inference_mode()
+    def batch_scores(self, images: np.ndarray, views: Views | None = None) -> Tensor:
+        """Logits float32 (B,C,h,w) of images uint8 (B,h,w,3); with views, probabilities."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
         with self.autocast():
             scores = self.network.seen(pixels, views) if views else self.network(pixels)
-        return scores[0].float()
+        return scores.float()
 
     def autocast(self) -> AbstractContextManager:
         """The precision that the run's test had, where the device has it."""
@@ -124,12 +188,25 @@ def load(run: str | Path, device: str = "auto") -> Model:
     return Model(open_members([Path(run).expanduser()])[0], device)
 
 
+def confidences(scores: Tensor, probabilities: bool) -> list[float]:
+    """For each image of logits (or probabilities) (B,C,h,w), the mean over its pixels of the highest probability."""
+    best = scores.max(1, keepdim=True).values
+    if not probabilities:
+        best = (scores - best).exp_().sum(1, keepdim=True).reciprocal_()
+    return best.mean((1, 2, 3), dtype=torch.float64).tolist()
+
+
+def as_picture(photo: Photo) -> Image.Image:
+    """A picture with 8 bits per channel, upright if it is a file. Raises DataError as `as_image` does."""
+    if isinstance(photo, str | Path):
+        return upright(Path(photo).expanduser())[0]
+    return eight_bits(photo) if isinstance(photo, Image.Image) else Image.fromarray(as_image(photo))
+
+
 def as_image(photo: Photo) -> np.ndarray:
     """RGB uint8 (H,W,3). Raises DataError for a file that cannot be read and for values of another shape or kind."""
-    if isinstance(photo, str | Path):
-        return read_image(Path(photo).expanduser())[0]
-    if isinstance(photo, Image.Image):
-        return np.array(photo.convert("RGB"))
+    if isinstance(photo, str | Path | Image.Image):
+        return rgb(as_picture(photo))
     values = photo
     if isinstance(values, Tensor):
         values = values.detach().cpu()

@@ -1,0 +1,210 @@
+"""Images per second of predicting photos end to end, beside the network alone, by turns in one process; latencies.
+
+End to end is what `segstudy predict` does: find, decode, resize, the network, labels in the photo's own size, indexed
+PNGs and the table. The network alone gets random tensors of the same batches. Then the network in several forms, each
+in its turn: float32 and bf16, channels_last and not, and ONNX Runtime.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from common import compose_config, machine, machine_line, write_json
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from training import NETWORKS, now
+
+from segstudy.build import build_network
+from segstudy.data.scenes import draw_scene
+from segstudy.data.voc import voc_palette
+from segstudy.inference.model import Model, load
+from segstudy.inference.predict import Task
+from segstudy.inference.predictions import predict_all
+from segstudy.inference.runs import Member
+from segstudy.train import quiet
+
+Form = Callable[[np.ndarray], Any]
+"""A network that takes float32 (B,3,H,W)."""
+
+
+def untrained(name: str, size: int, device: str) -> Model:
+    """A network with random weights for VOC's 21 classes, as a run's model."""
+    cfg = compose_config([*NETWORKS[name][1], f"data.size={size}"])
+    classes, palette = [str(c) for c in range(21)], [list(map(int, rgb)) for rgb in voc_palette(21)]
+    record = {"class_names": classes, "palette": palette, "data": {"background": 0}}
+    return Model(Member(name, Path(name), build_network(cfg, 21)[0], record, cfg), device)
+
+
+def photos(folder: Path, count: int) -> Path:
+    """JPEGs of generated scenes, 500×375 as VOC's photos."""
+    folder.mkdir()
+    for i in range(count):
+        image, _ = draw_scene(np.random.default_rng(i), 375, 500)
+        Image.fromarray(image).save(folder / f"{i:04d}.jpg", quality=95)
+    return folder
+
+
+def end_to_end(model: Model, folder: Path, out: Path, task: Task) -> float:
+    """Images per second of `segstudy predict FOLDER --overwrite`, once the network is loaded."""
+    began = now(model.device)
+    predict_all(model, task, [str(folder)], out, overwrite=True, console=Console(quiet=True))
+    return len(list(folder.iterdir())) / (now(model.device) - began)
+
+
+@torch.inference_mode()
+def alone(model: Model, images: int, batch: int) -> float:
+    """Images per second of the network on random tensors that lie on its device."""
+    tensors = torch.rand(batch, 3, *model.size, device=model.device).to(memory_format=torch.channels_last)
+    began = now(model.device)
+    for _ in range(images // batch):
+        with model.autocast():
+            model.network(tensors)
+    return images // batch * batch / (now(model.device) - began)
+
+
+def forms(model: Model, onnx: Path | None, folder: Path) -> dict[str, Form]:
+    """The network in the forms that can be had here, by name."""
+    half = {"cuda": torch.float16, "mps": None}.get(model.device.type)
+    if "bf16" in model.precision or model.device.type == "cpu":
+        half = torch.bfloat16 if "bf16" in model.precision else None
+    found: dict[str, Form] = {}
+    for name, dtype in (("float32", None), ("bf16" if half is torch.bfloat16 else "float16", half)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            if name == "float32" or dtype is not None:
+                say = f"PyTorch, {name}" + (", channels_last" if layout is torch.channels_last else "")
+                found[say] = in_pytorch(model, dtype, layout)
+    try:
+        found["ONNX Runtime, float32"] = in_onnx(onnx or exported(model, folder))
+    except ImportError as error:
+        Console().print(f"without ONNX Runtime: {error} (pip install onnx onnxscript onnxruntime)", highlight=False)
+    return found
+
+
+def in_pytorch(model: Model, dtype: torch.dtype | None, layout: torch.memory_format) -> Form:
+    """The network under autocast to `dtype`, its images in `layout`."""
+
+    @torch.inference_mode()
+    def run(image: np.ndarray) -> Any:
+        tensor = torch.from_numpy(image).to(model.device).to(memory_format=layout)
+        with torch.autocast(model.device.type, dtype) if dtype else nullcontext():
+            return model.network(tensor).cpu()
+
+    return run
+
+
+def exported(model: Model, folder: Path) -> Path:
+    """The network as an ONNX file with a free batch."""
+    import onnxscript  # noqa: F401  # without it, the export says so in other words
+
+    example = torch.rand(2, 3, *model.size)
+    network = model.network.cpu()
+    file = folder / "network.onnx"
+    torch.onnx.export(
+        network, (example,), file, input_names=["image"], output_names=["logits"], dynamo=True, verbose=False,
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+    )  # fmt: skip
+    network.to(model.device)
+    return file
+
+
+def in_onnx(file: Path) -> Form:
+    """An ONNX file on the CPU, with as many threads as PyTorch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: image})
+
+
+def in_turns(found: dict[str, Form], size: tuple[int, int], batch: int, rounds: int, images: int) -> dict[str, Any]:
+    """For each form: images per second of batches by round, and the milliseconds of single images."""
+    results: dict[str, Any] = {name: {"images_per_second": [], "milliseconds": []} for name in found}
+    many, one = (np.random.default_rng(0).random((n, 3, *size), np.float32) for n in (batch, 1))
+    for turn in range(rounds + 1):
+        for name, run in found.items():
+            began = time.perf_counter()
+            for _ in range(max(1, images // batch)):
+                run(many)
+            speed = max(1, images // batch) * batch / (time.perf_counter() - began)
+            single = []
+            for _ in range(images):
+                began = time.perf_counter()
+                run(one)
+                single.append(1000 * (time.perf_counter() - began))
+            if turn:  # the first warms up
+                results[name]["images_per_second"].append(speed)
+                results[name]["milliseconds"] += single
+    return results
+
+
+def show(paired: dict[str, list[float]], results: dict[str, Any], title: str, console: Console) -> float:
+    """Print both tables; the median over the rounds of end to end's share of the network alone."""
+    share = statistics.median(a / b for a, b in zip(*paired.values(), strict=True))
+    table = Table("", "images/s", "range", "of the network alone", title=title)
+    for i, (name, values) in enumerate(paired.items()):
+        spread = f"{min(values):.1f}–{max(values):.1f}"
+        table.add_row(name, f"{statistics.median(values):.1f}", spread, "" if i else f"{share:.0%}")
+    console.print(table)
+    table = Table("network alone", "images/s", "range", "batch 1: p50", "p95", "p99", title=f"{title}: forms")
+    for name, result in results.items():
+        values, single = result["images_per_second"], result["milliseconds"]
+        spread = f"{min(values):.1f}–{max(values):.1f}"
+        quantiles = (f"{value:.1f} ms" for value in np.percentile(single, (50, 95, 99)))
+        table.add_row(name, f"{statistics.median(values):.1f}", spread, *quantiles)
+    if results:
+        console.print(table)
+    return share
+
+
+def main(
+    run: Annotated[Path | None, typer.Option(help="a run's folder; without it: untrained networks")] = None,
+    networks: Annotated[str, typer.Option(help="untrained ones: " + ", ".join(NETWORKS))] = "v1,resnet34",
+    size: Annotated[int, typer.Option(help="side of an untrained network's images")] = 256,
+    images: Annotated[int, typer.Option(help="photos, and so images of a round")] = 32,
+    batch: Annotated[int, typer.Option(help="images at a time")] = 8,
+    rounds: Annotated[int, typer.Option(help="turns of each")] = 5,
+    root: Annotated[Path | None, typer.Option(help="a folder of photos; without it: generated scenes, 500×375")] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="also write overlays")] = False,
+    others: Annotated[bool, typer.Option(help="also measure the forms of the network")] = True,
+    onnx: Annotated[Path | None, typer.Option(help="an exported file of the run; without it: exported here")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
+) -> None:
+    """Speed of predicting, end to end and of the network alone."""
+    quiet()
+    console, facts = Console(), machine()
+    measured: dict[str, Any] = {}
+    models = [load(run, device)] if run else [untrained(name, size, device) for name in networks.split(",")]
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        home = root or photos(place / "photos", images)
+        task = Task(batch=batch, alpha=0.5 if overlay else None)
+        for model in models:
+            paired: dict[str, list[float]] = {"predict, end to end": [], "network alone, random tensors": []}
+            for turn in range(rounds + 1):
+                speeds = end_to_end(model, home, place / model.name, task), alone(model, images, batch)
+                for values, speed in zip(paired.values(), speeds, strict=True):
+                    values += [speed] if turn else []  # the first warms up
+            found = forms(model, onnx, place) if others else {}
+            results = in_turns(found, model.size, batch, rounds, images)
+            title = f"{model.name}, {'×'.join(map(str, model.size))}, batches of {batch}"
+            share = show(paired, results, title, console)
+            measured[model.name] = {"end_to_end": paired, "share": share, "forms": results}
+    console.print(machine_line(facts), highlight=False)
+    settings = {"size": size, "images": images, "batch": batch, "rounds": rounds, "overlay": overlay}
+    data = "a folder of photos" if root else "generated scenes"
+    write_json(out, {"benchmark": "inference", "settings": settings | {"data": data}, "machine": facts} | measured)
+
+
+if __name__ == "__main__":
+    typer.run(main)

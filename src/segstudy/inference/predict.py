@@ -1,0 +1,225 @@
+"""Masks, overlays and a table of many photos: read and written by threads while the network works."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segstudy.data.reading import upright
+from segstudy.errors import ConfigError, SegstudyError, near
+from segstudy.inference.evaluate import save_mask
+from segstudy.inference.labels import labels_of
+from segstudy.inference.model import Model, confidences
+from segstudy.inference.overlay import overlay, with_legend
+from segstudy.inference.photos import MAX_PIXELS, OURS, Photo, header
+from segstudy.inference.runs import Views
+from segstudy.inference.tiles import Tiles
+
+AHEAD = 2
+"""Batches that are read before the network asks for them, and that are still being written behind it."""
+HELD = 100_000_000
+"""Pixels of the photos in memory at a time (4 bytes each while decoded); one larger photo is alone."""
+WHOLE = 2**22
+"""At size=original, a photo of more pixels is seen in tiles: its maps would fill the memory."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done with each photo. keep: the classes that stay, the others become background. alpha: of an overlay."""
+
+    size: str = "train"
+    views: Views | None = None
+    tiles: Tiles | None = None
+    batch: int | None = None
+    keep: tuple[int, ...] | None = None
+    alpha: float | None = None
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def batched(self) -> bool:
+        """Whether the network sees all photos at one size."""
+        return self.tiles is None and self.size != "original"
+
+    def tiles_of(self, pixels: int) -> Tiles | None:
+        """The tiles in which a photo is seen that does not come in a batch, or None for in one piece."""
+        return self.tiles or (Tiles(512) if pixels > WHOLE else None)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo of which nothing could be predicted."""
+
+    file: Path
+    message: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded photo: its width and height; as the network sees it in a batch; itself, if that is still needed."""
+
+    photo: Photo
+    size: tuple[int, int]
+    image: np.ndarray | None = None
+    picture: Image.Image | None = None
+
+
+class Line:
+    """Photos are read, put to the network and written side by side; in their order, with a bounded number in memory."""
+
+    def __init__(self, model: Model, task: Task, out: Path, tell: Callable[[float], None] | None = None):
+        """tell: is told the share that is done of a photo in tiles."""
+        self.model, self.task, self.out, self.tell = model, task, out, tell
+        self.reading: deque[tuple[int, list[Future]]] = deque()
+        self.writing: deque[tuple[int, list[Future]]] = deque()
+        self.held = 0
+
+    def run(self, photos: Iterable[Photo]) -> Iterator[Row | Failure]:
+        """A row or a failure for each photo. Raises ConfigError if the output folder cannot be written."""
+        threads = torch.get_num_threads()
+        # Each thread of torch's own would start as many again: beside the network's these are too many.
+        self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", torch.set_num_threads, (1,))
+        try:
+            for pixels, group in self.groups(photos):
+                while len(self.reading) >= AHEAD or (self.held and self.held + pixels > HELD):
+                    yield from self.advance()
+                self.held += pixels
+                self.reading.append((pixels, [self.pool.submit(self.read, each) for each in group]))
+            while self.reading or self.writing:
+                yield from self.advance()
+        finally:
+            self.pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+    def groups(self, photos: Iterable[Photo]) -> Iterator[tuple[int, list[Photo | Failure]]]:
+        """The batches, and the pixels of their photos."""
+        size = (self.task.batch or 8) if self.task.batched else 1
+        group: list[Photo | Failure] = []
+        total = 0
+        for photo in photos:
+            each, pixels = self.measured(photo)
+            if group and (len(group) == size or total + pixels > HELD // 2):
+                yield total, group
+                group, total = [], 0
+            group, total = [*group, each], total + pixels
+        if group:
+            yield total, group
+
+    def measured(self, photo: Photo) -> tuple[Photo | Failure, int]:
+        """The photo and its pixels, if its header can be read."""
+        try:
+            width, height = header(photo.file, self.task.max_pixels)
+        except Exception as error:
+            return failure(photo, error), 0
+        return photo, width * height
+
+    def advance(self) -> Iterator[Row | Failure]:
+        """One batch through the network; where none is left, all that is being written."""
+        behind = 0
+        if self.reading:
+            pixels, read = self.reading.popleft()
+            self.writing.append((pixels, self.put([future.result() for future in read])))
+            behind = AHEAD
+        while len(self.writing) > behind:
+            pixels, written = self.writing.popleft()
+            for future in written:
+                yield future.result()
+            self.held -= pixels
+
+    def read(self, photo: Photo | Failure) -> Opened | Failure:
+        """Decode a photo, and resize it if all are seen at one size."""
+        if isinstance(photo, Failure):
+            return photo
+        try:
+            picture = upright(photo.file)[0]
+            if not self.task.batched:
+                return Opened(photo, picture.size, picture=picture)
+            kept = picture if self.task.alpha is not None else None
+            return Opened(photo, picture.size, self.model.resized(picture, self.task.size), kept)
+        except Exception as error:
+            return failure(photo, error)
+
+    def put(self, batch: Sequence[Opened | Failure]) -> list[Future]:
+        """What is being written of a batch, after the network has seen it."""
+        task, there = self.task, [each for each in batch if isinstance(each, Opened)]
+        found: Iterable[tuple[Any, float]]
+        if task.batched and there:
+            scores = self.model.batch_scores(np.stack([each.image for each in there]), task.views)  # type: ignore[misc]
+            found = zip(scores.cpu(), confidences(scores, task.views is not None), strict=True)
+        else:
+            found = [self.see(each.picture) for each in there if each.picture]
+        results = iter(found)
+        return [
+            self.pool.submit(self.write, each, *next(results)) if isinstance(each, Opened)
+            else self.pool.submit(lambda failed: failed, each) for each in batch
+        ]  # fmt: skip
+
+    def see(self, picture: Image.Image) -> tuple[np.ndarray, float]:
+        """Labels and confidence of a photo that does not come in a batch."""
+        tiles = self.task.tiles_of(picture.width * picture.height)
+        return self.model.labels(picture, self.task.size, self.task.views, tiles, self.task.batch, self.tell)
+
+    def write(self, opened: Opened, found: Any, confidence: float) -> Row:
+        """Write a photo's mask and overlay, from its labels or from the network's scores; its row of the table."""
+        model, task, photo = self.model, self.task, opened.photo
+        width, height = opened.size
+        labels = labels_of(found, (height, width)).numpy() if isinstance(found, torch.Tensor) else found
+        if task.keep is not None:
+            kept = [c if c in task.keep else model.background for c in range(256)]
+            np.take(np.array(kept, np.uint8), labels, out=labels, mode="clip")
+        # Pillow counts bytes where they lie; NumPy would make eight of each.
+        areas = [count / (width * height) for count in Image.fromarray(labels).histogram()[: len(model.classes)]]
+        try:
+            if task.alpha is not None and opened.picture is not None:
+                self.draw(opened.picture, labels, areas, self.out / photo.overlay)
+            save_mask(labels, self.out / photo.mask, model.palette)
+        except OSError as error:
+            raise ConfigError(f"--out {self.out} cannot be written: {error}") from error
+        row: Row = {"file": os.path.abspath(photo.file), "mask": photo.mask.as_posix(), "width": width}
+        row |= {"height": height, "confidence": round(confidence, 4)}
+        return row | {f"area_{name}": round(areas[c], 6) for c, name in columns(model, task.keep)}
+
+    def draw(self, picture: Image.Image, labels: np.ndarray, areas: Sequence[float], path: Path) -> None:
+        """Write an overlay, never half."""
+        model = self.model
+        drawn = overlay(picture, labels, model.palette, self.task.alpha or 0.0, model.background)
+        there = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with_legend(drawn, there).save(partial, "JPEG", quality=90, comment=OURS)
+        partial.replace(path)
+
+
+def failure(photo: Photo, error: Exception) -> Failure:
+    """What is said of a photo that cannot be read; Pillow's formats raise anything on a broken file."""
+    said = str(error) if isinstance(error, SegstudyError) else f"{photo.file} cannot be read: {error or type(error)}"
+    return Failure(photo.file, said)
+
+
+def columns(model: Model, keep: Sequence[int] | None) -> list[tuple[int, str]]:
+    """Number and name of the classes that predictions may have."""
+    return [(c, n) for c, n in enumerate(model.classes) if keep is None or c in keep or c == model.background]
+
+
+def kept_classes(model: Model, text: str) -> tuple[int, ...]:
+    """The numbers of the classes in `cat,dog`. Raises ConfigError for unknown ones, and if there is no background."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in model.classes]:
+        hints = "".join(f"\n  {name!r}{near(name, model.classes)}" for name in unknown)
+        raise ConfigError(f"--classes {text}: not among the run's classes{hints}\n  → {', '.join(model.classes)}")
+    if not names:
+        raise ConfigError("--classes names no class\n  → --classes " + ",".join(model.classes[:2]))
+    if model.background is None:
+        raise ConfigError(
+            f"--classes {text}: this run has no background that the other classes could become\n"
+            "  → leave --classes away, and take what you need from the masks"
+        )
+    return tuple(model.classes.index(name) for name in names)

@@ -1,0 +1,107 @@
+"""Images of any size through a network: in tiles that overlap, their probabilities blended smoothly."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from segstudy.errors import ConfigError
+
+Place = tuple[int, int]
+"""Top and left of a tile, in pixels."""
+GRID = 32
+"""Networks of this stride or a divisor of it see an image that is moved by multiples of it alike, and no other."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Squares of `side` pixels, of which neighbours share at least `overlap` of their side.
+
+    The network pads a tile as it does any image, so the side need be no multiple of its stride. Where two tiles
+    overlap, each counts the less the nearer its border is: there it lacks context. Tiles of at least 2·GRID begin at
+    multiples of GRID, so that pooling falls on the pixels on which it does in the whole image; the last is cut short.
+    Raises ConfigError for a side below 1 and an overlap outside 0…0.9.
+    """
+
+    side: int
+    overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.side < 1:
+            raise ConfigError(f"--tiles {self.side}: the side of a tile is 1 pixel or more\n  → --tiles 512")
+        if not 0 <= self.overlap <= 0.9:
+            raise ConfigError(f"--overlap {self.overlap}: not a share from 0 to 0.9\n  → --overlap 0.5")
+
+    def starts(self, length: int) -> list[int]:
+        """Where the tiles along `length` pixels begin, spread evenly; one at 0 if it is no longer than a tile."""
+        if length <= self.side:
+            return [0]
+        grid = GRID if self.side >= 2 * GRID else 1
+        step = max(1, math.floor(self.side * (1 - self.overlap)) // grid) * grid
+        gaps = math.ceil((length - self.side) / step)
+        return [math.ceil(i * (length - self.side) / gaps / grid) * grid for i in range(gaps + 1)]
+
+    def weights(self, length: int) -> list[Tensor]:
+        """For each tile along `length` pixels, the weight float32 (n) of its pixels; at any pixel they add up to 1."""
+        starts = self.starts(length)
+        humps = []
+        total = torch.zeros(length, dtype=torch.float64)
+        for start in starts:
+            side = min(self.side, length - start)
+            humps.append(torch.sin((torch.arange(side, dtype=torch.float64) + 0.5) * (math.pi / side)) ** 2)
+            total[start : start + side] += humps[-1]
+        return [(hump / total[start : start + len(hump)]).float() for start, hump in zip(starts, humps, strict=True)]
+
+    def at_once(self, device: torch.device) -> int:
+        """How many tiles make a batch: maps of a larger one would fill a CPU's memory and gain nothing."""
+        return max(1, (2**22 if device.type == "cuda" else 2**19) // self.side**2)
+
+
+def blended(
+    shape: Sequence[int], tiles: Tiles, chances: Callable[[Sequence[Place]], Tensor], batch: int = 1
+) -> Iterator[Tensor]:
+    """The mean probability over an image of `shape` (H,W), as finished bands of rows (C,rows,W) from the top down.
+
+    chances: the probabilities (B,C,h,w) of the tiles that begin at these places, cut where the image ends; all of them
+    have one size. Only the tiles' present row is held, C·side·W floats; a band is valid until the next is taken.
+    """
+    height, width = shape
+    tall = min(tiles.side, height)
+    tops, lefts = tiles.starts(height), tiles.starts(width)
+    down, across = tiles.weights(height), tiles.weights(width)
+    last = len(lefts) - 1  # by itself: it may be cut short
+    groups = [range(i, min(i + batch, last)) for i in range(0, last, batch)] + [range(last, last + 1)]
+    row = torch.empty(0)
+    for (top, below), rises in zip(pairwise([*tops, height]), down, strict=True):
+        for group in groups:
+            found = chances([(top, lefts[i]) for i in group])
+            if not len(row):
+                row = found.new_zeros(found.shape[1], tall, width)
+            for i, each in zip(group, found, strict=True):
+                weight = rises.to(found)[:, None] * across[i].to(found)
+                row[:, : len(rises), lefts[i] : lefts[i] + len(across[i])] += each * weight
+        done = below - top
+        yield row[:, :done]
+        if below == height:
+            return
+        for plane in row:  # a class at a time: the rows move within one memory
+            plane[: tall - done] = plane[done:].clone()
+            plane[tall - done :] = 0
+
+
+def blended_image(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Tiles) -> Tensor:
+    """The mean probability float32 (B,C,H,W) of an image float (B,3,H,W); network: tile (n,3,h,w) → probabilities."""
+
+    def chances(places: Sequence[Place]) -> Tensor:
+        side = tiles.side
+        return network(torch.stack([one[:, top : top + side, left : left + side] for top, left in places])).float()
+
+    batch = tiles.at_once(image.device)
+    whole = []
+    for one in image:
+        bands = blended(one.shape[1:], tiles, chances, batch)
+        whole.append(torch.cat([band.clone() for band in bands], 1))
+    return torch.stack(whole)
