@@ -1,13 +1,17 @@
 """Small data in the official layouts, and a place for caches: nothing is read or written outside tmp_path."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import savemat
 
+from segstudy.build import build_network
+from segstudy.config import compose_config
 from segstudy.data.scenes import draw_scene
 from segstudy.data.voc import voc_palette
 
@@ -100,3 +104,26 @@ def make_pet(root: Path, breeds: dict[str, int], test: int = 2) -> Path:
     for name, lines in lists.items():
         (home / "annotations" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     return home
+
+
+def make_run(folder: Path, *overrides: str, classes: int = 3) -> Path:
+    """A finished run's folder, of a network that was not trained."""
+    cfg = compose_config(["data.size=32", "encoder.widths=[4,4,4]", "decoder.widths=[4,4]", *overrides])
+    network, _ = build_network(cfg, classes, load_weights=False)
+    generator = torch.Generator().manual_seed(0)
+    for name, values in network.state_dict().items():  # as if trained: statistics and biases unlike 0 and 1
+        if name.endswith(("running_mean", "bias")):
+            values.uniform_(-0.5, 0.5, generator=generator)
+    (folder / "checkpoints").mkdir(parents=True)
+    state = {f"network.{k}": v for k, v in network.state_dict().items()}
+    torch.save({"state_dict": state}, folder / "checkpoints" / "last.ckpt")
+    OmegaConf.save(cfg, folder / "config.yaml")
+    record = {
+        "status": "done", "changes": ["model=v1", "data.root=/somewhere/photos"], "git": "0123456789ab",
+        "class_names": ["ground", "cat", "dog", *(f"c{i}" for i in range(3, classes))][:classes],
+        "palette": [[0, 0, 0], [128, 0, 0], [0, 128, 0], *([9, 9, 9] for _ in range(3, classes))][:classes],
+        "data": {"name": "Scenes", "background": 0}, "checkpoint": "last",
+        "normalisation": {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]},
+    }  # fmt: skip
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder

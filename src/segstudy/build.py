@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from segstudy.callbacks.final import Final
 from segstudy.callbacks.measures import Measures
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.streams import Streams
-from segstudy.config import check
+from segstudy.config import read_config
 from segstudy.data.base import SegmentationData
 from segstudy.device import choose_precision
-from segstudy.errors import ConfigError
+from segstudy.errors import ConfigError, WeightsError
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
-from segstudy.networks.weights import load_encoder_weights
+from segstudy.networks.weights import load_encoder_weights, misfits, read_state
 from segstudy.record import read_record
 from segstudy.seeds import initialise, stream
 
@@ -182,25 +181,32 @@ def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
     return wanted, *choose_precision(wanted)
 
 
-def load_run(folder: Path, checkpoint: str = "last") -> tuple[nn.Module, DictConfig]:
+def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, DictConfig]:
     """The network of a run folder in evaluation mode, and its config. Nothing is downloaded, nothing else is executed.
 
-    Raises ConfigError if it is none, or its config builds something outside segstudy and its libraries.
+    checkpoint: last or best; None for the tested one. Raises ConfigError if the folder is no run's, or its config
+    builds something outside segstudy and its libraries.
     """
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'config.yaml'}")
-    cfg = OmegaConf.load(folder / "config.yaml")
-    if not isinstance(cfg, DictConfig):
-        raise ConfigError(f"{folder / 'config.yaml'} is not a run's config")
-    check(cfg, trusted=False)
-    file = folder / "checkpoints" / f"{checkpoint}.ckpt"
-    if not file.is_file():
-        raise ConfigError(f"{folder} has no checkpoint {checkpoint!r}: no file {file}")
+    cfg = read_config(folder)
     record = read_record(folder)
+    file = weights_file(folder, checkpoint or record.get("checkpoint", "last"))
+    if not file.is_file():
+        raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
     network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
-    _load(network, file)
+    load_state(network, file)
     _expect(network, record)
     return network.eval(), cfg
+
+
+def weights_file(folder: Path, checkpoint: str) -> Path:
+    """The file of a run's checkpoint, or of an exported run's weights (`segstudy export --format hub`).
+
+    Raises ConfigError for a checkpoint that no run writes: a record's word leads to no other file.
+    """
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"{folder} names a checkpoint {str(checkpoint)[:80]!r}: it is last or best")
+    file, exported = folder / "checkpoints" / f"{checkpoint}.ckpt", folder / "model.safetensors"
+    return exported if exported.is_file() and not file.is_file() else file
 
 
 def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
     Raises ConfigError if there are none, or they do not fit.
     """
     file, record = starting_file(place)
-    _load(network, file)
+    load_state(network, file)
     _expect(network, record)
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -227,25 +233,23 @@ def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
         if not (place / "record.json").is_file():
             raise ConfigError(f"start_from={place} is not a run's folder: no file {place / 'record.json'}")
         record = json.loads((place / "record.json").read_text())
-        file = place / "checkpoints" / f"{record.get('checkpoint', 'last')}.ckpt"
+        file = weights_file(place, record.get("checkpoint", "last"))
     if not file.is_file():
         raise ConfigError(f"start_from={place}: no file {file}\n  → a run's folder, a checkpoint, or a state dict")
     return file, record
 
 
-def _load(network: nn.Module, file: Path) -> None:
-    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError that lists what does not fit."""
+def load_state(network: nn.Module, file: Path) -> None:
+    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError that tells what does not fit."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ConfigError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
-    if "state_dict" in state:
-        state = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        lines = str(error).splitlines()[1:9]
-        raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(line[:200] for line in lines)) from error
+        state = read_state(file)
+    except WeightsError as error:
+        raise ConfigError(str(error)) from error
+    inner = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+    state = inner or state  # a checkpoint also holds the loss's weights
+    if lines := misfits(state, network.state_dict()):
+        raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(lines))
+    network.load_state_dict(dict(state))
 
 
 def _expect(network: nn.Module, record: dict[str, Any]) -> None:

@@ -9,25 +9,27 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from torch.optim import Optimizer
 
-from segstudy.errors import ConfigError, near
+from segstudy.errors import ConfigError, first_line, near
 
 _inside, _beside = Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf"
 CONF = _inside if _inside.is_dir() else _beside
 """The configs: inside an installed package, beside `src` in a clone."""
 
-ALLOWED = (
-    "segstudy.", "lightning.Trainer", "lightning.pytorch.callbacks.", "torch.optim.", "torch.nn.",
-    "segmentation_models_pytorch.",
-)  # fmt: skip
-"""What a run folder's config may build. A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
+ALLOWED = ("segstudy.", "lightning.Trainer", "lightning.pytorch.callbacks.", "torch.optim.", "torch.nn.")
+"""What a run folder's config may build, if it is a part of its group (`fits`): not smp's own classes, which download.
+
+A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
 
 MACHINE = re.compile(
     r"(runs_dir|study|report|data\.(name|root|cache_dir|workers|device_cache|download)"
@@ -208,13 +210,17 @@ def _published(conf: Path = CONF) -> list[str]:
 def check(cfg: DictConfig, trusted: bool = True) -> None:
     """Raise ConfigError with every `_target_` that cannot be imported and every key that its target does not take.
 
-    trusted=False (a config that came with a run folder) refuses targets outside ALLOWED and SEGSTUDY_TRUST, before
-    anything is imported.
+    trusted=False (a config that came with a run folder, from `read_config`) refuses targets outside ALLOWED and
+    SEGSTUDY_TRUST, before anything is imported, and what is no part of its group.
     """
     mistakes = []
+    refused: set[str] = set()  # named once: of a config without interpolations, `network` repeats its sockets
     for place, node in _parts(cfg):
         target = str(node["_target_"])
+        if target in refused:
+            continue
         if not trusted and not allowed(target):
+            refused.add(target)
             mistakes.append(
                 f"{place}._target_={target} is not of segstudy or its libraries; if it is yours, say so here: "
                 f"SEGSTUDY_TRUST={target.split('.')[0]}"
@@ -224,6 +230,10 @@ def check(cfg: DictConfig, trusted: bool = True) -> None:
             thing = locate(target)
         except ConfigError as error:
             mistakes.append(f"{place}._target_: {error}")
+            continue
+        if not trusted and target.startswith(ALLOWED) and not fits(place, thing):
+            refused.add(target)
+            mistakes.append(f"{place}._target_={target} is no part of a {place.split('.')[0]}: it is not built")
             continue
         known = parameters(thing)
         keys = [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_", "enabled")]
@@ -238,6 +248,53 @@ def allowed(target: str) -> bool:
     """Whether a config that someone sent may build `target`."""
     own = tuple(f"{m.strip()}." for m in os.environ.get("SEGSTUDY_TRUST", "").split(",") if m.strip())
     return target.startswith(ALLOWED + own) and ".." not in target
+
+
+def fits(place: str, thing: Any) -> bool:
+    """Whether a thing is what the group at the head of `place` builds, and so does nothing but be built.
+
+    A function, or a class imported from elsewhere (pathlib.Path, subprocess.Popen), could do more.
+    """
+    import lightning as L
+
+    from segstudy.data.augment import Augment
+    from segstudy.data.effects import Part
+
+    group = place.split(".")[0]
+    if group == "schedule":
+        return getattr(thing, "__module__", None) == "segstudy.optim" and inspect.isfunction(thing)
+    kinds: dict[str, tuple[type, ...]] = {
+        "data": (L.LightningDataModule, Augment, Part), "trainer": (L.Trainer,), "callbacks": (L.Callback,),
+        "optim": (Optimizer,),
+    }  # fmt: skip
+    return inspect.isclass(thing) and issubclass(thing, kinds.get(group, (nn.Module,)))
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The config of a run's folder that someone may have sent, checked, without interpolations: what is checked is
+    then what is built (`${oc.create:…}` makes a part that no check has seen).
+
+    Raises ConfigError if there is none, and for what segstudy does not build.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{folder} is not a run's folder: no file {file}")
+    register_resolvers()
+    try:
+        text = file.read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ConfigError(f"{file} is not a run's config: it has YAML's aliases, which can grow without end")
+        values = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        cfg = OmegaConf.create(values)
+        left = OmegaConf.to_container(cfg, resolve=False) != OmegaConf.to_container(cfg, resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError) as error:
+        raise ConfigError(f"{file} cannot be read as a config: {first_line(error)}") from error
+    if left:
+        raise ConfigError(f"{file} is not a run's config: a value in it makes another interpolation")
+    if not isinstance(cfg, DictConfig) or not {"seed", "data", "network", "trainer"} <= cfg.keys():
+        raise ConfigError(f"{file} is not a run's config: not all of seed, data, network and trainer are there")
+    check(cfg, trusted=False)
+    return cfg
 
 
 def locate(target: str) -> Callable[..., Any]:

@@ -24,7 +24,16 @@ class TrainingError(SegstudyError):
     """Training stopped: a loss that is not finite, or too little memory."""
 
 
+class ExportError(SegstudyError):
+    """What was written for another program does not do there what the network does."""
+
+
 def near(word: str, known: Sequence[str]) -> str:
     """'; did you mean …?' with the closest known words, or nothing."""
     found = get_close_matches(word, known, n=3)
     return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

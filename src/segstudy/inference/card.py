@@ -10,10 +10,10 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from segstudy.build import build_network
-from segstudy.config import check
+from segstudy.config import read_config
 from segstudy.drawing import ERRORS, class_legend, coloured, error_picture, grid, save
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference import sections
@@ -87,10 +87,7 @@ def model_card(folder: Path, latency: bool = True, license: str | None = None) -
 def gather(folder: Path, measured: bool) -> Known:
     """Record, config, network, speeds and test of a run. Raises ConfigError as `model_card`."""
     record = finished(folder)
-    cfg = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-    if not isinstance(cfg, DictConfig):
-        raise ConfigError(f"{folder} has no config.yaml that could be read: its network is not known")
-    check(cfg, trusted=False)
+    cfg = read_config(folder)
     speeds = speeds_of(folder) if measured else []
     network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
     plan = Plan.of(OmegaConf.to_container(cfg.report) if cfg.get("report") else None)  # type: ignore[arg-type]

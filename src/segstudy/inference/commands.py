@@ -1,5 +1,7 @@
 """Commands that use finished runs: evaluate, predict, export, card, demo, runs."""
 
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -267,3 +269,154 @@ def demo(
         console.print(f"open {web.address(bound)} in a browser; Ctrl-C ends it", highlight=False, soft_wrap=True)
         web.serve(served, bound)
     console.print("ended; the uploaded photos are removed")  # Python takes seconds to clear so many modules away
+
+
+class Format(StrEnum):
+    """What segstudy export writes."""
+
+    onnx = "onnx"
+    torchscript = "torchscript"
+    torch_export = "torch.export"
+    state_dict = "state_dict"
+    hub = "hub"
+
+
+class Quantise(StrEnum):
+    """How an ONNX file gets 8-bit weights."""
+
+    none = "none"
+    dynamic = "dynamic"
+    static = "static"
+
+
+@app.command(rich_help_panel="Use what was trained")
+def export(
+    what: Annotated[list[str], typer.Argument(help="A run's folder, and for int8 settings of its data: data.root=…")],
+    format: Annotated[Format, typer.Option(help="hub: a folder with weights, config and model card.")] = Format.onnx,
+    out: Annotated[
+        Path | None, typer.Option(help="A file or folder; else a file named after the run in the current folder.")
+    ] = None,
+    quantise: Annotated[
+        Quantise, typer.Option(help="int8 weights for onnx; static also fixes the activations' ranges, on images.")
+    ] = Quantise.none,
+    images: Annotated[int, typer.Option(min=1, help="At most so many reported images measure the loss by int8.")] = 100,
+    json: Annotated[Path | None, typer.Option(help="A file for what was compared and measured.")] = None,
+) -> None:
+    """Write a run's network for other programs: image in 0…1 → logits, with normalisation, classes and colours inside.
+
+    The file is run in its own format and compared with PyTorch at several sizes before it is kept. state_dict and hub
+    hold weights alone, for images that are normalised before; segstudy.load opens hub's folder.
+    Example: segstudy export runs/study/v4 --format onnx --out v4.onnx
+    """
+    from segstudy.errors import ConfigError
+    from segstudy.train import quiet
+
+    quiet()
+    folders, settings = runs_and_settings(what)
+    if len(folders) != 1:
+        raise ConfigError(f"{len(folders)} runs are given: one at a time\n  → segstudy export RUN --format onnx")
+    if quantise != Quantise.none and format != Format.onnx:
+        raise ConfigError(f"--quantise {quantise.value}: for --format onnx, not {format.value}")
+    if settings and quantise == Quantise.none:
+        raise ConfigError(f"{' '.join(settings)}: no images are read without --quantise")
+    export_run(folders[0], settings, format.value, out, quantise.value, images, json)
+
+
+def export_run(
+    folder: Path, settings: list[str], kind: str, out: Path | None, quantised: str, count: int, file: Path | None
+) -> None:
+    """Write one run, print how the file compares, and save that if asked."""
+    from segstudy.errors import ConfigError
+    from segstudy.inference import export as exports
+    from segstudy.inference.evaluate import write_json
+    from segstudy.inference.int8 import shrink
+    from segstudy.inference.model import Model
+    from segstudy.inference.runs import open_members
+
+    members = open_members([folder])
+    model = Model(members[0], "cpu")
+    place = exports.place_of(
+        out,
+        " ".join(w for w in model.name.split() if not w.startswith("study="))
+        + (".int8" if quantised != "none" else ""),
+        kind,
+    )
+    exports.require(*exports.NEEDS.get(kind, ()))
+    data, missing = images_of(members, settings, quantised) if quantised != "none" else (None, "")
+    try:
+        with console.status(f"writing {place} and running it …"):
+            done = exports.export(
+                model, kind, place,
+                (lambda e: shrink(e.path, quantised, model, e.free, data, count)) if quantised != "none" else None,
+            )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be written: {error}") from error
+    tell_export(done, kind, missing)
+    if file:
+        write_json([asdict(row) for row in done.rows], {"format": kind} | done.as_json(), file)
+
+
+def images_of(members: Any, settings: list[str], quantised: str) -> tuple[Any, str]:
+    """The run's data, or None and why it cannot be opened. Raises ConfigError if static quantisation needs it."""
+    from segstudy.errors import ConfigError, SegstudyError
+    from segstudy.inference.runs import Wanted, config_of, open_data
+
+    try:
+        return open_data(config_of(members, Wanted(settings)), members, Wanted(settings)), ""
+    except SegstudyError as error:
+        if quantised == "static":
+            raise ConfigError(
+                f"--quantise static finds the ranges of activations on the run's images, and they cannot be opened:\n"
+                f"{error}\n  → segstudy export RUN data.root=FOLDER --quantise static, or --quantise dynamic"
+            ) from error
+        return None, str(error)
+
+
+def tell_export(done: Any, kind: str, missing: str) -> None:
+    """Print what was written, and how it compares."""
+    from rich.table import Table
+
+    table = Table(title=f"{kind} against PyTorch, float32 on the CPU")
+    for column in ("images", "largest difference", "largest logit", "pixels of equal class"):
+        table.add_column(column, justify="right")
+    for row in done.rows:
+        size = f"{row.batch}×3×{row.height}×{row.width}"
+        table.add_row(size, f"{row.difference:.1e}", f"{row.largest:.3g}", f"{row.agreement:.4%}")
+    console.print(table)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for line in done.skipped:
+        say(f"not compared, the network itself refuses it: {line}")
+    sides = "×".join(map(str, done.about["input_shape"]))
+    fixed = "" if len(done.free) == 3 else f"; numbers are fixed, since {'; '.join(done.why)}"
+    say(f"input: {done.about['input']}, {sides}{fixed}")
+    if done.int8:
+        tell_int8(done.int8, missing, say)
+    say(f"written: {done.path} ({size_on_disk(done.path) / 1e6:.1f} MB)")
+
+
+def tell_int8(int8: dict[str, Any], missing: str, say: Any) -> None:
+    """Print what 8-bit weights cost and bring."""
+    before, after = int8["bytes"]["float"], int8["bytes"]["int8"]
+    say(
+        f"int8, {int8['kind']}: {after / 1e6:.1f} MB for {before / 1e6:.1f} MB; on the generated pictures "
+        f"logits differ by up to {int8['difference']:.2g}, and {int8['agreement']:.2%} of the pixels or more agree"
+    )
+    if loss := int8["loss"]:
+        miou = loss["miou"]
+        time = {name: f"{1000 * seconds:.1f}" for name, seconds in loss["seconds_per_image"].items()}
+        say(
+            f"mIoU on {loss['images']} images of {loss['split']!r}, at network size: float {miou['float']:.4f}, int8 "
+            f"{miou['int8']:.4f} ({loss['miou_difference']:+.4f}); {loss['speed_ratio']:.2f}× as fast "
+            f"({time['int8']} ms an image, float {time['float']})"
+        )
+    else:
+        say(f"the loss in mIoU was not measured, the run's images cannot be opened:\n{missing}")
+        say("  → segstudy export RUN data.root=FOLDER --quantise … measures it")
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of a folder's files."""
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size

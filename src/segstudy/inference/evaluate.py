@@ -268,8 +268,8 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int, console: Con
         console.print(f"{mean}, against {against}: mIoU {', '.join(gains)}", highlight=False, markup=False)
 
 
-def write_json(rows: Mapping[str, Any] | Sequence[Any], about: Mapping[str, Any], file: Path) -> None:
-    """All figures, the confusion matrices they come from, and what was evaluated; never half written."""
+def write_json(rows: Any, about: Mapping[str, Any], file: Path) -> None:
+    """What came out (figures, and the confusion matrices they come from) and of what; never half written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     partial.write_text(json.dumps({**about, "results": rows}, indent=1, default=str))

@@ -28,16 +28,20 @@ DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class Normalised(nn.Module):
     """A network with the normalisation that it expects: image in 0…1 → logits of all classes."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module):
         super().__init__()
-        encoder = getattr(network, "encoder", None)
-        self.mean: Sequence[float] = IMAGENET_MEAN if encoder is None else encoder.mean
-        self.std: Sequence[float] = IMAGENET_STD if encoder is None else encoder.std
+        expects = getattr(network, "encoder", None)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if expects is None else (expects.mean, expects.std)
+        self.normalisation = {"mean": list(mean), "std": list(std)}
+        for name, values in self.normalisation.items():  # buffers, so that an exported file can move to a GPU
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.network = TwoChannels(network)
 
     def normalised(self, image: Tensor) -> Tensor:
-        mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return (image - mean) / std
+        return (image - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(self.normalised(image))
@@ -62,8 +66,8 @@ class Model:
     """A trained network with its classes and colours.
 
     classes: their names; palette: an RGB colour for each; background: a class's number or None; size: the (H,W) that it
-    was trained at; network: image float (B,3,H,W) in 0…1 → logits (B,C,H,W), its normalisation inside; device_line:
-    device and precision, and why.
+    was trained at; network: image float (B,3,H,W) in 0…1 → logits (B,C,H,W), its normalisation inside; plain: that
+    without; device_line: device and precision, and why.
     """
 
     def __init__(self, member: Member, device: str = "auto"):
@@ -76,6 +80,7 @@ class Model:
         accelerator, self.precision, reason = choose_device(device, member.cfg.trainer.precision)
         self.device = torch.device(accelerator)
         self.device_line = f"{accelerator}, {self.precision}: {reason}"
+        self.plain = member.network
         self.network = Normalised(member.network).to(self.device).eval()
 
     @overload

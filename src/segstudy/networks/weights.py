@@ -1,7 +1,9 @@
 """Weights for encoders: from ImageNet, from a file, or none; strict, with the mismatches named."""
 
+import pickle
+import re
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 
-from segstudy.errors import WeightsError
+from segstudy.errors import WeightsError, first_line
 from segstudy.networks.encoders import Encoder, LibraryEncoder
 
 CLASSIFIER = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm.")
@@ -41,7 +43,7 @@ def load_encoder_weights(encoder: Encoder) -> str:
             if wanted == "auto":
                 return "random (ImageNet could not be had)"
             raise WeightsError(
-                f"ImageNet weights of {encoder.name!r} cannot be had: {_first_line(error)}\n"
+                f"ImageNet weights of {encoder.name!r} cannot be had: {first_line(error)}\n"
                 "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=null (random),\n"
                 "    or encoder.weights=auto (ImageNet if it can be had, else random, and marked so)"
             ) from error
@@ -58,19 +60,24 @@ def load_file(encoder: Encoder, path: Path) -> None:
     have = _read(path)
     want = body.state_dict()
     state = max(_spellings(have, want), key=lambda s: sum(k in want for k in s))
-    missing = [k for k in want if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in want and not k.removeprefix("model.").startswith(CLASSIFIER)]
-    misshapen = [
-        f"{k} {tuple(state[k].shape)} for {tuple(want[k].shape)}"
-        for k in want
-        if k in state and state[k].shape != want[k].shape
-    ]
-    if missing or unexpected or misshapen:
-        found = (("missing", missing), ("unexpected", unexpected), ("other shape", misshapen))
-        lines = [f"  {kind}: {len(k)}, e.g. {', '.join(k[:3])}" for kind, k in found if k]
+    known = {k: v for k, v in state.items() if k in want or not k.removeprefix("model.").startswith(CLASSIFIER)}
+    if lines := misfits(known, want):
         name = getattr(encoder, "name", type(encoder).__name__)
         raise WeightsError(f"encoder.weights={path} does not fit the encoder {name!r}:\n" + "\n".join(lines))
     nn.Module.load_state_dict(body, {k: v for k, v in state.items() if k in want}, strict=False)
+
+
+def misfits(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> list[str]:
+    """How a state dict does not fit another's names and shapes, in a line for each way; none if it fits."""
+    missing = [k for k in want if k not in have and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in have if k not in want]
+    misshapen = [
+        f"{k} {tuple(have[k].shape)} for {tuple(want[k].shape)}"
+        for k in want
+        if k in have and have[k].shape != want[k].shape
+    ]
+    found = (("missing", missing), ("unexpected", unexpected), ("other shape", misshapen))
+    return [f"  {kind}: {len(k)}, e.g. {', '.join(name[:80] for name in k[:3])}" for kind, k in found if k]
 
 
 def _imagenet(encoder: LibraryEncoder) -> str:
@@ -109,18 +116,33 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"encoder.weights={path}: no such file")
     try:
+        return read_state(path)
+    except WeightsError as error:
+        raise WeightsError(f"encoder.weights={error}") from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict of a file (torch, a checkpoint, safetensors); nothing in it is executed.
+
+    Raises WeightsError for a file that holds anything but tensors and plain values.
+    """
+    try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file as load_safetensors
 
             return load_safetensors(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle and zipfile each raise their own
-        raise WeightsError(f"encoder.weights={path} is not a file of weights: {_first_line(error)}") from error
+    except pickle.UnpicklingError as error:  # torch's own text proposes to load it nevertheless
+        what = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"it names {what[1]}, which could run code" if what else "it is damaged, or could run code"
+        raise WeightsError(f"{path} is not a file of weights: {found}; nothing of it was run") from error
+    except Exception as error:  # torch and zipfile each raise their own
+        raise WeightsError(f"{path} is not a file of weights: {first_line(error)}") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"encoder.weights={path} holds no state dict (names to tensors)")
+        raise WeightsError(f"{path} holds no state dict (names to tensors)")
     return state
 
 
@@ -134,7 +156,3 @@ def _spellings(state: dict[str, Tensor], want: Iterable[str]) -> list[dict[str, 
     # timm's networks of features write `stages_0` where its classifiers write `stages.0`.
     names = {k.replace(".", "_"): k for k in want}
     return [{names.get(k.replace(".", "_"), k): v for k, v in s.items()} for s in found]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from omegaconf import OmegaConf
 from scipy import ndimage
 
 from segstudy.build import build_data
-from segstudy.config import check
+from segstudy.config import read_config
 from segstudy.drawing import ERRORS, VOID, as_array, class_legend, coloured, grid
 from segstudy.errors import SegstudyError
 from segstudy.losses import IGNORE
@@ -84,9 +83,7 @@ def _photos(test: Tested) -> np.ndarray | None:
     if test.folder is None:
         return None
     try:
-        cfg = OmegaConf.load(test.folder / "config.yaml")
-        check(cfg, trusted=False)  # type: ignore[arg-type]
-        images = build_data(cfg).roles["report"]  # type: ignore[arg-type]
+        images = build_data(read_config(test.folder)).roles["report"]
     except (SegstudyError, OSError):
         return None
     if [s.name for s in images.samples] != list(test.names):

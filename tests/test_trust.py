@@ -1,0 +1,220 @@
+"""Run folders from strangers: each kind of trap is one clear error, and nothing is executed, opened or written."""
+
+import json
+import pickle
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_run
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+import segstudy
+from segstudy.build import load_run, start_from
+from segstudy.config import fits, locate
+from segstudy.errors import ConfigError
+
+OPENED: list[str] = []
+"""What Python opens while WATCHING[0]."""
+WATCHING = [False]
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if WATCHING[0] and event == "open":
+        OPENED.append(str(arguments[0]))
+
+
+sys.addaudithook(_note)  # for as long as the process lives: it does nothing unless asked
+
+
+class Code:
+    """What a hostile file holds: a call that is made when it is unpickled."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.target,)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "honest")
+
+
+@pytest.fixture
+def folder(honest: Path, tmp_path: Path) -> Path:
+    """A copy to put traps into."""
+    return Path(shutil.copytree(honest, tmp_path / "run"))
+
+
+def change(folder: Path, **values: Any) -> None:
+    """Write settings into a run's config, at the top."""
+    cfg = OmegaConf.load(folder / "config.yaml")
+    for key, value in values.items():
+        cfg[key] = value
+    OmegaConf.save(cfg, folder / "config.yaml")
+
+
+def append(folder: Path, key: str, text: str) -> None:
+    """Replace a group of a run's config by YAML as it is written."""
+    cfg = OmegaConf.load(folder / "config.yaml")
+    del cfg[key]
+    (folder / "config.yaml").write_text(f"{OmegaConf.to_yaml(cfg)}\n{key}: {text}\n")
+
+
+def refused(folder: Path, said: str, canary: Path) -> None:
+    """Loading is refused with these words, in few lines, and nothing has happened."""
+    with pytest.raises(ConfigError, match=said) as error:
+        segstudy.load(folder)
+    assert len(str(error.value).splitlines()) <= 4
+    assert not canary.exists()
+
+
+def test_an_honest_one_loads(honest: Path) -> None:
+    assert segstudy.load(honest).classes == ["ground", "cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("os.mkdir", "is not of segstudy"),
+        ("builtins.eval", "is not of segstudy"),
+        ("segmentation_models_pytorch.from_pretrained", "is not of segstudy"),
+        ("segstudy.record.subprocess.run", "cannot be imported"),  # a name inside a module of ours
+        ("segstudy.build.instantiate", "is no part of a"),  # a function that a module of ours uses
+        ("segstudy.networks.weights.urlopen", "is no part of a"),
+        ("segstudy.data.download.fetch_archive", "is no part of a"),
+        ("segstudy.cli.main", "is no part of a"),
+        ("segstudy.cli.Path", "is no part of a"),  # a class, but no network
+        ("segstudy.data.folder.Folder", "is no part of a"),  # a data set where a network belongs
+        ("lightning.pytorch.callbacks.ModelCheckpoint", "is no part of a"),
+    ],
+)
+def test_a_part_that_is_none(target: str, said: str, folder: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    change(folder, bridge={"_target_": target, "path": str(canary)})
+    refused(folder, said, canary)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{x: [{y: [{_target_: os.mkdir, path: CANARY}]}]}",  # deep in lists
+        "'${oc.create:{_target_: os.mkdir, path: CANARY}}'",  # a part that interpolation makes
+        "'${oc.decode:\"{_target_: os.mkdir, path: CANARY}\"}'",
+        "{_target_: '${oc.decode:os.mkdir}', path: CANARY}",
+        "{_target_: segstudy.networks.bridges.NoBridge, _partial_: true, _args_: [{_target_: os.mkdir, path: CANARY}]}",
+        "'\\${oc.create:{_target_: os.mkdir, path: CANARY}}'",  # an interpolation that another one makes
+    ],
+)
+def test_a_part_that_is_hidden(text: str, folder: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    append(folder, "bridge", text.replace("CANARY", str(canary)))
+    refused(folder, r"os\.mkdir is not of segstudy|makes another interpolation", canary)
+
+
+def test_yaml_that_is_more_than_values(folder: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    append(folder, "bridge", f"!!python/object/apply:os.mkdir [{canary}]")
+    refused(folder, "cannot be read as a config", canary)
+    laughs = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))
+    (folder / "config.yaml").write_text(f"a0: &a0 [ha]\n{laughs}\n")
+    refused(folder, "aliases", canary)
+    for text in ("", "- a\n- b\n", "a: [", "a: ${nowhere}", "\0"):
+        (folder / "config.yaml").write_text(text)
+        refused(folder, r"is not a run's config|cannot be read as a config", canary)
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle", "inside"])
+def test_code_in_a_checkpoint(kind: str, folder: Path, tmp_path: Path) -> None:
+    canary, file = tmp_path / "canary", folder / "checkpoints" / "last.ckpt"
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps(Code(canary)))
+    else:
+        held = {"state_dict": {}, "callbacks": Code(canary)} if kind == "inside" else Code(canary)
+        torch.save(held, file)
+    refused(folder, r"is not a file of weights.*nothing of it was run", canary)
+    with pytest.raises(ConfigError, match="is not a file of weights"):
+        start_from(torch.nn.Conv2d(1, 1, 1), file)
+    assert not canary.exists()
+
+
+def other_network(folder: Path) -> dict[str, torch.Tensor]:
+    other = make_run(folder / "other", "encoder.widths=[4,8,8]", "bridge=aspp")
+    return torch.load(other / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("make", [other_network, lambda _: {"state_dict": {}}, lambda _: {"a": torch.zeros(2)}])
+def test_weights_of_another_network(make: Callable[[Path], Any], folder: Path, tmp_path: Path) -> None:
+    torch.save(make(tmp_path), folder / "checkpoints" / "last.ckpt")
+    refused(folder, r"does not fit this network:\n  (missing|unexpected): \d+, e\.g\. ", tmp_path / "canary")
+
+
+@pytest.mark.parametrize("held", [[1, 2], {"state_dict": 3}, torch.zeros(2), {"a": "b"}])
+def test_what_holds_no_weights(held: Any, folder: Path, tmp_path: Path) -> None:
+    torch.save(held, folder / "checkpoints" / "last.ckpt")
+    refused(folder, "holds no state dict", tmp_path / "canary")
+
+
+def test_a_damaged_safetensors(folder: Path, tmp_path: Path) -> None:
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
+    refused(folder, "does not fit this network", tmp_path / "canary")
+    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+    refused(folder, "is not a file of weights", tmp_path / "canary")
+
+
+@pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", ["last"], 3])
+def test_a_record_leads_to_no_other_file(name: Any, folder: Path, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "secret.ckpt")
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"checkpoint": name}))
+    refused(folder, "names a checkpoint", tmp_path / "canary")
+
+
+def test_paths_in_a_config_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "weights.pth").write_bytes(pickle.dumps(Code(tmp_path / "canary")))
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.encoder.weights = str(outside / "weights.pth")
+    cfg.start_from = str(outside / "weights.pth")
+    written = str(outside / "written")
+    cfg.data = {"_target_": "segstudy.data.folder.Folder", "root": str(outside), "size": 32, "cache_dir": written}
+    cfg.runs_dir = written
+    cfg.callbacks.last.dirpath = written
+    OmegaConf.save(cfg, folder / "config.yaml")
+    before = sorted(tmp_path.rglob("*"))
+    OPENED.clear()
+    WATCHING[0] = True
+    try:
+        segstudy.load(folder)
+    finally:
+        WATCHING[0] = False
+    assert any(name.endswith("last.ckpt") for name in OPENED)  # it does watch
+    assert not [name for name in OPENED if str(outside) in name]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_ones_own_parts_need_ones_word(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEGSTUDY_TRUST", "os")
+    change(folder, bridge={"_target_": "os.mkdir", "_partial_": True})
+    with pytest.raises(ConfigError):  # it is built now, and is no bridge
+        load_run(folder)
+
+
+def test_what_each_group_may_hold() -> None:
+    for place, target in {
+        "network.decoder": "segstudy.networks.decoders.PreactDecoder", "schedule": "segstudy.optim.cosine",
+        "loss.terms.x": "torch.nn.CrossEntropyLoss", "optim.optimizer": "torch.optim.Adam",
+        "data.augment.then.blur": "segstudy.data.effects.Blur", "trainer": "lightning.Trainer",
+        "callbacks.x": "lightning.pytorch.callbacks.EarlyStopping",
+    }.items():  # fmt: skip
+        assert fits(place, locate(target))
+        assert not fits("schedule" if place != "schedule" else "loss", locate(target))
