@@ -61,7 +61,9 @@ def named(folder: Path) -> dict[str, Run]:
 
 
 def command(*words: Any, given: str = "") -> tuple[int, str]:
-    ended = CliRunner().invoke(app, ["runs", *map(str, words)], input=given, env={"COLUMNS": "200"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segstudy.inference.commands.console", Console(width=200))
+        ended = CliRunner().invoke(app, ["runs", *map(str, words)], input=given)
     if isinstance(ended.exception, Exception) and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return ended.exit_code, ended.output

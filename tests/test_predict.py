@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from test_tiles import model_of, seeded, smooth
@@ -39,7 +40,7 @@ class Strongest(nn.Module):
 def colours() -> Model:
     """A model with the classes background (red), class 1 (green) and class 2 (blue)."""
     model = model_of(Strongest(), 3)
-    model.network.mean, model.network.std = [0.0] * 3, [1.0] * 3
+    model.network.mean, model.network.std = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
     return model
 
 
