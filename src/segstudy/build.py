@@ -120,7 +120,7 @@ TESTING = (ImageCounts, Measures, Apart, Pictures, Final)
 
 def run_callbacks(cfg: DictConfig) -> list[Callback]:
     """What every run's test measures, and the callbacks that the config names."""
-    callbacks: list[Callback] = [ImageCounts(), Measures()]
+    callbacks: list[Callback] = [ImageCounts(), Measures(), Final()]
     for part in cfg.callbacks.values():
         if part.get("enabled", True):
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])

@@ -34,7 +34,7 @@ A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
 MACHINE = re.compile(
     r"(runs_dir|study|report|data\.(name|root|cache_dir|workers|device_cache|download)"
     r"|trainer\.(accelerator|devices|num_nodes|logger)"
-    r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress|final))(\.|$)"
+    r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress))(\.|$)"
 )
 """Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
 
