@@ -2,7 +2,7 @@
 
 End to end is what `segstudy predict` does: find, decode, resize, the network, labels in the photo's own size, indexed
 PNGs and the table. The network alone gets random tensors of the same batches. Then the network in several forms, each
-in its turn: float32 and bf16, channels_last and not, and ONNX Runtime.
+in its turn: float32 and bf16, channels_last and not, and the files of `segstudy export`.
 """
 
 import statistics
@@ -25,6 +25,7 @@ from training import NETWORKS, now
 from segstudy.build import build_network
 from segstudy.data.scenes import draw_scene
 from segstudy.data.voc import voc_palette
+from segstudy.inference.export import FORMATS, READERS, WRITERS, export
 from segstudy.inference.model import Model, load
 from segstudy.inference.predict import Task
 from segstudy.inference.predictions import predict_all
@@ -70,7 +71,7 @@ def alone(model: Model, images: int, batch: int) -> float:
     return images // batch * batch / (now(model.device) - began)
 
 
-def forms(model: Model, onnx: Path | None, folder: Path) -> dict[str, Form]:
+def forms(model: Model, folder: Path) -> dict[str, Form]:
     """The network in the forms that can be had here, by name."""
     half = {"cuda": torch.float16, "mps": None}.get(model.device.type)
     if "bf16" in model.precision or model.device.type == "cpu":
@@ -81,10 +82,17 @@ def forms(model: Model, onnx: Path | None, folder: Path) -> dict[str, Form]:
             if name == "float32" or dtype is not None:
                 say = f"PyTorch, {name}" + (", channels_last" if layout is torch.channels_last else "")
                 found[say] = in_pytorch(model, dtype, layout)
-    try:
-        found["ONNX Runtime, float32"] = in_onnx(onnx or exported(model, folder))
-    except ImportError as error:
-        Console().print(f"without ONNX Runtime: {error} (pip install onnx onnxscript onnxruntime)", highlight=False)
+    return found | in_files(model, folder)
+
+
+def in_files(model: Model, folder: Path) -> dict[str, Form]:
+    """The network as other programs run it, on the CPU: each file of `segstudy export` that holds a network."""
+    if model.device.type != "cpu":
+        return {}
+    found: dict[str, Form] = {}
+    for kind in WRITERS:
+        run = READERS[kind](export(model, kind, folder / f"network{FORMATS[kind]}").path, model)
+        found[f"{kind}, float32"] = lambda image, run=run: run(torch.from_numpy(image))  # type: ignore[misc]
     return found
 
 
@@ -98,32 +106,6 @@ def in_pytorch(model: Model, dtype: torch.dtype | None, layout: torch.memory_for
             return model.network(tensor).cpu()
 
     return run
-
-
-def exported(model: Model, folder: Path) -> Path:
-    """The network as an ONNX file with a free batch."""
-    import onnxscript  # noqa: F401  # without it, the export says so in other words
-
-    example = torch.rand(2, 3, *model.size)
-    network = model.network.cpu()
-    file = folder / "network.onnx"
-    torch.onnx.export(
-        network, (example,), file, input_names=["image"], output_names=["logits"], dynamo=True, verbose=False,
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-    )  # fmt: skip
-    network.to(model.device)
-    return file
-
-
-def in_onnx(file: Path) -> Form:
-    """An ONNX file on the CPU, with as many threads as PyTorch."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image})
 
 
 def in_turns(found: dict[str, Form], size: tuple[int, int], batch: int, rounds: int, images: int) -> dict[str, Any]:
@@ -169,14 +151,13 @@ def show(paired: dict[str, list[float]], results: dict[str, Any], title: str, co
 def main(
     run: Annotated[Path | None, typer.Option(help="a run's folder; without it: untrained networks")] = None,
     networks: Annotated[str, typer.Option(help="untrained ones: " + ", ".join(NETWORKS))] = "v1,resnet34",
-    size: Annotated[int, typer.Option(help="side of an untrained network's images")] = 256,
+    size: Annotated[int | None, typer.Option(help="side of its images; the run's own, 256 of untrained ones")] = None,
     images: Annotated[int, typer.Option(help="photos, and so images of a round")] = 32,
     batch: Annotated[int, typer.Option(help="images at a time")] = 8,
     rounds: Annotated[int, typer.Option(help="turns of each")] = 5,
     root: Annotated[Path | None, typer.Option(help="a folder of photos; without it: generated scenes, 500×375")] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="also write overlays")] = False,
     others: Annotated[bool, typer.Option(help="also measure the forms of the network")] = True,
-    onnx: Annotated[Path | None, typer.Option(help="an exported file of the run; without it: exported here")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
 ) -> None:
@@ -184,7 +165,9 @@ def main(
     quiet()
     console, facts = Console(), machine()
     measured: dict[str, Any] = {}
-    models = [load(run, device)] if run else [untrained(name, size, device) for name in networks.split(",")]
+    models = [load(run, device)] if run else [untrained(name, size or 256, device) for name in networks.split(",")]
+    for model in models:
+        model.size = (size, size) if size else model.size
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         home = root or photos(place / "photos", images)
@@ -195,7 +178,7 @@ def main(
                 speeds = end_to_end(model, home, place / model.name, task), alone(model, images, batch)
                 for values, speed in zip(paired.values(), speeds, strict=True):
                     values += [speed] if turn else []  # the first warms up
-            found = forms(model, onnx, place) if others else {}
+            found = forms(model, place) if others else {}
             results = in_turns(found, model.size, batch, rounds, images)
             title = f"{model.name}, {'×'.join(map(str, model.size))}, batches of {batch}"
             share = show(paired, results, title, console)

@@ -27,7 +27,7 @@ def shrink(
     kind: dynamic, or static, which needs `data`: its training images give the ranges. The loss is measured on up to
     `count` reported ones. Raises ExportError if ONNX Runtime cannot run the int8 file.
     """
-    small = source.with_name("int8.onnx")
+    small = source.with_name(f"int8-{source.name}")
     try:
         with silent():
             quantise(source, small, kind, data.roles["fit"] if data else None)
@@ -69,7 +69,7 @@ def quantise(source: Path, target: Path, kind: str, images: Images | None = None
         q.quantize_dynamic(source, target, weight_type=q.QuantType.QUInt8)
     else:
         assert images is not None
-        prepared = target.with_name("prepared.onnx")
+        prepared = target.with_name(f"prepared-{target.name}")
         quant_pre_process(source, prepared, skip_symbolic_shape=True)  # which fails on free sides
         q.quantize_static(prepared, target, _reader(images), per_channel=True)
         prepared.unlink()
