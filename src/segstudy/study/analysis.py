@@ -12,12 +12,12 @@ import numpy as np
 
 from segstudy.study import confidence, operating, pace, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.claims import history, hold_claims, measure, measure_plain, side_name
+from segstudy.study.claims import history, hold_claims, measure, measure_plain
 from segstudy.study.collect import own, read_plan, read_study, seeds_of
 from segstudy.study.figures import FIGURES, PLAIN, Terms
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
 from segstudy.study.objects import OUTCOMES
-from segstudy.study.plan import Plan, matching
+from segstudy.study.plan import Plan, Side
 from segstudy.study.statistics import Measured
 from segstudy.study.tested import Tested
 from segstudy.study.worth import worth_a_look
@@ -116,34 +116,31 @@ def resampling_units(test: Tested) -> tuple[list[str] | None, list[str]]:
     ]
 
 
-def planned_pairs(
-    variants: Mapping[str, Sequence[Tested]], plan: Plan
-) -> tuple[list[tuple[list[str], list[str]]], list[str]]:
+def planned_pairs(variants: Mapping[str, Sequence[Tested]], plan: Plan) -> tuple[list[tuple[Side, Side]], list[str]]:
     """(a, b) for each planned comparison: the variants on either side; without a plan each against the one before.
 
     And what to say of the planned ones that no run is there for.
     """
-    names = list(variants)
     if not plan.pairs:
-        return [([a], [b]) for a, b in itertools.pairwise(names)], []
+        return [(Side(a, [a]), Side(b, [b])) for a, b in itertools.pairwise(variants)], []
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in variants.items()}
-    pairs = {(a, b): (matching(a, changes), matching(b, changes)) for a, b in plan.pairs}
-    absent = [f"{b} against {a}" for (a, b), sides in pairs.items() if not all(sides)]
+    pairs = [(Side.of(a, changes), Side.of(b, changes)) for a, b in plan.pairs]
+    absent = [f"{b.name} against {a.name}" for a, b in pairs if not (a.variants and b.variants)]
     said = [f"planned, but not in this study: {'; '.join(absent)}"] if absent else []
-    return [sides for sides in pairs.values() if all(sides)], said
+    return [(a, b) for a, b in pairs if a.variants and b.variants], said
 
 
 def compare_pairs(
     measured: Mapping[str, Measured],
-    pairs: Sequence[tuple[list[str], list[str]]],
+    pairs: Sequence[tuple[Side, Side]],
     units: Sequence[str] | None,
     plan: Plan,
 ) -> tuple[list[Difference], list[statistics.Comparison]]:
     """The planned differences of mIoU with their verdicts, all in one family."""
     compared = {}
     for a, b in pairs:
-        against, variant = (statistics.pooled([measured[name] for name in side]) for side in (a, b))
-        compared[side_name(a), side_name(b)] = statistics.compare(against, variant, units, plan.pair_seeds)
+        against, variant = (statistics.pooled([measured[name] for name in side.variants]) for side in (a, b))
+        compared[a.name, b.name] = statistics.compare(against, variant, units, plan.pair_seeds)
     decided = statistics.decide(compared, plan.margin)
     scatter = spread(measured)
     differences = []

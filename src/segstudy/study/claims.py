@@ -11,7 +11,7 @@ from segstudy.study import operating, pace, statistics
 from segstudy.study.cells import share, signed
 from segstudy.study.figures import PLAIN, Terms, Valued, by_name
 from segstudy.study.findings import ClaimResult, Difference
-from segstudy.study.plan import OF_SEEDS, Claim, Plan, matching
+from segstudy.study.plan import OF_SEEDS, Claim, Plan, Side
 from segstudy.study.statistics import Comparison, Measured
 from segstudy.study.tested import Tested
 
@@ -48,26 +48,23 @@ def hold_claims(
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
     held = []
     for claim in plan.claims:
-        sides = matching(claim.against, changes), matching(claim.variant, changes)
-        if not all(sides):
-            absent = claim.against if not sides[0] else claim.variant
+        against, variant = Side.of(claim.against, changes), Side.of(claim.variant, changes)
+        if not (against.variants and variant.variants):
+            absent = claim.variant if against.variants else claim.against
             held.append(ClaimResult(claim.say, "not measured", f"no run of {absent!r} in this study"))
             continue
-        runs = [[seeds[name] for name in side] for side in sides]
+        runs = [[seeds[name] for name in side.variants] for side in (against, variant)]
         found = _compare(claim, runs, Setting(supported, units, plan.pair_seeds, target))
         if found is None or np.isnan(found.p):
             words = f"{claim.figure} is not defined for this data, or was not measured"
+            if claim.figure == "epochs_to_90":
+                words = f"not every training reached a val mIoU of {share(target)}, 90 % of the best"
             held.append(ClaimResult(claim.say, "not measured", words))
             continue
-        pair = side_name(sides[0]), side_name(sides[1])
+        pair = against.name, variant.name
         same = claim.figure == "miou" and pair in planned
         held.append(_outcome(claim, found, planned[pair] if same else (found.low, found.high)))
     return held
-
-
-def side_name(names: Sequence[str]) -> str:
-    """One side of a comparison: a variant, or the mean of several."""
-    return names[0] if len(names) == 1 else f"mean of {', '.join(names)}"
 
 
 def _outcome(claim: Claim, compared: Comparison, wide: tuple[float, float]) -> ClaimResult:

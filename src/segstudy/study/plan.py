@@ -1,5 +1,6 @@
 """What a study sets out to compare, declared before it is run: pairs of variants, claims, what counts as equal."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,21 @@ class Plan:
                 "  → report: {margin, min_images, pair_seeds, pairs: [[v1, v2], …], claims: [{say, figure, variant, "
                 "against, direction}, …]}"
             ) from error
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a variant, or the mean of several. name: the variant's, or the plan's own words."""
+
+    name: str
+    variants: list[str]
+
+    @classmethod
+    def of(cls, wanted: str, variants: Mapping[str, Sequence[str]]) -> "Side":
+        """The side that `wanted` means; without variants if there are none."""
+        found = matching(wanted, variants)
+        words = re.sub(r"\b[\w.]+\.(?=\w+=)", "", wanted).replace("|", " | ")  # decoder.up=nearest → up=nearest
+        return cls(found[0] if len(found) == 1 else words, found)
 
 
 def matching(wanted: str, variants: Mapping[str, Sequence[str]]) -> list[str]:

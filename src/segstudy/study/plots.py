@@ -306,7 +306,9 @@ def classes(group: Group) -> Figure | None:
         return None
     columns = len(group.variants)
     name_room, cell = 1.55, 0.42 if columns <= 4 else 0.3
-    drawn = Figure((max(WIDTH, name_room + (cell if columns <= 6 else 0.17) * columns), 0.8 + 0.165 * len(order)))
+    longest = max(min(len(v.name), 24) for v in group.variants)
+    above = 0.8 if columns <= 4 else 0.5 + 0.065 * longest  # names stand upright there
+    drawn = Figure((max(WIDTH, name_room + (cell if columns <= 6 else 0.17) * columns), above + 0.165 * len(order)))
     drawn.set_layout_engine("constrained")
     ax = drawn.subplots()
     _cells(ax, iou[order], group.supported[order])

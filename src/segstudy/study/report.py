@@ -19,7 +19,6 @@ from PIL import Image
 from segstudy.errors import DataError
 from segstudy.study import plots
 from segstudy.study.cells import (
-    MISSING,
     OUTCOMES,
     amount,
     between,
@@ -46,6 +45,7 @@ from segstudy.study.exports import (
     latex_tables,
     markdown_report,
     run_rows,
+    seen,
 )
 from segstudy.study.findings import Difference, Findings, Group, Variant
 from segstudy.study.methods import CLAIMS_NOTE, cited, methods
@@ -279,27 +279,6 @@ def figure_names(group: Group) -> list[str]:
 def worth(group: Group, variant: Variant, figure: str) -> bool:
     """Whether a planned difference of this variant in the figure is worth a look."""
     return any(b == variant.name and figure in names for (_, b), names in group.worth.items())
-
-
-def seen(group: Group) -> list[tuple[Variant, dict[str, str]]]:
-    """What may be behind the figures: how far a variant sees, how it does on training images, how soon it was good."""
-    return [(v, sight(v)) for v in group.variants if any("metrics_fit" in r for r in v.records) or group.target > 0]
-
-
-def sight(variant: Variant) -> dict[str, str]:
-    """Its cells, means over the trainings."""
-    fields = [f for r in variant.records if (f := r.get("receptive_field"))]
-    fits = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
-    whole = [f for f in fields if f["theoretical"] is None]
-    epochs, seconds = (variant.figures.get(f"{what}_to_90") for what in ("epochs", "seconds"))
-    return {
-        "can": MISSING if not fields else "whole image" if whole else f"{fields[0]['theoretical']} px",
-        "does": amount(float(np.mean([f["effective"] for f in fields])) if fields else None, 0),
-        **{f"missed_{s}": share(e.value) if (e := variant.figures.get(f"missed_{s}")) else MISSING
-           for s in ("small", "medium", "large")},
-        "fit": share(float(np.mean(fits)) if fits else None),
-        "epochs": amount(epochs.value if epochs else None), "seconds": amount(seconds.value if seconds else None, 0),
-    }  # fmt: skip
 
 
 def facts(group: Group) -> list[tuple[str, list[str]]]:

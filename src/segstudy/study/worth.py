@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segstudy.study.claims import Seeds, measure, side_name
+from segstudy.study.claims import Seeds, measure
 from segstudy.study.figures import FIGURES, Terms
+from segstudy.study.plan import Side
 from segstudy.study.statistics import Groups, Measured, benjamini_hochberg, compare, pooled
 from segstudy.study.tested import Tested
 
 LEVEL = 0.1
 """The share of marks that are expected to be chance."""
 MARK = "◆"
-Pairs = Sequence[tuple[list[str], list[str]]]
+Pairs = Sequence[tuple[Side, Side]]
 
 
 def worth_a_look(
@@ -23,13 +24,13 @@ def worth_a_look(
     found: list[tuple[tuple[str, str], str, float]] = []
     held: dict[str, Mapping[str, Measured]] = {}
     for a, b in pairs:
-        for name in (*a, *b):
+        for name in (*a.variants, *b.variants):
             held[name] = held.get(name) or _all_measured(seeds[name], supported)
-        shared = set.intersection(*(set(held[name]) for name in (*a, *b)))
+        shared = set.intersection(*(set(held[name]) for name in (*a.variants, *b.variants)))
         for what in sorted(shared):
-            left, right = (pooled([held[name][what] for name in side]) for side in (a, b))
-            found.append(((side_name(a), side_name(b)), what, compare(left, right, units, paired).p))
-    marks: dict[tuple[str, str], set[str]] = {(side_name(a), side_name(b)): set() for a, b in pairs}
+            left, right = (pooled([held[name][what] for name in side.variants]) for side in (a, b))
+            found.append(((a.name, b.name), what, compare(left, right, units, paired).p))
+    marks: dict[tuple[str, str], set[str]] = {(a.name, b.name): set() for a, b in pairs}
     kept = benjamini_hochberg([p for _, _, p in found], LEVEL)
     for (pair, what, _), worth in zip(found, kept, strict=True):
         if worth:
