@@ -150,6 +150,7 @@ class SegmentationData(L.LightningDataModule):
         roles = {role: {"split": i.name, "images": len(i), "fingerprint": i.key} for role, i in self.roles.items()}
         return {
             "name": self.name,
+            "layout": type(self).__name__,
             "size": list(self.size),
             "protocol": self.protocol(),
             "background": self.background,

@@ -22,7 +22,7 @@ from segstudy.inference.listing import read
 from segstudy.inference.model import Model
 from segstudy.inference.runs import open_members
 from segstudy.inference.sections import Known
-from segstudy.inference.terms import named
+from segstudy.inference.terms import layout, named
 from segstudy.record import read_record
 from segstudy.study.analysis import analyse, resampling_units, supported_classes
 from segstudy.study.cells import markdown
@@ -151,7 +151,7 @@ def front(known: Known, license: str | None) -> str:
     results = {
         "task": {"type": "image-segmentation", "name": "Semantic segmentation"},
         "dataset": {
-            "type": f"{str(known.data['name']).lower()}-layout",
+            "type": f"{layout(known.data).lower()}-layout",
             "name": f"{named(known.data)}, {report['images']} images",
             "split": str(report["split"]),
         },

@@ -19,7 +19,7 @@ from segstudy.callbacks.counts import SIZES
 from segstudy.errors import ConfigError
 from segstudy.inference.latency import Latency
 from segstudy.inference.listing import counted
-from segstudy.inference.terms import named, published, terms_of, weights_of
+from segstudy.inference.terms import layout, named, published, terms_of, weights_of
 from segstudy.networks.describe import gflop, parts
 from segstudy.record import surroundings
 from segstudy.study import statistics
@@ -156,7 +156,7 @@ segstudy evaluate "$RUN" data.root=FOLDER
 
 def data(known: Known, license: str | None) -> str:
     """Which images, and under what terms."""
-    told, name = known.data, str(known.data["name"])
+    told = known.data
     rows = [
         (said, str(part["split"]), f"{part['images']:,}", str(part["fingerprint"]))
         for role, said in ROLES.items()
@@ -165,7 +165,7 @@ def data(known: Known, license: str | None) -> str:
     described = known.cfg.data.get("about") or known.cfg.data.get("root") or ""
     about = f", described by {Path(str(described)).name}" if known.cfg.data.get("about") else ""
     protocol = f", {told['protocol']}" if told.get("protocol") else ""
-    said = f"{named(told)} (data={name.lower()}{about}{protocol}), read at {by(told['size'])} pixels."
+    said = f"{named(told)} (data={layout(told).lower()}{about}{protocol}), read at {by(told['size'])} pixels."
     text = [markdown(said[0].upper() + said[1:]), table(("", "list", "images", "fingerprint"), rows), published(told)]
     if told.get("overlap"):
         text.append(f"**{told['overlap']} of the reported images were also trained on.**")
