@@ -190,7 +190,7 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
     """A row a run under its study, and below it why runs failed."""
     columns = {name: width for name, width in WIDTHS.items() if console.width >= WIDE or name not in ("time", "begun")}
     room = console.width - sum(width + 2 for width in columns.values())
-    longest = min(max(20, room), max((len(run.name) for run in runs), default=0) + 2)
+    longest = max(7, min(max(20, room), max((len(run.name) for run in runs), default=0) + 2))
     for study in dict.fromkeys(run.study for run in runs):
         members = [run for run in runs if run.study == study]
         used = decimal(sum(run.bytes for run in members))
