@@ -17,7 +17,7 @@ class Final(L.Callback):
     metrics_fit: mIoU and accuracy on training images without augmentation, as many as are reported, `images` at most;
     the gap to the test's is what the network has only learnt by heart. receptive_field, in pixels of the network's
     image: theoretical (None: the whole image, or too much to measure), without_pooling, and effective, the side of the
-    square that would hold 95 % of the middle logit's gradient (means over eight reported images).
+    square that would hold 95 % of the middle logit's gradient (means over up to eight reported images).
     """
 
     def __init__(self, images: int = 500):
@@ -29,7 +29,8 @@ class Final(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, batch: dict[str, Tensor], batch_idx: int, *_: Any
     ) -> None:
         if batch_idx == 0:
-            self.first = batch["image"][:8]
+            height, width = batch["image"].shape[2:]
+            self.first = batch["image"][: max(1, min(8, 8 * 256**2 // (height * width)))]  # gradients take memory
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
