@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import make_voc
 from huggingface_hub import ModelCard
 from PIL import Image
-from test_evaluate import record_of, train
+from test_evaluate import record_of, train, voc_run
 from torch import nn
 from typer.testing import CliRunner
 
@@ -28,9 +27,7 @@ from segstudy.study.cells import share
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a small VOC, one on scenes with views, and the first one's card."""
     home = tmp_path_factory.mktemp("home")
-    make_voc(home / "photos")
-    cache = f"data.cache_dir={home / 'cache'}"
-    train(home / "a", "data=voc", f"data.root={home / 'photos'}", "data.size=32", cache, "trainer.precision=32-true")
+    cache = voc_run(home)[-1]
     scenes = ["data.size=32", "data.train_images=9", "data.val_images=22", cache]
     train(home / "scenes", *scenes, "checkpoint=best", "callbacks.tta.enabled=true")
     change(home / "a", changes=["model=v1", "data=voc", "data.root=/home/me/my photos/voc", "seed=0"])

@@ -42,17 +42,23 @@ def train(folder: Path, *overrides: str) -> Path:
     return folder
 
 
+def voc_run(home: Path) -> list[str]:
+    """A small VOC in home/photos and a run on it in home/a; the settings of another one, the cache last."""
+    make_voc(home / "photos")
+    # Not in the environment: each test has a cache of its own there, and a run opens the one that it names.
+    cache = f"data.cache_dir={home / 'cache'}"
+    voc = ["data=voc", f"data.root={home / 'photos'}", "data.size=32", "trainer.precision=32-true", cache]
+    train(home / "a", *voc)
+    return voc
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small VOC, two runs on it that differ in their seed, and one on scenes, tested with views."""
     home = tmp_path_factory.mktemp("home")
-    make_voc(home / "photos")
-    # Not in the environment: each test has a cache of its own there, and a run opens the one that it names.
-    cache = f"data.cache_dir={home / 'cache'}"
-    voc = ["data=voc", f"data.root={home / 'photos'}", "data.size=32", cache]
-    train(home / "a", *voc, "trainer.precision=32-true")
-    train(home / "b", *voc, "trainer.precision=32-true", "seed=1")
-    scenes = ["data.size=32", "data.train_images=9", "data.val_images=4", "callbacks.tta.enabled=true", cache]
+    voc = voc_run(home)
+    train(home / "b", *voc, "seed=1")
+    scenes = ["data.size=32", "data.train_images=9", "data.val_images=4", "callbacks.tta.enabled=true", voc[-1]]
     train(home / "scenes", *scenes, "checkpoint=best", "callbacks.ema.enabled=true")
     return home
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_voc
 from PIL import Image
-from test_evaluate import evaluated, train
+from test_evaluate import evaluated, voc_run
 
 import segstudy
 from segstudy.errors import ConfigError, DataError
@@ -19,9 +18,7 @@ from segstudy.inference.runs import Views
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small VOC and a run on it."""
     home = tmp_path_factory.mktemp("home")
-    make_voc(home / "photos")
-    cache = f"data.cache_dir={home / 'cache'}"
-    train(home / "a", "data=voc", f"data.root={home / 'photos'}", "data.size=32", cache, "trainer.precision=32-true")
+    voc_run(home)
     return home
 
 

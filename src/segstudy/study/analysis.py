@@ -12,7 +12,7 @@ import numpy as np
 
 from segstudy.study import confidence, operating, pace, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.claims import history, hold_claims, measure, measure_plain
+from segstudy.study.claims import Setting, history, hold_claims, measure, measure_plain
 from segstudy.study.collect import own, read_plan, read_study, seeds_of
 from segstudy.study.figures import FIGURES, PLAIN, Terms
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
@@ -47,8 +47,9 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
     units, said = resampling_units(first)
     warnings += said
     common = shared_changes(seeds)
-    target = pace.target(history(t) for t in tests)
-    variants = [_variant(name, runs, supported, units, common) for name, runs in seeds.items()]
+    ratios = {name: {f.name: measure(runs, f.of) for f in FIGURES} for name, runs in seeds.items()}
+    variants = [_variant(name, runs, supported, units, common, ratios[name]) for name, runs in seeds.items()]
+    target = pace.target(rows for v in variants for rows in v.history)
     variants = [replace(v, figures={**v.figures, **paces(v.history, target)}) for v in variants]
     measured = {
         name: m
@@ -73,14 +74,14 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
         supported=supported,
         variants=variants,
         differences=differences,
-        claims=hold_claims(plan, seeds, supported, units, differences),
+        claims=hold_claims(plan, seeds, Setting(supported, units, plan.pair_seeds, target), differences),
         telling=telling_images(first.names, measured, differences),
         warnings=warnings,
         min_images=plan.min_images,
         margin=plan.margin,
         paired=plan.pair_seeds,
         target=target,
-        worth=worth_a_look(seeds, pairs, supported, units, plan.pair_seeds),
+        worth=worth_a_look(seeds, ratios, pairs, Setting(supported, units, plan.pair_seeds, target)),
     )
 
 
@@ -185,7 +186,12 @@ def own_changes(changes: Sequence[str], common: set[str]) -> str:
 
 
 def _variant(
-    name: str, runs: Sequence[Tested], supported: np.ndarray, units: Sequence[str] | None, common: set[str]
+    name: str,
+    runs: Sequence[Tested],
+    supported: np.ndarray,
+    units: Sequence[str] | None,
+    common: set[str],
+    ratios: Mapping[str, Measured | None],
 ) -> Variant:
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
@@ -213,12 +219,10 @@ def _variant(
         miou_all=miou(there),
         miou_original=miou(there, original=True),
         class_iou=iou,
-        figures=figures(runs, units),
+        figures=figures(runs, units, ratios),
         outcomes=_shares(outcomes),
         outcome_areas=_shares(areas),
-        histograms={
-            k: added[f"{k}_histogram"] / n for k in ("found", "purity") if (n := added[f"{k}_histogram"].sum())
-        },
+        histograms=_histograms(added),
         offsets=operating.curve(added, supported),
         confused=_confused(total, runs[0].classes),
         reliability=_reliability(added),
@@ -228,11 +232,13 @@ def _variant(
     )
 
 
-def figures(runs: Sequence[Tested], units: Sequence[str] | None) -> dict[str, Estimate]:
-    """Every figure of a variant; without an interval where it is no ratio of sums."""
+def figures(
+    runs: Sequence[Tested], units: Sequence[str] | None, ratios: Mapping[str, Measured | None]
+) -> dict[str, Estimate]:
+    """Every figure of a variant; ratios: those of FIGURES, measured. Some have no interval."""
     found = {}
     for figure in FIGURES:
-        m = measure(runs, figure.of)
+        m = ratios[figure.name]
         if m is None:
             found[figure.name] = Estimate(NAN, NAN, NAN, len(runs))
             continue

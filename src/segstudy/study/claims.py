@@ -32,18 +32,13 @@ class Setting:
 
 
 def hold_claims(
-    plan: Plan,
-    seeds: Seeds,
-    supported: np.ndarray,
-    units: Sequence[str] | None,
-    differences: Sequence[Difference] = (),
+    plan: Plan, seeds: Seeds, setting: Setting, differences: Sequence[Difference] = ()
 ) -> list[ClaimResult]:
     """Each claim of the plan with its outcome, by its own 95 % interval.
 
     A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both say the same.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
-    target = pace.target(history(t) for runs in seeds.values() for t in runs)
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
     held = []
@@ -54,11 +49,11 @@ def hold_claims(
             held.append(ClaimResult(claim.say, "not measured", f"no run of {absent!r} in this study"))
             continue
         runs = [[seeds[name] for name in side.variants] for side in (against, variant)]
-        found = _compare(claim, runs, Setting(supported, units, plan.pair_seeds, target))
+        found = _compare(claim, runs, setting)
         if found is None or np.isnan(found.p):
             words = f"{claim.figure} is not defined for this data, or was not measured"
             if claim.figure == "epochs_to_90":
-                words = f"not every training reached a val mIoU of {share(target)}, 90 % of the best"
+                words = f"not every training reached a val mIoU of {share(setting.target)}, 90 % of the best"
             held.append(ClaimResult(claim.say, "not measured", words))
             continue
         pair = against.name, variant.name

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segstudy.study.claims import Seeds, measure
-from segstudy.study.figures import FIGURES, Terms
+from segstudy.study.claims import Seeds, Setting, measure
+from segstudy.study.figures import Terms
 from segstudy.study.plan import Side
-from segstudy.study.statistics import Groups, Measured, benjamini_hochberg, compare, pooled
+from segstudy.study.statistics import Measured, benjamini_hochberg, compare, pooled
 from segstudy.study.tested import Tested
 
 LEVEL = 0.1
@@ -17,19 +17,21 @@ Pairs = Sequence[tuple[Side, Side]]
 
 
 def worth_a_look(
-    seeds: Seeds, pairs: Pairs, supported: np.ndarray, units: Groups | None, paired: bool
+    seeds: Seeds, ratios: Mapping[str, Mapping[str, Measured | None]], pairs: Pairs, setting: Setting
 ) -> dict[tuple[str, str], set[str]]:
     """For each planned pair, the names of the supported classes and of the figures that differ at a false discovery
-    rate of 10 %, all pairs, classes and figures being one family. Source: Benjamini and Hochberg 1995."""
+    rate of 10 %, all pairs, classes and figures being one family.
+    ratios: each variant's FIGURES, measured. Source: Benjamini and Hochberg 1995.
+    """
     found: list[tuple[tuple[str, str], str, float]] = []
     held: dict[str, Mapping[str, Measured]] = {}
     for a, b in pairs:
         for name in (*a.variants, *b.variants):
-            held[name] = held.get(name) or _all_measured(seeds[name], supported)
+            held[name] = held.get(name) or _all_measured(seeds[name], ratios[name], setting.supported)
         shared = set.intersection(*(set(held[name]) for name in (*a.variants, *b.variants)))
         for what in sorted(shared):
             left, right = (pooled([held[name][what] for name in side.variants]) for side in (a, b))
-            found.append(((a.name, b.name), what, compare(left, right, units, paired).p))
+            found.append(((a.name, b.name), what, compare(left, right, setting.units, setting.paired).p))
     marks: dict[tuple[str, str], set[str]] = {(a.name, b.name): set() for a, b in pairs}
     kept = benjamini_hochberg([p for _, _, p in found], LEVEL)
     for (pair, what, _), worth in zip(found, kept, strict=True):
@@ -38,7 +40,9 @@ def worth_a_look(
     return marks
 
 
-def _all_measured(runs: Sequence[Tested], supported: np.ndarray) -> dict[str, Measured]:
+def _all_measured(
+    runs: Sequence[Tested], ratios: Mapping[str, Measured | None], supported: np.ndarray
+) -> dict[str, Measured]:
     """IoU of each supported class and every figure that is a ratio of sums, where it is defined."""
 
     def iou(c: int) -> Measured | None:
@@ -48,5 +52,4 @@ def _all_measured(runs: Sequence[Tested], supported: np.ndarray) -> dict[str, Me
         return measure(runs, terms)
 
     named = {name: iou(c) for c, name in enumerate(runs[0].classes) if supported[c]}
-    named |= {figure.name: measure(runs, figure.of) for figure in FIGURES}
-    return {name: m for name, m in named.items() if m is not None and not np.isnan(m.values).any()}
+    return {name: m for name, m in {**named, **ratios}.items() if m is not None and not np.isnan(m.values).any()}
