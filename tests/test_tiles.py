@@ -20,8 +20,8 @@ from segstudy.cli import app
 from segstudy.errors import ConfigError
 from segstudy.inference import labels as labelling
 from segstudy.inference.evaluate import evaluate
-from segstudy.inference.labels import labels_of
-from segstudy.inference.model import Model, confidences
+from segstudy.inference.labels import labels_and_mean, labels_of
+from segstudy.inference.model import Model
 from segstudy.inference.runs import Member, Views, Wanted, config_of, open_data, open_members
 from segstudy.inference.tiles import Place, Tiles, blended, blended_image
 
@@ -169,8 +169,9 @@ def test_labels_are_those_of_the_interpolated_scores(
 
 def test_confidence_is_the_mean_highest_probability() -> None:
     chances = torch.tensor([[[[0.5, 0.9]], [[0.5, 0.1]]], [[[0.2, 0.0]], [[0.8, 1.0]]]])
-    assert confidences(chances, probabilities=True) == pytest.approx([0.7, 0.9])
-    assert confidences(chances[:1].log() + 3, probabilities=False) == pytest.approx([0.7])
+    means = [labels_and_mean(one, (1, 2), probabilities=True)[1] for one in chances]
+    assert means == pytest.approx([0.7, 0.9])
+    assert labels_and_mean(chances[0].log() + 3, (4, 4), probabilities=False)[1] == pytest.approx(0.7)
     model = model_of(seeded(nn.Conv2d(3, 5, 1)), 5)
     photo = model.resized(Image.fromarray(smooth(20, 30)), "original")
     picture = Image.fromarray(photo)

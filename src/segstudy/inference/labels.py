@@ -6,38 +6,58 @@ import torch
 from torch import Tensor
 
 VALUES = 2**22
-"""Scores interpolated at a time: 16 MiB."""
+"""Scores looked at or interpolated at a time: 16 MiB."""
 
 
 def labels_of(scores: Tensor, shape: Sequence[int]) -> Tensor:
-    """Labels uint8 (H,W) of scores (C,h,w): those of `labels_at`, without the scores of the whole size in memory.
+    """Labels uint8 (H,W) of scores (C,h,w): those of `labels_at`, without the scores of the whole size in memory."""
+    return labels_and_mean(scores, shape)[0]
+
+
+def labels_and_mean(scores: Tensor, shape: Sequence[int], probabilities: bool = True) -> tuple[Tensor, float]:
+    """The labels of `labels_of`, and the mean over the pixels of scores (C,h,w) of the highest probability.
+
+    probabilities: the scores are probabilities, not logits.
 
     Between four neighbours of one label there is no other (an interpolated score is a mean of theirs): only where they
     differ is anything interpolated, a tenth of a usual image. Scores that are equal to the last bit may fall otherwise.
     """
-    scores = scores.float()
-    coarse = scores.max(0).indices.to(torch.uint8)
+    height, width = scores.shape[1:]
+    coarse, total = torch.empty(height, width, dtype=torch.uint8, device=scores.device), 0.0
+    rows = max(1, VALUES // (len(scores) * width))
+    for top in range(0, height, rows):
+        part = scores[:, top : top + rows].float()
+        best, winner = part.max(0)
+        coarse[top : top + rows] = winner
+        if not probabilities:
+            best = (part - best).exp_().sum(0).reciprocal_()
+        total += best.sum(dtype=torch.float64).item()
+    return _enlarged(scores, coarse, shape), total / (height * width)
+
+
+def _enlarged(scores: Tensor, coarse: Tensor, shape: Sequence[int]) -> Tensor:
+    """The labels at `shape` (H,W) of scores (C,h,w), whose labels at their own size are `coarse`."""
     if coarse.shape == tuple(shape):
         return coarse
     above, below, down = _neighbours(coarse.shape[0], shape[0], scores.device)
     left, right, across = _neighbours(coarse.shape[1], shape[1], scores.device)
     pixels = scores.permute(1, 2, 0).flatten(0, 1).contiguous()  # a pixel's scores side by side: ten times as fast
-    labels = coarse.new_empty(tuple(shape))
+    beside = torch.cat([coarse[:, 1:], coarse[:, -1:]], 1)
+    edge = (coarse != beside) | (coarse != torch.cat([coarse[1:], coarse[-1:]]))
+    edge[:-1] |= beside[1:] != coarse[:-1]
+    labels = coarse.index_select(1, left).index_select(0, above)
+    edge = edge.index_select(1, left)
     rows = max(1, VALUES // (len(scores) * shape[1]))
     for top in range(0, shape[0], rows):
-        a, b, t = (each[top : top + rows] for each in (above, below, down))
-        nw, ne, sw, se = (
-            coarse.index_select(1, column).index_select(0, line) for line in (a, b) for column in (left, right)
-        )
-        labels[top : top + rows] = nw
-        y, x = ((nw != ne) | (nw != sw) | (nw != se)).nonzero().T
-        near, far, share = left[x], right[x], across[x, None]
+        y, x = edge.index_select(0, above[top : top + rows]).nonzero().T
+        y += top
+        near, far, share, rise = left[x], right[x], across[x, None], down[y, None]
         upper, lower = (
-            pixels.index_select(0, line + near).mul_(1 - share).addcmul_(pixels.index_select(0, line + far), share)
-            for line in (a[y] * coarse.shape[1], b[y] * coarse.shape[1])
+            pixels[line + near].float().mul_(1 - share).addcmul_(pixels[line + far].float(), share)
+            for line in (above[y] * coarse.shape[1], below[y] * coarse.shape[1])
         )
-        winner = upper.mul_(1 - t[y, None]).addcmul_(lower, t[y, None]).max(1).indices
-        labels.view(-1).index_copy_(0, (y + top) * shape[1] + x, winner.to(torch.uint8))
+        winner = upper.mul_(1 - rise).addcmul_(lower, rise).max(1).indices
+        labels.view(-1).index_copy_(0, y * shape[1] + x, winner.to(torch.uint8))
     return labels
 
 

@@ -14,7 +14,7 @@ from segstudy.build import choose_device
 from segstudy.callbacks.tta import mean_over_views
 from segstudy.data.reading import eight_bits, rgb, upright
 from segstudy.errors import DataError
-from segstudy.inference.labels import labels_of
+from segstudy.inference.labels import labels_and_mean, labels_of
 from segstudy.inference.runs import Member, Views, open_members, sides
 from segstudy.inference.tiles import Place, Tiles, blended
 from segstudy.module import two_channels
@@ -110,7 +110,7 @@ class Model:
 
     def scores(self, image: np.ndarray, size: str = "train", views: Views | None = None) -> Tensor:
         """Logits float32 (C,h,w) of an image uint8 (H,W,3), at the network's size; with views, probabilities."""
-        return self.batch_scores(self.resized(Image.fromarray(image), size)[None], views)[0]
+        return self.batch_scores(self.resized(Image.fromarray(image), size)[None], views)[0].float()
 
     @torch.inference_mode()
     def labels(
@@ -129,7 +129,8 @@ class Model:
         shape = picture.height, picture.width
         if tiles is None:
             scores = self.batch_scores(self.resized(picture, size)[None], views)
-            return labels_of(scores[0], shape).cpu().numpy(), confidences(scores, views is not None)[0]
+            found, sure = labels_and_mean(scores[0], shape, views is not None)
+            return found.cpu().numpy(), sure
         if size not in ("train", "original"):
             picture = Image.fromarray(self.resized(picture, size))
         seen = picture.height, picture.width
@@ -157,7 +158,7 @@ class Model:
             ]
             boxes = [(left, top, *end) for (top, left), end in zip(places, ends, strict=True)]
             scores = self.batch_scores(np.stack([rgb(picture.crop(box)) for box in boxes]), views)
-            return scores if views else scores.softmax(1)
+            return scores.float() if views else scores.float().softmax(1)
 
         batch = batch or tiles.at_once(self.device)
         return blended((picture.height, picture.width), tiles, chances, batch)
@@ -173,11 +174,10 @@ class Model:
 
     @torch.inference_mode()
     def batch_scores(self, images: np.ndarray, views: Views | None = None) -> Tensor:
-        """Logits float32 (B,C,h,w) of images uint8 (B,h,w,3); with views, probabilities."""
+        """Logits (B,C,h,w) of images uint8 (B,h,w,3), in the network's precision; with views, probabilities."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
         with self.autocast():
-            scores = self.network.seen(pixels, views) if views else self.network(pixels)
-        return scores.float()
+            return self.network.seen(pixels, views) if views else self.network(pixels)
 
     def autocast(self) -> AbstractContextManager:
         """The precision that the run's test had, where the device has it."""
@@ -191,14 +191,6 @@ def load(run: str | Path, device: str = "auto") -> Model:
     Raises ConfigError if it is no finished run or holds what segstudy does not build, and if the device is not there.
     """
     return Model(open_members([Path(run).expanduser()])[0], device)
-
-
-def confidences(scores: Tensor, probabilities: bool) -> list[float]:
-    """For each image of logits (or probabilities) (B,C,h,w), the mean over its pixels of the highest probability."""
-    best = scores.max(1, keepdim=True).values
-    if not probabilities:
-        best = (scores - best).exp_().sum(1, keepdim=True).reciprocal_()
-    return best.mean((1, 2, 3), dtype=torch.float64).tolist()
 
 
 def as_picture(photo: Photo) -> Image.Image:

@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from segstudy.data.reading import upright
 from segstudy.errors import ConfigError, SegstudyError, near
 from segstudy.inference.evaluate import save_mask
-from segstudy.inference.labels import labels_of
-from segstudy.inference.model import Model, confidences
+from segstudy.inference.labels import labels_and_mean
+from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import MAX_PIXELS, OURS, Photo, header
 from segstudy.inference.runs import Views
 from segstudy.inference.tiles import Tiles
 
-AHEAD = 2
-"""Batches that are read before the network asks for them, and that are still being written behind it."""
+LANES = 4
+"""Batches that a CPU's network sees side by side. The threads of one batch wait for the slowest of them at every layer,
+and so for what reads and writes on its core; batches, each in fewer threads, need not wait for each other."""
+AHEAD = 4
+"""Batches that are being read for the network or written behind it."""
 HELD = 100_000_000
 """Pixels of the photos in memory at a time (4 bytes each while decoded); one larger photo is alone."""
 WHOLE = 2**22
@@ -78,26 +82,30 @@ class Line:
     def __init__(self, model: Model, task: Task, out: Path, tell: Callable[[float], None] | None = None):
         """tell: is told the share that is done of a photo in tiles."""
         self.model, self.task, self.out, self.tell = model, task, out, tell
-        self.reading: deque[tuple[int, list[Future]]] = deque()
-        self.writing: deque[tuple[int, list[Future]]] = deque()
-        self.held = 0
 
     def run(self, photos: Iterable[Photo]) -> Iterator[Row | Failure]:
         """A row or a failure for each photo. Raises ConfigError if the output folder cannot be written."""
         threads = torch.get_num_threads()
+        lanes = min(threads, LANES) if self.task.batched and self.model.device.type == "cpu" else 1
+        networks = ThreadPoolExecutor(lanes, "network", torch.set_num_threads, (threads // lanes,))
         # Each thread of torch's own would start as many again: beside the network's these are too many.
         self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", torch.set_num_threads, (1,))
+        line: deque[tuple[int, Future[list[Future]]]] = deque()
+        held = 0
         try:
             for pixels, group in self.groups(photos):
-                while len(self.reading) >= AHEAD or (self.held and self.held + pixels > HELD):
-                    yield from self.advance()
-                self.held += pixels
-                self.reading.append((pixels, [self.pool.submit(self.read, each) for each in group]))
-            while self.reading or self.writing:
-                yield from self.advance()
+                while line and (len(line) >= lanes + AHEAD or held + pixels > HELD):
+                    done, batch = line.popleft()
+                    yield from outcomes(batch)
+                    held -= done
+                held += pixels
+                line.append((pixels, networks.submit(self.put, [self.pool.submit(self.read, each) for each in group])))
+            for _, batch in line:
+                yield from outcomes(batch)
         finally:
+            networks.shutdown(cancel_futures=True)
             self.pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+            torch.set_num_threads(threads)  # threads to come have what was set last
 
     def groups(self, photos: Iterable[Photo]) -> Iterator[tuple[int, list[Photo | Failure]]]:
         """The batches, and the pixels of their photos."""
@@ -121,19 +129,6 @@ class Line:
             return failure(photo, error), 0
         return photo, width * height
 
-    def advance(self) -> Iterator[Row | Failure]:
-        """One batch through the network; where none is left, all that is being written."""
-        behind = 0
-        if self.reading:
-            pixels, read = self.reading.popleft()
-            self.writing.append((pixels, self.put([future.result() for future in read])))
-            behind = AHEAD
-        while len(self.writing) > behind:
-            pixels, written = self.writing.popleft()
-            for future in written:
-                yield future.result()
-            self.held -= pixels
-
     def read(self, photo: Photo | Failure) -> Opened | Failure:
         """Decode a photo, and resize it if all are seen at one size."""
         if isinstance(photo, Failure):
@@ -147,18 +142,18 @@ class Line:
         except Exception as error:
             return failure(photo, error)
 
-    def put(self, batch: Sequence[Opened | Failure]) -> list[Future]:
+    def put(self, reading: Sequence[Future]) -> list[Future]:
         """What is being written of a batch, after the network has seen it."""
+        batch = [future.result() for future in reading]
         task, there = self.task, [each for each in batch if isinstance(each, Opened)]
-        found: Iterable[tuple[Any, float]]
+        found: Iterable[Tensor | tuple[np.ndarray, float]]
         if task.batched and there:
-            scores = self.model.batch_scores(np.stack([each.image for each in there]), task.views)  # type: ignore[misc]
-            found = zip(scores.cpu(), confidences(scores, task.views is not None), strict=True)
+            found = self.model.batch_scores(np.stack([each.image for each in there]), task.views).cpu()  # type: ignore[misc]
         else:
             found = [self.see(each.picture) for each in there if each.picture]
         results = iter(found)
         return [
-            self.pool.submit(self.write, each, *next(results)) if isinstance(each, Opened)
+            self.pool.submit(self.write, each, next(results)) if isinstance(each, Opened)
             else self.pool.submit(lambda failed: failed, each) for each in batch
         ]  # fmt: skip
 
@@ -167,11 +162,15 @@ class Line:
         tiles = self.task.tiles_of(picture.width * picture.height)
         return self.model.labels(picture, self.task.size, self.task.views, tiles, self.task.batch, self.tell)
 
-    def write(self, opened: Opened, found: Any, confidence: float) -> Row:
-        """Write a photo's mask and overlay, from its labels or from the network's scores; its row of the table."""
+    def write(self, opened: Opened, found: Tensor | tuple[np.ndarray, float]) -> Row:
+        """Write a photo's mask and overlay, from the network's scores or from labels; its row of the table."""
         model, task, photo = self.model, self.task, opened.photo
         width, height = opened.size
-        labels = labels_of(found, (height, width)).numpy() if isinstance(found, torch.Tensor) else found
+        if isinstance(found, Tensor):
+            chosen, sure = labels_and_mean(found, (height, width), task.views is not None)
+            labels = chosen.numpy()
+        else:
+            labels, sure = found
         if task.keep is not None:
             kept = [c if c in task.keep else model.background for c in range(256)]
             np.take(np.array(kept, np.uint8), labels, out=labels, mode="clip")
@@ -184,7 +183,7 @@ class Line:
         except OSError as error:
             raise ConfigError(f"--out {self.out} cannot be written: {error}") from error
         row: Row = {"file": os.path.abspath(photo.file), "mask": photo.mask.as_posix(), "width": width}
-        row |= {"height": height, "confidence": round(confidence, 4)}
+        row |= {"height": height, "confidence": round(sure, 4)}
         return row | {f"area_{name}": round(areas[c], 6) for c, name in columns(model, task.keep)}
 
     def draw(self, picture: Image.Image, labels: np.ndarray, areas: Sequence[float], path: Path) -> None:
@@ -196,6 +195,12 @@ class Line:
         partial = path.with_name(f".{path.name}.partial")
         with_legend(drawn, there).save(partial, "JPEG", quality=90, comment=OURS)
         partial.replace(path)
+
+
+def outcomes(batch: "Future[list[Future]]") -> Iterator[Row | Failure]:
+    """What came of a batch's photos, as soon as each is written."""
+    for written in batch.result():
+        yield written.result()
 
 
 def failure(photo: Photo, error: Exception) -> Failure:
