@@ -30,6 +30,7 @@ from segstudy.inference.model import Model, load
 from segstudy.inference.predict import Task
 from segstudy.inference.predictions import predict_all
 from segstudy.inference.runs import Member
+from segstudy.inference.tiles import at_once
 from segstudy.train import quiet
 
 Form = Callable[[np.ndarray], Any]
@@ -53,11 +54,12 @@ def photos(folder: Path, count: int) -> Path:
     return folder
 
 
-def end_to_end(model: Model, folder: Path, out: Path, task: Task) -> float:
-    """Images per second of `segstudy predict FOLDER --overwrite`, once the network is loaded."""
-    began = now(model.device)
-    predict_all(model, task, [str(folder)], out, overwrite=True, console=Console(quiet=True))
-    return len(list(folder.iterdir())) / (now(model.device) - began)
+def end_to_end(model: Model, folder: Path, place: Path, task: Task) -> float:
+    """Images per second of `segstudy predict FOLDER`, once the network is loaded."""
+    with tempfile.TemporaryDirectory(dir=place) as out:
+        began = now(model.device)
+        predict_all(model, task, [str(folder)], Path(out), console=Console(quiet=True))
+        return len(list(folder.iterdir())) / (now(model.device) - began)
 
 
 @torch.inference_mode()
@@ -152,8 +154,8 @@ def main(
     run: Annotated[Path | None, typer.Option(help="a run's folder; without it: untrained networks")] = None,
     networks: Annotated[str, typer.Option(help="untrained ones: " + ", ".join(NETWORKS))] = "v1,resnet34",
     size: Annotated[int | None, typer.Option(help="side of its images; the run's own, 256 of untrained ones")] = None,
-    images: Annotated[int, typer.Option(help="photos, and so images of a round")] = 32,
-    batch: Annotated[int, typer.Option(help="images at a time")] = 8,
+    images: Annotated[int, typer.Option(help="photos, and so images of a round")] = 128,
+    batch: Annotated[int | None, typer.Option(help="images at a time; as many as `segstudy predict` takes")] = None,
     rounds: Annotated[int, typer.Option(help="turns of each")] = 5,
     root: Annotated[Path | None, typer.Option(help="a folder of photos; without it: generated scenes, 500×375")] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="also write overlays")] = False,
@@ -173,16 +175,17 @@ def main(
         home = root or photos(place / "photos", images)
         task = Task(batch=batch, alpha=0.5 if overlay else None)
         for model in models:
+            at_a_time = batch or at_once(model.size[0] * model.size[1], model.device)
             paired: dict[str, list[float]] = {"predict, end to end": [], "network alone, random tensors": []}
             for turn in range(rounds + 1):
-                speeds = end_to_end(model, home, place / model.name, task), alone(model, images, batch)
+                speeds = end_to_end(model, home, place, task), alone(model, images, at_a_time)
                 for values, speed in zip(paired.values(), speeds, strict=True):
                     values += [speed] if turn else []  # the first warms up
             found = forms(model, place) if others else {}
-            results = in_turns(found, model.size, batch, rounds, images)
-            title = f"{model.name}, {'×'.join(map(str, model.size))}, batches of {batch}"
+            results = in_turns(found, model.size, at_a_time, rounds, images)
+            title = f"{model.name}, {'×'.join(map(str, model.size))}, batches of {at_a_time}"
             share = show(paired, results, title, console)
-            measured[model.name] = {"end_to_end": paired, "share": share, "forms": results}
+            measured[model.name] = {"batch": at_a_time, "end_to_end": paired, "share": share, "forms": results}
     console.print(machine_line(facts), highlight=False)
     settings = {"size": size, "images": images, "batch": batch, "rounds": rounds, "overlay": overlay}
     data = "a folder of photos" if root else "generated scenes"

@@ -1,10 +1,12 @@
 """From a network's scores to the labels of a photo in its own size."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+LOG2E = math.log2(math.e)
 VALUES = 2**22
 """Scores looked at or interpolated at a time: 16 MiB."""
 
@@ -30,7 +32,7 @@ def labels_and_mean(scores: Tensor, shape: Sequence[int], probabilities: bool = 
         best, winner = part.max(0)
         coarse[top : top + rows] = winner
         if not probabilities:
-            best = (part - best).exp_().sum(0).reciprocal_()
+            best = (part - best).mul_(LOG2E).exp2_().sum(0).reciprocal_()  # exp takes four times as long
         total += best.sum(dtype=torch.float64).item()
     return _enlarged(scores, coarse, shape), total / (height * width)
 
@@ -45,17 +47,18 @@ def _enlarged(scores: Tensor, coarse: Tensor, shape: Sequence[int]) -> Tensor:
     beside = torch.cat([coarse[:, 1:], coarse[:, -1:]], 1)
     edge = (coarse != beside) | (coarse != torch.cat([coarse[1:], coarse[-1:]]))
     edge[:-1] |= beside[1:] != coarse[:-1]
-    labels = coarse.index_select(1, left).index_select(0, above)
-    edge = edge.index_select(1, left)
+    columns = left.expand(len(coarse), -1)
+    labels, edge = coarse.gather(1, columns).index_select(0, above), edge.gather(1, columns)
     rows = max(1, VALUES // (len(scores) * shape[1]))
     for top in range(0, shape[0], rows):
         y, x = edge.index_select(0, above[top : top + rows]).nonzero().T
         y += top
         near, far, share, rise = left[x], right[x], across[x, None], down[y, None]
         upper, lower = (
-            pixels[line + near].float().mul_(1 - share).addcmul_(pixels[line + far].float(), share)
-            for line in (above[y] * coarse.shape[1], below[y] * coarse.shape[1])
-        )
+            pixels.index_select(0, row + near).float().mul_(1 - share)
+            .addcmul_(pixels.index_select(0, row + far).float(), share)
+            for row in (above[y] * coarse.shape[1], below[y] * coarse.shape[1])
+        )  # fmt: skip
         winner = upper.mul_(1 - rise).addcmul_(lower, rise).max(1).indices
         labels.view(-1).index_copy_(0, y * shape[1] + x, winner.to(torch.uint8))
     return labels

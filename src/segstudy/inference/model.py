@@ -16,7 +16,7 @@ from segstudy.data.reading import eight_bits, rgb, upright
 from segstudy.errors import DataError
 from segstudy.inference.labels import labels_and_mean, labels_of
 from segstudy.inference.runs import Member, Views, open_members, sides
-from segstudy.inference.tiles import Place, Tiles, blended
+from segstudy.inference.tiles import Place, Tiles, at_once, blended
 from segstudy.module import two_channels
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 
@@ -160,14 +160,18 @@ class Model:
             scores = self.batch_scores(np.stack([rgb(picture.crop(box)) for box in boxes]), views)
             return scores.float() if views else scores.float().softmax(1)
 
-        batch = batch or tiles.at_once(self.device)
+        batch = batch or at_once(tiles.side**2, self.device)
         return blended((picture.height, picture.width), tiles, chances, batch)
+
+    def seen(self, size: str) -> tuple[int, int]:
+        """The (H,W) of the network's image, for any size but original. Raises ConfigError for another text."""
+        return self.size if size == "train" else sides(size)
 
     def resized(self, picture: Image.Image, size: str = "train") -> np.ndarray:
         """RGB uint8 (h,w,3): the picture as the network sees it."""
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
-        height, width = self.size if size == "train" else picture.size[::-1] if size == "original" else sides(size)
+        height, width = picture.size[::-1] if size == "original" else self.seen(size)
         if picture.size != (width, height):  # as the cache of a data set does
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         return np.array(picture)

@@ -1,9 +1,10 @@
 """Masks, overlays and a table of many photos: read and written by threads while the network works."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import MAX_PIXELS, OURS, Photo, header
 from segstudy.inference.runs import Views
-from segstudy.inference.tiles import Tiles
+from segstudy.inference.tiles import Tiles, at_once
 
 LANES = 4
 """Batches that a CPU's network sees side by side. The threads of one batch wait for the slowest of them at every layer,
@@ -76,6 +77,15 @@ class Opened:
     picture: Image.Image | None = None
 
 
+class AtOnce(Executor):
+    """Does what is submitted in the thread that submits it."""
+
+    def submit(self, do: Callable, /, *given: Any) -> Future:  # type: ignore[override]
+        future: Future = Future()
+        future.set_result(do(*given))
+        return future
+
+
 class Line:
     """Photos are read, put to the network and written side by side; in their order, with a bounded number in memory."""
 
@@ -86,14 +96,19 @@ class Line:
     def run(self, photos: Iterable[Photo]) -> Iterator[Row | Failure]:
         """A row or a failure for each photo. Raises ConfigError if the output folder cannot be written."""
         threads = torch.get_num_threads()
-        lanes = min(threads, LANES) if self.task.batched and self.model.device.type == "cpu" else 1
+        lanes, size = 1, 1
+        if self.task.batched:
+            size = self.task.batch or at_once(math.prod(self.model.seen(self.task.size)), self.model.device)
+            lanes = min(threads, LANES, size) if self.model.device.type == "cpu" else 1
         networks = ThreadPoolExecutor(lanes, "network", torch.set_num_threads, (threads // lanes,))
         # Each thread of torch's own would start as many again: beside the network's these are too many.
         self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", torch.set_num_threads, (1,))
+        # On a CPU of several lanes a batch's scores lie in the cache of the core whose network gave them.
+        self.writers: Executor = self.pool if lanes == 1 else AtOnce()
         line: deque[tuple[int, Future[list[Future]]]] = deque()
         held = 0
         try:
-            for pixels, group in self.groups(photos):
+            for pixels, group in self.groups(photos, size // lanes):
                 while line and (len(line) >= lanes + AHEAD or held + pixels > HELD):
                     done, batch = line.popleft()
                     yield from outcomes(batch)
@@ -107,9 +122,8 @@ class Line:
             self.pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)  # threads to come have what was set last
 
-    def groups(self, photos: Iterable[Photo]) -> Iterator[tuple[int, list[Photo | Failure]]]:
-        """The batches, and the pixels of their photos."""
-        size = (self.task.batch or 8) if self.task.batched else 1
+    def groups(self, photos: Iterable[Photo], size: int) -> Iterator[tuple[int, list[Photo | Failure]]]:
+        """The batches of `size` photos, and the pixels of these."""
         group: list[Photo | Failure] = []
         total = 0
         for photo in photos:
@@ -153,8 +167,8 @@ class Line:
             found = [self.see(each.picture) for each in there if each.picture]
         results = iter(found)
         return [
-            self.pool.submit(self.write, each, next(results)) if isinstance(each, Opened)
-            else self.pool.submit(lambda failed: failed, each) for each in batch
+            self.writers.submit(self.write, each, next(results)) if isinstance(each, Opened)
+            else self.writers.submit(lambda failed: failed, each) for each in batch
         ]  # fmt: skip
 
     def see(self, picture: Image.Image) -> tuple[np.ndarray, float]:

@@ -55,9 +55,10 @@ class Tiles:
             total[start : start + side] += humps[-1]
         return [(hump / total[start : start + len(hump)]).float() for start, hump in zip(starts, humps, strict=True)]
 
-    def at_once(self, device: torch.device) -> int:
-        """How many tiles make a batch: maps of a larger one would fill a CPU's memory and gain nothing."""
-        return max(1, (2**22 if device.type == "cuda" else 2**19) // self.side**2)
+
+def at_once(pixels: int, device: torch.device) -> int:
+    """How many images of so many pixels make a batch: a larger one's maps fill a CPU's memory and gain nothing."""
+    return max(1, (2**22 if device.type == "cuda" else 2**19) // pixels)
 
 
 def blended(
@@ -99,7 +100,7 @@ def blended_image(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Til
         side = tiles.side
         return network(torch.stack([one[:, top : top + side, left : left + side] for top, left in places])).float()
 
-    batch = tiles.at_once(image.device)
+    batch = at_once(tiles.side**2, image.device)
     whole = []
     for one in image:
         bands = blended(one.shape[1:], tiles, chances, batch)
