@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 import segstudy
 from segstudy.build import load_run, start_from
-from segstudy.config import fits, locate
+from segstudy.config import CONF, fits, locate
 from segstudy.errors import ConfigError
+from segstudy.inference.runs import Wanted, config_of, open_members
 
 OPENED: list[str] = []
 """What Python opens while WATCHING[0]."""
@@ -200,6 +201,21 @@ def test_paths_in_a_config_are_not_followed(folder: Path, tmp_path: Path) -> Non
     assert any(name.endswith("last.ckpt") for name in OPENED)  # it does watch
     assert not [name for name in OPENED if str(outside) in name]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_testing_writes_and_downloads_only_where_this_machine_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGSTUDY_CACHE", str(tmp_path / "ours"))
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.data = OmegaConf.load(CONF / "data" / "pet.yaml")
+    cfg.data.update(root=str(tmp_path / "photos"), cache_dir=str(tmp_path / "theirs"), download=True, size=32)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    members = open_members([folder])
+    data = config_of(members, Wanted()).data
+    assert (data.cache_dir, data.download) == (str(tmp_path / "ours"), False)
+    data = config_of(members, Wanted([f"data.cache_dir={tmp_path / 'mine'}", "data.download=true"])).data
+    assert (data.cache_dir, data.download) == (str(tmp_path / "mine"), True)
 
 
 def test_ones_own_parts_need_ones_word(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -297,6 +297,16 @@ def read_config(folder: Path) -> DictConfig:
     return cfg
 
 
+def write_only_here(data: DictConfig, settings: Sequence[str] = ()) -> None:
+    """Let the data of a finished run, which may be a stranger's, write nowhere that its config says.
+
+    Its cache goes where this machine keeps them, and nothing is downloaded, unless `settings` (data.…=…) say so.
+    """
+    own = {"cache_dir": os.environ.get("SEGSTUDY_CACHE", "~/.cache/segstudy"), "download": False}
+    said = {setting.partition("=")[0] for setting in settings}
+    data.update({key: value for key, value in own.items() if key in data and f"data.{key}" not in said})
+
+
 def locate(target: str) -> Callable[..., Any]:
     """The class or function at a dotted path. Raises ConfigError that says which part is not there."""
     module_name, _, name = target.rpartition(".")

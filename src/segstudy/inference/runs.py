@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from segstudy.build import build_data, load_run
-from segstudy.config import CONF, MACHINE, check, compose_config
+from segstudy.config import CONF, MACHINE, check, compose_config, write_only_here
 from segstudy.data.base import Batch, Images, SegmentationData
 from segstudy.errors import ConfigError, near
 from segstudy.record import read_record
@@ -112,6 +112,7 @@ def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
     cfg = copy.deepcopy(members[0].cfg)
     if wanted.data:
         cfg.data = _other_data(cfg, wanted.data)
+    write_only_here(cfg.data, wanted.settings)
     cfg.merge_with_dotlist(list(wanted.settings))
     trained = {m.name: sides(m.cfg.data.size) for m in members}
     if wanted.size == "train" and len(set(trained.values())) > 1:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from segstudy.build import build_data
-from segstudy.config import read_config
+from segstudy.config import read_config, write_only_here
 from segstudy.drawing import ERRORS, VOID, as_array, class_legend, coloured, grid
 from segstudy.errors import SegstudyError
 from segstudy.losses import IGNORE
@@ -83,7 +83,9 @@ def _photos(test: Tested) -> np.ndarray | None:
     if test.folder is None:
         return None
     try:
-        images = build_data(read_config(test.folder)).roles["report"]
+        cfg = read_config(test.folder)
+        write_only_here(cfg.data)
+        images = build_data(cfg).roles["report"]
     except (SegstudyError, OSError):
         return None
     if [s.name for s in images.samples] != list(test.names):
