@@ -131,20 +131,38 @@ def test_tiles_pool_where_the_whole_image_does() -> None:
     np.testing.assert_array_equal(model.predict(photo, tiles=Tiles(80)), model.predict(photo, "original"))
 
 
-def test_only_a_row_of_tiles_is_held() -> None:
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize(
+    ("shape", "side", "batch"),
+    [((20, 13), 8, 1), ((13, 40), 8, 3), ((8, 8), 8, 1), ((5, 30), 8, 2), ((150, 170), 64, 2)],
+)
+def test_blocks_are_the_weighted_sum_of_all_tiles(
+    shape: tuple[int, int], side: int, batch: int, overlap: float
+) -> None:
+    tiles, draw = Tiles(side, overlap), np.random.default_rng(0)
+    tops, lefts = (tiles.starts(length) for length in shape)
+    down, across = (tiles.weights(length) for length in shape)
+    expected = np.zeros((3, *shape))
+    drawn = {}
+    for top, rises in zip(tops, down, strict=True):
+        for left, widths in zip(lefts, across, strict=True):
+            drawn[top, left] = draw.random((3, len(rises), len(widths)), np.float32)
+            place = expected[:, top : top + len(rises), left : left + len(widths)]
+            place += drawn[top, left] * np.outer(rises, widths)
     asked: list[Place] = []
 
     def chances(places: list[Place]) -> Tensor:
+        assert len(places) <= batch
         asked.extend(places)
-        return torch.ones(len(places), 2, 8, 8)
+        return torch.from_numpy(np.stack([drawn[place] for place in places]))
 
-    bands = blended((20, 12), Tiles(8), chances, batch=4)
-    for rows in (4, 4, 4, 8):
-        before = len(asked)
-        assert next(bands).shape == (2, rows, 12)
-        assert len({top for top, _ in asked[before:]}) == 1
-    assert next(bands, None) is None
-    assert asked == [(top, left) for top in (0, 4, 8, 12) for left in (0, 4)]
+    seen = np.zeros(shape, int)
+    for top, left, block in blended(shape, tiles, chances, batch):
+        rows, columns = slice(top, top + block.shape[1]), slice(left, left + block.shape[2])
+        np.testing.assert_allclose(block, expected[:, rows, columns], atol=1e-6)
+        seen[rows, columns] += 1
+    assert (seen == 1).all()
+    assert asked == sorted(drawn)
 
 
 @pytest.mark.parametrize("values", [2**22, 500])  # at once, and in bands of a few rows

@@ -14,9 +14,9 @@ from segstudy.build import choose_device
 from segstudy.callbacks.tta import mean_over_views
 from segstudy.data.reading import eight_bits, rgb, upright
 from segstudy.errors import DataError
-from segstudy.inference.labels import labels_and_mean, labels_of
+from segstudy.inference.labels import labels_and_mean
 from segstudy.inference.runs import Member, Views, open_members, sides
-from segstudy.inference.tiles import Place, Tiles, at_once, blended
+from segstudy.inference.tiles import Place, Tiles, at_once, blended, joined
 from segstudy.module import two_channels
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 
@@ -134,23 +134,24 @@ class Model:
         if size not in ("train", "original"):
             picture = Image.fromarray(self.resized(picture, size))
         seen = picture.height, picture.width
-        labels, whole, total, top = np.empty(seen, np.uint8), [], 0.0, 0
-        for band in self.tiled(picture, tiles, views, batch):
-            best, winner = band.max(0)
+        blocks = self.tiled(picture, tiles, views, batch)
+        if seen != shape:
+            found, sure = labels_and_mean(joined(seen, blocks), shape)
+            return found.cpu().numpy(), sure
+        labels, total = np.empty(shape, np.uint8), 0.0
+        for top, left, block in blocks:
+            best, winner = block.max(0)
+            rows, columns = winner.shape
+            labels[top : top + rows, left : left + columns] = winner.to(torch.uint8).cpu().numpy()
             total += best.sum(dtype=torch.float64).item()
-            labels[top : top + len(winner)] = winner.to(torch.uint8).cpu().numpy()
-            whole += [band.clone()] if seen != shape else []
-            top += len(winner)
             if tell:
-                tell(top / seen[0])
-        if whole:
-            labels = labels_of(torch.cat(whole, 1), shape).cpu().numpy()
-        return labels, total / (seen[0] * seen[1])
+                tell((top * shape[1] + rows * (left + columns)) / labels.size)
+        return labels, total / labels.size
 
     def tiled(
         self, picture: Image.Image, tiles: Tiles, views: Views | None = None, batch: int | None = None
-    ) -> Iterator[Tensor]:
-        """The probabilities of a picture in its own size, in bands of rows (see `blended`)."""
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """The probabilities of a picture in its own size, in blocks (see `blended`)."""
 
         def chances(places: Sequence[Place]) -> Tensor:
             ends = [

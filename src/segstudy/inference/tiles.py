@@ -1,7 +1,7 @@
 """Images of any size through a network: in tiles that overlap, their probabilities blended smoothly."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,46 +67,59 @@ def at_once(pixels: int, device: torch.device) -> int:
 
 def blended(
     shape: Sequence[int], tiles: Tiles, chances: Callable[[Sequence[Place]], Tensor], batch: int = 1
-) -> Iterator[Tensor]:
-    """The mean probability over an image of `shape` (H,W), as finished bands of rows (C,rows,W) from the top down.
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The mean probability over an image of `shape` (H,W), in finished blocks (C,rows,columns) with their top and left.
 
     chances: the probabilities (B,C,h,w) of the tiles that begin at these places, cut where the image ends; all of them
-    have one size. Only the tiles' present row is held, C·side·W floats; a band is valid until the next is taken.
+    have one size. Only a tile, and what is shared with the tiles below, is held; a block is valid until the next is
+    taken.
     """
     height, width = shape
-    tall = min(tiles.side, height)
     tops, lefts = tiles.starts(height), tiles.starts(width)
     down, across = tiles.weights(height), tiles.weights(width)
+    ends = (top + len(rises) for top, rises in zip(tops, down, strict=True))
+    shared = max((end - below for end, below in zip(ends, tops[1:], strict=False)), default=0)
     last = len(lefts) - 1  # by itself: it may be cut short
     groups = [range(i, min(i + batch, last)) for i in range(0, last, batch)] + [range(last, last + 1)]
-    row = torch.empty(0)
+    part = above = torch.empty(0)
     for (top, below), rises in zip(pairwise([*tops, height]), down, strict=True):
         for group in groups:
             found = chances([(top, lefts[i]) for i in group])
-            if not len(row):
-                row = found.new_zeros(found.shape[1], tall, width)
+            if not len(part):
+                part = found.new_zeros(found.shape[1], min(tiles.side, height), min(tiles.side, width))
+                above = found.new_zeros(found.shape[1], shared, width)
             for i, each in zip(group, found, strict=True):
+                columns = slice(lefts[i], [*lefts, width][i + 1])
+                ready = columns.stop - columns.start
                 weight = rises.to(found)[:, None] * across[i].to(found)
-                row[:, : len(rises), lefts[i] : lefts[i] + len(across[i])] += each * weight
-        done = below - top
-        yield row[:, :done]
-        if below == height:
-            return
-        for plane in row:  # a class at a time: the rows move within one memory
-            plane[: tall - done] = plane[done:].clone()
-            plane[tall - done :] = 0
+                part[:, : len(rises), : len(across[i])] += each * weight
+                part[:, :shared, :ready] += above[..., columns]
+                yield top, columns.start, part[:, : below - top, :ready]
+                left = part[:, below - top :, :ready]
+                above[:, : left.shape[1], columns] = left[:, :shared]
+                above[:, left.shape[1] :, columns] = 0
+                part[..., :-ready], part[..., -ready:] = part[..., ready:].clone(), 0
 
 
 def blended_image(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Tiles) -> Tensor:
     """The mean probability float32 (B,C,H,W) of an image float (B,3,H,W); network: tile (n,3,h,w) → probabilities."""
 
-    def chances(places: Sequence[Place]) -> Tensor:
-        side = tiles.side
-        return network(torch.stack([one[:, top : top + side, left : left + side] for top, left in places])).float()
-
-    batch = at_once(tiles.side**2, image.device)
+    side, shape = tiles.side, image.shape[2:]
     whole = []
     for one in image:
-        bands = blended(one.shape[1:], tiles, chances, batch)
-        whole.append(torch.cat([band.clone() for band in bands], 1))
+
+        def chances(places: Sequence[Place], one: Tensor = one) -> Tensor:
+            return network(torch.stack([one[:, y : y + side, x : x + side] for y, x in places])).float()
+
+        whole.append(joined(shape, blended(shape, tiles, chances, at_once(side**2, image.device))))
     return torch.stack(whole)
+
+
+def joined(shape: Sequence[int], blocks: Iterable[tuple[int, int, Tensor]]) -> Tensor:
+    """The whole (C,H,W) of `shape` (H,W) from blocks that cover it."""
+    whole = torch.empty(0)
+    for top, left, block in blocks:
+        if not len(whole):
+            whole = block.new_empty(len(block), *shape)
+        whole[:, top : top + block.shape[1], left : left + block.shape[2]] = block
+    return whole
