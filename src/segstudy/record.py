@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config import differences
 from segstudy.device import RANK
 from segstudy.errors import ConfigError
+from segstudy.files import replacing
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 
@@ -33,9 +34,8 @@ class Record:
         self.values |= values
         if RANK > 0:
             return
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.values, indent=1, default=str, allow_nan=True))
-        partial.replace(self.path)
+        with replacing(self.path) as partial:
+            partial.write_text(json.dumps(self.values, indent=1, default=str, allow_nan=True))
 
     @property
     def status(self) -> str | None:
@@ -76,9 +76,8 @@ def claim(folder: Path, cfg: DictConfig) -> Record:
                     "  → another study=NAME, the old settings, or remove the folder"
                 )
         else:
-            partial = home.with_suffix(".partial")
-            OmegaConf.save(cfg, partial)
-            partial.replace(home)
+            with replacing(home) as partial:
+                OmegaConf.save(cfg, partial)
         return Record(folder)
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be written: {error}; set runs_dir=FOLDER") from error

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from segstudy.drawing import save
+from segstudy.files import replacing
 from segstudy.metrics import defined_failures
 
 PANELS = {
@@ -72,12 +73,10 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """One line an epoch; never half written."""
     names = ["epoch", *sorted({k for row in rows for k in row} - {"epoch"})]
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
+    with replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
-    partial.replace(path)
 
 
 def charts(num_classes: int, background: int | None) -> dict[str, dict[str, list[Any]]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from segstudy.files import replacing
+
 
 class StateDict(L.Callback):
     """Writes the tested network's `state_dict` to `checkpoints/<filename>`: torch.load(…, weights_only=True) reads it.
@@ -18,6 +20,5 @@ class StateDict(L.Callback):
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "checkpoints" / self.filename
-            partial = path.with_suffix(".partial")
-            torch.save({k: v.cpu() for k, v in module.network.state_dict().items()}, partial)  # type: ignore[union-attr]
-            partial.replace(path)
+            with replacing(path) as partial:
+                torch.save({k: v.cpu() for k, v in module.network.state_dict().items()}, partial)  # type: ignore[union-attr]

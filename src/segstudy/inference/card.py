@@ -16,6 +16,7 @@ from segstudy.build import build_network
 from segstudy.config import read_config
 from segstudy.drawing import ERRORS, class_legend, coloured, error_picture, grid, save
 from segstudy.errors import ConfigError, DataError
+from segstudy.files import replacing
 from segstudy.inference import sections
 from segstudy.inference.latency import Latency, measure_latency
 from segstudy.inference.listing import read
@@ -47,9 +48,8 @@ def write_card(folder: Path, file: Path | None = None, latency: bool = True, lic
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _draw(folder, file.parent / PICTURES)
-        partial = file.with_name(f"{file.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        with replacing(file) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"the card cannot be written to {file}: {error}\n  → --out FILE") from error
     return file

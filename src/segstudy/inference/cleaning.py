@@ -17,7 +17,7 @@ from rich.markup import escape
 from segstudy.inference.listing import Run, config_text, only, read, size
 
 OWN = {
-    ".lock", "config.yaml", "record.json", "record.partial", "history.csv", "pictures", "tensorboard", "test", "before",
+    ".lock", "config.yaml", "record.json", "history.csv", "pictures", "tensorboard", "test", "before",
     "checkpoints", "inspector", "card.md", "card",
 }  # fmt: skip
 """What segstudy writes into a run's folder: a folder that holds anything else is not removed as a whole."""
@@ -66,7 +66,7 @@ def removable(run: Run, needed: set[Path]) -> list[Item]:
         return Item(path, reason, size(path), run.folder)
 
     if run.status == "failed" and not _holds(run.folder / "checkpoints"):
-        names = {p.name for p in run.folder.iterdir()}
+        names = {p.name for p in run.folder.iterdir() if p.suffix != ".partial"}
         if run.folder.is_symlink() or "config.yaml" not in names or names - OWN:
             return []
         return [item(run.folder, "failed before its first checkpoint: nothing to continue")]

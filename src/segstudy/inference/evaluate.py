@@ -32,6 +32,7 @@ from segstudy.config import MACHINE
 from segstudy.data.base import SegmentationData
 from segstudy.drawing import VOID
 from segstudy.errors import ConfigError, DataError
+from segstudy.files import replacing
 from segstudy.inference.model import Normalised
 from segstudy.inference.photos import OURS
 from segstudy.inference.runs import Member, OriginalSize, Views, Wanted, config_of, open_data, open_members
@@ -145,10 +146,8 @@ def save_mask(labels: np.ndarray, path: Path, palette: Sequence[Sequence[int]]) 
     picture.putpalette(colours.ravel().tolist())
     text = PngInfo()
     text.add_text("Software", OURS)
-    partial = path.with_name(f".{path.name}.partial")
-    # Runs of equal labels: a third of the default's time, a fifth more bytes.
-    picture.save(partial, "PNG", pnginfo=text, compress_type=zlib.Z_RLE)
-    partial.replace(path)
+    with replacing(path) as partial:  # runs of equal labels: a third of the default's time, a fifth more bytes
+        picture.save(partial, "PNG", pnginfo=text, compress_type=zlib.Z_RLE)
 
 
 # The run's own test
@@ -271,6 +270,5 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int, console: Con
 def write_json(rows: Any, about: Mapping[str, Any], file: Path) -> None:
     """What came out (figures, and the confusion matrices they come from) and of what; never half written."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps({**about, "results": rows}, indent=1, default=str))
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps({**about, "results": rows}, indent=1, default=str))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segstudy.data.reading import upright
 from segstudy.errors import ConfigError, SegstudyError, near
+from segstudy.files import replacing
 from segstudy.inference.evaluate import save_mask
 from segstudy.inference.labels import labels_and_mean
 from segstudy.inference.model import Model
@@ -206,9 +207,8 @@ class Line:
         drawn = overlay(picture, labels, model.palette, self.task.alpha or 0.0, model.background)
         there = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with_legend(drawn, there).save(partial, "JPEG", quality=90, comment=OURS)
-        partial.replace(path)
+        with replacing(path) as partial:
+            with_legend(drawn, there).save(partial, "JPEG", quality=90, comment=OURS)
 
 
 def outcomes(batch: "Future[list[Future]]") -> Iterator[Row | Failure]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segstudy.errors import ConfigError
+from segstudy.files import replacing
 from segstudy.inference.evaluate import write_json
 from segstudy.inference.model import Model
 from segstudy.inference.photos import RECORD, Photo, find_photos, is_ours, natural, pixel_limit
@@ -109,23 +110,17 @@ class Predictions:
 
     def write(self) -> None:
         """The table in the order of the masks, and what made it; neither ever half written."""
-        self._replace(RECORD, json.dumps(self.about, indent=1) + "\n")
-        partial = self.folder / f".{TABLE}.partial"
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, self.fields)
-            table.writeheader()
-            table.writerows(self.rows[mask] for mask in sorted(self.rows, key=lambda mask: natural(Path(mask))))
-        partial.replace(self.folder / TABLE)
-        self.written = time.monotonic()
-
-    def _replace(self, name: str, text: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f".{name}.partial"
-            partial.write_text(text)
-            partial.replace(self.folder / name)
+            with replacing(self.folder / RECORD) as partial:
+                partial.write_text(json.dumps(self.about, indent=1) + "\n")
+            with replacing(self.folder / TABLE) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, self.fields)
+                table.writeheader()
+                table.writerows(self.rows[mask] for mask in sorted(self.rows, key=lambda mask: natural(Path(mask))))
         except OSError as error:
             raise ConfigError(f"--out {self.folder} cannot be written: {error}") from error
+        self.written = time.monotonic()
 
 
 def settings(model: Model, task: Task) -> dict[str, Any]:
