@@ -5,6 +5,8 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from segstudy.inference import predict as predicting
 from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import find_photos, is_ours
-from segstudy.inference.predict import Task, kept_classes
+from segstudy.inference.predict import Line, Task, kept_classes
 from segstudy.inference.predictions import predict_all
 from segstudy.inference.runs import Views
 from segstudy.inference.tiles import Tiles
@@ -185,6 +187,16 @@ def test_every_kind_of_file(command: Any, tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels, 0 if grey else expected, err_msg=row["file"])
 
 
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
 def test_batches_tiles_and_views_are_those_of_one_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "HELD", 3000)  # so that batches are also cut short, and a photo is alone
     model = model_of(seeded(nn.Conv2d(3, 6, 5, padding=2)), 6)
@@ -197,6 +209,57 @@ def test_batches_tiles_and_views_are_those_of_one_photo(tmp_path: Path, monkeypa
             expected = model.predict(file, task.size, task.views, task.tiles)
             assert (mask_of(out / file.name) == expected).mean() > 0.999
     assert [Path(row["file"]) for row in rows_of(out)] == files
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(
+    ("task", "number", "threads"),
+    [(Task(), 12, 1), (Task(batch=2), 12, 2), (Task(batch=3), 12, 2), (Task(), 1, 4), (Task("original"), 12, 4)],
+)
+def test_batches_share_the_threads(
+    task: Task, number: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, used = Model.batch_scores, set()
+
+    def counted(*arguments: Any) -> Tensor:
+        used.add(torch.get_num_threads())
+        return scores(*arguments)
+
+    monkeypatch.setattr(Model, "batch_scores", counted)
+    for i in range(number):
+        write(tmp_path / f"{i}.png")
+    assert predict_all(colours(), task, [str(tmp_path)], tmp_path / "out", console=Console(quiet=True))
+    assert used == {threads}
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_what_was_written_before_a_full_disk_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = predicting.save_mask
+
+    def full(labels: np.ndarray, path: Path, palette: Any) -> None:
+        if path.name == "3.png":
+            raise OSError("No space left on device")
+        save(labels, path, palette)
+
+    monkeypatch.setattr(predicting, "save_mask", full)
+    for i in range(16):
+        write(tmp_path / f"{i}.png")
+    with pytest.raises(ConfigError, match="cannot be written: No space left"):
+        predict_all(colours(), Task(), [str(tmp_path)], tmp_path / "out", console=Console(quiet=True))
+    assert [row["mask"] for row in rows_of(tmp_path / "out")] == ["0.png", "1.png", "2.png"]
+
+
+def test_the_share_of_a_photo_in_tiles_is_told_until_nobody_waits(tmp_path: Path) -> None:
+    for i in range(2):
+        write(tmp_path / f"{i}.png", smooth(40, 60))
+    told: list[float] = []
+    line = Line(colours(), Task(tiles=Tiles(16, 0), batch=1), tmp_path / "out", told.append)
+    assert len(list(line.run(find_photos([str(tmp_path)])[0]))) == 2
+    assert told == sorted(told)
+    assert (told[0], len(told)) == (0, 2 * 3 * 4)
+    assert told[-1] == pytest.approx(2 - 1 / 12)
+    with pytest.raises(CancelledError):
+        line.told(0.5)
 
 
 def test_some_classes_only(command: Any, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from segstudy.cli import app
 from segstudy.errors import ConfigError
 from segstudy.inference import labels as labelling
 from segstudy.inference.evaluate import evaluate
-from segstudy.inference.labels import labels_and_mean, labels_of
+from segstudy.inference.labels import labels_and_mean
 from segstudy.inference.model import Model
 from segstudy.inference.runs import Member, Views, Wanted, config_of, open_data, open_members
 from segstudy.inference.tiles import Place, Tiles, blended, blended_image
@@ -182,7 +182,7 @@ def test_labels_are_those_of_the_interpolated_scores(
     soft = F.avg_pool2d(noise[None], 3, 1, 1)[0]
     for scores in (noise, soft, soft[:2], soft.contiguous(memory_format=torch.contiguous_format).permute(0, 2, 1)):
         shape = large if scores.shape[1:] == small else large[::-1]
-        assert torch.equal(labels_of(scores, shape).long(), labels_at(scores, shape))
+        assert torch.equal(labels_and_mean(scores, shape)[0].long(), labels_at(scores, shape))
 
 
 def test_confidence_is_the_mean_highest_probability() -> None:

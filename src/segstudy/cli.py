@@ -269,7 +269,7 @@ def inspect(
 def opened(given: list[str]) -> tuple[Any, Any, Any]:
     """Network, config and data set of settings, or of a run's folder and settings of this machine."""
     from segstudy.build import build_data, build_start, load_run, tell_normalisation
-    from segstudy.config import MACHINE, adopt, check_overrides, compose_config
+    from segstudy.config import MACHINE, adopt, check_overrides, compose_config, write_only_here
     from segstudy.errors import ConfigError
     from segstudy.record import read_record
 
@@ -287,6 +287,7 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
         )
     last = (folders[0] / "checkpoints" / "last.ckpt").is_file()  # else only the tested one was kept
     built, cfg = load_run(folders[0], "last" if last else read_record(folders[0]).get("checkpoint", "last"))
+    write_only_here(cfg.data, settings)
     cfg.merge_with_dotlist(settings)
     dataset = build_data(cfg)
     tell_normalisation(dataset, built)

@@ -130,7 +130,7 @@ def predict(
     ] = None,
     overlap: Annotated[float, typer.Option(help="Of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5,
     tta: Annotated[str | None, typer.Option(help="Average views: flip, factors of the size: flip,0.75,1")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Photos, or tiles, at a time; as many as fit.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Photos, or tiles, at a time; by their size.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there already.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused, undecoded.")] = 178_956_970,

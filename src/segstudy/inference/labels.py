@@ -11,18 +11,11 @@ VALUES = 2**22
 """Scores looked at or interpolated at a time: 16 MiB."""
 
 
-def labels_of(scores: Tensor, shape: Sequence[int]) -> Tensor:
-    """Labels uint8 (H,W) of scores (C,h,w): those of `labels_at`, without the scores of the whole size in memory."""
-    return labels_and_mean(scores, shape)[0]
-
-
 def labels_and_mean(scores: Tensor, shape: Sequence[int], probabilities: bool = True) -> tuple[Tensor, float]:
-    """The labels of `labels_of`, and the mean over the pixels of scores (C,h,w) of the highest probability.
+    """Labels uint8 (H,W) of scores (C,h,w), and the mean over these scores' pixels of the highest probability.
 
-    probabilities: the scores are probabilities, not logits.
-
-    Between four neighbours of one label there is no other (an interpolated score is a mean of theirs): only where they
-    differ is anything interpolated, a tenth of a usual image. Scores that are equal to the last bit may fall otherwise.
+    The labels are those of `labels_at`, without the scores of the whole size in memory; of scores that are equal to the
+    last bit another may win. probabilities: the scores are probabilities, not logits.
     """
     height, width = scores.shape[1:]
     coarse, total = torch.empty(height, width, dtype=torch.uint8, device=scores.device), 0.0
@@ -38,7 +31,11 @@ def labels_and_mean(scores: Tensor, shape: Sequence[int], probabilities: bool = 
 
 
 def _enlarged(scores: Tensor, coarse: Tensor, shape: Sequence[int]) -> Tensor:
-    """The labels at `shape` (H,W) of scores (C,h,w), whose labels at their own size are `coarse`."""
+    """The labels at `shape` (H,W) of scores (C,h,w), whose labels at their own size are `coarse`.
+
+    Between four neighbours of one label there is no other (an interpolated score is a mean of theirs): only where they
+    differ is anything interpolated, a tenth of a usual image.
+    """
     if coarse.shape == tuple(shape):
         return coarse
     above, below, down = _neighbours(coarse.shape[0], shape[0], scores.device)

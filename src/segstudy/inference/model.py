@@ -134,7 +134,7 @@ class Model:
         if size not in ("train", "original"):
             picture = Image.fromarray(self.resized(picture, size))
         seen = picture.height, picture.width
-        blocks = self.tiled(picture, tiles, views, batch)
+        blocks = self.tiled(picture, tiles, views, batch, tell)
         if seen != shape:
             found, sure = labels_and_mean(joined(seen, blocks), shape)
             return found.cpu().numpy(), sure
@@ -144,16 +144,24 @@ class Model:
             rows, columns = winner.shape
             labels[top : top + rows, left : left + columns] = winner.to(torch.uint8).cpu().numpy()
             total += best.sum(dtype=torch.float64).item()
-            if tell:
-                tell((top * shape[1] + rows * (left + columns)) / labels.size)
         return labels, total / labels.size
 
     def tiled(
-        self, picture: Image.Image, tiles: Tiles, views: Views | None = None, batch: int | None = None
+        self,
+        picture: Image.Image,
+        tiles: Tiles,
+        views: Views | None = None,
+        batch: int | None = None,
+        tell: Callable[[float], None] | None = None,
     ) -> Iterator[tuple[int, int, Tensor]]:
         """The probabilities of a picture in its own size, in blocks (see `blended`)."""
+        number, done = len(tiles.starts(picture.height)) * len(tiles.starts(picture.width)), 0
 
         def chances(places: Sequence[Place]) -> Tensor:
+            nonlocal done
+            if tell:
+                tell(done / number)
+            done += len(places)
             ends = [
                 (min(left + tiles.side, picture.width), min(top + tiles.side, picture.height)) for top, left in places
             ]

@@ -4,7 +4,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ LANES = 4
 """Batches that a CPU's network sees side by side. The threads of one batch wait for the slowest of them at every layer,
 and so for what reads and writes on its core; batches, each in fewer threads, need not wait for each other."""
 AHEAD = 4
-"""Batches that are being read for the network or written behind it."""
+"""Batches in line beside those that the network sees: being read, or written."""
+LARGEST = 16
+"""Photos of a batch at most: its scores wait in memory until they are written."""
 HELD = 100_000_000
-"""Pixels of the photos in memory at a time (4 bytes each while decoded); one larger photo is alone."""
+"""Pixels of the photos in memory at a time (4 bytes each while decoded), and scores; one larger photo is alone."""
 WHOLE = 2**22
 """At size=original, a photo of more pixels is seen in tiles: its maps would fill the memory."""
 
@@ -83,7 +85,10 @@ class AtOnce(Executor):
 
     def submit(self, do: Callable, /, *given: Any) -> Future:  # type: ignore[override]
         future: Future = Future()
-        future.set_result(do(*given))
+        try:
+            future.set_result(do(*given))
+        except Exception as error:
+            future.set_exception(error)
         return future
 
 
@@ -91,19 +96,23 @@ class Line:
     """Photos are read, put to the network and written side by side; in their order, with a bounded number in memory."""
 
     def __init__(self, model: Model, task: Task, out: Path, tell: Callable[[float], None] | None = None):
-        """tell: is told the share that is done of a photo in tiles."""
+        """tell: is told how many photos the network has seen, a share of one in tiles."""
         self.model, self.task, self.out, self.tell = model, task, out, tell
+        self.seen, self.scores, self.stopped = 0, 0, False
 
-    def run(self, photos: Iterable[Photo]) -> Iterator[Row | Failure]:
+    def run(self, photos: Sequence[Photo]) -> Iterator[Row | Failure]:
         """A row or a failure for each photo. Raises ConfigError if the output folder cannot be written."""
         threads = torch.get_num_threads()
         lanes, size = 1, 1
         if self.task.batched:
-            size = self.task.batch or at_once(math.prod(self.model.seen(self.task.size)), self.model.device)
-            lanes = min(threads, LANES, size) if self.model.device.type == "cpu" else 1
-        networks = ThreadPoolExecutor(lanes, "network", torch.set_num_threads, (threads // lanes,))
+            pixels = math.prod(self.model.seen(self.task.size))
+            self.scores = pixels * len(self.model.classes)
+            size = min(self.task.batch or min(LARGEST, at_once(pixels, self.model.device)), len(photos))
+            if self.model.device.type == "cpu":
+                lanes = max(n for n in range(1, min(threads, size, LANES) + 1) if threads % n == 0)
+        networks = ThreadPoolExecutor(lanes, "network", keep_threads, (threads // lanes,))
         # Each thread of torch's own would start as many again: beside the network's these are too many.
-        self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", torch.set_num_threads, (1,))
+        self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", keep_threads, (1,))
         # On a CPU of several lanes a batch's scores lie in the cache of the core whose network gave them.
         self.writers: Executor = self.pool if lanes == 1 else AtOnce()
         line: deque[tuple[int, Future[list[Future]]]] = deque()
@@ -119,12 +128,13 @@ class Line:
             for _, batch in line:
                 yield from outcomes(batch)
         finally:
+            self.stopped = True
             networks.shutdown(cancel_futures=True)
             self.pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)  # threads to come have what was set last
 
     def groups(self, photos: Iterable[Photo], size: int) -> Iterator[tuple[int, list[Photo | Failure]]]:
-        """The batches of `size` photos, and the pixels of these."""
+        """The batches of `size` photos, and what they hold in memory: pixels and scores."""
         group: list[Photo | Failure] = []
         total = 0
         for photo in photos:
@@ -132,7 +142,7 @@ class Line:
             if group and (len(group) == size or total + pixels > HELD // 2):
                 yield total, group
                 group, total = [], 0
-            group, total = [*group, each], total + pixels
+            group, total = [*group, each], total + pixels + self.scores
         if group:
             yield total, group
 
@@ -174,8 +184,17 @@ class Line:
 
     def see(self, picture: Image.Image) -> tuple[np.ndarray, float]:
         """Labels and confidence of a photo that does not come in a batch."""
-        tiles = self.task.tiles_of(picture.width * picture.height)
-        return self.model.labels(picture, self.task.size, self.task.views, tiles, self.task.batch, self.tell)
+        tiles, task = self.task.tiles_of(picture.width * picture.height), self.task
+        found = self.model.labels(picture, task.size, task.views, tiles, task.batch, self.told)
+        self.seen += 1
+        return found
+
+    def told(self, share: float) -> None:
+        """Tell the share of a photo; raises CancelledError once nobody waits for it."""
+        if self.stopped:
+            raise CancelledError
+        if self.tell:
+            self.tell(self.seen + share)
 
     def write(self, opened: Opened, found: Tensor | tuple[np.ndarray, float]) -> Row:
         """Write a photo's mask and overlay, from the network's scores or from labels; its row of the table."""
@@ -211,8 +230,14 @@ class Line:
             with_legend(drawn, there).save(partial, "JPEG", quality=90, comment=OURS)
 
 
+def keep_threads(threads: int) -> None:
+    """Let torch use so many in this thread; asked first, it does not take over later what was set last anywhere."""
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
 def outcomes(batch: "Future[list[Future]]") -> Iterator[Row | Failure]:
-    """What came of a batch's photos, as soon as each is written."""
+    """What came of a batch's photos, in their order."""
     for written in batch.result():
         yield written.result()
 

@@ -185,7 +185,7 @@ def _predict(model: Model, task: Task, photos: Sequence[Photo], there: Predictio
     with Progress(*texts, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("predicting", total=len(photos))
         count = 0
-        line = Line(model, task, there.folder, lambda share: bar.update(shown, completed=count + share))
+        line = Line(model, task, there.folder, lambda seen: bar.update(shown, completed=max(seen, count)))
         try:
             for outcome in line.run(photos):
                 count += 1

@@ -135,7 +135,7 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
         raise ConfigError(f"--data {name}: no such data{near(name, known)} ({', '.join(known)})")
     other = compose_config([f"data={name}"]).data
     OmegaConf.set_struct(other, False)
-    other.update({k: cfg.data[k] for k in ("size", "batch_size", "workers", "cache_dir", "device_cache")})
+    other.update({k: cfg.data[k] for k in ("size", "batch_size", "workers", "device_cache")})
     return other
 
 
