@@ -158,6 +158,7 @@ def test_blocks_are_the_weighted_sum_of_all_tiles(
 
     seen = np.zeros(shape, int)
     for top, left, block in blended(shape, tiles, chances, batch):
+        assert (top, left) in asked[-batch:]  # a block comes before any tile after its own is asked for
         rows, columns = slice(top, top + block.shape[1]), slice(left, left + block.shape[2])
         np.testing.assert_allclose(block, expected[:, rows, columns], atol=1e-6)
         seen[rows, columns] += 1
@@ -182,7 +183,7 @@ def test_labels_are_those_of_the_interpolated_scores(
     soft = F.avg_pool2d(noise[None], 3, 1, 1)[0]
     for scores in (noise, soft, soft[:2], soft.contiguous(memory_format=torch.contiguous_format).permute(0, 2, 1)):
         shape = large if scores.shape[1:] == small else large[::-1]
-        assert torch.equal(labels_and_mean(scores, shape)[0].long(), labels_at(scores, shape))
+        assert torch.equal(torch.from_numpy(labels_and_mean(scores, shape)[0]).long(), labels_at(scores, shape))
 
 
 def test_confidence_is_the_mean_highest_probability() -> None:

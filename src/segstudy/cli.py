@@ -287,7 +287,7 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
         )
     last = (folders[0] / "checkpoints" / "last.ckpt").is_file()  # else only the tested one was kept
     built, cfg = load_run(folders[0], "last" if last else read_record(folders[0]).get("checkpoint", "last"))
-    write_only_here(cfg.data, settings)
+    write_only_here(cfg.data)
     cfg.merge_with_dotlist(settings)
     dataset = build_data(cfg)
     tell_normalisation(dataset, built)

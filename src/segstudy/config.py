@@ -297,17 +297,16 @@ def read_config(folder: Path) -> DictConfig:
     return cfg
 
 
-def write_only_here(data: DictConfig, settings: Sequence[str] = ()) -> None:
+def write_only_here(data: DictConfig) -> None:
     """Let the data of a finished run, which may be a stranger's, write nowhere that its config says.
 
     Unless it names a place of caches that is there, its own goes where this machine keeps them, and nothing is
-    downloaded; `settings` (data.…=…) may say otherwise.
+    downloaded. What a person says (data.…=…) is merged after this.
     """
     own: dict[str, Any] = {"download": False}
     if not any(Path(str(data.get("cache_dir"))).expanduser().glob("*/images.npy")):
         own["cache_dir"] = os.environ.get("SEGSTUDY_CACHE", "~/.cache/segstudy")
-    said = {setting.partition("=")[0] for setting in settings}
-    data.update({key: value for key, value in own.items() if key in data and f"data.{key}" not in said})
+    data.update({key: value for key, value in own.items() if key in data})
 
 
 def locate(target: str) -> Callable[..., Any]:

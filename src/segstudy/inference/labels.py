@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ VALUES = 2**22
 """Scores looked at or interpolated at a time: 16 MiB."""
 
 
-def labels_and_mean(scores: Tensor, shape: Sequence[int], probabilities: bool = True) -> tuple[Tensor, float]:
+def labels_and_mean(scores: Tensor, shape: Sequence[int], probabilities: bool = True) -> tuple[np.ndarray, float]:
     """Labels uint8 (H,W) of scores (C,h,w), and the mean over these scores' pixels of the highest probability.
 
     The labels are those of `labels_at`, without the scores of the whole size in memory; of scores that are equal to the
@@ -27,7 +28,7 @@ def labels_and_mean(scores: Tensor, shape: Sequence[int], probabilities: bool = 
         if not probabilities:
             best = (part - best).mul_(LOG2E).exp2_().sum(0).reciprocal_()  # exp takes four times as long
         total += best.sum(dtype=torch.float64).item()
-    return _enlarged(scores, coarse, shape), total / (height * width)
+    return _enlarged(scores, coarse, shape).cpu().numpy(), total / (height * width)
 
 
 def _enlarged(scores: Tensor, coarse: Tensor, shape: Sequence[int]) -> Tensor:

@@ -129,15 +129,13 @@ class Model:
         shape = picture.height, picture.width
         if tiles is None:
             scores = self.batch_scores(self.resized(picture, size)[None], views)
-            found, sure = labels_and_mean(scores[0], shape, views is not None)
-            return found.cpu().numpy(), sure
+            return labels_and_mean(scores[0], shape, views is not None)
         if size not in ("train", "original"):
             picture = Image.fromarray(self.resized(picture, size))
         seen = picture.height, picture.width
         blocks = self.tiled(picture, tiles, views, batch, tell)
         if seen != shape:
-            found, sure = labels_and_mean(joined(seen, blocks), shape)
-            return found.cpu().numpy(), sure
+            return labels_and_mean(joined(seen, blocks), shape)
         labels, total = np.empty(shape, np.uint8), 0.0
         for top, left, block in blocks:
             best, winner = block.max(0)
@@ -172,7 +170,7 @@ class Model:
         batch = batch or at_once(tiles.side**2, self.device)
         return blended((picture.height, picture.width), tiles, chances, batch)
 
-    def seen(self, size: str) -> tuple[int, int]:
+    def image_shape(self, size: str) -> tuple[int, int]:
         """The (H,W) of the network's image, for any size but original. Raises ConfigError for another text."""
         return self.size if size == "train" else sides(size)
 
@@ -180,7 +178,7 @@ class Model:
         """RGB uint8 (h,w,3): the picture as the network sees it."""
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
-        height, width = picture.size[::-1] if size == "original" else self.seen(size)
+        height, width = picture.size[::-1] if size == "original" else self.image_shape(size)
         if picture.size != (width, height):  # as the cache of a data set does
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         return np.array(picture)

@@ -105,7 +105,7 @@ class Line:
         threads = torch.get_num_threads()
         lanes, size = 1, 1
         if self.task.batched:
-            pixels = math.prod(self.model.seen(self.task.size))
+            pixels = math.prod(self.model.image_shape(self.task.size))
             self.scores = pixels * len(self.model.classes)
             size = min(self.task.batch or min(LARGEST, at_once(pixels, self.model.device)), len(photos))
             if self.model.device.type == "cpu":
@@ -201,10 +201,8 @@ class Line:
         model, task, photo = self.model, self.task, opened.photo
         width, height = opened.size
         if isinstance(found, Tensor):
-            chosen, sure = labels_and_mean(found, (height, width), task.views is not None)
-            labels = chosen.numpy()
-        else:
-            labels, sure = found
+            found = labels_and_mean(found, (height, width), task.views is not None)
+        labels, sure = found
         if task.keep is not None:
             kept = [c if c in task.keep else model.background for c in range(256)]
             np.take(np.array(kept, np.uint8), labels, out=labels, mode="clip")

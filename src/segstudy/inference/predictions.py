@@ -189,7 +189,7 @@ def _predict(model: Model, task: Task, photos: Sequence[Photo], there: Predictio
         try:
             for outcome in line.run(photos):
                 count += 1
-                bar.update(shown, completed=count)
+                bar.update(shown, completed=max(line.seen, count))
                 if isinstance(outcome, Failure):
                     failures.append(outcome)
                 else:

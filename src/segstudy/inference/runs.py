@@ -112,7 +112,7 @@ def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
     cfg = copy.deepcopy(members[0].cfg)
     if wanted.data:
         cfg.data = _other_data(cfg, wanted.data)
-    write_only_here(cfg.data, wanted.settings)
+    write_only_here(cfg.data)
     cfg.merge_with_dotlist(list(wanted.settings))
     trained = {m.name: sides(m.cfg.data.size) for m in members}
     if wanted.size == "train" and len(set(trained.values())) > 1:
