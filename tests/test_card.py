@@ -124,6 +124,20 @@ def test_the_card_and_its_picture_are_written_beside_each_other(home: Path, tmp_
     assert sorted(p.name for p in file.parent.iterdir()) == ["README.md", "card"]
 
 
+def test_a_card_leads_out_of_no_run(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "examples.png").write_text("mine")
+    for name in ("card.md", ".card.md.partial"):
+        (copy / name).symlink_to(tmp_path / "mine" / "examples.png")
+    (copy / "card").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="card is a link"):
+        write_card(copy, latency=False)
+    (copy / "card").unlink()
+    write_card(copy, latency=False)
+    assert (copy / "card.md").read_text().startswith("---")
+    assert [p.read_text() for p in (tmp_path / "mine").iterdir()] == ["mine"]
+
+
 def test_the_command_writes_into_the_run(copy: Path) -> None:
     done = CliRunner().invoke(
         app, ["card", str(copy), "--no-latency", "--license", "cc-by-4.0"], catch_exceptions=False

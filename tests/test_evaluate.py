@@ -24,7 +24,7 @@ from segstudy.config import compose_config
 from segstudy.data.voc import voc_palette
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.commands import runs_and_settings
-from segstudy.inference.evaluate import Evaluation, Views, _place, evaluate, retest, trained_on
+from segstudy.inference.evaluate import Evaluation, Views, _name, evaluate, retest, save_mask, trained_on
 from segstudy.inference.runs import Member, Wanted, config_of, open_data, open_members, same_classes
 from segstudy.record import claim, locked
 from segstudy.train import run
@@ -224,6 +224,41 @@ def test_a_run_tested_again_has_the_files_and_figures_of_its_test(home: Path, tm
     assert not list(folder.glob(".retest-*"))
 
 
+def test_testing_a_strangers_run_again_writes_only_into_it(home: Path, tmp_path: Path) -> None:
+    """The record holds a command of the stranger's, and a link says where the record is to be written."""
+    folder, mine = Path(shutil.copytree(home / "scenes", tmp_path / "run")), tmp_path / "mine"
+    mine.mkdir()
+    for name in ("profile", "counts.npz"):
+        (mine / name).write_text("mine")
+    shutil.move(folder / "record.json", tmp_path / "record.json")
+    (folder / "record.json").symlink_to(tmp_path / "record.json")
+    (folder / ".record.json.partial").symlink_to(mine / "profile")
+    (folder / ".lock").unlink(missing_ok=True)
+    (folder / ".lock").symlink_to(mine / "profile")
+    with pytest.raises(ConfigError, match=r"\.lock is a link"):
+        retest(folder)
+    (folder / ".lock").unlink()
+    shutil.rmtree(folder / "test")
+    (folder / "test").symlink_to(mine)
+    with pytest.raises(ConfigError, match="test is a link"):
+        retest(folder)
+    (folder / "test").unlink()
+    assert "tested_again" in retest(folder)[0]
+    assert not (folder / "record.json").is_symlink()
+    assert "tested_again" not in record_of(tmp_path)
+    assert {p.read_text() for p in mine.iterdir()} == {"mine"}
+    assert len(list(mine.iterdir())) == 2
+
+
+def test_masks_follow_no_link(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "val").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="val is a link"):
+        save_mask(np.zeros((2, 2), np.uint8), tmp_path / "masks", "val/1.png", [(0, 0, 0)])
+    assert not list((tmp_path / "mine").iterdir())
+
+
 def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(home / "scenes", tmp_path / "run"))
     before = (folder / "record.json").read_bytes()
@@ -292,9 +327,10 @@ def test_names_and_words(tmp_path: Path) -> None:
     (tmp_path / "v3_lr=1").mkdir()
     folders, settings = runs_and_settings([f"{tmp_path}/v3_lr=1", "data.root=x", "other"])
     assert (folders, settings) == ([tmp_path / "v3_lr=1", Path("other")], ["data.root=x"])
-    assert _place(tmp_path, "drive/frame.1") == tmp_path / "drive" / "frame.1.png"
-    with pytest.raises(DataError, match="leads out of"):
-        _place(tmp_path, "../frame")
+    assert _name("drive/frame.1") == "drive/frame.1.png"
+    for name in ("../frame", "drive/../../frame", "/frame"):
+        with pytest.raises(DataError, match="leads out of"):
+            _name(name)
     with pytest.raises(ConfigError, match="2: 'c', not '–'"):
         same_classes(["a", "b", "c"], "run", ["a", "b"], "data")
     assert Views.parse("0.5,flip,1") == Views(True, (0.5, 1.0))

@@ -173,6 +173,19 @@ def test_five_hundred_runs_take_no_time(tmp_path: Path) -> None:
     assert time.process_time() - began < 2
 
 
+def test_pipes_and_links_in_place_of_files_are_not_waited_for(home: Path, tmp_path: Path) -> None:
+    kinds = {"record": "record.json", "config": "config.yaml", "history": "history.csv", "lock": ".lock"}
+    for name, kind in (kinds | {"linked": ".lock"}).items():
+        file = make(home / "s" / name, done(f"seed={name}")) / kind
+        file.unlink(missing_ok=True)
+        os.mkfifo(file) if name != "linked" else file.symlink_to(tmp_path / "mine")
+    runs = named(home)
+    assert runs["record"].status == "unreadable"
+    assert {runs[n].status for n in ("config", "history", "lock", "linked")} == {"done"}
+    clean(plan(list_runs(home), home))
+    assert not (tmp_path / "mine").exists()
+
+
 # The removal
 
 
@@ -265,8 +278,10 @@ def test_a_half_written_report_goes_once_it_is_old(home: Path) -> None:
     for name, age in ((".report-old", UNLOCKED + 60), (".report-new", 0)):
         (home / "s" / name).mkdir()
         os.utime(home / "s" / name, (time.time() - age,) * 2)
+        (home / "s" / f".gallery.{name[-3:]}.partial").touch()
+        os.utime(home / "s" / f".gallery.{name[-3:]}.partial", (time.time() - age,) * 2)
     reports = [item.path.name for item in plan(list_runs(home), home) if item.run is None]
-    assert reports == [".report-old"]
+    assert reports == [".report-old", ".gallery.old.partial"]
 
 
 def test_what_cannot_be_removed_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

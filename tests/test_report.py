@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segstudy.errors import DataError
+from segstudy.errors import ConfigError, DataError
 from segstudy.study import plots, report
 from segstudy.study.cells import latex, markdown, share, shortened, signed, verdict
 from segstudy.study.findings import ClaimResult, Difference, Estimate, Findings, Group, Variant
@@ -287,6 +287,25 @@ def test_figures_of_an_earlier_report_go_and_what_is_the_users_stays(tmp_path: P
         (tmp_path / "figures" / name).write_text("")
     write_report(three(), tmp_path)
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"mine.svg", "1_mine.svg"}
+
+
+def test_a_report_leads_out_of_no_study(tmp_path: Path, no_figures: None) -> None:
+    study, outside = tmp_path / "study", tmp_path / "outside"
+    study.mkdir()
+    outside.mkdir()
+    (outside / "1_forest_miou.svg").write_text("mine")
+    for name in ("report.html", "report.md", "runs.csv", "per_class.csv", "table.tex"):
+        (outside / name).write_text("mine")
+        (study / name).symlink_to(outside / name)
+    (study / "figures").symlink_to(outside)
+    with pytest.raises(ConfigError, match="figures is a link"):
+        write_report(three(), study)
+    assert all(p.is_symlink() for p in study.iterdir())
+    (study / "figures").unlink()
+    write_report(three(), study)
+    assert "V1" in (study / "report.html").read_text()
+    assert {p.read_text() for p in outside.iterdir()} == {"mine"}
+    assert len(list(outside.iterdir())) == 6
 
 
 def test_the_same_findings_give_the_same_page(tmp_path: Path, written: Path) -> None:

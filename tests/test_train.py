@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import OmegaConf
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -33,7 +34,7 @@ from segstudy.study.exports import markdown_report
 from segstudy.study.figures import by_name
 from segstudy.study.table import comparable, print_study, records, variants
 from segstudy.study.tested import read_run
-from segstudy.train import hyperparameters, run
+from segstudy.train import Study, hyperparameters, run
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -290,6 +291,54 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(ConfigError, match="another process"), locked(tmp_path):
         pass
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_no_link_in_a_run_folder_is_written_through(finished: Path, tmp_path: Path) -> None:
+    """Each file that a run leaves is a link to a user's file: the run is made again, and the user's files stay."""
+    folder, outside = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "outside"
+    values = json.loads((folder / "record.json").read_text()) | {"status": "running"}
+    (folder / "record.json").write_text(json.dumps(values))
+    for name in files_of(folder):
+        target = outside / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder / name, target)
+        (folder / name).symlink_to(target)
+    (folder / "checkpoints" / "last.ckpt").unlink()  # so that it trains
+    (folder / "tensorboard" / "hparams.yaml").symlink_to(outside / "profile")
+    before = files_of(outside)
+    assert {"record.json", "history.csv", "test/counts.npz", "checkpoints/best.ckpt", "pictures/final.png"} <= {*before}
+    assert train(folder, *THIN)["status"] == "done"
+    assert files_of(outside) == before
+    changed = {n for n in before if not (folder / n).is_symlink()}
+    kept = {n for n in before if n.startswith("tensorboard/")} | {".lock", "config.yaml"}
+    assert changed >= {*before} - kept - {"checkpoints/last.ckpt"}
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "pictures", "test", "inspector", "before"])
+def test_a_linked_folder_in_a_run_folder_is_refused(name: str, finished: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "final.png").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(outside)
+    start = [f"start_from={finished}"] if name == "before" else []
+    given = ["callbacks.inspector.enabled=true", "trainer.max_epochs=1", *start]
+    with pytest.raises(ConfigError, match=rf"run/{name} is a link to .*outside"):
+        train(tmp_path / "run", *THIN, *given)
+    assert files_of(outside) == {"final.png": b"mine"}
+
+
+def test_hydras_file_of_a_sweep_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "multirun.yaml").symlink_to(tmp_path / "mine")
+    for _ in range(2):  # and without the file there is nothing to remove
+        Study().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert not (tmp_path / "multirun.yaml").is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_in_a_terminal_a_bar_runs_and_a_line_an_epoch_stays(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -22,8 +24,9 @@ from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.streams import Streams
 from segstudy.config import read_config
 from segstudy.data.base import SegmentationData
-from segstudy.device import choose_precision
+from segstudy.device import RANK, choose_precision
 from segstudy.errors import ConfigError, WeightsError
+from segstudy.files import read_text, subfolder
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.weights import load_encoder_weights, misfits, read_state
@@ -97,6 +100,14 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
     )
 
 
+class Curves(TensorBoardLogger):
+    """TensorBoard's event files alone: Lightning's `hparams.yaml` would repeat config.yaml, and follow a link."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
     settings, reason = _trainer_settings(cfg)
@@ -104,12 +115,15 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     for callback in callbacks:
         if hasattr(callback, "dirpath"):
             callback.dirpath = str(folder / "checkpoints")
+    if RANK == 0:
+        subfolder(folder, "tensorboard")
     trainer = instantiate(
         settings,
         default_root_dir=str(folder),
         callbacks=callbacks,
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        # With a name of its own, so that no link waits for the file of the curves.
+        logger=Curves(folder, name="", version="tensorboard", filename_suffix=f".{secrets.token_hex(8)}"),
     )
     return trainer, f"{settings['accelerator']}, {settings['precision']}: {reason}"
 
@@ -232,7 +246,7 @@ def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
     if place.is_dir():
         if not (place / "record.json").is_file():
             raise ConfigError(f"start_from={place} is not a run's folder: no file {place / 'record.json'}")
-        record = json.loads((place / "record.json").read_text())
+        record = json.loads(read_text(place / "record.json"))
         file = weights_file(place, record.get("checkpoint", "last"))
     if not file.is_file():
         raise ConfigError(f"start_from={place}: no file {file}\n  → a run's folder, a checkpoint, or a state dict")

@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from segstudy.errors import ConfigError, first_line, near
+from segstudy.files import read_text
 
 _inside, _beside = Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf"
 CONF = _inside if _inside.is_dir() else _beside
@@ -281,7 +282,7 @@ def read_config(folder: Path) -> DictConfig:
         raise ConfigError(f"{folder} is not a run's folder: no file {file}")
     register_resolvers()
     try:
-        text = file.read_text()
+        text = read_text(file)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{file} is not a run's config: it has YAML's aliases, which can grow without end")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 import numpy as np
@@ -82,10 +83,11 @@ def class_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette: 
     return legend | ({"void (ignored)": VOID} if IGNORE in there else {})
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG (indexed by extension) and close it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+def save(figure: Figure, file: Path | BinaryIO) -> None:
+    """Write the figure, to an open file as PNG, to a path by its extension, and close it."""
+    if isinstance(file, Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
     plt.close(figure)
 
 

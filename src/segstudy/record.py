@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config import differences
 from segstudy.device import RANK
 from segstudy.errors import ConfigError
-from segstudy.files import replacing
+from segstudy.files import open_lock, read_text, write_text
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 
@@ -26,16 +26,15 @@ class Record:
     """`record.json` of a run folder: status (running, done, failed) and all that is noted; never half written."""
 
     def __init__(self, folder: Path):
-        self.path = folder / "record.json"
-        self.values: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.folder, path = folder, folder / "record.json"
+        self.values: dict[str, Any] = json.loads(read_text(path)) if path.is_file() else {}
 
     def note(self, **values: Any) -> None:
         """Add or replace entries and write the file (the first process of several does)."""
         self.values |= values
         if RANK > 0:
             return
-        with replacing(self.path) as partial:
-            partial.write_text(json.dumps(self.values, indent=1, default=str, allow_nan=True))
+        write_text(self.folder, "record.json", json.dumps(self.values, indent=1, default=str, allow_nan=True))
 
     @property
     def status(self) -> str | None:
@@ -46,7 +45,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run that has opened its data. Raises ConfigError if the folder has none."""
     file = folder / "record.json"
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(read_text(file))
         if not values["class_names"]:
             raise KeyError("class_names")
     except FileNotFoundError as error:
@@ -76,8 +75,7 @@ def claim(folder: Path, cfg: DictConfig) -> Record:
                     "  → another study=NAME, the old settings, or remove the folder"
                 )
         else:
-            with replacing(home) as partial:
-                OmegaConf.save(cfg, partial)
+            write_text(folder, home.name, OmegaConf.to_yaml(cfg))
         return Record(folder)
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be written: {error}; set runs_dir=FOLDER") from error
@@ -86,7 +84,7 @@ def claim(folder: Path, cfg: DictConfig) -> Record:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process. Raises ConfigError if another one is training in it."""
-    with open(folder / ".lock", "w") as file:
+    with open_lock(folder) as file:
         try:
             if RANK == 0:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,6 +34,7 @@ from segstudy.config import CONF, adopt, check, check_overrides, register_resolv
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
+from segstudy.files import subfolder
 from segstudy.networks.describe import gflop
 from segstudy.record import Record, claim, locked, surroundings
 from segstudy.study.plan import Plan
@@ -118,6 +119,10 @@ def changes(hydra_cfg: HydraConf) -> list[str]:
 class Study(Callback):
     """Hydra's callback: at the end of a sweep, the table of all its runs and the gallery."""
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        # Hydra writes this file next, and would follow a link.
+        (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         console.rule(f"[bold]study {folder.name}")
@@ -165,7 +170,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     try:
         if cfg.start_from is not None and not last.is_file():
             counts = ImageCounts()
-            build_tester(cfg, folder / "before", [counts]).test(module, datamodule=data, verbose=False)
+            build_tester(cfg, subfolder(folder, "before"), [counts]).test(module, datamodule=data, verbose=False)
             before = figures(counts.total, data.classes)["metrics"]
             record.note(metrics_before=before)
             console.print(f"before: mIoU {number(before['network']['miou'])} on {len(data.roles['report'])} images")

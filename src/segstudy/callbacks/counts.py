@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from segstudy.callbacks.apart import Apart
 from segstudy.callbacks.final import Final
 from segstudy.data.base import SegmentationData
+from segstudy.files import replacing
 from segstudy.metrics import class_table, confusion, summary
 
 SIZES = ("network", "original")
@@ -62,9 +63,8 @@ class ImageCounts(L.Callback):
         self.total = {size: total(r, self.num_classes) for size, r in rows.items()}
         if trainer.is_global_zero:
             names = [s.name for s in trainer.datamodule.roles["report"].samples]  # type: ignore[attr-defined]
-            path = Path(trainer.default_root_dir) / "test" / "counts.npz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, names=names, **rows)  # type: ignore[arg-type]
+            with replacing(Path(trainer.default_root_dir), "test/counts.npz") as file:
+                np.savez_compressed(file, names=names, **rows)  # type: ignore[arg-type]
 
 
 def of_all_processes(trainer: L.Trainer, mine: Any) -> list[Any]:

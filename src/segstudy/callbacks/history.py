@@ -1,6 +1,7 @@
 """The learning curves of a run as a table, as a picture, and as TensorBoard's custom scalars."""
 
 import csv
+import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from segstudy.drawing import save
-from segstudy.files import replacing
+from segstudy.files import read_text, replacing, write_text
 from segstudy.metrics import defined_failures
 
 PANELS = {
@@ -59,24 +60,25 @@ class History(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero and len(self.rows) > 1:
-            save(draw_curves(self.rows), Path(trainer.default_root_dir) / "pictures" / "curves.png")
+            with replacing(Path(trainer.default_root_dir), "pictures/curves.png") as file:
+                save(draw_curves(self.rows), file)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a `history.csv`, [] if there is none; figures that an epoch lacks are left out."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(read_text(path)))]
 
 
 def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """One line an epoch; never half written."""
     names = ["epoch", *sorted({k for row in rows for k in row} - {"epoch"})]
-    with replacing(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, names)
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    write_text(path.parent, path.name, table.getvalue())
 
 
 def charts(num_classes: int, background: int | None) -> dict[str, dict[str, list[Any]]]:

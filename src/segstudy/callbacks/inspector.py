@@ -1,6 +1,7 @@
 """A look into the layers: activations and gradients of one batch, and what is wrong with them."""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from segstudy.data.base import Batch, SegmentationData
+from segstudy.files import subfolder, write_text
 
 LAYERS = (
     nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
@@ -174,7 +176,7 @@ class Inspector(L.Callback):
         probe, self.probe = self.probe, None
         probe.remove()
         rows, epoch = probe.rows(), trainer.current_epoch + 1
-        path = Path(trainer.default_root_dir) / "inspector" / f"epoch_{epoch:03d}.csv"
+        path = subfolder(Path(trainer.default_root_dir), "inspector") / f"epoch_{epoch:03d}.csv"
         write(rows, path)
         self._histograms(trainer, probe)
         self._tell(trainer, rows, epoch, path)
@@ -220,11 +222,11 @@ def sample(values: Tensor) -> Tensor:
 
 def write(rows: Sequence[Row], path: Path) -> None:
     """The rows as CSV; a layer's flags are joined by semicolons."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([f.name for f in fields(Row)])
-        writer.writerows([*astuple(row)[:-1], ";".join(row.flags)] for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([f.name for f in fields(Row)])
+    writer.writerows([*astuple(row)[:-1], ";".join(row.flags)] for row in rows)
+    write_text(path.parent, path.name, text.getvalue())
 
 
 def table(rows: Sequence[Row], title: str) -> Table:

@@ -9,6 +9,7 @@ import torch
 
 from segstudy.callbacks.counts import of_all_processes
 from segstudy.data.base import SegmentationData
+from segstudy.files import replacing
 from segstudy.study.confidence import confidence_sums
 from segstudy.study.edges import near_edges
 from segstudy.study.failures import measure
@@ -60,12 +61,12 @@ class Measures(L.Callback):
         if trainer.is_global_zero:
             images = {index: sums for part in parts for index, sums in part.items()}
             samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
-            self._write(Path(trainer.default_root_dir) / "test", [images[i] for i in sorted(images)], samples)
+            self._write(Path(trainer.default_root_dir), [images[i] for i in sorted(images)], samples)
 
     def _write(self, folder: Path, images: list[dict[str, np.ndarray]], samples: list[Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         stacked = {key: np.stack([sums[key] for sums in images]) for key in images[0]}
         pictures = {key: stacked.pop(key) for key in ("labels", "truth")}
         told = {"names": [s.name for s in samples], "groups": [s.group or s.name for s in samples]}
-        np.savez_compressed(folder / "measures.npz", **told, **stacked)  # type: ignore[arg-type]
-        np.savez_compressed(folder / "labels.npz", **pictures)  # type: ignore[arg-type]
+        for name, arrays in (("measures", told | stacked), ("labels", pictures)):
+            with replacing(folder, f"test/{name}.npz") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

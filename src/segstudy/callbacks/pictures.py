@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from segstudy.data.base import Images, SegmentationData
 from segstudy.drawing import ERRORS, as_array, class_legend, coloured, error_picture, grid
+from segstudy.files import replacing
 
 
 class Pictures(L.Callback):
@@ -46,11 +47,11 @@ class Pictures(L.Callback):
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             names, images, truths, predictions = self._draw(trainer, module, "final")
-            folder = Path(trainer.default_root_dir) / "test"
-            folder.mkdir(exist_ok=True)
-            np.savez_compressed(folder / "samples.npz", names=names, image=images, truth=truths, prediction=predictions)
+            folder = Path(trainer.default_root_dir)
+            with replacing(folder, "test/samples.npz") as file:
+                np.savez_compressed(file, names=names, image=images, truth=truths, prediction=predictions)
             if self.gif:
-                animate(folder.parent / "pictures")
+                animate(folder / "pictures")
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
@@ -65,9 +66,8 @@ class Pictures(L.Callback):
         ]
         legend = class_legend([truths, predictions], data.classes, data.palette) | ERRORS
         figure = grid(rows, ("image", "truth", "prediction", "error"), legend)
-        folder = Path(trainer.default_root_dir) / "pictures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        with replacing(Path(trainer.default_root_dir), f"pictures/{name}.png") as file:
+            figure.savefig(file, dpi=110)
         for logger in trainer.loggers:
             if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
                 logger.experiment.add_image("predictions", as_array(figure), trainer.global_step, dataformats="HWC")
@@ -88,10 +88,10 @@ def animate(folder: Path, seconds: float = 0.7) -> Path:
         frame = frame.resize((round(frame.width * 0.7), round(frame.height * 0.7)), Image.Resampling.LANCZOS)
         ImageDraw.Draw(frame).text((6, frame.height - 16), name, fill="black")
         frames.append(frame.quantize(128))
-    path = folder / "progress.gif"
     durations = [round(seconds * 1000)] * (len(frames) - 1) + [round(seconds * 4000)]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return path
+    with replacing(folder, "progress.gif") as written:
+        frames[0].save(written, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return folder / "progress.gif"
 
 
 def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, torch.Tensor]) -> np.ndarray:

@@ -19,6 +19,6 @@ class StateDict(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / "checkpoints" / self.filename
-            with replacing(path) as partial:
-                torch.save({k: v.cpu() for k, v in module.network.state_dict().items()}, partial)  # type: ignore[union-attr]
+            state = {k: v.cpu() for k, v in module.network.state_dict().items()}  # type: ignore[union-attr]
+            with replacing(Path(trainer.default_root_dir), f"checkpoints/{self.filename}", durable=True) as file:
+                torch.save(state, file)

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 import yaml
 from omegaconf import OmegaConf
+from PIL import Image
 
 from segstudy.build import build_network
 from segstudy.config import read_config
 from segstudy.drawing import ERRORS, class_legend, coloured, error_picture, grid, save
 from segstudy.errors import ConfigError, DataError
-from segstudy.files import replacing
+from segstudy.files import open_to_read, replacing, write_text
 from segstudy.inference import sections
 from segstudy.inference.latency import Latency, measure_latency
 from segstudy.inference.listing import read
@@ -46,11 +47,9 @@ def write_card(folder: Path, file: Path | None = None, latency: bool = True, lic
     text = model_card(folder, latency, license)
     file = folder / "card.md" if file is None else file
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _draw(folder, file.parent / PICTURES)
-        with replacing(file) as partial:
-            partial.write_text(text, encoding="utf-8")
-    except OSError as error:
+        _draw(folder, file.parent)
+        write_text(file.parent, file.name, text)
+    except (OSError, Image.DecompressionBombError) as error:
         raise ConfigError(f"the card cannot be written to {file}: {error}\n  → --out FILE") from error
     return file
 
@@ -134,7 +133,7 @@ def read_tested(folder: Path, record: Mapping[str, Any]) -> tuple[Tested | None,
     except (DataError, *DAMAGED):
         again = "Its test files are not all there or damaged: `segstudy evaluate RUN --retest` makes them anew."
     try:
-        with open(folder / "test" / "counts.npz", "rb") as file, np.load(file) as held:
+        with open_to_read(folder / "test" / "counts.npz") as file, np.load(file) as held:
             names, classes = [str(n) for n in held["names"]], list(record["class_names"])
             counts, original = (count(held[size], len(names), len(classes)) for size in ("network", "original"))
     except DAMAGED:
@@ -194,7 +193,7 @@ def _picture(folder: Path) -> bool:
 def _samples(folder: Path) -> dict[str, np.ndarray] | None:
     """The test's pictures: image, truth and prediction (N,…) uint8; None where none that fit were kept."""
     try:
-        with open(folder / "test" / "samples.npz", "rb") as file, np.load(file) as held:
+        with open_to_read(folder / "test" / "samples.npz") as file, np.load(file) as held:
             arrays = {key: held[key][:SHOWN] for key in ("image", "truth", "prediction")}
     except DAMAGED:
         return None
@@ -203,12 +202,15 @@ def _samples(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _draw(folder: Path, place: Path) -> None:
-    """Draw examples.png in `place`, or take the run's last picture; nothing if it kept neither."""
+    """Draw card/examples.png in `place`, or take the run's last picture; nothing if it kept neither."""
+    name = f"{PICTURES}/examples.png"
     held = _samples(folder)
     if held is None:
         if _picture(folder):
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / "pictures" / "final.png", place / "examples.png")
+            with open_to_read(folder / "pictures" / "final.png") as last, replacing(place, name) as file:
+                Image.open(last, formats=["PNG"])  # a card is shown around: what is no picture does not get into it
+                last.seek(0)
+                shutil.copyfileobj(last, file)
         return
     record = read_record(folder)
     palette, background = [tuple(rgb) for rgb in record["palette"]], record["data"].get("background")
@@ -219,4 +221,5 @@ def _draw(folder: Path, place: Path) -> None:
     kinds = [k for k in ERRORS if background is not None or k not in ("missed", "spilled")]
     legend = class_legend([held["truth"], held["prediction"]], record["class_names"], palette)
     legend |= {kind: ERRORS[kind] for kind in kinds}
-    save(grid(rows, ("image", "truth", "prediction", "errors"), legend), place / "examples.png")
+    with replacing(place, name) as file:
+        save(grid(rows, ("image", "truth", "prediction", "errors"), legend), file)

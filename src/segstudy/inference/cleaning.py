@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
+from segstudy.errors import ConfigError
+from segstudy.files import PARTIAL, open_lock
 from segstudy.inference.listing import Run, config_text, only, read, size
 
 OWN = {
@@ -56,6 +58,9 @@ def plan(runs: Sequence[Run], folder: Path, statuses: Sequence[str] = ()) -> lis
     for place in (p for home in homes for p in sorted(home.glob(".report-*"))):
         if place.is_dir() and not place.is_symlink() and time.time() - place.lstat().st_mtime > UNLOCKED:
             items.append(Item(place, "a report that was never finished", size(place), None))
+    for place in (p for home in homes for p in sorted(home.glob(f".*{PARTIAL}"))):
+        if place.is_file() and not place.is_symlink() and time.time() - place.lstat().st_mtime > UNLOCKED:
+            items.append(Item(place, "the rest of a write that was ended", size(place), None))
     return items
 
 
@@ -66,7 +71,7 @@ def removable(run: Run, needed: set[Path]) -> list[Item]:
         return Item(path, reason, size(path), run.folder)
 
     if run.status == "failed" and not _holds(run.folder / "checkpoints"):
-        names = {p.name for p in run.folder.iterdir() if p.suffix != ".partial"}
+        names = {p.name for p in run.folder.iterdir() if p.suffix != PARTIAL}
         if run.folder.is_symlink() or "config.yaml" not in names or names - OWN:
             return []
         return [item(run.folder, "failed before its first checkpoint: nothing to continue")]
@@ -78,7 +83,7 @@ def removable(run: Run, needed: set[Path]) -> list[Item]:
     for path in _files(run.folder):
         if path.name.startswith(".retest-"):
             found.append(item(path, "a test that was never finished"))
-        elif path.suffix == ".partial":
+        elif path.suffix == PARTIAL:
             found.append(item(path, "the rest of a write that was ended"))
         elif path.suffix == ".ckpt" and path.parent == tested.parent and _holds(tested) and path.resolve() not in keep:
             found.append(item(path, f"superseded: the run is done and was tested with {tested.name}"))
@@ -133,8 +138,8 @@ def _as_held(folder: Path) -> Run:
 def _locked(folder: Path) -> Iterator[bool]:
     """Holds the run's lock if no other process does; whether it is held."""
     try:
-        file = open(folder / ".lock", "a")  # noqa: SIM115
-    except OSError:
+        file = open_lock(folder)
+    except (OSError, ConfigError):
         yield False
         return
     with file:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from segstudy.config import MACHINE
 from segstudy.data.base import SegmentationData
 from segstudy.drawing import VOID
 from segstudy.errors import ConfigError, DataError
-from segstudy.files import replacing
+from segstudy.files import move, replacing, write_text
 from segstudy.inference.model import Normalised
 from segstudy.inference.photos import OURS
 from segstudy.inference.runs import Member, OriginalSize, Views, Wanted, config_of, open_data, open_members
@@ -100,7 +101,7 @@ class Evaluation(L.LightningModule):
                 self._count(name, "original", labels, original)
             if self.masks is not None:  # the labels are the last row's
                 sample = data.roles["report"].samples[index]
-                save_mask(labels.to(torch.uint8).cpu().numpy(), _place(self.masks, sample.name), data.palette)
+                save_mask(labels.to(torch.uint8).cpu().numpy(), self.masks, _name(sample.name), data.palette)
 
     def _count(self, name: str, size: str, labels: Tensor, mask: Tensor) -> None:
         classes = len(self.trainer.datamodule.classes)  # type: ignore[attr-defined]
@@ -125,20 +126,20 @@ def evaluate(
     return {name: {size: sums[size].cpu().numpy() for size in SIZES} for name, sums in module.counts.items()}
 
 
-def _place(folder: Path, name: str) -> Path:
-    """Where the mask of the image `name` goes. Raises DataError for a name that leads out of the folder."""
-    place = folder / f"{name}.png"
-    if not place.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"the image name {name!r} leads out of {folder}: its mask is not saved\n  → rename it")
-    return place
+def _name(image: str) -> str:
+    """The mask's name in the folder of masks. Raises DataError for one that leads out of it."""
+    name = os.path.normpath(f"{image}.png")
+    if os.path.isabs(name) or os.pardir in Path(name).parts:
+        raise DataError(f"the image name {image!r} leads out of the folder: its mask is not saved\n  → rename it")
+    return name
 
 
-def save_mask(labels: np.ndarray, path: Path, palette: Sequence[Sequence[int]]) -> None:
+def save_mask(labels: np.ndarray, folder: Path, name: str | Path, palette: Sequence[Sequence[int]]) -> None:
     """Labels uint8 (H,W) as an indexed PNG: the values are the classes, 255 has the colour of void.
 
-    Never half written; marked as segstudy's, so that no prediction is taken for a photo.
+    Never half written, and through no link below `folder`; marked as segstudy's, so that no prediction is taken for a
+    photo.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     colours = np.zeros((256, 3), np.uint8)
     colours[255] = VOID
     colours[: len(palette)] = palette
@@ -146,8 +147,8 @@ def save_mask(labels: np.ndarray, path: Path, palette: Sequence[Sequence[int]]) 
     picture.putpalette(colours.ravel().tolist())
     text = PngInfo()
     text.add_text("Software", OURS)
-    with replacing(path) as partial:  # runs of equal labels: a third of the default's time, a fifth more bytes
-        picture.save(partial, "PNG", pnginfo=text, compress_type=zlib.Z_RLE)
+    with replacing(folder, name) as file:  # runs of equal labels: a third of the default's time, a fifth more bytes
+        picture.save(file, "PNG", pnginfo=text, compress_type=zlib.Z_RLE)
 
 
 # The run's own test
@@ -174,9 +175,8 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
         with TemporaryDirectory(dir=folder, prefix=".retest-") as place:
             module = build_module(cfg, member.network, data)
             build_tester(cfg, Path(place), [*callbacks, Progress()]).test(module, datamodule=data, verbose=False)
-            (folder / "test").mkdir(exist_ok=True)
             for file in sorted(Path(place, "test").iterdir()):
-                file.replace(folder / "test" / file.name)
+                move(file, folder, f"test/{file.name}")
         entries = tested(callbacks, data.classes)
         line = against_record(entries["metrics"], data, member.record)
         again = surroundings() | {"device": device_line(cfg)}
@@ -269,6 +269,4 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int, console: Con
 
 def write_json(rows: Any, about: Mapping[str, Any], file: Path) -> None:
     """What came out (figures, and the confusion matrices they come from) and of what; never half written."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial:
-        partial.write_text(json.dumps({**about, "results": rows}, indent=1, default=str))
+    write_text(file.parent, file.name, json.dumps({**about, "results": rows}, indent=1, default=str))

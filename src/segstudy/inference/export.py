@@ -21,6 +21,7 @@ from torch.fx.experimental import _config as symbols
 from segstudy import __version__
 from segstudy.build import build_network, load_state
 from segstudy.errors import ConfigError, ExportError, first_line
+from segstudy.files import move
 from segstudy.inference.agreement import TOLERANCE, Row, Runs, compare, pictures, shapes
 from segstudy.inference.card import write_card
 from segstudy.inference.model import Model, Normalised, load
@@ -86,11 +87,8 @@ def export(model: Model, kind: str, out: Path, then: Callable[[Exported], dict[s
         if then:
             written.int8 = then(written)
         if kind == "hub":
-            out.mkdir(exist_ok=True)  # the files of an earlier export are replaced, others stay
             for file in sorted(p for p in written.path.rglob("*") if p.is_file()):
-                target = out / file.relative_to(written.path)
-                target.parent.mkdir(exist_ok=True)
-                file.replace(target)
+                move(file, out, file.relative_to(written.path))  # an earlier export's files; others stay
         else:
             written.path.replace(out)
     written.path = out

@@ -19,6 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from segstudy.errors import ConfigError, DataError, near
+from segstudy.files import open_lock, read_text
 from segstudy.study.table import clock, number, variants
 
 STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
@@ -106,7 +107,7 @@ def find_runs(folder: Path) -> list[Path]:
 def read(folder: Path) -> tuple[dict[str, Any], str | None]:
     """A run's record, {} where there is none, and why it cannot be read."""
     try:
-        text = (folder / "record.json").read_text()
+        text = read_text(folder / "record.json")
     except FileNotFoundError:
         return {}, None
     except (OSError, ValueError) as error:
@@ -143,9 +144,9 @@ def _run(folder: Path, study: str, name: str, record: dict[str, Any], said: str 
 def busy(folder: Path) -> bool:
     """Whether a process holds the run's lock (`record.locked`); asked with a shared lock, for an instant."""
     try:
-        with open(folder / ".lock") as file:
+        with open_lock(folder, create=False) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, ConfigError):  # a link or a pipe: none of ours
         return False
     except OSError:
         return True
@@ -155,7 +156,7 @@ def busy(folder: Path) -> bool:
 def _epochs(folder: Path) -> tuple[int | None, int | None]:
     """Epochs in the run's history, and those that its config plans."""
     try:
-        done = int(float((folder / "history.csv").read_text().splitlines()[-1].partition(",")[0]))
+        done = int(float(read_text(folder / "history.csv").splitlines()[-1].partition(",")[0]))
     except (OSError, ValueError, IndexError, OverflowError):
         done = None
     # Lines of a file that OmegaConf wrote: reading YAML would take most of the listing's time.
@@ -166,7 +167,7 @@ def _epochs(folder: Path) -> tuple[int | None, int | None]:
 def config_text(folder: Path) -> str:
     """A run's config.yaml as it is; nothing where there is none."""
     try:
-        return (folder / "config.yaml").read_text()
+        return read_text(folder / "config.yaml")
     except (OSError, ValueError):
         return ""
 

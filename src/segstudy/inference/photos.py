@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from segstudy.errors import ConfigError, DataError, near
+from segstudy.files import open_to_read
 
 MAX_PIXELS = 178_956_970
 """What Pillow refuses to decode if it is told nothing."""
@@ -116,7 +117,7 @@ def looks_like_photo(file: Path) -> bool:
 def is_ours(file: Path) -> bool:
     """Whether a file is a mask or an overlay that segstudy wrote."""
     try:
-        with Image.open(file) as picture:
+        with open_to_read(file) as opened, Image.open(opened) as picture:
             said = picture.info.get("Software") if picture.format == "PNG" else picture.info.get("comment", b"")
     except Exception:  # whatever it is, it is none of ours
         return False

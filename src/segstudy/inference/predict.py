@@ -210,22 +210,21 @@ class Line:
         areas = [count / (width * height) for count in Image.fromarray(labels).histogram()[: len(model.classes)]]
         try:
             if task.alpha is not None and opened.picture is not None:
-                self.draw(opened.picture, labels, areas, self.out / photo.overlay)
-            save_mask(labels, self.out / photo.mask, model.palette)
+                self.draw(opened.picture, labels, areas, photo.overlay)
+            save_mask(labels, self.out, photo.mask, model.palette)
         except OSError as error:
             raise ConfigError(f"--out {self.out} cannot be written: {error}") from error
         row: Row = {"file": os.path.abspath(photo.file), "mask": photo.mask.as_posix(), "width": width}
         row |= {"height": height, "confidence": round(sure, 4)}
         return row | {f"area_{name}": round(areas[c], 6) for c, name in columns(model, task.keep)}
 
-    def draw(self, picture: Image.Image, labels: np.ndarray, areas: Sequence[float], path: Path) -> None:
+    def draw(self, picture: Image.Image, labels: np.ndarray, areas: Sequence[float], name: Path) -> None:
         """Write an overlay, never half."""
         model = self.model
         drawn = overlay(picture, labels, model.palette, self.task.alpha or 0.0, model.background)
         there = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            with_legend(drawn, there).save(partial, "JPEG", quality=90, comment=OURS)
+        with replacing(self.out, name) as file:
+            with_legend(drawn, there).save(file, "JPEG", quality=90, comment=OURS)
 
 
 def keep_threads(threads: int) -> None:

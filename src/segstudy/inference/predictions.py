@@ -1,6 +1,7 @@
 """Photos predicted into a folder: what made the predictions, a table of them; the same command continues it."""
 
 import csv
+import io
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segstudy.errors import ConfigError
-from segstudy.files import replacing
+from segstudy.files import read_text, write_text
 from segstudy.inference.evaluate import write_json
 from segstudy.inference.model import Model
 from segstudy.inference.photos import RECORD, Photo, find_photos, is_ours, natural, pixel_limit
@@ -53,7 +54,7 @@ class Predictions:
 
     def _earlier(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / RECORD).read_text())["made_by"]
+            return json.loads(read_text(self.folder / RECORD))["made_by"]
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -64,8 +65,8 @@ class Predictions:
     def _take_rows(self) -> None:
         """The rows of masks that are there."""
         try:
-            with open(self.folder / TABLE, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if set(row) == set(self.fields)]
+            table = io.StringIO(read_text(self.folder / TABLE), newline="")
+            rows = [row for row in csv.DictReader(table) if set(row) == set(self.fields)]
         except FileNotFoundError:
             return
         self.rows = {row["mask"]: row for row in rows if (self.folder / row["mask"]).is_file()}
@@ -111,13 +112,12 @@ class Predictions:
     def write(self) -> None:
         """The table in the order of the masks, and what made it; neither ever half written."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self.folder / RECORD) as partial:
-                partial.write_text(json.dumps(self.about, indent=1) + "\n")
-            with replacing(self.folder / TABLE) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-                table = csv.DictWriter(file, self.fields)
-                table.writeheader()
-                table.writerows(self.rows[mask] for mask in sorted(self.rows, key=lambda mask: natural(Path(mask))))
+            write_text(self.folder, RECORD, json.dumps(self.about, indent=1) + "\n")
+            text = io.StringIO(newline="")
+            table = csv.DictWriter(text, self.fields)
+            table.writeheader()
+            table.writerows(self.rows[mask] for mask in sorted(self.rows, key=lambda mask: natural(Path(mask))))
+            write_text(self.folder, TABLE, text.getvalue())
         except OSError as error:
             raise ConfigError(f"--out {self.folder} cannot be written: {error}") from error
         self.written = time.monotonic()

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from segstudy.callbacks.history import read_history
 from segstudy.errors import DataError
+from segstudy.files import read_text, write_text
 from segstudy.study.readings import BATCHES, RULES, ClassCounts, Definition, batch_accuracy, dataset, definitions
 from segstudy.study.table import APART, number
 
@@ -120,7 +121,7 @@ def opened(folder: Path) -> tuple[dict[str, Any], dict[str, ClassCounts]]:
             f"{folder} is not a run's folder\n  expected: {place}\n  found:    {found}\n"
             "  → one run's folder: runs/STUDY/RUN"
         )
-    record = json.loads(place.read_text())
+    record = json.loads(read_text(place))
     if not counts.is_file():
         status = record.get("status", "not known")
         raise DataError(
@@ -273,7 +274,7 @@ def write_json(audit: Audit, path: Path) -> None:
         "published": published(audit) or None,
         "not_measured": UNMEASURED,
     }
-    path.write_text(json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False))
+    write_text(path.parent, path.name, json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:

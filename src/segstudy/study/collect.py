@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from segstudy.config import MACHINE
 from segstudy.errors import DataError
+from segstudy.files import read_text
 from segstudy.study.plan import Plan
 from segstudy.study.table import comparable, variants
 from segstudy.study.tested import Tested, read_run
@@ -25,7 +26,7 @@ def read_records(folder: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[st
     found, broken = {}, []
     for file in sorted(folder.glob("*/record.json")):
         try:
-            found[file.parent.name] = dict(json.loads(file.read_text()))
+            found[file.parent.name] = dict(json.loads(read_text(file)))
         except (OSError, ValueError, TypeError) as error:
             broken.append((file.parent.name, f"its record.json cannot be read: {error}"))
     if not found and not broken:

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from segstudy.config import CONF, compose_config
 from segstudy.errors import ConfigError, near
+from segstudy.files import replacing
 from segstudy.study.analysis import study
 from segstudy.study.collect import seeds_of
 from segstudy.study.examples import Picture, pictures
@@ -37,7 +38,8 @@ def conclude(folder: Path, console: Console, plan: str | None = None) -> list[st
         if (evolution := gallery(seeds)) is not None:
             drawn[group.title].insert(0, ("gallery/the same images through all variants, their first seeds", evolution))
             if group is findings.groups[0]:
-                Image.fromarray(evolution).save(folder / "gallery.png")
+                with replacing(folder, "gallery.png") as file:
+                    Image.fromarray(evolution).save(file, "PNG")
                 console.print(f"gallery: {escape(str(folder / 'gallery.png'))}", soft_wrap=True)
     console.print(f"report: {escape(str(write_report(findings, folder, drawn)))}", soft_wrap=True)
     return unfinished

@@ -17,6 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from segstudy.errors import DataError
+from segstudy.files import move, opened_folder, subfolder
 from segstudy.study import plots
 from segstudy.study.cells import (
     OUTCOMES,
@@ -154,14 +155,15 @@ def _write(findings: Findings, work: Path, pictures: Mapping[str, Sequence[tuple
 
 def _move(work: Path, folder: Path) -> None:
     """Put the files in place, the page last; figures of an earlier report that are no longer drawn go."""
-    (folder / "figures").mkdir(exist_ok=True)
+    subfolder(folder, "figures")  # a linked one is refused before anything is replaced
     new = sorted((p for p in work.rglob("*") if p.is_file()), key=lambda p: p.name == "report.html")
     for path in new:
-        os.replace(path, folder / path.relative_to(work))
+        move(path, folder, path.relative_to(work))
     drawn = {p.name for p in new}
-    for old in (folder / "figures").iterdir():
-        if FIGURE_NAME.fullmatch(old.name) and old.name not in drawn:
-            old.unlink()
+    with opened_folder(folder, ["figures"]) as place:
+        for old in os.listdir(place):
+            if FIGURE_NAME.fullmatch(old) and old not in drawn:
+                os.unlink(old, dir_fd=place)
 
 
 def _draw(group: Group, number: int, folder: Path) -> dict[str, Plot]:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from segstudy.files import read_text
+
 APART = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 """What is measured beside the plain test, by its entry in the record (`callbacks/apart.py`)."""
 
@@ -20,7 +22,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for file in sorted(folder.glob("*/record.json")):
         try:
-            found[file.parent.name] = dict(json.loads(file.read_text()))
+            found[file.parent.name] = dict(json.loads(read_text(file)))
         except (OSError, ValueError, TypeError):
             found[file.parent.name] = {"status": "unreadable"}
     return found

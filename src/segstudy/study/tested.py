@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from segstudy.errors import DataError
+from segstudy.files import open_to_read
 from segstudy.losses import IGNORE
 from segstudy.study.failures import measure
 
@@ -62,8 +63,8 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> Tested:
             )
     classes = list(record["class_names"])
     with (
-        open(files["counts"], "rb") as one,  # of a damaged file, NumPy would leave its own open
-        open(files["measures"], "rb") as other,
+        open_to_read(files["counts"]) as one,  # of a damaged file, NumPy would leave its own open
+        open_to_read(files["measures"]) as other,
         np.load(one) as counts,
         np.load(other) as measures,
     ):
