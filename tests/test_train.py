@@ -1,5 +1,6 @@
 """A run from the command to its folder: what is written, what is continued, what is refused."""
 
+import errno
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from segstudy.callbacks.guards import largest_fit, memory_advice
 from segstudy.callbacks.history import History, read_history
 from segstudy.config import CONF, adopt, check, compose_config
 from segstudy.errors import ConfigError, TrainingError
-from segstudy.record import claim, locked
+from segstudy.record import claim, claimed, locked
 from segstudy.study.analysis import study
 from segstudy.study.exports import markdown_report
 from segstudy.study.figures import by_name
@@ -295,6 +296,54 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_who_does_not_hold_the_lock_writes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ours, other = compose_config(["optim.lr=0.1"]), compose_config(["optim.lr=0.2"])
+    with claimed(folder, ours) as record:
+        record.note(status="running")
+        before = files_of(folder)
+        with pytest.raises(ConfigError, match="another process"), claimed(folder, ours):
+            pass
+        with pytest.raises(ConfigError, match="another config"), claimed(folder, other):
+            pass
+        assert files_of(folder) == before
+    with pytest.raises(ZeroDivisionError), claimed(folder, ours):
+        _ = 1 / 0
+    record_file = json.loads((folder / "record.json").read_text())
+    assert record_file == {"status": "failed", "error": "ZeroDivisionError: division by zero"}
+    with locked(folder), pytest.raises(ConfigError, match="another process"), claimed(folder, other):
+        pass  # free to be taken, but not while it is held
+    assert "lr: 0.1" in (folder / "config.yaml").read_text()
+
+
+def test_a_finished_run_in_a_folder_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
+    cfg = compose_config(["optim.lr=0.1"])
+    claim(tmp_path / "run", cfg).note(status="done")
+    (tmp_path / "run" / ".lock").mkdir()  # for root, too, no lock can be had here
+    with claimed(tmp_path / "run", cfg) as record:
+        assert record.status == "done"
+
+
+def test_a_failure_that_cannot_be_noted_does_not_hide_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill_up() -> None:
+        with claimed(tmp_path / "run", compose_config([])) as record:
+            record.note(status="running")
+            monkeypatch.setattr(os, "fsync", full)
+            with pytest.raises(TrainingError, match=r"record could not be written.*No space left.*record\.json"):
+                record.note(epochs=1)
+            raise TrainingError("what went wrong")
+
+    with pytest.raises(TrainingError, match="what went wrong"):
+        fill_up()
+    assert json.loads((tmp_path / "run" / "record.json").read_text()) == {"status": "running"}
+    assert "that it failed is not in its record" in capsys.readouterr().err
 
 
 def test_no_link_in_a_run_folder_is_written_through(finished: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from segstudy.config import differences
 from segstudy.device import RANK
-from segstudy.errors import ConfigError
-from segstudy.files import open_lock, read_text, write_text
+from segstudy.errors import ConfigError, SegstudyError, TrainingError
+from segstudy.files import open_lock, read_text, remove_partials, replacing, write_text
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 
@@ -27,14 +29,28 @@ class Record:
 
     def __init__(self, folder: Path):
         self.folder, path = folder, folder / "record.json"
-        self.values: dict[str, Any] = json.loads(read_text(path)) if path.is_file() else {}
+        try:
+            self.values: dict[str, Any] = json.loads(read_text(path)) if path.is_file() else {}
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged: {error}\n  → another study=NAME, or remove the folder") from error
 
     def note(self, **values: Any) -> None:
-        """Add or replace entries and write the file (the first process of several does)."""
+        """Add or replace entries and write the file (the first process of several does).
+
+        Raises TrainingError if it cannot be written; the earlier one is still there.
+        """
         self.values |= values
         if RANK > 0:
             return
-        write_text(self.folder, "record.json", json.dumps(self.values, indent=1, default=str, allow_nan=True))
+        text = json.dumps(self.values, indent=1, default=str, allow_nan=True)
+        try:
+            with replacing(self.folder, "record.json", durable=True) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise TrainingError(
+                f"the run's record could not be written: {error}\n  the earlier one is still there: free some space, "
+                "and give the same command again"
+            ) from error
 
     @property
     def status(self) -> str | None:
@@ -55,41 +71,94 @@ def read_record(folder: Path) -> dict[str, Any]:
     return values
 
 
-def claim(folder: Path, cfg: DictConfig) -> Record:
-    """The record of the folder for this config: new, or an earlier one to continue.
+@contextmanager
+def claimed(folder: Path, cfg: DictConfig) -> Iterator[Record]:
+    """The record of the folder for this config, with the folder held for this process; an error is noted in it.
+
+    Of a run that is done, only the record: nothing is locked or written. Raises ConfigError as `claim` and `locked`.
+    """
+    record = belongs(folder, cfg)
+    if record.status == "done":
+        yield record
+        return
+    with locked(folder):  # what was read before may be out of date
+        record = claim(folder, cfg)
+        try:
+            yield record
+        except Exception as error:
+            try:
+                record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+            except SegstudyError as unwritten:  # a full disk, most often: what failed first is what is told
+                print(f"{folder}: that it failed is not in its record. {unwritten}", file=sys.stderr)
+            raise
+
+
+def belongs(folder: Path, cfg: DictConfig) -> Record:
+    """The record of a folder that is new, or holds a run of this config. Only reads.
 
     A run that failed before its first checkpoint leaves nothing to lose: its folder takes another config.
-    Raises ConfigError if the folder belongs to another config (lists what differs) or cannot be written.
+    Raises ConfigError if the folder belongs to another config (lists what differs).
     """
     home = folder / "config.yaml"
-    if RANK > 0:
-        return Record(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        failed = Record(folder).status == "failed" and not list(folder.glob("checkpoints/*.ckpt"))
-        if home.is_file() and not failed:
-            other = differences(OmegaConf.load(home), cfg)  # type: ignore[arg-type]
+        record = Record(folder)
+        if RANK == 0 and home.is_file() and not _lost(record):
+            other = differences(OmegaConf.create(read_text(home)), cfg)  # type: ignore[arg-type]
             if other:
                 raise ConfigError(
                     f"{folder} holds a run of another config:\n  " + "\n  ".join(other[:12]) + "\n"
                     "  → another study=NAME, the old settings, or remove the folder"
                 )
-        else:
-            write_text(folder, home.name, OmegaConf.to_yaml(cfg))
-        return Record(folder)
+        return record
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{home} is damaged: {error}\n  → another study=NAME, or remove the folder") from error
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be read: {error}; set runs_dir=FOLDER") from error
+
+
+def claim(folder: Path, cfg: DictConfig) -> Record:
+    """The record of the folder, in which this config is written if no run of it was there. The caller holds the lock.
+
+    Raises ConfigError as `belongs`, and if the folder cannot be written.
+    """
+    record = belongs(folder, cfg)
+    if RANK > 0:
+        return record
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(folder)  # of a run that is killed again and again they would fill the disk
+        if _lost(record) or not (folder / "config.yaml").is_file():
+            write_text(folder, "config.yaml", OmegaConf.to_yaml(cfg))
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be written: {error}; set runs_dir=FOLDER") from error
+    return record
+
+
+def _lost(record: Record) -> bool:
+    """Whether a run failed before its first checkpoint."""
+    return record.status == "failed" and not list(record.folder.glob("checkpoints/*.ckpt"))
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the run folder for this process. Raises ConfigError if another one is training in it."""
-    with open_lock(folder) as file:
+    """Holds the run folder for this process (the first of several). Raises ConfigError if another one holds it."""
+    if RANK > 0:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open_lock(folder)
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be written: {error}; set runs_dir=FOLDER") from error
+    with file:
         try:
-            if RANK == 0:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise ConfigError(f"another process is training in {folder}") from error
+        except OSError as error:
+            raise ConfigError(f"{folder / '.lock'} cannot be locked: {error}; set runs_dir=FOLDER") from error
+        if os.fstat(file.fileno()).st_nlink == 0:
+            raise ConfigError(f"{folder} was removed by another process just now; give the same command again")
         yield
 
 

@@ -36,7 +36,7 @@ from segstudy.device import RANK
 from segstudy.errors import SegstudyError, TrainingError
 from segstudy.files import subfolder
 from segstudy.networks.describe import gflop
-from segstudy.record import Record, claim, locked, surroundings
+from segstudy.record import Record, claimed, surroundings
 from segstudy.study.plan import Plan
 from segstudy.study.table import number, print_classes
 
@@ -70,18 +70,16 @@ def task(cfg: DictConfig) -> None:
     )
     if sweep and cfg.trainer.devices != 1:
         return alone(hydra_cfg, folder)
-    record: Record | None = None
     try:
         adopt(cfg, hydra_cfg.overrides.task)
         check(cfg)
         Plan.of(OmegaConf.to_container(cfg.report))  # type: ignore[arg-type]
         if cfg.start_from is not None:
             starting_file(Path(cfg.start_from))
-        record = claim(folder, cfg)
-        if record.status == "done":
-            console.print(f"already done: {folder}")
-            return
-        with locked(folder):
+        with claimed(folder, cfg) as record:
+            if record.status == "done":
+                console.print(f"already done: {folder}")
+                return
             record.note(changes=changes(hydra_cfg))
             run(cfg, folder, record)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C within training into an exit
@@ -92,8 +90,6 @@ def task(cfg: DictConfig) -> None:
             tell(error)
         else:
             traceback.print_exc()
-        if record is not None:
-            record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
         if not sweep:
             sys.exit(1)
         FAILED.append(name)
