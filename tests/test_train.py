@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -23,10 +24,11 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from segstudy.build import build_data, build_module, build_network, load_run
+from segstudy.build import build_data, build_module, build_network, build_trainer, load_run
 from segstudy.callbacks.counts import dense
 from segstudy.callbacks.guards import largest_fit, memory_advice
 from segstudy.callbacks.history import History, read_history
+from segstudy.checkpoints import RunCheckpointIO
 from segstudy.config import CONF, adopt, check, compose_config
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.record import claim, claimed, locked
@@ -367,7 +369,7 @@ def test_no_link_in_a_run_folder_is_written_through(finished: Path, tmp_path: Pa
     assert changed >= {*before} - kept - {"checkpoints/last.ckpt"}
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "pictures", "test", "inspector", "before"])
+@pytest.mark.parametrize("name", ["tensorboard", "pictures", "checkpoints", "test", "inspector", "before"])
 def test_a_linked_folder_in_a_run_folder_is_refused(name: str, finished: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -388,6 +390,52 @@ def test_hydras_file_of_a_sweep_is_not_written_through_a_link(tmp_path: Path) ->
         Study().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert not (tmp_path / "multirun.yaml").is_symlink()
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_checkpoint_is_written_beside_the_one_it_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "another disk"))
+    trainer, _ = build_trainer(compose_config(SMALL), tmp_path)
+    writer, file = trainer.strategy.checkpoint_io, tmp_path / "checkpoints" / "last.ckpt"
+    writer.save_checkpoint({"epoch": 1}, str(file))
+    first = file.read_bytes()
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "rename", killed)
+        with pytest.raises(OSError, match="the disk is gone"):
+            writer.save_checkpoint({"epoch": 2}, str(file))
+    assert file.read_bytes() == first
+    writer.save_checkpoint({"epoch": 2}, str(file))
+    assert writer.load_checkpoint(str(file)) == {"epoch": 2}
+    assert [p.name for p in file.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "checkpoints" / "last.ckpt").read_bytes()
+    for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "other": b"no checkpoint"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TrainingError, match="remove it and give the same command again"):
+            RunCheckpointIO(tmp_path).load_checkpoint(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TrainingError, match="not a plain file"):
+        RunCheckpointIO(tmp_path).load_checkpoint(tmp_path / "pipe")
+
+
+def test_a_checkpoints_word_removes_nothing_outside(tmp_path: Path) -> None:
+    """A stranger's last.ckpt says which file was the one before, and Lightning removes it: a folder, too."""
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    (mine / "photos").mkdir(parents=True)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "old.ckpt").touch()
+    writer = RunCheckpointIO(folder)
+    with pytest.raises(ConfigError, match="outside the run's folder"):
+        writer.remove_checkpoint(str(folder / "checkpoints" / ".." / ".." / "mine"))
+    with pytest.raises(ConfigError, match="outside the run's folder"):
+        writer.save_checkpoint({}, tmp_path / "profile")
+    writer.remove_checkpoint(str(folder / "checkpoints" / "old.ckpt"))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "mine", "photos", "run"]
 
 
 def test_in_a_terminal_a_bar_runs_and_a_line_an_epoch_stays(tmp_path: Path) -> None:

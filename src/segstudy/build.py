@@ -22,6 +22,7 @@ from segstudy.callbacks.final import Final
 from segstudy.callbacks.measures import Measures
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.streams import Streams
+from segstudy.checkpoints import RunCheckpointIO
 from segstudy.config import read_config
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK, choose_precision
@@ -121,6 +122,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
         settings,
         default_root_dir=str(folder),
         callbacks=callbacks,
+        plugins=[*(settings.get("plugins") or []), RunCheckpointIO(folder)],
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         # With a name of its own, so that no link waits for the file of the curves.
         logger=Curves(folder, name="", version="tensorboard", filename_suffix=f".{secrets.token_hex(8)}"),

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import lightning as L
-import torch
 
+from segstudy.checkpoints import save_tensors
 from segstudy.files import replacing
 
 
@@ -21,4 +21,4 @@ class StateDict(L.Callback):
         if trainer.is_global_zero:
             state = {k: v.cpu() for k, v in module.network.state_dict().items()}  # type: ignore[union-attr]
             with replacing(Path(trainer.default_root_dir), f"checkpoints/{self.filename}", durable=True) as file:
-                torch.save(state, file)
+                save_tensors(state, file)
