@@ -139,6 +139,26 @@ def test_names_of_runs() -> None:
     assert "/" not in run_name("v1", ["+x.y=a/b:c d"])
 
 
+def test_a_trainer_is_in_a_runs_name_if_it_makes_another_run() -> None:
+    names = {p.stem: run_name("v1", [f"trainer={p.stem}"]) for p in (CONF / "trainer").glob("*.yaml")}
+    assert names == {"auto": "v1", "cpu": "v1", "gpu": "v1", "smoke": "v1_trainer=smoke", "ddp": "v1_trainer=ddp"}
+    auto = compose_config([])
+    for trainer, name in names.items():  # by the same rule, a folder of another config is refused
+        assert bool(differences(auto, compose_config([f"trainer={trainer}"]))) is (name != "v1")
+    assert run_name("v1", ["trainer=of_my_own"]) == "v1_trainer=of_my_own"
+
+
+def test_long_names_of_runs_stay_apart_and_fit_a_disk() -> None:
+    long = [f"data.augment.then.part{i}.probability=0.{i}" for i in range(10)]
+    names = [run_name("v1", [*long, f"seed={seed}"]) for seed in range(50)]
+    assert len(set(names)) == 50
+    assert {len(name) for name in names} == {180}
+    assert {name[:150] for name in names} == {names[0][:150]}
+    assert len(run_name("v1", ["+x.y=" + "ж" * 170]).encode()) <= 255
+    short = run_name("v1", ["+x.y=" + "a" * (180 - len("v1_y="))])  # as long as may be: as it always was
+    assert short == "v1_y=" + "a" * 175
+
+
 def test_what_a_run_is_and_where_it_runs_are_told_apart() -> None:
     a = compose_config([])
     here = compose_config(["trainer=cpu", "data.workers=2", "data.cache_dir=/x", "callbacks.pictures.every=1"])

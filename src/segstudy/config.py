@@ -1,6 +1,7 @@
 """Checking a config before anything is opened: all its mistakes in one message."""
 
 import contextlib
+import hashlib
 import importlib
 import inspect
 import os
@@ -40,6 +41,9 @@ MACHINE = re.compile(
 """Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
 
 
+NAME_LETTERS = 180
+
+
 def register_resolvers() -> None:
     """`${run_name:…}`, and `${stem:segstudy.data.voc.VOC}` = voc, in the config."""
     OmegaConf.register_new_resolver("stem", lambda target: target.rpartition(".")[2].lower(), replace=True)
@@ -47,18 +51,41 @@ def register_resolvers() -> None:
 
 
 def run_name(model: str, overrides: Sequence[str]) -> str:
-    """A run's folder name: the model, then what the command changed: `v3_encoder=mobilenet_v2_seed=1`."""
+    """A run's folder name: the model, then what the command changed: `v3_encoder=mobilenet_v2_seed=1`.
+
+    Of a name longer than NAME_LETTERS, what is cut off is there as a hash: long sweeps need as many folders as runs.
+    """
     parts = [model]
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in ("model", "experiment", "trainer") or MACHINE.match(key):
+        if key in ("model", "experiment") or MACHINE.match(key) or (key == "trainer" and not trains_otherwise(value)):
             continue
         value = value.rsplit("/", 1)[-1]  # of a path, the file
         # parts of these share the names of their settings: mixup.probability, ema.enabled
         length = 2 if key.startswith(("data.augment.then.", "callbacks.")) else 1
         short = ".".join(key.split(".")[-length:])
         parts.append(value if key == "data" else f"{short}={value}")
-    return re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))[:180]
+    name = re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))
+    if len(name) <= NAME_LETTERS and len(name.encode()) <= 255:  # bytes that a file's name may have
+        return name
+    start = name[:NAME_LETTERS].encode()[: NAME_LETTERS - 13].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def trains_otherwise(trainer: str, conf: Path = CONF) -> bool:
+    """Whether `trainer=NAME` makes another run than `trainer=auto`: sets more than MACHINE's settings."""
+
+    def settings(name: str) -> DictConfig:
+        own = OmegaConf.load(conf / "trainer" / f"{name}.yaml")
+        assert isinstance(own, DictConfig)
+        inherited = [settings(str(each)) for each in own.pop("defaults", []) if each != "_self_"]
+        return OmegaConf.merge(*inherited, own)  # type: ignore[return-value]
+
+    try:
+        named = settings(trainer.strip("'\""))
+    except FileNotFoundError:  # a file of the user's own, elsewhere
+        return True
+    return bool(differences(OmegaConf.create({"trainer": settings("auto")}), OmegaConf.create({"trainer": named})))
 
 
 # The command line
