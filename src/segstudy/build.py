@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -141,7 +141,8 @@ def run_callbacks(cfg: DictConfig) -> list[Callback]:
         if part.get("enabled", True):
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])
             callbacks.append(instantiate(part))
-    return callbacks
+    # Last, since it ends the average's turn after a validation: what the others make of it is of the same network.
+    return sorted(callbacks, key=lambda c: isinstance(c, WeightAveraging))
 
 
 def testing_callbacks(cfg: DictConfig) -> list[Callback]:

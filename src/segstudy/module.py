@@ -5,12 +5,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Timer, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from segstudy.errors import ConfigError, near
 from segstudy.metrics import Confusion, Hallucinated, class_iou, failure_modes, summary
 from segstudy.optim import parameter_groups
 
@@ -81,6 +82,37 @@ class SegmentationModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_counts("test")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint of weights alone holds the averaged ones, as validated: Lightning asks callbacks only for whole
+        checkpoints."""
+        if "callbacks" in checkpoint:
+            return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                callback.on_save_checkpoint(self.trainer, self, checkpoint)
+                for training in ("current_model_state", "averaging_state"):
+                    checkpoint.pop(training, None)
+
+    def on_train_epoch_end(self) -> None:
+        """Steps a plateau's schedule before the epoch's checkpoint is written, which then holds the new rate.
+
+        Lightning steps it after, and a run continued from the checkpoint would lack that step.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and (self.current_epoch + 1) % config.frequency == 0:
+                config.scheduler.step(self._monitored(str(config.monitor)))
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if metric is None:  # a plateau's was stepped in on_train_epoch_end
+            scheduler.step()
+
+    def _monitored(self, name: str) -> Tensor:
+        metrics = self.trainer.callback_metrics
+        if name not in metrics:
+            found = near(name, sorted(metrics)) or f" ({', '.join(sorted(metrics))})"
+            raise ConfigError(f"schedule.monitor={name}: no such figure is logged{found}")
+        return metrics[name]
+
     def _counts(self, stage: str) -> Confusion:
         return self.val_counts if stage == "val" else self.test_counts
 
@@ -100,7 +132,10 @@ class SegmentationModule(L.LightningModule):
         optimizer = build()
         if self.trainer.gradient_clip_val and self.trainer.precision == "16-mixed" and optimizer.defaults.get("fused"):
             optimizer = build(fused=False)  # a fused step unscales the gradients, too late to clip
-        return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, progress=self.progress)}
+        schedule = self.schedule(optimizer, progress=self.progress)
+        if str(schedule.get("monitor")).startswith("val"):  # judged anew where it is measured anew
+            schedule = {"frequency": self.trainer.check_val_every_n_epoch or 1} | schedule
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(
         self,

@@ -201,11 +201,12 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     folder = Path(trainer.default_root_dir)
     epochs, steps = trainer.current_epoch, trainer.global_step
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")  # a time limit ends within an epoch
-    if cfg.checkpoint == "best":
-        best = folder / "checkpoints" / "best.ckpt"
-        if not best.is_file():
-            raise TrainingError("checkpoint=best, but training ended before its first validation; give it more time")
-        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    chosen = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
+    if not chosen.is_file():
+        raise TrainingError("checkpoint=best, but training ended before its first validation; give it more time")
+    # Read back, so that what is tested is what is kept: a run continued after its last epoch holds weights that are
+    # trained, not averaged.
+    module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
     trainer.test(module, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return

@@ -38,7 +38,7 @@ class Pictures(L.Callback):
             self._draw(trainer, module, "first")
             print(f"first picture: {Path(trainer.default_root_dir) / 'pictures' / 'first.png'}")
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:  # of what was validated
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and not trainer.sanity_checking and (epoch == 1 or epoch % self.every == 0):
             self.began = None
