@@ -25,7 +25,7 @@ class Confusion(Metric):
         self.add_state("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, labels: Tensor, mask: Tensor) -> None:
-        self.counts += confusion(labels, mask, self.num_classes)
+        self.counts = self.counts + confusion(labels, mask, self.num_classes)
 
     def compute(self) -> Tensor:
         return self.counts
@@ -52,10 +52,35 @@ class Hallucinated(Metric):
         if self.background is not None:
             there[:, self.background] = True
         absent = ~there.gather(1, labels.flatten(1))
-        self.pixels += (absent & (mask.flatten(1) != IGNORE)).sum()
+        self.pixels = self.pixels + (absent & (mask.flatten(1) != IGNORE)).sum()
 
     def compute(self) -> Tensor:
         return self.pixels
+
+
+class MeanLoss(Metric):
+    """Mean of the batches' losses, each weighted by its number of images; over batches and processes.
+
+    Lightning's own mean would also count an image that only fills a process's last batch, and torchmetrics' does not
+    weight where it lets NaN pass.
+    """
+
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, images: Tensor | int) -> None:
+        # Not in place, as in the other metrics: a tensor made in inference mode could not be changed outside of it.
+        self.total = self.total + loss.detach() * images
+        self.images = self.images + images
+
+    def compute(self) -> Tensor:
+        return self.total / self.images
 
 
 def confusion(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:

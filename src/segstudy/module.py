@@ -1,6 +1,6 @@
 """The LightningModule: one network, one loss, one shared step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segstudy.errors import ConfigError, near
-from segstudy.metrics import Confusion, Hallucinated, class_iou, failure_modes, summary
+from segstudy.metrics import Confusion, Hallucinated, MeanLoss, class_iou, failure_modes, summary
 from segstudy.optim import parameter_groups
 
 
@@ -42,6 +42,7 @@ class SegmentationModule(L.LightningModule):
         self.lr, self.encoder_lr = lr, encoder_lr
         self.val_counts, self.test_counts = Confusion(len(self.classes)), Confusion(len(self.classes))
         self.background, self.val_hallucinated = background, Hallucinated(background)
+        self.losses = nn.ModuleDict({"val": MeanLoss(), "test": MeanLoss()})
 
     def forward(self, image: Tensor) -> Tensor:
         return two_channels(self.network(image))
@@ -54,14 +55,17 @@ class SegmentationModule(L.LightningModule):
         else:
             logits = self(batch["image"])
             loss = self.loss(logits, batch["mask"])
-        self.log(
-            f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits), sync_dist=True
-        )
+        mean: Any = loss
         if stage != "train":
+            mean = self.losses[stage]
+            mean.update(loss, _images(batch))
             labels = logits.argmax(1)
             self._counts(stage).update(labels, batch["mask"])
             if stage == "val":
                 self.val_hallucinated.update(labels, batch["mask"])
+        self.log(
+            f"{stage}/loss", mean, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits), sync_dist=True
+        )
         return loss, logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -76,7 +80,7 @@ class SegmentationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         failures = failure_modes(self.val_counts.compute(), self.val_hallucinated.compute(), self.background)
         self.val_hallucinated.reset()
-        self.log_dict({f"val/{name}": share for name, share in failures.items()})
+        self._log_same({f"val/{name}": share for name, share in failures.items()})
         self._log_counts("val")
 
     def on_test_epoch_end(self) -> None:
@@ -120,10 +124,14 @@ class SegmentationModule(L.LightningModule):
         counts = self._counts(stage).compute()
         self._counts(stage).reset()
         named = summary(counts)
-        self.log_dict({f"{stage}/{name}": value for name, value in named.items()}, prog_bar=False)
+        self._log_same({f"{stage}/{name}": value for name, value in named.items()})
         iou = class_iou(counts)
         there = {f"{stage}_iou/{name}": iou[c] for c, name in enumerate(self.classes) if counts[c].sum() > 0}
-        self.log_dict(there)
+        self._log_same(there)
+
+    def _log_same(self, figures: Mapping[str, float | Tensor]) -> None:
+        """Log what is the same on every process: the largest is each. A mean could round it."""
+        self.log_dict(figures, reduce_fx="max", sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         def build(**options: Any) -> Optimizer:
@@ -160,6 +168,11 @@ class SegmentationModule(L.LightningModule):
                 elapsed = callback.time_elapsed()
                 spent = max(spent, elapsed / max(elapsed + left, 1e-9))
         return spent
+
+
+def _images(batch: Mapping[str, Tensor]) -> Tensor | int:
+    """How many images a batch has, without those of index −1."""
+    return (batch["index"] >= 0).sum() if "index" in batch else len(batch["image"])
 
 
 def two_channels(logits: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from segstudy.build import (
     build_trainer,
     starting_file,
 )
-from segstudy.callbacks.counts import ImageCounts, figures, tested
+from segstudy.callbacks.counts import ImageCounts, figures, tested, with_part
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
@@ -169,7 +169,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
             build_tester(cfg, subfolder(folder, "before"), [counts]).test(module, datamodule=data, verbose=False)
             before = figures(counts.total, data.classes)["metrics"]
             record.note(metrics_before=before)
-            console.print(f"before: mIoU {number(before['network']['miou'])} on {len(data.roles['report'])} images")
+            console.print(f"before: mIoU {number(before['network']['miou'])} on {counts.images} images")
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         finish(cfg, trainer, module, data, record, time.monotonic() - began)
     except OSError as error:
@@ -212,19 +212,22 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
         return
     speed = next((c.figures for c in trainer.callbacks if isinstance(c, Throughput)), {})
     before = record.values.get("seconds", 0.0)
+    entries = tested(trainer.callbacks, data.classes)
+    images, whole = entries["images_tested"], len(data.roles["report"])
     record.note(
         status="done",
         epochs=epochs,
         steps=steps,
         seconds=before + seconds,
-        **tested(trainer.callbacks, data.classes),
+        data=record.values["data"] | {"protocol": with_part(data.protocol(), images, whole)},
+        **entries,
         **speed,
     )
     final = {f"final/{k}": v for k, v in record.values["metrics"]["network"].items()}
     for logger in trainer.loggers:
         logger.log_hyperparams(hyperparameters(cfg, folder.name), final)
         logger.save()
-    print_classes(record.values, console)
+    print_classes(record.values, console, "test" if images == whole else f"test on {images} of {whole} images")
     console.print(f"run folder: {folder}", soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from segstudy.callbacks.apart import Apart
 from segstudy.callbacks.final import Final
 from segstudy.data.base import SegmentationData
+from segstudy.errors import TrainingError
 from segstudy.files import replacing
 from segstudy.metrics import class_table, confusion, summary
 
@@ -23,14 +24,18 @@ class ImageCounts(L.Callback):
 
     Writes `test/counts.npz`: names (N), and for each size `<size>` int64 rows (image, truth, prediction, pixels) of
     the entries that are not 0. At original size the logits are interpolated (bilinear) before the argmax.
+    Where `trainer.limit_test_batches` leaves images out, N are those that were tested; `images` holds their number.
+    Raises TrainingError if an image was counted twice, or left out without being told so.
     """
 
     def __init__(self) -> None:
         self.rows: dict[str, list[np.ndarray]] = {}
         self.total: dict[str, np.ndarray] = {}
+        self.seen: list[int] = []
+        self.images = 0
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.rows = {size: [] for size in SIZES}
+        self.rows, self.seen = {size: [] for size in SIZES}, []
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -44,6 +49,7 @@ class ImageCounts(L.Callback):
         for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
             if index < 0:  # filled in for an even number of batches
                 continue
+            self.seen.append(index)
             self._count("network", index, logit.argmax(0), mask)
             original = data.original_mask("report", index).to(mask.device)
             self._count("original", index, labels_at(logit, original.shape), original)
@@ -58,13 +64,36 @@ class ImageCounts(L.Callback):
         self.num_classes = len(module.classes)  # type: ignore[arg-type]
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        parts = of_all_processes(trainer, self.rows)
-        rows = {size: np.concatenate([r for part in parts for r in part[size]]) for size in SIZES}
+        parts = of_all_processes(trainer, (self.seen, self.rows))
+        seen = sorted(index for indices, _ in parts for index in indices)
+        _check_images(trainer, seen)
+        self.images = len(seen)
+        rows = {size: np.concatenate([r for _, part in parts for r in part[size]]) for size in SIZES}
         self.total = {size: total(r, self.num_classes) for size, r in rows.items()}
         if trainer.is_global_zero:
-            names = [s.name for s in trainer.datamodule.roles["report"].samples]  # type: ignore[attr-defined]
+            samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
+            names = [samples[i].name for i in seen]
+            for r in rows.values():
+                r[:, 0] = np.searchsorted(seen, r[:, 0])
             with replacing(Path(trainer.default_root_dir), "test/counts.npz") as file:
                 np.savez_compressed(file, names=names, **rows)  # type: ignore[arg-type]
+
+
+def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
+    """Raise TrainingError unless each image of the split, or of the batches that a limit leaves, was counted once."""
+    images = trainer.datamodule.roles["report"]  # type: ignore[attr-defined]
+    limited = sum(trainer.num_test_batches) < len(trainer.test_dataloaders)  # type: ignore[arg-type]
+    if len(set(seen)) < len(seen) or (len(seen) < len(images) and not limited):
+        raise TrainingError(
+            f"the test counted {len(set(seen))} of the {len(images)} images of {images.name!r}, "
+            f"{len(seen) - len(set(seen))} of them twice or more: another order than segstudy's own was put in its place\n"
+            "  → trainer.use_distributed_sampler=false trainer.overfit_batches=0"
+        )
+
+
+def with_part(protocol: str, images: int, whole: int) -> str:
+    """A protocol that also says so if only some images were tested: such a run is not compared with whole ones."""
+    return ", ".join(filter(None, [protocol, f"{images} of {whole} images tested" if images < whole else ""]))
 
 
 def of_all_processes(trainer: L.Trainer, mine: Any) -> list[Any]:
@@ -95,8 +124,9 @@ def figures(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[st
 def tested(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str, Any]:
     """What a test's callbacks measured, as entries of the record."""
     kept = list(callbacks)
-    counts = next(c for c in kept if isinstance(c, ImageCounts)).total
-    entries = figures(counts, classes) | {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart)}
+    counts = next(c for c in kept if isinstance(c, ImageCounts))
+    entries = {"images_tested": counts.images} | figures(counts.total, classes)
+    entries |= {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart)}
     for final in (c for c in kept if isinstance(c, Final)):
         entries |= final.entries
     return entries

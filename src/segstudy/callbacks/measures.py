@@ -61,7 +61,9 @@ class Measures(L.Callback):
         if trainer.is_global_zero:
             images = {index: sums for part in parts for index, sums in part.items()}
             samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
-            self._write(Path(trainer.default_root_dir), [images[i] for i in sorted(images)], samples)
+            tested = sorted(images)
+            place = Path(trainer.default_root_dir)
+            self._write(place, [images[i] for i in tested], [samples[i] for i in tested])
 
     def _write(self, folder: Path, images: list[dict[str, np.ndarray]], samples: list[Any]) -> None:
         stacked = {key: np.stack([sums[key] for sums in images]) for key in images[0]}

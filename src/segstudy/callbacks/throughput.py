@@ -48,8 +48,10 @@ class Throughput(L.Callback):
             self.busy += time.perf_counter() - before
         images, seconds = self.images - self.epoch[0], self.busy + self.waited - self.epoch[1]
         if images:
-            module.log("speed/images_per_second", images / seconds, rank_zero_only=True)
-            module.log("speed/data_wait", self.waited / (self.busy + self.waited), rank_zero_only=True)
+            wait = self.waited / (self.busy + self.waited)
+            # Of the first process: sync_dist does nothing then, but Lightning asks for it.
+            figures = {"speed/images_per_second": images / seconds, "speed/data_wait": wait}
+            module.log_dict(figures, sync_dist=True, rank_zero_only=True)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.images:

@@ -23,7 +23,7 @@ class TrainingMetrics(L.Callback):
             return
         figures = fit_figures(trainer, module, self.images)
         chosen_figures = {f"train/{k}": torch.tensor(figures[k]) for k in ("miou", "pixel_accuracy")}
-        module.log_dict(chosen_figures, sync_dist=False)
+        module.log_dict(chosen_figures, reduce_fx="max", sync_dist=True)  # the same on every process
 
 
 def fit_figures(trainer: L.Trainer, module: L.LightningModule, images: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from segstudy.data.augment import Augment
 from segstudy.data.cache import Cache, cached
@@ -188,7 +188,9 @@ class SegmentationData(L.LightningDataModule):
         return DataLoader(
             images,
             batch_size=self.batch_size,
-            sampler=Order(len(images), self.seed, train, rank, world, self._repeats() if train else None),
+            sampler=Order(
+                len(images), self.seed, train, rank, world, self._repeats() if train else None, self.batch_size
+            ),
             num_workers=0 if self.device_cache else self.workers,
             pin_memory=device.type == "cuda" and not self.device_cache,
             persistent_workers=self.workers > 0 and not self.device_cache,
@@ -226,7 +228,7 @@ class Images(Dataset):
     """A split (or a part of it) in the cache; indexed by whole batches.
 
     A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B). Index −1 gives an image that is all 255:
-    it fills the last batch of a process, so that all processes do equally many, and counts nowhere.
+    it makes the last batch of a process that has none left, so that all do equally many, and counts nowhere.
     """
 
     def __init__(self, name: str, samples: Sequence[Sample], cache: Cache, ids: np.ndarray | None = None):
@@ -274,39 +276,52 @@ class Images(Dataset):
         return {key: value[0] for key, value in self.__getitems__([position]).items()}
 
 
-class Order(Sampler[int]):
+class Order(DistributedSampler[int]):
     """The positions of one process in one epoch: shuffled by (seed, epoch) for training, else in order.
 
-    Processes take turns; where they do not come out even, evaluation is filled up with −1 and training is cut.
+    In training processes take turns image by image, and what does not come out even is cut. In evaluation they take
+    turns batch by batch, so that every batch is one of a single process's; who lacks one at the end gets a batch of −1.
     repeats (length): how often each is drawn relative to the others; an epoch stays as long.
+    A DistributedSampler, so that Lightning's `use_distributed_sampler` does not divide the images once more.
     """
 
     def __init__(
-        self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1, repeats: np.ndarray | None = None
+        self,
+        length: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        world: int = 1,
+        repeats: np.ndarray | None = None,
+        batch_size: int = 1,
     ):
-        self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
-        self.repeats = repeats
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
+        super().__init__(range(length), num_replicas=world, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.length, self.world, self.repeats, self.batch_size = length, world, repeats, batch_size
 
     def __len__(self) -> int:
-        return self.length // self.world if self.shuffle else -(-self.length // self.world)
+        return self.length // self.world if self.shuffle else len(self._in_turn())
 
     def __iter__(self) -> Iterator[int]:
-        order = permutation(self.length, self.seed, self.epoch) if self.shuffle else torch.arange(self.length)
-        if self.repeats is not None:
-            # Evenly spaced pointers into the weights, laid out in this epoch's order, from a random start: each image
-            # comes as often as it should, rounded down or up.
-            share = np.cumsum(self.repeats[order]) / self.repeats.sum()
-            share[-1] = 1  # rounding may leave it short of that
-            start = derive(self.seed, "repeats", self.epoch) / 2**63
-            drawn = order[np.searchsorted(share, (np.arange(self.length) + start) / self.length)]
-            order = drawn[permutation(self.length, derive(self.seed, "repeats"), self.epoch)]
-        mine = order[self.rank :: self.world][: len(self)].tolist()
-        return iter(mine + [-1] * (len(self) - len(mine)))
+        return iter(self._drawn()[self.rank :: self.world][: len(self)].tolist() if self.shuffle else self._in_turn())
+
+    def _in_turn(self) -> list[int]:
+        batches = [range(self.length)[i : i + self.batch_size] for i in range(0, self.length, self.batch_size)]
+        mine = batches[self.rank :: self.world]
+        lacking = len(mine) < -(-len(batches) // self.world)
+        return [i for batch in mine for i in batch] + [-1] * lacking
+
+    def _drawn(self) -> Tensor:
+        """All positions of this training epoch, int64 (length)."""
+        order = permutation(self.length, self.seed, self.epoch)
+        if self.repeats is None:
+            return order
+        # Evenly spaced pointers into the weights, laid out in this epoch's order, from a random start: each image
+        # comes as often as it should, rounded down or up.
+        share = np.cumsum(self.repeats[order]) / self.repeats.sum()
+        share[-1] = 1  # rounding may leave it short of that
+        start = derive(self.seed, "repeats", self.epoch) / 2**63
+        drawn = order[np.searchsorted(share, (np.arange(self.length) + start) / self.length)]
+        return drawn[permutation(self.length, derive(self.seed, "repeats"), self.epoch)]
 
 
 def repeat_factors(pixels: np.ndarray) -> np.ndarray:

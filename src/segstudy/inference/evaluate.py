@@ -27,7 +27,7 @@ from segstudy.build import (
     tell_normalisation,
     testing_callbacks,
 )
-from segstudy.callbacks.counts import SIZES, labels_at, tested
+from segstudy.callbacks.counts import SIZES, labels_at, tested, with_part
 from segstudy.callbacks.progress import Progress
 from segstudy.config import MACHINE
 from segstudy.data.base import SegmentationData
@@ -181,7 +181,8 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
         line = against_record(entries["metrics"], data, member.record)
         again = surroundings() | {"device": device_line(cfg)}
         record = Record(folder)
-        record.note(**entries, data=record.values["data"] | {"roles": data.describe()["roles"]}, tested_again=again)
+        told = {"roles": data.describe()["roles"], "protocol": data.protocol()}  # of all images, whatever was before
+        record.note(**entries, data=record.values["data"] | told, tested_again=again)
     return record.values, line
 
 
@@ -200,6 +201,7 @@ def other_images(data: SegmentationData, record: Mapping[str, Any]) -> str:
     if isinstance(data.roles["report"], OriginalSize):
         now["size"] = ["original"]
     tested_on, here = (values["roles"]["report"] for values in (own, now))
+    now["protocol"] = with_part(now["protocol"], record.get("images_tested", math.inf), tested_on["images"])
     both = {k: (own[k], now[k]) for k in ("name", "size", "protocol")}
     both |= {k: (tested_on[k], here[k]) for k in ("split", "images")}
     return ", ".join(f"{k} {_plain(b)} (the run's own test: {_plain(a)})" for k, (a, b) in both.items() if a != b)
@@ -215,6 +217,9 @@ def against_record(metrics: Mapping[str, Any], data: SegmentationData, record: M
         return f"nothing to compare with: the record holds no figures of a test (status: {record.get('status')})"
     if said := other_images(data, record):
         return f"not the run's own test: {said}"
+    here = len(data.roles["report"])
+    if (own := record.get("images_tested", here)) < here:
+        return f"not the run's own test, which was on {own} of the {here} images"
     pairs = [(metrics[size][key], value) for size in SIZES for key, value in record["metrics"][size].items()]
     changed = [abs(a - b) for a, b in pairs if not (math.isnan(a) and math.isnan(b))]
     largest = max((math.inf if math.isnan(d) else d for d in changed), default=0.0)

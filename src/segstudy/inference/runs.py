@@ -124,6 +124,7 @@ def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
     if wanted.size not in ("train", "original"):
         cfg.data.size = list(sides(wanted.size))
     cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False})
+    cfg.trainer.update({"limit_test_batches": 1.0, "fast_dev_run": False})  # all images, also of a smoke run
     check(cfg, trusted=False)
     return cfg
 
