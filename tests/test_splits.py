@@ -1,10 +1,14 @@
 """Dividing images: shares of strata, whole groups, and drawing rare classes more often."""
 
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
+from segstudy.build import build_data
+from segstudy.config import compose_config
 from segstudy.data.base import Order, repeat_factors
 from segstudy.data.splits import folds, hold_out
 
@@ -58,7 +62,7 @@ def test_balanced_order_draws_in_proportion_and_keeps_the_epochs_length() -> Non
     drawn: Counter[int] = Counter()
     for epoch in range(300):
         order.set_epoch(epoch)
-        epochs = list(order)
+        epochs = [position % 8 for position in order]
         assert len(epochs) == 8
         expected = 8 * repeats / repeats.sum()
         counts = np.bincount(epochs, minlength=8)
@@ -76,3 +80,39 @@ def test_balanced_order_is_the_seeds_and_the_epochs() -> None:
     assert epoch(0, 1) == epoch(0, 1)
     assert epoch(0, 1) != epoch(0, 2)
     assert epoch(0, 1) != epoch(1, 1)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_repeated_image_is_another_position_each_time(world: int) -> None:
+    repeats = np.array([1.0] * 6 + [9.0, 1.0])
+    for epoch in range(5):
+        plain, orders = [], [Order(8, 0, True, rank, world, repeats) for rank in range(world)]
+        for order in orders:
+            order.set_epoch(epoch)
+        positions = [p for turn in zip(*orders, strict=True) for p in turn]  # as one process draws them
+        images = [p % 8 for p in positions]
+        for p in positions:
+            plain.append(p % 8)
+            assert p // 8 == plain[:-1].count(p % 8)
+        assert images.count(6) >= 4
+        assert len(set(positions)) == 8
+
+
+def test_a_repeated_image_is_augmented_in_another_way_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["data.size=16", "data.train_images=8", "data.val_images=2", "data.batch_size=2"]
+    data = build_data(compose_config([*small, "data.augment.scale=[0.5,2]"]))
+    monkeypatch.setattr(data, "_repeats", lambda: np.array([1.0] * 6 + [9.0, 1.0]))
+    seen = []
+    for data.batch_size in (2, 4):
+        batches = [data.on_after_batch_transfer(data.draw(b, epoch=0), 0) for b in data.train_dataloader()]
+        index = torch.cat([b["index"] for b in batches]).tolist()
+        seen.append((index, torch.cat([b["image"] for b in batches])))
+    (index, image), (again, same) = seen
+    assert index == again
+    assert torch.equal(image, same)
+    sixth = [image[i] for i, n in enumerate(index) if n == 6]
+    assert len(sixth) >= 4
+    assert not any(torch.equal(a, b) for a, b in combinations(sixth, 2))
+    alone = data.on_after_batch_transfer(data.draw(data.roles["fit"].__getitems__(range(8)), epoch=0), 0)
+    for n in set(index):  # the first time, and so an image that is not repeated, as without repeating
+        assert torch.equal(image[index.index(n)], alone["image"][n])

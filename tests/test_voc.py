@@ -312,7 +312,7 @@ def test_device_cache_gives_the_same_batches(make: Any) -> None:
         pairs = list(zip(getattr(plain, loader)(), getattr(held, loader)(), strict=True))
         assert pairs
         for one, other in pairs:
-            assert one.keys() == other.keys() == {"image", "mask", "index"}
+            assert one.keys() == other.keys() == {"image", "mask", "index", "drawn"}
             assert all(torch.equal(one[k], other[k]) for k in one)
 
 

@@ -209,7 +209,7 @@ class SegmentationData(L.LightningDataModule):
         """Adds the augmentation's random numbers and the batch's size: drawn here, where `index` is still in the CPU's
         memory, they make no step wait for the GPU."""
         if self.augment:
-            draws = self.augment.draws(self.seed, epoch, batch["index"])
+            draws = self.augment.draws(self.seed, epoch, batch["drawn"])
             batch["draws"], batch["size"] = draws, self.augment.size(draws, *self.size)
         return batch
 
@@ -227,7 +227,9 @@ class SegmentationData(L.LightningDataModule):
 class Images(Dataset):
     """A split (or a part of it) in the cache; indexed by whole batches.
 
-    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B). Index −1 gives an image that is all 255:
+    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B), and drawn int64 (B), by which augmentation is
+    drawn: the position asked for. Position i + k·N, for k = 1, 2, …, is image i of the N once more in an epoch, and so
+    augmented in another way. Index −1 gives an image that is all 255:
     it makes the last batch of a process that has none left, so that all do equally many, and counts nowhere.
     """
 
@@ -261,7 +263,8 @@ class Images(Dataset):
         return self
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        index = torch.tensor(positions)
+        drawn = torch.tensor(positions)
+        index = torch.where(drawn < 0, drawn, drawn % len(self))
         if self.held is not None:
             at = index.clamp(min=0).to(self.held[0].device)
             image, mask = self.held[0][at], self.held[1][at]
@@ -270,7 +273,7 @@ class Images(Dataset):
             image, mask = torch.from_numpy(self.cache.images[rows]), torch.from_numpy(self.cache.masks[rows])
         if (filled := index < 0).any():
             mask[filled.to(mask.device)] = IGNORE
-        return {"image": image, "mask": mask, "index": index}
+        return {"image": image, "mask": mask, "index": index, "drawn": drawn}
 
     def __getitem__(self, position: int) -> Batch:
         return {key: value[0] for key, value in self.__getitems__([position]).items()}
@@ -311,7 +314,7 @@ class Order(DistributedSampler[int]):
         return [i for batch in mine for i in batch] + [-1] * lacking
 
     def _drawn(self) -> Tensor:
-        """All positions of this training epoch, int64 (length)."""
+        """All positions of this training epoch, int64 (length); of a repeated image i also i + length, i + 2·length, …"""
         order = permutation(self.length, self.seed, self.epoch)
         if self.repeats is None:
             return order
@@ -321,7 +324,8 @@ class Order(DistributedSampler[int]):
         share[-1] = 1  # rounding may leave it short of that
         start = derive(self.seed, "repeats", self.epoch) / 2**63
         drawn = order[np.searchsorted(share, (np.arange(self.length) + start) / self.length)]
-        return drawn[permutation(self.length, derive(self.seed, "repeats"), self.epoch)]
+        drawn = drawn[permutation(self.length, derive(self.seed, "repeats"), self.epoch)]
+        return drawn + self.length * _occurrence(drawn)
 
 
 def repeat_factors(pixels: np.ndarray) -> np.ndarray:
@@ -334,6 +338,13 @@ def repeat_factors(pixels: np.ndarray) -> np.ndarray:
     share = there.mean(0)
     factor = np.maximum(1, np.sqrt(np.median(share[share > 0]) / np.maximum(share, 1e-12)))
     return np.where(there, factor, 1).max(1)
+
+
+def _occurrence(values: Tensor) -> Tensor:
+    """How many equal values come before each: int64 (N)."""
+    in_order, place = values.sort(stable=True)
+    before = torch.arange(len(values)) - torch.searchsorted(in_order, in_order)
+    return torch.empty_like(values).scatter_(0, place, before)
 
 
 def _as_is(batch: Any) -> Any:
