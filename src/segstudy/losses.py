@@ -169,9 +169,9 @@ class Lovasz(Loss):
         for c in labels.unique().tolist():
             if c == 0 and not self.include_background:
                 continue
-            truth = (labels == c).float()
-            errors, order = (truth - probabilities[:, c]).abs().sort(descending=True)
-            losses.append(errors @ _lovasz_gradient(truth[order]))
+            truth = labels == c
+            errors, order = (truth.float() - probabilities[:, c]).abs().sort(descending=True)
+            losses.append((errors * _lovasz_gradient(truth[order])).sum())  # a float32 dot product is less exact
         return torch.stack(losses).sum() / max(1, len(losses) - 1)
 
 
@@ -207,7 +207,13 @@ def _weights(class_weights: list[float] | None, background: float, logits: Tenso
 
 
 def _lovasz_gradient(truth: Tensor) -> Tensor:
-    """Step of the Jaccard index as pixels are added in the order of their errors: (N,) → (N,)."""
-    total = truth.sum()
-    jaccard = 1 - (total - truth.cumsum(0)) / (total + (1 - truth).cumsum(0))
-    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    """Step of the Jaccard loss as pixels are added in the order of their errors: bool (N,) → (N,), positive.
+
+    In closed form from counts: a pixel of the class takes 1 from the intersection I, and the loss 1 − I/U grows by 1/U;
+    another adds 1 to the union, and it grows by I / (U·(U − 1)). As differences of float32 ratios, which are nearly
+    equal, a fifth of the steps of 16·256² pixels would be 0.
+    """
+    found = truth.cumsum(0, dtype=torch.int32)
+    intersection = found[-1] - found
+    union = (torch.arange(1, len(truth) + 1, dtype=torch.int32, device=truth.device) + intersection).float()
+    return torch.where(truth, 1, intersection / (union - 1).clamp_(min=1)) / union
