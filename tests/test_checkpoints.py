@@ -46,7 +46,11 @@ class Kill(L.Callback):
 def whole_and_continued(folder: Path, at: str, *overrides: str, step: int = -1) -> tuple[dict[str, Any], ...]:
     """The records of a run, and of one that was killed and continued."""
     whole = train(folder / "whole", *QUICK, *overrides)
-    kill = ["+callbacks.kill._target_=test_checkpoints.Kill", f"+callbacks.kill.at={at}", f"+callbacks.kill.step={step}"]
+    kill = [
+        "+callbacks.kill._target_=test_checkpoints.Kill",
+        f"+callbacks.kill.at={at}",
+        f"+callbacks.kill.step={step}",
+    ]
     with pytest.raises(Killed):
         train(folder / "killed", *QUICK, *overrides, *kill)
     return whole, train(folder / "killed", *QUICK, *overrides, *kill)
@@ -163,7 +167,10 @@ def test_a_run_that_had_stopped_early_trains_no_further_epoch(tmp_path: Path) ->
     stopping = ["callbacks.early_stopping.enabled=true", "callbacks.early_stopping.patience=1", "trainer.max_epochs=6"]
     stopping += ["callbacks.early_stopping.min_delta=100", "data.select_fraction=0.25", "data.batch_size=4"]
     whole, continued = whole_and_continued(tmp_path, "test", *stopping)
-    assert (whole["epochs"], whole["steps"]) == (2, 6)  # the first epoch is the best of all, the second does not improve
+    assert (whole["epochs"], whole["steps"]) == (
+        2,
+        6,
+    )  # the first epoch is the best of all, the second does not improve
     assert (continued["epochs"], continued["steps"]) == (2, 6)
     assert continued["metrics"] == whole["metrics"]
 

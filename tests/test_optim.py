@@ -11,11 +11,12 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adam, AdamW
 from torch.utils.data import DataLoader
 
 from segstudy import optim
 from segstudy.callbacks.freeze import FreezeEncoder
+from segstudy.config import adopt, compose_config
 from segstudy.losses import CrossEntropy
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import LibraryEncoder
@@ -59,6 +60,48 @@ def test_the_encoder_has_a_rate_of_its_own() -> None:
     assert {id(p) for p in encoder["params"]} == {id(p) for p in network.encoder.parameters()}
     assert [g["lr"] for g in parameter_groups(network, 0.1, None)] == [0.1, 0.1]
     assert parameter_groups(network, 0.1, 0.0)[0]["lr"] == 0  # zero is a rate, not "none given"
+
+
+@pytest.mark.parametrize("decay_norms", [False, True])
+@pytest.mark.parametrize("build", NETWORKS, ids=["sockets", "smp", "without encoder"])
+def test_weight_decay_is_on_weights_alone(build: Callable[[], nn.Module], decay_norms: bool) -> None:
+    network = build()
+    rule = partial(AdamW, weight_decay=0.5)
+    module = SegmentationModule(
+        network, CrossEntropy(), ["a", "b"], rule, optim.constant, 0.1, encoder_lr=0.01, decay_norms=decay_norms
+    )
+    module._trainer = SimpleNamespace(gradient_clip_val=None)  # type: ignore[assignment]
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # only the decay moves: times 1 − lr · decay
+    planned = module.configure_optimizers()  # the schedule refers to the optimizer weakly
+    planned["optimizer"].step()
+    small = {
+        f"{name}.{n}".lstrip(".")
+        for name, part in network.named_modules()
+        for n, _ in part.named_parameters(recurse=False)
+        if isinstance(part, nn.BatchNorm2d) or n == "bias"
+    }
+    assert small
+    for name, parameter in network.named_parameters():
+        rate = 0.01 if "encoder" in name else 0.1
+        factor = 1 - rate * 0.5 if decay_norms or name not in small else 1
+        torch.testing.assert_close(parameter.detach(), before[name] * factor, rtol=1e-6, atol=0)
+
+
+def test_without_weight_decay_the_groups_are_two() -> None:
+    module = SegmentationModule(Tiny(), CrossEntropy(), ["a", "b"], partial(Adam, weight_decay=0.0), optim.constant)
+    module._trainer = SimpleNamespace(gradient_clip_val=None)  # type: ignore[assignment]
+    names = [group["name"] for group in module.configure_optimizers()["optimizer"].param_groups]
+    assert names == ["encoder", "rest"]
+
+
+def test_as_published_decays_what_its_author_decayed() -> None:
+    for reproduce in ([], ["reproduce=as_published"]):
+        given = ["experiment=resnet_unet", "data.root=x", *reproduce]
+        cfg = compose_config(given)
+        adopt(cfg, given)
+        assert (cfg.optim.decay_norms, cfg.optim.optimizer.weight_decay) == (bool(reproduce), 1e-5)
 
 
 def rates(schedule: Callable[..., dict[str, Any]], points: Sequence[float], **options: Any) -> list[float]:
@@ -205,4 +248,4 @@ def test_where_gradients_are_scaled_clipping_goes_without_fusing() -> None:
     for clip, precision, fused in ((1.0, "16-mixed", False), (None, "16-mixed", True), (1.0, "bf16-mixed", True)):
         module._trainer = SimpleNamespace(gradient_clip_val=clip, precision=precision)  # type: ignore[assignment]
         optimizer = module.configure_optimizers()["optimizer"]
-        assert [group["fused"] for group in optimizer.param_groups] == [fused, fused]
+        assert {group["fused"] for group in optimizer.param_groups} == {fused}

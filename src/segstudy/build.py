@@ -98,6 +98,7 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
         lr=cfg.optim.lr,
         encoder_lr=cfg.optim.encoder_lr,
         background=data.background,
+        decay_norms=cfg.optim.get("decay_norms", True),  # a config from before this setting decayed all
     )
 
 

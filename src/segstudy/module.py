@@ -21,6 +21,7 @@ class SegmentationModule(L.LightningModule):
 
     background: the class that is no object, if there is one; failures are told apart by it.
     A network with one output channel for two classes gives the logit of class 1 against class 0.
+    decay_norms: weight decay also on normalisation and biases.
     optimizer and schedule are callables: groups → optimizer; (optimizer, progress) → Lightning's scheduler dictionary.
     """
 
@@ -34,12 +35,13 @@ class SegmentationModule(L.LightningModule):
         lr: float = 1e-3,
         encoder_lr: float | None = None,
         background: int | None = None,
+        decay_norms: bool = False,
     ):
         super().__init__()
         self.network, self.loss = network, loss
         self.classes = list(classes)
         self.optimizer, self.schedule = optimizer, schedule
-        self.lr, self.encoder_lr = lr, encoder_lr
+        self.lr, self.encoder_lr, self.decay_norms = lr, encoder_lr, decay_norms
         self.val_counts, self.test_counts = Confusion(len(self.classes)), Confusion(len(self.classes))
         self.background, self.val_hallucinated = background, Hallucinated(background)
         self.losses = nn.ModuleDict({"val": MeanLoss(), "test": MeanLoss()})
@@ -134,10 +136,12 @@ class SegmentationModule(L.LightningModule):
         self.log_dict(figures, reduce_fx="max", sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        def build(**options: Any) -> Optimizer:
-            return self.optimizer(parameter_groups(self.network, self.lr, self.encoder_lr), **options)
+        def build(decay_norms: bool = self.decay_norms, **options: Any) -> Optimizer:
+            return self.optimizer(parameter_groups(self.network, self.lr, self.encoder_lr, decay_norms), **options)
 
         optimizer = build()
+        if not optimizer.defaults.get("weight_decay"):
+            optimizer = build(decay_norms=True)  # without weight decay there is nothing to part the groups for
         if self.trainer.gradient_clip_val and self.trainer.precision == "16-mixed" and optimizer.defaults.get("fused"):
             optimizer = build(fused=False)  # a fused step unscales the gradients, too late to clip
         schedule = self.schedule(optimizer, progress=self.progress)

@@ -16,16 +16,26 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 Progress = Callable[[], float]
 
 
-def parameter_groups(network: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
-    """One group for the encoder and one for the rest; `encoder_lr=None` gives both `lr`."""
+def parameter_groups(
+    network: nn.Module, lr: float, encoder_lr: float | None, decay_norms: bool = True
+) -> list[dict[str, Any]]:
+    """One group for the encoder and one for the rest; `encoder_lr=None` gives both `lr`.
+
+    decay_norms=False parts each once more: parameters of one dimension (normalisation, biases) get no weight decay,
+    which would only draw a scale to 0 whose size the next layer undoes. Source: He et al. 2019 (bag of tricks), 3.1.
+    """
     encoder = getattr(network, "encoder", None)
     ids = {id(p) for p in encoder.parameters()} if encoder is not None else set()
     first = [p for p in network.parameters() if id(p) in ids]
     rest = [p for p in network.parameters() if id(p) not in ids]
-    groups = [
-        {"params": first, "lr": lr if encoder_lr is None else encoder_lr, "name": "encoder"},
-        {"params": rest, "lr": lr, "name": "rest"},
-    ]
+    groups = []
+    for name, part, rate in (("encoder", first, lr if encoder_lr is None else encoder_lr), ("rest", rest, lr)):
+        decayed = [p for p in part if decay_norms or p.ndim > 1]
+        spared = [p for p in part if not decay_norms and p.ndim <= 1]
+        groups += [
+            {"params": decayed, "lr": rate, "name": name},
+            {"params": spared, "lr": rate, "name": f"{name}_norms", "weight_decay": 0.0},
+        ]
     return [g for g in groups if g["params"]]
 
 
