@@ -1,5 +1,6 @@
 """Encoder weights: every library's names, what does not fit, and no network."""
 
+import json
 import pickle
 import socket
 import time
@@ -9,10 +10,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from conftest import make_run
 from torch import Tensor, nn
 
+from segstudy.build import build_network, start_from
+from segstudy.config import compose_config
 from segstudy.errors import WeightsError
-from segstudy.networks import weights
+from segstudy.networks import encoders, weights
 from segstudy.networks.encoders import Encoder, LibraryEncoder, PreactEncoder
 from segstudy.networks.smp import SMPNetwork
 from segstudy.networks.weights import load_encoder_weights
@@ -99,6 +103,71 @@ def test_safetensors(tmp_path: Path) -> None:
     encoder.weights = str(tmp_path / "weights.safetensors")
     load_encoder_weights(encoder)
     assert equal(encoder.body, donor)
+
+
+NORMALISATIONS = {
+    "resnet18": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tu-inception_v3": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "tu-tf_efficientnet_b0.ap_in1k": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "tu-tf_efficientnet_b0.ns_jft_in1k": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tu-mobilevit_xxs": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "tu-tf_efficientnet_lite0": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "timm-tf_efficientnet_lite0": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""As timm's and smp's authors publish them beside the weights."""
+
+
+@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated")
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_weights_of_a_path_bring_their_mean_and_std(name: str, tmp_path: Path) -> None:
+    encoder = LibraryEncoder(name, weights=None)
+    load(encoder, encoder.body.state_dict(), tmp_path)
+    mean, std = NORMALISATIONS[name]
+    assert (tuple(encoder.mean), tuple(encoder.std)) == (mean, std)
+
+
+def test_other_published_means_and_stds() -> None:
+    """timm holds the same files under other names."""
+    for name, theirs in {
+        "inceptionresnetv2": "inception_resnet_v2", "inceptionv4": "inception_v4", "xception": "legacy_xception",
+        "dpn68": "dpn68", "timm-tf_efficientnet_lite4": "tf_efficientnet_lite4", "timm-efficientnet-b0": "efficientnet_b0",
+        "senet154": "legacy_senet154", "mobileone_s0": "mobileone_s0", "timm-skresnet18": "skresnet18",
+    }.items():  # fmt: skip
+        settings = timm.get_pretrained_cfg(theirs)
+        mean, std = encoders.published(name, nn.Identity())
+        assert list(mean) == pytest.approx(settings.mean)
+        assert list(std) == pytest.approx(settings.std)
+
+
+def test_weights_from_a_runs_folder_bring_the_mean_and_std_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    told = {"normalisation": {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}}
+    (tmp_path / "record.json").write_text(json.dumps(told))
+    encoder = PreactEncoder((4, 8))
+    load(encoder, PreactEncoder((4, 8)).state_dict(), tmp_path / "checkpoints")
+    assert {"mean": encoder.mean, "std": encoder.std} == told["normalisation"]
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"record\.json.* cannot be read"):
+        load(encoder, PreactEncoder((4, 8)).state_dict(), tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "."])
+def test_a_run_that_starts_from_another_has_its_mean_and_std(file: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    cfg = compose_config(["data.size=32", "encoder.widths=[4,4,4]", "decoder.widths=[4,4]"])
+    network, _ = build_network(cfg, 3)
+    start_from(network, run / file)
+    assert (network.encoder.mean, network.encoder.std) == ([0.5, 0.4, 0.3], [0.25, 0.2, 0.3])
+
+
+@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated")
+def test_an_old_name_of_timms_gets_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """smp knows no settings of these names, so weights that were loaded were called random."""
+    encoder = LibraryEncoder("timm-regnetx_002", weights="imagenet")
+    donor = LibraryEncoder("timm-regnetx_002", weights=None).body
+    monkeypatch.setattr(weights.smp.encoders, "get_encoder", lambda *_, **__: donor)
+    assert load_encoder_weights(encoder) == "imagenet"
+    assert equal(encoder.body, donor.state_dict())
 
 
 def test_mismatches_are_listed_and_nothing_is_loaded(tmp_path: Path) -> None:

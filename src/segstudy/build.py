@@ -30,7 +30,8 @@ from segstudy.errors import ConfigError, WeightsError
 from segstudy.files import read_text, subfolder
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
-from segstudy.networks.weights import load_encoder_weights, misfits, read_state
+from segstudy.networks.encoders import encoder_of, normalisation_of
+from segstudy.networks.weights import expect, load_encoder_weights, misfits, read_state, record_beside
 from segstudy.record import read_record
 from segstudy.seeds import initialise, stream
 
@@ -54,7 +55,7 @@ def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) 
     except Exception as error:  # instantiate wraps what a constructor raises
         raise ConfigError(_reason(error)) from error
     initialise(network, cfg.seed)
-    encoder = getattr(network, "encoder", None)
+    encoder = encoder_of(network)
     origin = load_encoder_weights(encoder) if load_weights and encoder is not None else "random"
     return network.to(memory_format=torch.channels_last), origin
 
@@ -75,8 +76,7 @@ def build_start(cfg: DictConfig, data: SegmentationData) -> tuple[nn.Module, str
 
 def tell_normalisation(data: SegmentationData, network: nn.Module) -> None:
     """Mean and standard deviation belong to the encoder's weights: the network expects them, the data delivers."""
-    if (encoder := getattr(network, "encoder", None)) is not None:
-        data.mean, data.std = encoder.mean, encoder.std
+    data.mean, data.std = normalisation_of(network)
 
 
 def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) -> SegmentationModule:
@@ -212,7 +212,8 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
         raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
     network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
     load_state(network, file)
-    _expect(network, record)
+    if (encoder := encoder_of(network)) is not None:
+        expect(encoder, record)
     return network.eval(), cfg
 
 
@@ -234,7 +235,8 @@ def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
     """
     file, record = starting_file(place)
     load_state(network, file)
-    _expect(network, record)
+    if (encoder := encoder_of(network)) is not None:
+        expect(encoder, record_beside(file))
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     told = {key: record[key] for key in ("status", "epochs", "git", "encoder_weights", "metrics") if key in record}
@@ -268,13 +270,6 @@ def load_state(network: nn.Module, file: Path) -> None:
     if lines := misfits(state, network.state_dict()):
         raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(lines))
     network.load_state_dict(dict(state))
-
-
-def _expect(network: nn.Module, record: dict[str, Any]) -> None:
-    """The normalisation that came with the encoder's weights, when they were first loaded."""
-    encoder = getattr(network, "encoder", None)
-    if encoder is not None and "normalisation" in record:
-        encoder.mean, encoder.std = record["normalisation"]["mean"], record["normalisation"]["std"]
 
 
 def _with_weights(loss: DictConfig, data: SegmentationData) -> DictConfig:

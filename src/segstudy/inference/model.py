@@ -18,7 +18,7 @@ from segstudy.inference.labels import labels_and_mean
 from segstudy.inference.runs import Member, Views, open_members, sides
 from segstudy.inference.tiles import Place, Tiles, at_once, blended, joined
 from segstudy.module import two_channels
-from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
+from segstudy.networks.encoders import normalisation_of
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or RGB or grey values: uint8 (H,W,3) or (H,W), or a tensor (3,H,W), uint8 or float in 0…1."""
@@ -33,8 +33,7 @@ class Normalised(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        expects = getattr(network, "encoder", None)
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if expects is None else (expects.mean, expects.std)
+        mean, std = normalisation_of(network)
         self.normalisation = {"mean": list(mean), "std": list(std)}
         for name, values in self.normalisation.items():  # buffers, so that an exported file can move to a GPU
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)

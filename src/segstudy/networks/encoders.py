@@ -10,13 +10,21 @@ from torch import Tensor, nn
 from segstudy.errors import near
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
+NORMALISATION = {
+    "inceptionresnetv2": HALF, "inceptionv4": HALF, "xception": HALF, "timm-tf_efficientnet_lite": HALF, "dpn": DPN,
+}  # fmt: skip
+"""Mean and std of smp's own encoders that do not have ImageNet's, by the start of their names: smp keeps them on the
+hub, where a file of weights on this disk cannot ask."""
 
 
 class Encoder(nn.Module):
-    """What a decoder and the weights loader know of an encoder.
+    """Interface of encoders whose weights are loaded, and which choose the normalisation of their image.
 
     `mean` and `std` normalise the image (in 0…1) that it expects; `weights` is where its weights come from:
-    "imagenet", "auto", a path, or None for random.
+    "imagenet", "auto", a path, or None for random. Any other module with `channels` and `strides` is an encoder too: it
+    gets an image normalised with ImageNet's mean and std, and keeps its weights.
     """
 
     channels: list[int]
@@ -24,6 +32,18 @@ class Encoder(nn.Module):
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     weights: str | None = None
+
+
+def encoder_of(network: nn.Module) -> Encoder | None:
+    """The network's encoder, if it is one of ours: another module of that name has no weights to load."""
+    encoder = getattr(network, "encoder", None)
+    return encoder if isinstance(encoder, Encoder) else None
+
+
+def normalisation_of(network: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of the image that a network expects; ImageNet's where it does not say."""
+    encoder = encoder_of(network)
+    return (IMAGENET_MEAN, IMAGENET_STD) if encoder is None else (encoder.mean, encoder.std)
 
 
 class PreactEncoder(Encoder):
@@ -95,8 +115,9 @@ class DoubleConvEncoder(Encoder):
 class LibraryEncoder(Encoder):
     """Any encoder of segmentation-models-pytorch, and through it timm (`tu-<timm name>`), by name.
 
-    It is built with random weights; `weights` is loaded afterwards by `segstudy.networks.weights`.
-    Raises ValueError with near names if `name` is unknown.
+    It is built with random weights; `weights` is loaded afterwards by `segstudy.networks.weights`. Its mean and std are
+    those of its published weights, wherever weights are loaded from.
+    Raises ValueError with near names if `name` is unknown, and for an architecture that is no pyramid of maps.
     """
 
     def __init__(self, name: str, weights: str | None = "auto", depth: int = 5):
@@ -109,6 +130,7 @@ class LibraryEncoder(Encoder):
             self.body = smp.encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
         except KeyError:  # its own text lists every name
             raise ValueError(f"no encoder is called {name!r}{near(name, smp.encoders.get_encoder_names())}") from None
+        self.mean, self.std = published(name, self.body)
         # smp lists the image itself as the map at stride 1; some encoders hold empty maps at strides they skip.
         self.kept = [i for i, c in enumerate(self.body.out_channels) if i > 0 and c > 0]
         self.channels = [self.body.out_channels[i] for i in self.kept]
@@ -117,3 +139,11 @@ class LibraryEncoder(Encoder):
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = self.body(image)
         return [maps[i] for i in self.kept]
+
+
+def published(name: str, body: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of an encoder's published weights. timm's models hold them, with the tag of their name."""
+    if hasattr(body, "model"):
+        settings = body.model.pretrained_cfg
+        return tuple(settings["mean"]), tuple(settings["std"])
+    return next((known for start, known in NORMALISATION.items() if name.startswith(start)), (IMAGENET_MEAN, IMAGENET_STD))

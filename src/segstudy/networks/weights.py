@@ -1,5 +1,6 @@
 """Weights for encoders: from ImageNet, from a file, or none; strict, with the mismatches named."""
 
+import json
 import pickle
 import re
 import ssl
@@ -29,7 +30,8 @@ def load_encoder_weights(encoder: Encoder) -> str:
     """Load what `encoder.weights` asks for; returns where the weights came from: "random", "imagenet" or the path.
 
     "imagenet" raises WeightsError if it cannot be downloaded, "auto" then keeps random weights (and returns
-    "random (ImageNet could not be had)"); a path must fit strictly.
+    "random (ImageNet could not be had)"); a path must fit strictly. Of a file in a run's folder, the encoder also gets
+    the mean and std that the run had.
     """
     wanted = encoder.weights
     if wanted is None:
@@ -47,8 +49,28 @@ def load_encoder_weights(encoder: Encoder) -> str:
                 "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=null (random),\n"
                 "    or encoder.weights=auto (ImageNet if it can be had, else random, and marked so)"
             ) from error
-    load_file(encoder, Path(wanted).expanduser())
+    path = Path(wanted).expanduser()
+    load_file(encoder, path)
+    expect(encoder, record_beside(path))
     return str(wanted)
+
+
+def record_beside(path: Path) -> dict[str, Any]:
+    """The record of the run in whose folder a file of weights lies; {} for a file that lies elsewhere."""
+    for home in (path.parent, path.parent.parent):  # RUN/model.safetensors, RUN/checkpoints/last.ckpt
+        file = home / "record.json"
+        if file.is_file():
+            try:
+                return dict(json.loads(file.read_text()))
+            except (OSError, ValueError, TypeError) as error:
+                raise WeightsError(f"{file}, which says how the weights beside it were trained, cannot be read") from error
+    return {}
+
+
+def expect(encoder: Encoder, record: Mapping[str, Any]) -> None:
+    """Give the encoder the mean and std with which the weights of a run's record were trained, if it names them."""
+    if "normalisation" in record:
+        encoder.mean, encoder.std = record["normalisation"]["mean"], record["normalisation"]["std"]
 
 
 def load_file(encoder: Encoder, path: Path) -> None:
@@ -85,9 +107,10 @@ def _imagenet(encoder: LibraryEncoder) -> str:
     weights = True if encoder.name.startswith("tu-") else "imagenet"  # of timm's, the name holds which ones
     with _hub():
         pretrained = smp.encoders.get_encoder(encoder.name, in_channels=3, depth=depth, weights=weights)
+        if encoder.name in smp.encoders.encoders:  # for smp's own, the hub has the last word
+            settings = smp.encoders.get_preprocessing_params(encoder.name)
+            encoder.mean, encoder.std = settings["mean"], settings["std"]
     encoder.body.load_state_dict(pretrained.state_dict())
-    settings = smp.encoders.get_preprocessing_params(encoder.name)
-    encoder.mean, encoder.std = settings["mean"], settings["std"]
     return "imagenet"
 
 
