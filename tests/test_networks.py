@@ -14,6 +14,8 @@ from segstudy.config import CONF, register_resolvers
 from segstudy.errors import ConfigError
 from segstudy.networks.bridges import ASPP
 from segstudy.networks.decoders import smp_decoders
+from segstudy.networks.encoders import LibraryEncoder
+from segstudy.networks.smp import SMPNetwork, architectures
 
 SMALL = ("encoder=double_conv", "encoder.widths=[4,8,8]")
 """A plain encoder that costs nothing."""
@@ -149,6 +151,20 @@ def test_double_conv_switches(up: str, down: str) -> None:
     learns(network)
 
 
+LISTED = (CONF / "network" / "smp.yaml").read_text().split("arch: Unet")[1].split("#")[1].strip().split(", ")
+
+
+def test_the_listed_architectures_are_those_there_are() -> None:
+    assert sorted(LISTED) == sorted(architectures().values())
+
+
+@pytest.mark.parametrize("arch", LISTED)
+def test_every_listed_architecture_is_built(arch: str) -> None:
+    with torch.device("meta"):  # shapes alone: quick
+        network = SMPNetwork(3, LibraryEncoder("resnet18", weights=None), arch).eval()
+        assert network(torch.zeros(1, 3, 128, 160)).shape == (1, 3, 128, 160)
+
+
 @pytest.mark.parametrize("arch", ["Unet", "FPN", "Linknet", "DeepLabV3Plus", "PSPNet", "Segformer", "UPerNet"])
 def test_whole_architectures(arch: str) -> None:
     network = built("network=smp", f"network.arch={arch}", "encoder=resnet18")
@@ -178,6 +194,10 @@ def test_pan_from_128_pixels_on() -> None:
         (
             ["encoder=resnet18", "network=smp", "network.arch=DeepLab"],
             r"arch='DeepLab' is unknown; did you mean DeepLabV3",
+        ),
+        (
+            ["encoder=resnet18", "network=smp", "network.arch=DPT"],
+            r"network.arch=DPT takes the maps of a vision transformer.*\n.*one of Unet, ",
         ),
         (["network=smp"], r"network=smp needs a library encoder: add encoder=resnet34"),
         (["encoder=resnet18", "decoder=unet", "+decoder.colour=1"], r"decoder.name=unet takes no colour; it takes "),

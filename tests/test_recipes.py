@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_train import SMALL, command
 
-from segstudy.build import load_run
-from segstudy.config import CONF, check, compose_config
+from segstudy.build import build_data, build_module, build_start, load_run
+from segstudy.config import CONF, adopt, check, compose_config
+from segstudy.data.base import SegmentationData
 from segstudy.errors import ConfigError
+from segstudy.inference.model import Normalised
+from segstudy.networks.describe import receptive_fields
+from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
+from segstudy.optim import parameter_groups
 
 MY_LOSS = """
 import torch
@@ -34,6 +40,21 @@ class MyNetwork(torch.nn.Module):
 
     def forward(self, image):
         return self.body(image)
+"""
+
+OTHER_ENCODER = """
+import torch
+
+class Mine(torch.nn.Module):
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.encoder = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.encoder.mean = "mine"
+        self.model = "mine"
+        self.head = torch.nn.Conv2d(4, num_classes, 1)
+
+    def forward(self, image):
+        return self.head(self.encoder(image))
 """
 
 MY_DATA = """
@@ -69,6 +90,46 @@ def test_a_loss_and_a_network_of_ones_own_train_and_load_again(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
     network, _ = load_run(folder)
     assert type(network).__name__ == "MyNetwork"
+
+
+def trained_batch(*overrides: str) -> tuple[torch.nn.Module, SegmentationData]:
+    """The network of a config after a step of training, as build.py makes both, and its data."""
+    own = ("data.size=32", "data.train_images=2", "data.val_images=2", "data.batch_size=2")
+    cfg = compose_config([*own, *overrides])
+    adopt(cfg, overrides)
+    check(cfg)
+    data = build_data(cfg)
+    network, origin, _ = build_start(cfg, data)
+    assert origin == "random"
+    assert (data.mean, data.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    module = build_module(cfg, network, data)
+    before = {name: values.clone() for name, values in network.named_parameters()}
+    optimizer = module.optimizer(parameter_groups(network, 0.1, 0.2))
+    batch = data.on_after_batch_transfer(data.roles["fit"].__getitems__([0, 1]), 0)
+    module.loss(module(batch["image"]), batch["mask"]).backward()
+    optimizer.step()
+    assert all(not torch.equal(values, before[name]) for name, values in network.named_parameters() if "weight" in name)
+    return network, data
+
+
+def test_an_encoder_written_as_contributing_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(__file__).parents[1].joinpath("CONTRIBUTING.md").read_text()
+    (tmp_path / "my_encoder.py").write_text(text.split("An encoder of your own")[1].split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    network, _ = trained_batch("encoder._target_=my_encoder.Coarse")
+    assert type(network.encoder).__name__ == "Coarse"
+    groups = {g["name"]: len(g["params"]) for g in parameter_groups(network, 0.1, 0.2)}
+    assert groups["encoder"] == 4
+    field = receptive_fields(network)
+    assert [(f.channels, f.stride) for f in field[:2]] == [(8, 1), (16, 2)]
+
+
+def test_a_network_whose_encoder_is_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other_encoder.py").write_text(OTHER_ENCODER)
+    monkeypatch.syspath_prepend(tmp_path)
+    network, _ = trained_batch("network._target_=other_encoder.Mine")
+    assert Normalised(network).normalisation == {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    assert receptive_fields(network)[-1].extent == 3
 
 
 def test_a_data_set_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

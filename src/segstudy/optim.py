@@ -25,7 +25,7 @@ def parameter_groups(
     which would only draw a scale to 0 whose size the next layer undoes. Source: He et al. 2019 (bag of tricks), 3.1.
     """
     encoder = getattr(network, "encoder", None)
-    ids = {id(p) for p in encoder.parameters()} if encoder is not None else set()
+    ids = {id(p) for p in encoder.parameters()} if isinstance(encoder, nn.Module) else set()
     first = [p for p in network.parameters() if id(p) in ids]
     rest = [p for p in network.parameters() if id(p) not in ids]
     groups = []

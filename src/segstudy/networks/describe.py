@@ -109,7 +109,7 @@ def parts(network: nn.Module) -> dict[str, nn.Module]:
 
     Raises ConfigError for a network without an encoder and a decoder.
     """
-    home = getattr(network, "model", network)  # network=smp holds the library's network
+    home = _home(network)
     found = {"encoder": getattr(home, "encoder", None), "decoder": getattr(home, "decoder", None)}
     missing = [name for name, part in found.items() if not isinstance(part, nn.Module)]
     if missing:
@@ -122,6 +122,12 @@ def parts(network: nn.Module) -> dict[str, nn.Module]:
     if isinstance(bridge, nn.Module) and not isinstance(bridge, nn.Identity):
         found["bridge"] = bridge
     return found  # type: ignore[return-value]
+
+
+def _home(network: nn.Module) -> nn.Module:
+    """The module that has the encoder and the decoder: network=smp holds the library's network."""
+    model = getattr(network, "model", None)
+    return model if isinstance(model, nn.Module) else network
 
 
 def shape(network: nn.Module, height: int, width: int) -> Shape:
@@ -285,8 +291,7 @@ def _extents(network: nn.Module, height: int, width: int, local: bool) -> dict[s
     """(channels, stride, rows or None if they reach the strip's edges) of each encoder's map and of the logits."""
     image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
     maps: list[Tensor] = []
-    home = getattr(network, "model", network)
-    encoder, handles = getattr(home, "encoder", None), []
+    encoder, handles = getattr(_home(network), "encoder", None), []
     if isinstance(encoder, nn.Module):
         handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(_maps(_tensors(out)))))
     with _Transparent(local):

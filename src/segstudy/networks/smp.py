@@ -17,8 +17,12 @@ class SMPNetwork(nn.Module):
 
     def __init__(self, num_classes: int, encoder: LibraryEncoder, arch: str = "Unet", **options: object):
         super().__init__()
-        known = {name.lower(): name for name in vars(library) if isinstance(getattr(library, name), type)}
-        known.pop("segmentationmodel", None)
+        known = architectures()
+        if arch.lower() == "dpt":
+            raise ValueError(
+                "network.arch=DPT takes the maps of a vision transformer, all at one stride; encoders here are pyramids\n"
+                f"  → network.arch= one of {', '.join(known.values())}"
+            )
         if arch.lower() not in known:
             raise ValueError(f"network.arch={arch!r} is unknown{near(arch, list(known.values()))}")
         if not isinstance(encoder, LibraryEncoder):
@@ -36,3 +40,9 @@ class SMPNetwork(nn.Module):
         height, width = image.shape[2:]
         image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
         return self.model(image)[:, :, :height, :width]
+
+
+def architectures() -> dict[str, str]:
+    """The library's architectures that take a pyramid of maps, by their names in lower case."""
+    found = {name.lower(): name for name in vars(library) if isinstance(getattr(library, name), type)}
+    return {key: name for key, name in found.items() if key not in ("segmentationmodel", "dpt")}
