@@ -1,6 +1,5 @@
 """What checkpoints hold: the network that was validated, and all that a continued run needs to end as an unbroken one."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def test_the_average_by_hand(tmp_path: Path) -> None:
 class Steps(L.Callback):
     """Keeps the float values of the network after each step."""
 
-    seen: list[dict[str, torch.Tensor]] = []  # noqa: RUF012
+    seen: list[dict[str, torch.Tensor]] = []
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         Steps.seen = []

@@ -109,6 +109,26 @@ def test_receptive_fields_by_hand(layers: list[nn.Module], extent: int, stride: 
     assert field.text() == f"{extent} px"
 
 
+class OneSize(nn.Sequential):
+    """Two 3×3 convolutions, the first of them strided, that take images of 24×24 alone."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 3, padding=1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert image.shape[2:] == (24, 24), "not 24×24"
+        return super().forward(image)
+
+
+def test_a_network_of_one_size_is_measured_at_it() -> None:
+    (field,) = receptive_fields(OneSize(), (24, 24))
+    assert (field.extent, field.local, field.stride) == (3 + 2 * 2, 7, 2)
+    with pytest.raises(AssertionError, match="not 24×24"):
+        receptive_fields(OneSize())
+    wide = nn.Sequential(OneSize(), nn.Conv2d(2, 2, 21, padding=10))
+    assert receptive_fields(wide, (24, 24))[0].text() == "24 px or more"
+
+
 class Squeezed(nn.Module):
     """A mean of 3×3 and one of all."""
 

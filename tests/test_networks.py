@@ -197,7 +197,7 @@ def test_pan_from_128_pixels_on() -> None:
         ),
         (
             ["encoder=resnet18", "network=smp", "network.arch=DPT"],
-            r"network.arch=DPT takes the maps of a vision transformer.*\n.*one of Unet, ",
+            r"network.arch=DPT needs a vision transformer.*\n.*one of Unet, ",
         ),
         (["network=smp"], r"network=smp needs a library encoder: add encoder=resnet34"),
         (["encoder=resnet18", "decoder=unet", "+decoder.colour=1"], r"decoder.name=unet takes no colour; it takes "),

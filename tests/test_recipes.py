@@ -114,7 +114,8 @@ def trained_batch(*overrides: str) -> tuple[torch.nn.Module, SegmentationData]:
 
 def test_an_encoder_written_as_contributing_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path(__file__).parents[1].joinpath("CONTRIBUTING.md").read_text()
-    (tmp_path / "my_encoder.py").write_text(text.split("An encoder of your own")[1].split("```python\n")[1].split("```")[0])
+    written = text.split("An encoder of your own")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_encoder.py").write_text(written)
     monkeypatch.syspath_prepend(tmp_path)
     network, _ = trained_batch("encoder._target_=my_encoder.Coarse")
     assert type(network.encoder).__name__ == "Coarse"

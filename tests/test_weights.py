@@ -130,7 +130,8 @@ def test_other_published_means_and_stds() -> None:
     """timm holds the same files under other names."""
     for name, theirs in {
         "inceptionresnetv2": "inception_resnet_v2", "inceptionv4": "inception_v4", "xception": "legacy_xception",
-        "dpn68": "dpn68", "timm-tf_efficientnet_lite4": "tf_efficientnet_lite4", "timm-efficientnet-b0": "efficientnet_b0",
+        "dpn68": "dpn68", "timm-tf_efficientnet_lite4": "tf_efficientnet_lite4",
+        "timm-efficientnet-b0": "efficientnet_b0",
         "senet154": "legacy_senet154", "mobileone_s0": "mobileone_s0", "timm-skresnet18": "skresnet18",
     }.items():  # fmt: skip
         settings = timm.get_pretrained_cfg(theirs)

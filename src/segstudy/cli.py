@@ -209,11 +209,15 @@ def unopened(overrides: list[str]) -> list[str]:
 def show_network(built: Any, title: str, measures: tuple[int, int, int], name: str | None, out: Path | None) -> None:
     """Print the tables of layers and of receptive fields, and draw; measures: size, classes, depth."""
     from segstudy.drawing import save
+    from segstudy.errors import ConfigError, first_line
     from segstudy.networks.describe import PUBLISHED, describe, receptive_fields, shape
     from segstudy.networks.diagram import draw
 
     size, classes, depth = measures
-    layers = describe(built, size, size)
+    try:
+        layers = describe(built, size, size)
+    except Exception as error:  # networks of one size refuse others, each in its own words
+        raise ConfigError(f"the network takes no image of {size}×{size}: {first_line(error)}\n  → --size N") from error
     whole = layers[0]
     totals = f"{whole.parameters:,} parameters, {whole.flop / 1e9:.1f} GFLOP at {size}×{size}, {classes} classes"
     table = Table("layer", "type", title=title)
@@ -228,7 +232,7 @@ def show_network(built: Any, title: str, measures: tuple[int, int, int], name: s
     fields = Table("map", title="receptive fields of the value in the middle")
     for column in ("channels", "stride", "receptive field", "without global pooling"):
         fields.add_column(column, justify="right")
-    for f in receptive_fields(built):
+    for f in receptive_fields(built, (size, size)):
         fields.add_row(f.name, str(f.channels), str(f.stride), f.text(), f"{f.local} px" if f.local else f.text())
     console.print(fields)
     console.print(f"{totals} (one multiplication with its addition is 2 FLOP)", highlight=False)

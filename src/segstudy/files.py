@@ -58,6 +58,13 @@ def move(file: Path, folder: Path, name: str | Path) -> None:
         os.rename(file, last, dst_dir_fd=place)
 
 
+def remove(folder: Path, name: str | Path) -> None:
+    """Remove `folder/name` if it is there. Raises ConfigError for a link on the way."""
+    *inner, last = _parts(name)
+    with opened_folder(folder, inner) as place, suppress(FileNotFoundError):
+        os.unlink(last, dir_fd=place)
+
+
 def subfolder(folder: Path, name: str) -> Path:
     """`folder/name`, made if it is not there. Raises ConfigError if it is a link."""
     with opened_folder(folder, _parts(name)):

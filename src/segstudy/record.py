@@ -86,6 +86,8 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[Record]:
         try:
             yield record
         except Exception as error:
+            if record.status == "done":  # only what is said of it at the end went wrong
+                raise
             try:
                 record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
             except SegstudyError as unwritten:  # a full disk, most often: what failed first is what is told

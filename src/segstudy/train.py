@@ -28,6 +28,7 @@ from segstudy.build import (
     starting_file,
 )
 from segstudy.callbacks.counts import ImageCounts, figures, tested, with_part
+from segstudy.callbacks.diagnostic import guard_loggers
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
@@ -207,6 +208,8 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     # Read back, so that what is tested is what is kept: a run continued after its last epoch holds weights that are
     # trained, not averaged.
     module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
+    unlogged: dict[str, str] = {}
+    guard_loggers(trainer, unlogged)
     trainer.test(module, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return
@@ -227,6 +230,8 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     for logger in trainer.loggers:
         logger.log_hyperparams(hyperparameters(cfg, folder.name), final)
         logger.save()
+    if unlogged:
+        record.note(not_measured=record.values["not_measured"] | unlogged)
     print_classes(record.values, console, "test" if images == whole else f"test on {images} of {whole} images")
     console.print(f"run folder: {folder}", soft_wrap=True)
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from segstudy.callbacks.apart import Apart
+from segstudy.callbacks.diagnostic import Diagnostic, of_all_processes
 from segstudy.callbacks.final import Final
 from segstudy.data.base import SegmentationData
 from segstudy.errors import TrainingError
@@ -96,15 +97,6 @@ def with_part(protocol: str, images: int, whole: int) -> str:
     return ", ".join(filter(None, [protocol, f"{images} of {whole} images tested" if images < whole else ""]))
 
 
-def of_all_processes(trainer: L.Trainer, mine: Any) -> list[Any]:
-    """What each process of the trainer holds, this one's `mine` among it."""
-    if trainer.world_size == 1:
-        return [mine]
-    gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, mine)
-    return gathered
-
-
 def labels_at(scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Labels int64 (H,W) of scores (C,h,w), which are interpolated (bilinear) if `shape` is another size."""
     if scores.shape[1:] != tuple(shape):
@@ -126,7 +118,9 @@ def tested(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str,
     kept = list(callbacks)
     counts = next(c for c in kept if isinstance(c, ImageCounts))
     entries = {"images_tested": counts.images} | figures(counts.total, classes)
-    entries |= {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart)}
+    entries |= {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart) and c.figures}
+    failed = (c.not_measured for c in kept if isinstance(c, Diagnostic))
+    entries["not_measured"] = {what: why for each in failed for what, why in each.items()}
     for final in (c for c in kept if isinstance(c, Final)):
         entries |= final.entries
     return entries

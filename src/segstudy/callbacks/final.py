@@ -6,12 +6,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.callbacks.training_metrics import fit_figures
 from segstudy.data.base import SegmentationData
 from segstudy.networks.describe import effective_receptive_field, field_side, receptive_fields
 
 
-class Final(L.Callback):
+class Final(Diagnostic):
     """At the test's end, fills `entries` of the record: `metrics_fit` and `receptive_field`.
 
     metrics_fit: mIoU and accuracy on training images without augmentation, as many as are reported, `images` at most;
@@ -21,6 +22,7 @@ class Final(L.Callback):
     """
 
     def __init__(self, images: int = 500):
+        super().__init__()
         self.images = images
         self.entries: dict[str, Any] = {}
         self.first: Tensor | None = None
@@ -35,9 +37,11 @@ class Final(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
         images = min(self.images, len(data.roles["fit"]), len(data.roles["report"]))
-        self.entries = {"metrics_fit": {"images": images} | fit_figures(trainer, module, images)}
+        with self.spared("metrics_fit"):
+            self.entries["metrics_fit"] = {"images": images} | fit_figures(trainer, module, images)
         if trainer.is_global_zero and self.first is not None:
-            self.entries["receptive_field"] = self._field(module)
+            with self.spared("receptive_field"):
+                self.entries["receptive_field"] = self._field(module)
         self.first = None
 
     def _field(self, module: L.LightningModule) -> dict[str, float | None]:
@@ -45,5 +49,6 @@ class Final(L.Callback):
         network: torch.nn.Module = module.network  # type: ignore[assignment]
         effective = field_side(effective_receptive_field(network, self.first.float()))
         with torch.inference_mode(False), torch.enable_grad():
-            field = receptive_fields(network)[-1]
+            height, width = self.first.shape[2:]
+            field = receptive_fields(network, (height, width), maps=False)[-1]
         return {"theoretical": field.extent, "without_pooling": field.local, "effective": effective}

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.drawing import save
 from segstudy.files import read_text, replacing, write_text
 from segstudy.metrics import defined_failures
@@ -22,7 +23,7 @@ PANELS = {
 }
 
 
-class History(L.Callback):
+class History(Diagnostic):
     """Writes every logged figure of each epoch to `history.csv`, and at the end `pictures/curves.png`.
 
     A new run also writes TensorBoard's layout of custom scalars: which figures share a chart, over which all runs lie.
@@ -32,6 +33,7 @@ class History(L.Callback):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.rows: list[dict[str, float]] = []
         self.began: float | None = None
 
@@ -60,7 +62,7 @@ class History(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero and len(self.rows) > 1:
-            with replacing(Path(trainer.default_root_dir), "pictures/curves.png") as file:
+            with self.spared("curves"), replacing(Path(trainer.default_root_dir), "pictures/curves.png") as file:
                 save(draw_curves(self.rows), file)
 
 

@@ -7,24 +7,27 @@ import lightning as L
 import numpy as np
 import torch
 
-from segstudy.callbacks.counts import of_all_processes
+from segstudy.callbacks.diagnostic import Diagnostic, of_all_processes
 from segstudy.data.base import SegmentationData
-from segstudy.files import replacing
+from segstudy.files import remove, replacing
 from segstudy.study.confidence import confidence_sums
 from segstudy.study.edges import near_edges
 from segstudy.study.failures import measure
 from segstudy.study.operating import offset_sums
 from segstudy.study.shift import shift_consistency
 
+FILES = ("measures.npz", "labels.npz")
 
-class Measures(L.Callback):
+
+class Measures(Diagnostic):
     """Keeps, of each test image at network size, the sums of failures, confidence, background offsets and shifts.
 
     Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
-    labels and truth, uint8 (N,H,W), for pictures.
+    labels and truth, uint8 (N,H,W), for pictures. Neither where something fails; without shifts where only they do.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.images: dict[int, dict[str, np.ndarray]] = {}
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -38,14 +41,22 @@ class Measures(L.Callback):
         batch: dict[str, torch.Tensor],
         *_: Any,
     ) -> None:
-        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        if "measures" not in self.not_measured:
+            with self.spared("measures"):
+                self._measure(trainer.datamodule, logits, batch)  # type: ignore[attr-defined]
+        if not self.not_measured:
+            with self.spared("shift_consistency"), trainer.precision_plugin.forward_context():
+                small = min(batch["image"].shape[2:]) // 8
+                shifts = [shift for shift in (1, 2, 4, 8) if shift <= max(1, small)]
+                shifted = shift_consistency(module, batch["image"], logits, shifts)
+                kept, compared = (t.cpu().numpy() for t in shifted)
+                for i, index in enumerate(batch["index"].tolist()):
+                    if index >= 0:
+                        self.images[index] |= {"shift_kept": kept[i], "shift_compared": compared[i]}
+
+    def _measure(self, data: SegmentationData, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         classes, background = len(data.classes), data.background
         labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
-        with trainer.precision_plugin.forward_context():
-            small = min(batch["image"].shape[2:]) // 8
-            shifts = [shift for shift in (1, 2, 4, 8) if shift <= max(1, small)]
-            shifted = shift_consistency(module, batch["image"], logits, shifts)
-        kept, compared = (t.cpu().numpy() for t in shifted)
         for i, index in enumerate(batch["index"].tolist()):
             if index < 0:  # filled in for an even number of batches
                 continue
@@ -53,20 +64,27 @@ class Measures(L.Callback):
             edge = torch.from_numpy(near_edges(masks[i])).to(mask.device)
             sums = measure(masks[i], labels[i], classes, background)
             sums |= confidence_sums(logits[i], mask, edge, background) | offset_sums(logits[i], mask, background)
-            sums |= {"shift_kept": kept[i], "shift_compared": compared[i]}
             self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.gather_failures(trainer)
         parts = of_all_processes(trainer, self.images)
-        if trainer.is_global_zero:
-            images = {index: sums for part in parts for index, sums in part.items()}
-            samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
-            tested = sorted(images)
-            place = Path(trainer.default_root_dir)
-            self._write(place, [images[i] for i in tested], [samples[i] for i in tested])
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        if "measures" not in self.not_measured:
+            with self.spared("measures"):
+                images = {index: sums for part in parts for index, sums in part.items()}
+                samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
+                tested = sorted(images)
+                self._write(folder, [images[i] for i in tested], [samples[i] for i in tested])
+        if "measures" in self.not_measured:  # half a file, or an earlier test's, would be taken for this one's
+            for name in FILES:
+                remove(folder, f"test/{name}")
 
     def _write(self, folder: Path, images: list[dict[str, np.ndarray]], samples: list[Any]) -> None:
-        stacked = {key: np.stack([sums[key] for sums in images]) for key in images[0]}
+        kept = [key for key in images[0] if "shift_consistency" not in self.not_measured or "shift" not in key]
+        stacked = {key: np.stack([sums[key] for sums in images]) for key in kept}
         pictures = {key: stacked.pop(key) for key in ("labels", "truth")}
         told = {"names": [s.name for s in samples], "groups": [s.group or s.name for s in samples]}
         for name, arrays in (("measures", told | stacked), ("labels", pictures)):

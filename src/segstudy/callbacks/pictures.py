@@ -10,30 +10,35 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from PIL import Image, ImageDraw
 
+from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.data.base import Images, SegmentationData
 from segstudy.drawing import ERRORS, as_array, class_legend, coloured, error_picture, grid
 from segstudy.files import replacing
 
 
-class Pictures(L.Callback):
+class Pictures(Diagnostic):
     """Draws image | truth | prediction | error of `count` fixed images every `every` epochs.
 
-    Also once `first_seconds` into training, so that a first picture is there within a minute. As PNG in the run's
-    `pictures/` and in TensorBoard. After the test the labels are kept in `test/samples.npz` (image, truth, prediction
-    at network size), from which a study's gallery is put together. gif: all epochs' pictures as `progress.gif`.
+    Also once `first_seconds` into training (None: not), so that a first picture is there within a minute. As PNG in the
+    run's `pictures/` and in TensorBoard. After the test the labels are kept in `test/samples.npz` (image, truth,
+    prediction at network size), from which a study's gallery is put together. gif: all epochs' pictures as
+    `progress.gif`.
     """
 
-    def __init__(self, every: int = 5, count: int = 6, first_seconds: float = 30, gif: bool = False):
+    def __init__(self, every: int = 5, count: int = 6, first_seconds: float | None = 30, gif: bool = False):
+        super().__init__()
         self.every, self.count, self.first_seconds, self.gif = every, count, first_seconds, gif
         self.began: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero and trainer.ckpt_path is None:
             self._draw(trainer, module, "epoch_000")
-            self.began = time.monotonic()
+            self.began = None if self.first_seconds is None else time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if self.began is not None and time.monotonic() - self.began > self.first_seconds:
+        if self.began is None or self.first_seconds is None:
+            return
+        if time.monotonic() - self.began > self.first_seconds:
             self.began = None
             self._draw(trainer, module, "first")
             print(f"first picture: {Path(trainer.default_root_dir) / 'pictures' / 'first.png'}")
@@ -45,12 +50,15 @@ class Pictures(L.Callback):
             self._draw(trainer, module, f"epoch_{epoch:03d}")
 
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        with self.spared("pictures"):
             names, images, truths, predictions = self._draw(trainer, module, "final")
-            folder = Path(trainer.default_root_dir)
             with replacing(folder, "test/samples.npz") as file:
                 np.savez_compressed(file, names=names, image=images, truth=truths, prediction=predictions)
-            if self.gif:
+        if self.gif:
+            with self.spared("gif"):
                 animate(folder / "pictures")
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
@@ -95,13 +103,14 @@ def animate(folder: Path, seconds: float = 0.7) -> Path:
 
 
 def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, torch.Tensor]) -> np.ndarray:
-    """Labels uint8 (B,H,W) of a raw batch of the cache; the module's mode is left as it was."""
-    training = module.training
+    """Labels uint8 (B,H,W) of a raw batch of the cache; each part's mode is left as it was."""
+    modes = {part: part.training for part in module.modules()}  # a frozen part's is another than the module's
     module.eval()
     ready = data.on_after_batch_transfer(move_data_to_device(batch, module.device), 0)
     with torch.no_grad():
         labels = module(ready["image"]).argmax(1)
-    module.train(training)
+    for part, training in modes.items():
+        part.training = training
     return labels.to(torch.uint8).cpu().numpy()
 
 

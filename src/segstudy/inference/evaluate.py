@@ -28,12 +28,13 @@ from segstudy.build import (
     testing_callbacks,
 )
 from segstudy.callbacks.counts import SIZES, labels_at, tested, with_part
+from segstudy.callbacks.measures import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config import MACHINE
 from segstudy.data.base import SegmentationData
 from segstudy.drawing import VOID
 from segstudy.errors import ConfigError, DataError
-from segstudy.files import move, replacing, write_text
+from segstudy.files import move, remove, replacing, write_text
 from segstudy.inference.model import Normalised
 from segstudy.inference.photos import OURS
 from segstudy.inference.runs import Member, OriginalSize, Views, Wanted, config_of, open_data, open_members
@@ -175,8 +176,12 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
         with TemporaryDirectory(dir=folder, prefix=".retest-") as place:
             module = build_module(cfg, member.network, data)
             build_tester(cfg, Path(place), [*callbacks, Progress()]).test(module, datamodule=data, verbose=False)
-            for file in sorted(Path(place, "test").iterdir()):
-                move(file, folder, f"test/{file.name}")
+            made = {file.name: file for file in Path(place, "test").iterdir()}
+            for name in {*made, *FILES, "samples.npz"}:  # of what is not measured now, the earlier test's does not stay
+                if name in made:
+                    move(made[name], folder, f"test/{name}")
+                else:
+                    remove(folder, f"test/{name}")
         entries = tested(callbacks, data.classes)
         line = against_record(entries["metrics"], data, member.record)
         again = surroundings() | {"device": device_line(cfg)}

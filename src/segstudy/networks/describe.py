@@ -100,7 +100,7 @@ def gflop(network: nn.Module, size: tuple[int, int]) -> float | None:
     """GFLOP of one image (height, width), as `describe` counts them; None for a network that needs values to run."""
     try:
         return describe(network, *size)[0].flop / 1e9
-    except (RuntimeError, NotImplementedError):
+    except Exception:  # without values a network of one's own may fail in any way, and train nevertheless
         return None
 
 
@@ -220,7 +220,7 @@ class Field:
     """How many rows of the image a value of a map can depend on: `extent`, None where no strip was large enough.
 
     `local` is the same with global pooling left out; it equals `extent` where there is none. `stride`: image rows a
-    row of the map.
+    row of the map. `rows`: of the largest image that it was measured on.
     """
 
     name: str
@@ -228,16 +228,19 @@ class Field:
     stride: int
     extent: int | None
     local: int | None
+    rows: int = HEIGHTS[-1]
 
     def text(self) -> str:
         """`extent` in words."""
         if self.extent is not None:
             return f"{self.extent} px"
-        return "whole image" if self.local is not None else f"{HEIGHTS[-1]} px or more"
+        return "whole image" if self.local is not None else f"{self.rows} px or more"
 
 
-def receptive_fields(network: nn.Module) -> list[Field]:
-    """The theoretical receptive fields of the encoder's maps and of the logits, at the middle of the image.
+def receptive_fields(network: nn.Module, size: tuple[int, int] | None = None, maps: bool = True) -> list[Field]:
+    """The theoretical receptive fields of the encoder's maps (if `maps`) and of the logits, at the middle of the image.
+
+    size: (height, width) that the network was made for: of one that takes no other, the field is measured on that.
 
     Measured, not derived: the rows of a long strip to which the middle value has a gradient in float64, in a copy
     whose convolutions average, whose activations and normalisation let everything pass, and whose max pooling is a
@@ -246,17 +249,25 @@ def receptive_fields(network: nn.Module) -> list[Field]:
     """
     network = copy.deepcopy(network).double().eval().requires_grad_(False)
     stride = getattr(network, "stride", 32)
-    found: dict[str, Field] = {}
-    for height in HEIGHTS:
-        whole = _extents(network, height, stride, local=False)
-        if any(extent is None for _, _, extent in whole.values()):
-            local = _extents(network, height, stride, local=True)
-        else:
-            local = whole
-        found = {n: Field(n, c, s, e, local[n][2] if e is None else e) for n, (c, s, e) in whole.items()}
-        if all(field.local is not None for field in found.values()):
-            break
-    return list(found.values())
+    found: list[Field] = []
+    try:
+        for height in HEIGHTS:
+            found = _fields(network, height, stride, maps)
+            if all(field.local is not None for field in found):
+                break
+    except Exception:  # a network that takes one size only refuses the strips, each in its own words
+        if size is None:
+            raise
+        found = _fields(network, *size, maps)
+    return found
+
+
+def _fields(network: nn.Module, height: int, width: int, maps: bool) -> list[Field]:
+    """The fields as an image of this size shows them."""
+    whole, pools = _extents(network, height, width, maps, local=False)
+    cut = pools and any(extent is None for _, _, extent in whole.values())
+    local = _extents(network, height, width, maps, local=True)[0] if cut else whole
+    return [Field(n, c, s, e, local[n][2] if e is None else e, height) for n, (c, s, e) in whole.items()]
 
 
 def effective_receptive_field(network: nn.Module, image: Tensor) -> Tensor:
@@ -287,14 +298,17 @@ def field_side(gradient: Tensor, share: float = 0.95) -> float:
     return float(((held < share * held[-1]).sum() + 1) ** 0.5)
 
 
-def _extents(network: nn.Module, height: int, width: int, local: bool) -> dict[str, tuple[int, int, int | None]]:
-    """(channels, stride, rows or None if they reach the strip's edges) of each encoder's map and of the logits."""
+def _extents(
+    network: nn.Module, height: int, width: int, with_maps: bool, local: bool
+) -> tuple[dict[str, tuple[int, int, int | None]], bool]:
+    """(channels, stride, rows or None if they reach the strip's edges) of each encoder's map and of the logits; and
+    whether anything is pooled over the whole image."""
     image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
     maps: list[Tensor] = []
     encoder, handles = getattr(_home(network), "encoder", None), []
-    if isinstance(encoder, nn.Module):
+    if with_maps and isinstance(encoder, nn.Module):
         handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(_maps(_tensors(out)))))
-    with _Transparent(local):
+    with _Transparent(local) as seen:
         logits = network(image)
     for handle in handles:
         handle.remove()
@@ -306,7 +320,7 @@ def _extents(network: nn.Module, height: int, width: int, local: bool) -> dict[s
         rows = gradient[0].abs().sum((0, 2)).nonzero()[:, 0].tolist()
         inside = rows[0] > 0 and rows[-1] < height - 1
         found[name] = (target.shape[1], height // target.shape[2], rows[-1] - rows[0] + 1 if inside else None)
-    return found
+    return found, seen.pools
 
 
 class _Transparent(TorchFunctionMode):
@@ -327,7 +341,7 @@ class _Transparent(TorchFunctionMode):
 
     def __init__(self, local: bool):
         super().__init__()
-        self.local = local
+        self.local, self.pools = local, False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -346,8 +360,9 @@ class _Transparent(TorchFunctionMode):
         if name == "max_pool2d":
             return _mean_pool(*args, **kwargs)
         pooled = func(*args, **kwargs)
-        if self.local and isinstance(given, Tensor) and _is_global(name, given, pooled):
-            return pooled.detach()
+        if isinstance(given, Tensor) and _is_global(name, given, pooled):
+            self.pools = True
+            return pooled.detach() if self.local else pooled
         return pooled
 
 

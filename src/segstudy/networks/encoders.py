@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -144,6 +145,7 @@ class LibraryEncoder(Encoder):
 def published(name: str, body: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std of an encoder's published weights. timm's models hold them, with the tag of their name."""
     if hasattr(body, "model"):
-        settings = body.model.pretrained_cfg
+        settings: Any = body.model.pretrained_cfg  # type: ignore[union-attr]
         return tuple(settings["mean"]), tuple(settings["std"])
-    return next((known for start, known in NORMALISATION.items() if name.startswith(start)), (IMAGENET_MEAN, IMAGENET_STD))
+    imagenet = (IMAGENET_MEAN, IMAGENET_STD)
+    return next((known for start, known in NORMALISATION.items() if name.startswith(start)), imagenet)

@@ -20,7 +20,7 @@ class SMPNetwork(nn.Module):
         known = architectures()
         if arch.lower() == "dpt":
             raise ValueError(
-                "network.arch=DPT takes the maps of a vision transformer, all at one stride; encoders here are pyramids\n"
+                "network.arch=DPT needs a vision transformer's maps of one stride, which no encoder here has\n"
                 f"  → network.arch= one of {', '.join(known.values())}"
             )
         if arch.lower() not in known:

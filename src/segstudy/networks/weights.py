@@ -63,7 +63,7 @@ def record_beside(path: Path) -> dict[str, Any]:
             try:
                 return dict(json.loads(file.read_text()))
             except (OSError, ValueError, TypeError) as error:
-                raise WeightsError(f"{file}, which says how the weights beside it were trained, cannot be read") from error
+                raise WeightsError(f"{file}, the record of the weights beside it, cannot be read: {error}") from error
     return {}
 
 
