@@ -1,4 +1,4 @@
-"""What checkpoints hold: the network that was validated, and all that a continued run needs to end as an unbroken one."""
+"""What checkpoints hold: the validated network, and all that a continued run needs to end as an unbroken one."""
 
 from pathlib import Path
 from typing import Any

@@ -323,3 +323,19 @@ def test_padding_is_cropped_on_the_right_side() -> None:
     with torch.no_grad():
         whole = network(F.pad(image, (0, 1, 0, 1)))
         assert torch.allclose(network(image), whole[:, :, :33, :47], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_outside_of_training_no_two_classes_tie_in_half_precision(dtype: torch.dtype) -> None:
+    network = built(*SMALL, classes=8)
+    image = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tied = {}
+    for training in (True, False):
+        network.eval().training = training  # the layers stay as they are: only the head's precision may differ
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            logits = network(image)
+        assert logits.dtype == (dtype if training else torch.float32)
+        best = logits.float().topk(2, 1).values
+        tied[training] = (best[:, 0] == best[:, 1]).sum().item()
+    assert tied[True] > 0
+    assert tied[False] == 0

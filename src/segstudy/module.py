@@ -106,7 +106,7 @@ class SegmentationModule(L.LightningModule):
         """
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and (self.current_epoch + 1) % config.frequency == 0:
-                config.scheduler.step(self._monitored(str(config.monitor)))
+                config.scheduler.step(self._monitored(str(config.monitor)))  # type: ignore[arg-type]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if metric is None:  # a plateau's was stepped in on_train_epoch_end

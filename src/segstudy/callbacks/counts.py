@@ -87,7 +87,7 @@ def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
     if len(set(seen)) < len(seen) or (len(seen) < len(images) and not limited):
         raise TrainingError(
             f"the test counted {len(set(seen))} of the {len(images)} images of {images.name!r}, "
-            f"{len(seen) - len(set(seen))} of them twice or more: another order than segstudy's own was put in its place\n"
+            f"{len(seen) - len(set(seen))} more than once: another order took the place of segstudy's own\n"
             "  → trainer.use_distributed_sampler=false trainer.overfit_batches=0"
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,11 +59,20 @@ class Network(nn.Module):
         height, width = image.shape[2:]
         image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
         maps = self.encoder(image)
-        logits = self.head(self.decoder([*maps[:-1], self.bridge(maps[-1])]))
+        logits = self._classified(self.decoder([*maps[:-1], self.bridge(maps[-1])]))
         logits = _enlarged(logits, image)[:, :, :height, :width]
         if not auxiliary:
             return logits
         return logits, _enlarged(self.auxiliary(maps[-2]), image)[:, :, :height, :width]
+
+    def _classified(self, features: Tensor) -> Tensor:
+        """The head's logits; outside of training in float32 also under autocast: logits in half precision are equal in
+        one pixel of a thousand, and argmax gives each of those to the class that comes first, the background."""
+        device = features.device.type
+        if self.training or not torch.is_autocast_enabled(device):
+            return self.head(features)
+        with torch.autocast(device, enabled=False):
+            return self.head(features.float())
 
 
 class AuxiliaryHead(nn.Sequential):

@@ -11,7 +11,8 @@ from segstudy.networks.encoders import LibraryEncoder
 class SMPNetwork(nn.Module):
     """Image (B,3,H,W) → logits (B,num_classes,H,W) by `arch` (Unet, DeepLabV3Plus, Segformer, …) around `encoder`.
 
-    Only the encoder's name and weights are read from the socket; bridge, decoder and head are the architecture's own.
+    Only the encoder's name and weights are read from the socket; bridge, decoder and head are the architecture's own,
+    so that under bf16 its logits are bf16 too: about one pixel of a thousand is a tie, which goes to the first class.
     Raises ValueError for an unknown architecture or an encoder that is not the library's.
     """
 
