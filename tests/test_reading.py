@@ -10,7 +10,7 @@ import pytest
 from conftest import save_mask
 from PIL import Image
 
-from segstudy.data.reading import Sample, read_image, read_mask, read_pair
+from segstudy.data.reading import Sample, eight_bits, read_image, read_mask, read_pair
 from segstudy.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -264,3 +264,44 @@ def test_different_sizes_name_both_files(tmp_path: Path) -> None:
     assert str(tmp_path / "a.png") in message
     assert str(tmp_path / "m.png") in message
     assert "EXIF" not in message
+
+
+@pytest.mark.parametrize("largest", [255, 1023, 4095])
+def test_16_bit_rgb_of_small_values_is_refused_not_read_as_black(largest: int, tmp_path: Path) -> None:
+    """Pillow keeps the upper byte alone, which is 0 or nearly so."""
+    write_png16(tmp_path / "a.png", (COLOURS.astype(np.uint16) * largest // 255))
+    with pytest.raises(DataError, match=r"a\.png has 16 bits per channel and no value above 4095.*\n.*8 bits"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "CMYK"])
+def test_other_colours_of_16_bits(mode: str) -> None:
+    """As Pillow holds them: the upper bytes, and a note of ours; an opaque alpha is no light."""
+    picture = Image.new(mode, (4, 4), tuple([9] * (len(mode) - 1) + ([255] if mode[-1] == "A" else [9])))
+    assert eight_bits(picture) is picture
+    picture.info["16-bit"] = True
+    with pytest.raises(DataError, match="no value above 4095"):
+        eight_bits(picture)
+    picture.putpixel((1, 2), tuple([16] * len(mode)))
+    assert eight_bits(picture) is picture
+
+
+@pytest.mark.parametrize(
+    ("values", "found"), [(4095, "0 to 4095"), (256, "0 to 256"), (65536, "0 to 65536"), (-1, "-1 to 0")]
+)
+def test_grey_values_of_another_range_are_refused(values: int, found: str, tmp_path: Path) -> None:
+    grey = np.zeros((6, 5), np.int32)
+    grey[1, 2] = values
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=rf"a\.tif holds values from {found}: .*\n.*8 bits per channel"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_grey_values_of_16_bits_in_32(tmp_path: Path) -> None:
+    Image.fromarray(GREY.astype(np.int32) * 257).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[0][..., 0], GREY)
+
+
+def test_a_picture_in_memory_of_floating_point_values_is_refused() -> None:
+    with pytest.raises(DataError, match="the picture holds floating-point values"):
+        eight_bits(Image.new("F", (4, 4)))

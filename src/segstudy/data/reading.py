@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +20,10 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 NOTES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "1": "black-and-white"}
 """What a picture's mode is called when its conversion is stated; other modes by their own name."""
 
+
+DARK = 4095
+"""A 16-bit picture without a larger value holds 8, 10 or 12 bits: divided by 257, nothing of it would be seen."""
+SCALE = "  → save it with 8 bits per channel, as it is to be seen"
 
 Draw = Callable[[int, tuple[int, ...]], np.ndarray]
 
@@ -54,7 +59,9 @@ def found(folder: Path) -> str:
 def read_image(path: Path) -> tuple[np.ndarray, str]:
     """RGB uint8 (H,W,3) and what had to be converted ("" for plain RGB). EXIF orientation is applied.
 
-    16-bit values are divided by 257, unless none is above 255. Transparency is dropped.
+    16-bit values are divided by 257, unless it is grey and none is above 255. Transparency is dropped. Raises DataError
+    for floating-point values, and for those of a grey picture or of colours that fill so little of their 16 bits (or so
+    much more) that nothing would be seen.
     """
     picture, note, _ = upright(path)
     return rgb(picture), note
@@ -63,26 +70,48 @@ def read_image(path: Path) -> tuple[np.ndarray, str]:
 def upright(path: Path) -> tuple[Image.Image, str, int]:
     """The picture as a viewer shows it, 8 bits per channel; what had to be converted; the EXIF orientation applied."""
     picture = open_picture(path)
-    if picture.mode == "F":
-        raise DataError(f"{path} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
     note = "16-bit" if picture.info["16-bit"] else NOTES.get(picture.mode, picture.mode)
     turn = _turn(picture)
     if turn != 1:
         note = (note + " EXIF-rotated").strip()
         picture = ImageOps.exif_transpose(picture)
-    return eight_bits(picture), note, turn
+    return eight_bits(picture, str(path)), note, turn
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """The picture, its values divided by 257 if it is one of 16 bits; unless none is above 255."""
+def eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Image:
+    """The picture, its values divided by 257 if it is one of 16 bits; unless it is grey and none is above 255.
+
+    Raises DataError that names it for values that are no photo's: floating-point ones, and 16-bit ones that would be
+    all but black or white.
+    """
+    if picture.mode == "F":
+        raise DataError(f"{name} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
     if not picture.mode.startswith("I"):
+        _refuse_dark(picture, name)
         return picture
-    deep = picture.getextrema()[1] > 255  # type: ignore[operator]
+    extrema: Any = picture.getextrema()
+    lowest, highest = extrema
+    if lowest < 0 or highest > 65535 or 255 < highest <= DARK:
+        raise DataError(
+            f"{name} holds values from {lowest} to {highest}: of 0…65535 in 8 bits, nothing would be seen\n{SCALE}"
+        )
+    deep = highest > 255
     values = np.empty(picture.size[::-1], np.uint8)
     for top in range(0, picture.height, 256):  # in bands: as floats, a large picture would take eight times its memory
         band = np.asarray(picture.crop((0, top, picture.width, min(top + 256, picture.height))), np.float64)
         values[top : top + 256] = (band / 257 if deep else band).round().clip(0, 255)
     return Image.fromarray(values)
+
+
+def _refuse_dark(picture: Image.Image, name: str) -> None:
+    """Raise DataError for a colour picture of 16 bits whose values are small: Pillow has kept the upper 8 alone."""
+    if not picture.info.get("16-bit"):
+        return
+    extrema: Any = picture.getextrema()
+    if max(highest for band, (_, highest) in zip(picture.getbands(), extrema, strict=True) if band != "A") <= DARK >> 8:
+        raise DataError(
+            f"{name} has 16 bits per channel and no value above {DARK}: in 8 bits, it would be all but black\n{SCALE}"
+        )
 
 
 def rgb(picture: Image.Image) -> np.ndarray:
