@@ -316,3 +316,39 @@ def test_two_builders_at_the_same_time(samples: list[Sample], folder: Path) -> N
 
 def read_together_alone(sample: Sample) -> np.ndarray:
     return np.asarray(Image.open(mask_of(sample)).resize((32, 24), Image.Resampling.NEAREST))
+
+
+IMAGE, MASK = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ((IMAGE, MASK.astype(np.int64), ""), r"a mask int64 \(8, 8\)\n.*the mask is uint8 \(H,W\)"),
+        ((IMAGE, MASK > 0, ""), "the mask is uint8"),
+        ((IMAGE, MASK[..., None], ""), "the mask is uint8"),
+        ((IMAGE.astype(np.float32), MASK, ""), r"an image float32 \(8, 8, 3\).*\n.*the image is uint8 \(H,W,3\)"),
+        ((np.zeros((8, 8, 4), np.uint8), MASK, ""), r"uint8 \(8, 8, 4\)"),
+        ((MASK, MASK, ""), "the image is uint8"),
+        ((IMAGE, MASK[:4], ""), "of one height and width"),
+        ((IMAGE[:0], MASK[:0], ""), "of one height and width"),
+        ((IMAGE, MASK + 3, ""), r"the labels 3; the data has classes 0…2"),
+        ((IMAGE, MASK), r"read\(\) returned tuple, not two arrays and a note"),
+        (None, r"read\(\) returned NoneType"),
+    ],
+)
+def test_what_read_returns_is_checked(found: Any, message: str, tmp_path: Path) -> None:
+    """At the cache's own size too, where nothing is resized."""
+    read: Any = lambda sample: (IMAGE, MASK, "") if sample.name == "good" else found  # noqa: E731
+    with pytest.raises(DataError, match=rf"(?s)1 of 2 images cannot be used:\nbad: .*{message}"):
+        cached([Sample("good"), Sample("bad")], read, (8, 8), 3, tmp_path, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_read_may_return(tmp_path: Path) -> None:
+    image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    mask = np.array([[0, 1, 2, 255]] * 8, np.uint8).repeat(2, 1)
+    held = cached([Sample("a")], lambda _: (image[::-1], mask.T, ""), (8, 8), 3, tmp_path, None)
+    np.testing.assert_array_equal(held.images[0], image[::-1])
+    np.testing.assert_array_equal(held.masks[0], mask.T)
+    assert held.pixels.tolist() == [[16, 16, 16]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from segstudy.data.augment import Augment
-from segstudy.data.cache import Cache, cached
+from segstudy.data.cache import Cache, cached, read_checked
 from segstudy.data.reading import Sample, read_pair
 from segstudy.data.splits import hold_out, rarest
 from segstudy.errors import ConfigError, DataError
@@ -77,7 +77,10 @@ class SegmentationData(L.LightningDataModule):
         raise NotImplementedError("a data set lists its samples")
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        """Image (H,W,3) and mask (H,W), uint8, in the original size, and a note of conversions."""
+        """Image (H,W,3) and mask (H,W), uint8, in the original size, and a note of conversions.
+
+        What a subclass returns is checked before it is kept.
+        """
         return read_pair(sample, len(self.classes), self.labels)
 
     def recipe(self) -> Any:
@@ -167,7 +170,8 @@ class SegmentationData(L.LightningDataModule):
 
     def original_mask(self, role: str, index: int) -> Tensor:
         """The mask in its original size, int64 (H,W)."""
-        return torch.from_numpy(np.array(self.read(self.roles[role].samples[index])[1], order="C")).long()
+        mask = read_checked(self.read, self.roles[role].samples[index], len(self.classes))[1]
+        return torch.from_numpy(np.array(mask, order="C")).long()
 
     # Loaders
 

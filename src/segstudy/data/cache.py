@@ -23,10 +23,35 @@ from segstudy.data.reading import Sample
 from segstudy.errors import DataError
 from segstudy.losses import IGNORE
 
-VERSION = 1
-"""Raise it when the same files would give other arrays."""
+VERSION = 2
+"""Raise it when the same files would give other arrays, or none."""
 
 Read = Callable[[Sample], tuple[np.ndarray, np.ndarray, str]]
+
+
+def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """What `read` returns of a sample. Raises DataError that names it if that is not what `SegmentationData.read` says:
+    other kinds of values would be kept as bytes that mean nothing."""
+    found = read(sample)
+    if not (isinstance(found, tuple) and len(found) == 3 and all(isinstance(a, np.ndarray) for a in found[:2])):
+        raise DataError(
+            f"{sample.name}: read() returned {type(found).__name__}, not (image, mask, note): two arrays, text"
+        )
+    image, mask, note = found
+    told = f"{sample.name}: read() returned an image {image.dtype} {image.shape} and a mask {mask.dtype} {mask.shape}\n"
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(told + "  → the image is uint8 (H,W,3): RGB in 0…255")
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise DataError(told + "  → the mask is uint8 (H,W): class numbers, 255 for ignored pixels")
+    if image.shape[:2] != mask.shape or mask.size == 0:
+        raise DataError(told + "  → image and mask are of one height and width")
+    if (wrong := (mask >= num_classes) & (mask != IGNORE)).any():
+        labels = ", ".join(map(str, np.unique(mask[wrong])[:8]))
+        raise DataError(
+            f"{sample.name}: read() returned the labels {labels}; the data has classes 0…{num_classes - 1}, "
+            "and 255 for ignored"
+        )
+    return image, mask, str(note)
 
 
 @dataclass(frozen=True)
@@ -140,7 +165,7 @@ def _write(
 
     def prepare(sample: Sample) -> tuple[np.ndarray, np.ndarray, str] | DataError:
         try:
-            return shrink(*read(sample), size)
+            return shrink(*read_checked(read, sample, num_classes), size)
         except DataError as error:
             return error
 

@@ -16,6 +16,7 @@ from torch import nn
 from segstudy.build import build_data, load_run
 from segstudy.config import CONF, MACHINE, check, compose_config, write_only_here
 from segstudy.data.base import Batch, Images, SegmentationData
+from segstudy.data.cache import read_checked
 from segstudy.errors import ConfigError, near
 from segstudy.record import read_record
 from segstudy.study.table import variants
@@ -181,6 +182,6 @@ class OriginalSize(Images):
         self.data = data
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        image, mask, _ = self.data.read(self.samples[positions[0]])
+        image, mask, _ = read_checked(self.data.read, self.samples[positions[0]], len(self.data.classes))
         pixels, labels = (torch.from_numpy(np.array(a, order="C"))[None] for a in (image, mask))
         return {"image": pixels, "mask": labels, "index": torch.tensor(positions)}
