@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -335,3 +336,19 @@ def test_names_and_words(tmp_path: Path) -> None:
         same_classes(["a", "b", "c"], "run", ["a", "b"], "data")
     assert Views.parse("0.5,flip,1") == Views(True, (0.5, 1.0))
     assert Views.parse("flip") == Views(True, (1.0,))
+
+
+def test_the_callers_data_keep_their_normalisation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Breaks:
+        def test(self, _: Evaluation, datamodule: Any, verbose: bool) -> None:
+            seen.append(datamodule.mean)
+            raise DataError("it broke")
+
+    seen: list[Any] = []
+    monkeypatch.setattr("segstudy.inference.evaluate.build_tester", lambda *_: Breaks())
+    members = open_members([home / "a"])
+    data = SimpleNamespace(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    with pytest.raises(DataError, match="it broke"):
+        evaluate(members, members[0].cfg, data)  # type: ignore[arg-type]
+    assert seen == [(0.0, 0.0, 0.0)]
+    assert (data.mean, data.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

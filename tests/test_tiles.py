@@ -56,7 +56,7 @@ def smooth(height: int, width: int) -> np.ndarray:
     [
         (4, 0.5, 10, [0, 2, 4, 6]), (4, 0.0, 8, [0, 4]), (4, 0.0, 10, [0, 3, 6]), (4, 0.5, 4, [0]), (4, 0.9, 3, [0]),
         (4, 0.9, 6, [0, 1, 2]), (4, 0.25, 9, [0, 3, 5]),
-        (64, 0.5, 130, [0, 32, 64, 96]), (96, 0.5, 200, [0, 32, 64, 96, 128]), (64, 0.9, 100, [0, 32, 64]),
+        (64, 0.5, 130, [0, 32, 64, 96]), (96, 0.5, 200, [0, 32, 64, 96, 128]), (64, 0.9, 70, [0, 4, 8]),
         (64, 0.5, 64, [0]),
     ],
 )  # fmt: skip
@@ -76,6 +76,17 @@ def test_weights_add_up_and_tiles_overlap_enough(overlap: float, length: int) ->
     torch.testing.assert_close(total, torch.ones(length))
     assert starts[-1] + min(7, length) == length
     assert all(b - a <= max(1, 7 * (1 - overlap)) for a, b in pairwise(starts))
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("side", [1, 10, 63, 64, 65, 96, 128, 250, 256, 512])
+def test_neighbours_share_at_least_what_is_asked(side: int, overlap: float) -> None:
+    starts = Tiles(side, overlap).starts(3 * side + 17)
+    shared = [a + side - b for a, b in pairwise(starts)]
+    assert min(shared) >= min(overlap * side - 1e-9, side - 1)  # a step is a pixel at least
+    if side >= 64:
+        even = min(32, 2 ** int(np.log2(side * (1 - overlap) + 1e-9)))
+        assert all(start % even == 0 for start in starts)
 
 
 def test_a_tile_counts_most_in_its_middle() -> None:

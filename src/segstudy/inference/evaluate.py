@@ -120,10 +120,14 @@ def evaluate(
 ) -> dict[str, Counts]:
     """The confusion matrices of each member, and of the ensemble where there are several: by name, the last one's
     labels saved in `masks`."""
-    data.mean, data.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # each member normalises as its own weights expect
     module = Evaluation(members, views, masks, tiles)
-    with TemporaryDirectory() as unused:
-        build_tester(cfg, Path(unused), [Progress()]).test(module, datamodule=data, verbose=False)
+    before = data.mean, data.std
+    data.mean, data.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # each member normalises as its own weights expect
+    try:
+        with TemporaryDirectory() as unused:
+            build_tester(cfg, Path(unused), [Progress()]).test(module, datamodule=data, verbose=False)
+    finally:
+        data.mean, data.std = before
     return {name: {size: sums[size].cpu().numpy() for size in SIZES} for name, sums in module.counts.items()}
 
 

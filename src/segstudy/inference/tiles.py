@@ -27,6 +27,7 @@ class Tiles:
     The network pads a tile as it does any image, so the side need be no multiple of its stride. Where two tiles
     overlap, each counts the less the nearer its border is: there it lacks context. Tiles of at least 2·GRID begin at
     multiples of GRID, so that pooling falls on the pixels on which it does in the whole image; the last is cut short.
+    Where the overlap leaves less than GRID between two tiles, at multiples of the largest power of two that it leaves.
     Raises ConfigError for a side below 1 and an overlap outside 0…0.9.
     """
 
@@ -43,8 +44,9 @@ class Tiles:
         """Where the tiles along `length` pixels begin, spread evenly; one at 0 if it is no longer than a tile."""
         if length <= self.side:
             return [0]
-        grid = GRID if self.side >= 2 * GRID else 1
-        step = max(1, math.floor(self.side * (1 - self.overlap)) // grid) * grid
+        most = max(1, math.floor(self.side * (1 - self.overlap)))
+        grid = min(GRID, 2 ** (most.bit_length() - 1)) if self.side >= 2 * GRID else 1
+        step = most // grid * grid
         gaps = math.ceil((length - self.side) / step)
         return [math.ceil(i * (length - self.side) / gaps / grid) * grid for i in range(gaps + 1)]
 
