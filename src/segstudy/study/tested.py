@@ -59,7 +59,7 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> Tested:
         if not file.is_file():
             raise DataError(
                 f"no file {file}: the run was tested by an older version, or the file was removed\n"
-                f"  → segstudy evaluate {folder} --write"
+                f"  → segstudy evaluate {folder} --retest"
             )
     classes = list(record["class_names"])
     with (
