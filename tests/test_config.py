@@ -165,3 +165,18 @@ def test_what_a_run_is_and_where_it_runs_are_told_apart() -> None:
     other = compose_config(["callbacks.ema.enabled=true", "optim.lr=1"])
     assert differences(a, here) == []
     assert differences(a, other) == ["callbacks.ema.enabled: False → True", "optim.lr: 0.001 → 1"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["callbacks.pictures.every", "callbacks.pictures.count", "callbacks.finite_loss.every", "callbacks.inspector.every",
+     "callbacks.freeze.epochs", "callbacks.tta.scales", "callbacks.crf.near", "callbacks.training_metrics.images",
+     "data.size", "data.batch_size", "data.train_images", "data.seed", "data.augment.flip", "callbacks.ema.decay"],
+)  # fmt: skip
+def test_null_for_a_number_is_named(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}=null: .*(int|float|Sequence).* is needed"):
+        check(compose_config([f"{key}=null"]))
+
+
+def test_null_that_has_a_meaning_is_taken() -> None:
+    check(compose_config(["callbacks.pictures.first_seconds=null", "data.limit_train=null", "trainer.max_time=null"]))

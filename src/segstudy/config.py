@@ -1,5 +1,6 @@
 """Checking a config before anything is opened: all its mistakes in one message."""
 
+import collections.abc
 import contextlib
 import hashlib
 import importlib
@@ -8,7 +9,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -267,6 +269,7 @@ def check(cfg: DictConfig, trusted: bool = True) -> None:
         keys = [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_", "enabled")]
         if known is not None:
             mistakes += [f"{place}.{k}: {target} takes no {k!r}{near(k, known)}" for k in keys if k not in known]
+        mistakes += [f"{place}.{k}=null: {said} is needed" for k in keys if (said := _needed(thing, node, k))]
     mistakes += [f"{key} is not set: add {key}=…" for key in _keys(cfg) if _missing(cfg, key)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -365,6 +368,22 @@ def parameters(thing: Callable[..., Any]) -> list[str] | None:
         if not each.__module__.startswith("segstudy.data"):
             return None
     return names
+
+
+def _needed(thing: Callable[..., Any], node: DictConfig, key: str) -> str:
+    """What a callable takes for a key that is null, where it says that null is nothing to it; "" else."""
+    if OmegaConf.is_missing(node, key) or node[key] is not None:
+        return ""
+    for each in inspect.getmro(thing) if inspect.isclass(thing) else [thing]:
+        if inspect.isclass(each) and "__init__" not in vars(each):
+            continue
+        kind = getattr(inspect.signature(each).parameters.get(key), "annotation", None)
+        if kind is None:  # it hands the key on to its base
+            continue
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        simple = all(k in (int, float, bool, str) or get_origin(k) is collections.abc.Sequence for k in kinds)
+        return " or ".join(getattr(k, "__name__", str(k)) for k in kinds) if simple else ""
+    return ""
 
 
 def _parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
