@@ -5,10 +5,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from segstudy.losses import IGNORE
 from segstudy.study.archetypes import STORIES, predictors, scene
-from segstudy.study.edges import band, blockiness, changes, contour, fill_void, half_width, near_edges, phases
+from segstudy.study.edges import (
+    band,
+    blockiness,
+    changes,
+    contour,
+    fill_void,
+    half_widths,
+    narrow,
+    near_edges,
+    phases,
+    tolerance,
+)
 from segstudy.study.failures import CELLS, measure, partition, where_errors
 from segstudy.study.figures import FIGURES, by_name, image_miou, worst
 from segstudy.study.figures import blockiness as blocks
@@ -198,26 +210,78 @@ def test_bands_and_contours_by_hand() -> None:
     assert (across.sum(), down.sum()) == (10, 10)
 
 
-@pytest.mark.parametrize("width", [2, 4, 8])
-def test_the_void_strip_has_its_half_width(width: int) -> None:
-    truth = np.zeros((40, 40), np.uint8)
-    truth[:, 20 : 20 + width] = IGNORE
-    truth[:, 20 + width :] = 1
+@pytest.mark.parametrize("width", [0, 1, 2, 3, 8, 13, 26])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_void_strip_has_its_half_width(width: int, axis: int) -> None:
+    truth = strip(64, width)
+    void = truth == IGNORE
+    distance, nearest = ndimage.distance_transform_edt(void, return_indices=True)
+    whole = truth[tuple(nearest)]
+    if axis == 0:
+        void, whole, distance, nearest = void.T, whole.T, distance.T, np.stack([nearest[1].T, nearest[0].T])
+    assert half_widths(whole, distance, nearest, axis) == pytest.approx(np.full(64, width / 2))
+    assert len(half_widths(whole, distance, nearest, 1 - axis)) == 0
+    assert narrow(distance, width / 2).all()
+    assert np.array_equal(narrow(distance, width / 2 - 1), ~void)
+
+
+def strip(side: int, width: int) -> np.ndarray:
+    """Two classes with a strip of void between them."""
+    truth = np.zeros((side, side), np.uint8)
+    truth[:, side // 4 :] = IGNORE
+    truth[:, side // 4 + width :] = 1
+    return truth
+
+
+def test_edges_end_at_void_of_one_side() -> None:
+    """Padding between whose nearest labels an edge would go on: 30 rows of it say nothing of the edge's 34."""
+    truth = strip(64, 0)
+    truth[:30] = IGNORE
     filled = fill_void(truth)
-    assert half_width(filled.distance, filled.pixels) == width / 2
-    assert filled.labels.max() == 1
-    near = near_edges(truth)  # one pixel, 2 % of the diagonal
-    assert near[:, 19].all() == (width == 2)
-    assert not near[:, :19].any()
+    assert (filled.unsure, filled.edge) == (0, 34)
+    assert filled.labels[0, 0] == IGNORE
 
 
-def test_boundary_f_is_not_defined_where_the_void_is_wider_than_its_tolerance() -> None:
-    truth = np.zeros((64, 64), np.uint8)
-    truth[:, 30:34] = IGNORE
-    truth[:, 34:] = 1
-    tested = of_masks("x", [("a", truth, np.where(truth == IGNORE, 0, truth))], NAMES[:2], 0)
-    assert by_name("boundary_f").of(tested) is None  # 2 px against .0075 × 90.5 = .68 px
-    assert figure(tested, "boundary_iou") == 1
+def test_confidence_knows_edges_through_narrow_void() -> None:
+    near = near_edges(strip(40, 2))  # one pixel, 2 % of the diagonal
+    assert near[:, 9].all()
+    assert not near[:, :9].any()
+
+
+@pytest.mark.parametrize("side", [64, 512, 1024])
+@pytest.mark.parametrize("wide", [False, True])
+def test_boundary_f_is_not_defined_where_the_void_is_wider_than_its_tolerance(side: int, wide: bool) -> None:
+    """Half-widths on either side of .0075 of the diagonal: .68, 5.43 and 10.86 px."""
+    width = 2 * int(tolerance((side, side))) + 2 * wide
+    truth = strip(side, width)
+    moved = (np.arange(side) >= side // 4 + width // 2 + int(0.9 * tolerance((side, side)))).astype(np.uint8)
+    tested = of_masks("x", [("a", truth, np.broadcast_to(moved, truth.shape))], NAMES[:2], 0)
+    if wide:
+        assert by_name("boundary_f").of(tested) is None
+    else:
+        assert figure(tested, "boundary_f") == 1  # anywhere within the tolerance is right
+
+
+def test_pets_border_at_512_pixels_leaves_no_edge_to_judge() -> None:
+    """A ring of void 25 px wide: within 5 px of a label alone, its half-width of 12.5 would seem 4.6."""
+    y, x = np.mgrid[:512, :512]
+    radius = np.hypot(y - 256, x - 256)
+    truth = np.where(abs(radius - 150) < 12.5, IGNORE, radius < 150).astype(np.uint8)
+    tested = of_masks("x", [("a", truth, (radius + 6 < 150).astype(np.uint8))], NAMES[:2], 0)
+    assert tested.sums["edge_unsure"][0] == tested.sums["edge_length"][0] == pytest.approx(8 * 150, rel=0.01)
+    assert by_name("boundary_f").of(tested) is None
+    assert math.isnan(figure(tested, "roughness"))
+
+
+def test_edges_through_wide_void_are_left_out_where_most_are_known() -> None:
+    """Class 2 meets class 0 without void, and class 1 across 30 px of it: what is predicted there is right or wrong."""
+    truth = strip(128, 30)
+    truth[64:] = strip(64, 0).repeat(2, 1)[:, :128] * 2
+    labels = np.where(truth == IGNORE, np.arange(128) % 2, truth).astype(np.uint8)
+    tested = of_masks("x", [("a", truth, labels)], NAMES[:3], 0)
+    assert 0 < tested.sums["edge_unsure"][0] < tested.sums["edge_length"][0] / 2
+    assert figure(tested, "boundary_f") == 1
+    assert figure(tested, "roughness") == pytest.approx(1, abs=0.05)  # a disc leaves the strip's corners
 
 
 def test_blockiness_knows_nearest_from_smooth() -> None:

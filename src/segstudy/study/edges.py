@@ -1,5 +1,6 @@
 """How well edges are drawn: bands and contours of each class, blocks of the decoder's grid, roughness."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,31 +13,42 @@ BAND = 0.02
 TOLERANCE = 0.0075
 """Of the diagonal: how far a contour may be off for boundary F (Csurka et al. 2013)."""
 FILLED = 5
-"""Pixels: so near to a counted pixel, 255 takes its nearest label before contours are drawn."""
+"""Pixels: void of up to twice this width takes its nearest labels before edges are drawn (in large images, of up to
+twice the tolerance)."""
 STEPS = (2, 4, 8)
 """The grids that blockiness looks for: a decoder's steps."""
 
 
 class Filled(NamedTuple):
-    """A truth whose 255 took the nearest label up to 5 pixels away: labels (H,W), where there is one now (H,W), and the
-    summed distance and number of the pixels that were filled."""
+    """A truth whose narrow void took the nearest labels.
+
+    labels (H,W): 255 where void is wide; drawn (H,W): where it is not. distance (H,W): pixels to the nearest label,
+    0 on one. edge: length of the edges between classes, in pairs of pixels; unsure: how much of it runs through void
+    wider than twice the tolerance of boundary F.
+    """
 
     labels: np.ndarray
     drawn: np.ndarray
-    distance: float
-    pixels: int
+    distance: np.ndarray
+    unsure: int
+    edge: int
 
 
 def edge_sums(labels: np.ndarray, truth: Filled, background: int | None) -> dict[str, np.ndarray]:
     """Sums of one image for boundary F, roughness and blockiness, at the size of the labels (H,W)."""
-    sums = contour_sums(truth.labels, labels, truth.drawn, background)
-    sums["void_distance"], sums["void_pixels"] = np.array(truth.distance), np.array(truth.pixels)
+    sums = contour_sums(truth.labels, labels, truth.drawn & narrow(truth.distance, tolerance(labels.shape)), background)
+    sums["edge_length"], sums["edge_unsure"] = np.array(truth.edge), np.array(truth.unsure)
     true, predicted = changes(truth.labels, truth.drawn), changes(labels, truth.drawn)
     sums["cracks"] = np.array(sum(int(c.sum()) for c in predicted))
     sums["true_cracks"] = np.array(sum(int(c.sum()) for c in true))
     sums["phases"] = phases(predicted)
     sums["changes"] = np.array([int(c.sum()) for c in predicted])
     return sums
+
+
+def tolerance(shape: tuple[int, ...]) -> float:
+    """Boundary F's, in pixels."""
+    return TOLERANCE * math.hypot(*shape)
 
 
 def band_sums(truth: np.ndarray, copied: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
@@ -74,22 +86,45 @@ def near_edges(truth: np.ndarray) -> np.ndarray:
 
 
 def fill_void(truth: np.ndarray) -> Filled:
-    """The truth (H,W) with 255 filled where a label is near."""
+    """The truth (H,W) with narrow void filled, and how well its edges are known."""
     void = truth == IGNORE
-    if void.all() or not void.any():
-        return Filled(truth, ~void, 0.0, 0)
+    if void.all():
+        return Filled(truth, ~void, np.full(truth.shape, np.inf), 0, 0)
+    if not void.any():
+        length = sum(int(c.sum()) for c in changes(truth, ~void))
+        return Filled(truth, ~void, np.zeros(truth.shape), 0, length)
     distance, nearest = ndimage.distance_transform_edt(void, return_indices=True)
-    fill = void & (distance <= FILLED)
-    filled = np.where(fill, truth[tuple(nearest)], truth)
-    return Filled(filled, ~void | fill, float(distance[fill].sum()), int(fill.sum()))
+    whole = truth[tuple(nearest)]
+    limit = tolerance(truth.shape)
+    drawn = narrow(distance, max(FILLED, limit))
+    halves = np.concatenate([half_widths(whole, distance, nearest, axis) for axis in (0, 1)])
+    return Filled(np.where(drawn, whole, IGNORE), drawn, distance, int((halves > limit).sum()), len(halves))
 
 
-def half_width(distance: float, pixels: float) -> float:
-    """Half the width of the void between classes, in pixels, from the summed distances of `fill_void`.
+def narrow(distance: np.ndarray, half_width: float) -> np.ndarray:
+    """Where void is at most 2·half_width pixels wide, or there is none: pixels in no larger disc of void, bool (H,W).
 
-    Across a strip of 2w pixels the distances to its nearer side are 1…w…1, their mean (w + 1)/2.
+    distance (H,W): to the nearest label.
     """
-    return 2 * distance / pixels - 1 if pixels else 0.0
+    reach = half_width + 0.5  # of 2w pixels the middle ones are w from a label, of 2w + 1 the middle one w + 1
+    inside = distance > reach
+    if not inside.any():
+        return ~inside
+    return ndimage.distance_transform_edt(~inside) > reach
+
+
+def half_widths(whole: np.ndarray, distance: np.ndarray, nearest: np.ndarray, axis: int) -> np.ndarray:
+    """Half the width of the void, in pixels, at each change of the nearest label (H,W) along an axis; 0 without void.
+
+    Only between labels that lie on opposite sides, more than a right angle apart: where an edge ends at void of one
+    side, such as padding, the nearest labels change too, along a line that is no edge.
+    nearest (2,H,W): places of the nearest labels.
+    """
+    before, after = (slice(None, -1), slice(1, None)) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+    at = whole[before] != whole[after]
+    apart = sum((n[before][at] - n[after][at]).astype(float) ** 2 for n in nearest)
+    one, other = distance[before][at], distance[after][at]
+    return ((one + other) / 2)[apart >= one**2 + other**2]
 
 
 def contour_sums(
@@ -100,7 +135,7 @@ def contour_sums(
     F = 2PR/(P + R): P the share of the predicted contour within the tolerance of the true one, R the reverse;
     0 for a class that only one of them has. Source: Csurka et al., BMVC 2013, section 3.
     """
-    tolerance = TOLERANCE * float(np.hypot(*filled.shape))
+    near = tolerance(filled.shape)
     total, number = 0.0, 0
     for c in np.union1d(np.unique(filled[drawn]), np.unique(labels[drawn])):
         if c == background:
@@ -110,8 +145,8 @@ def contour_sums(
             continue
         number += 1
         if true.any() and predicted.any():
-            precision = (ndimage.distance_transform_edt(~true)[predicted] <= tolerance).mean()
-            recall = (ndimage.distance_transform_edt(~predicted)[true] <= tolerance).mean()
+            precision = (ndimage.distance_transform_edt(~true)[predicted] <= near).mean()
+            recall = (ndimage.distance_transform_edt(~predicted)[true] <= near).mean()
             total += 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return {"contour_f": np.array(total), "contours": np.array(number)}
 

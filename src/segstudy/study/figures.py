@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segstudy.study.edges import STEPS, TOLERANCE, half_width
+from segstudy.study.edges import STEPS
 from segstudy.study.edges import blockiness as blocks
 from segstudy.study.failures import CELLS
 from segstudy.study.objects import OUTCOMES
@@ -76,9 +76,8 @@ def _boundary_iou(t: Tested) -> Terms:
 
 
 def _boundary_f(t: Tested) -> Terms | None:
-    """None where the void between classes is wider than the tolerance: nobody knows where the edge is."""
-    diagonal = float(np.median(np.hypot(*t.sums["shape"].T)))
-    if TOLERANCE * diagonal < half_width(float(t.sums["void_distance"].sum()), float(t.sums["void_pixels"].sum())):
+    """None where most of the true edges run through void wider than twice the tolerance: their places are unknown."""
+    if "edge_unsure" not in t.sums or 2 * t.sums["edge_unsure"].sum() > t.sums["edge_length"].sum():
         return None
     return t.sums["contour_f"], t.sums["contours"]
 
