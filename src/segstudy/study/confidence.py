@@ -9,17 +9,19 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from segstudy.losses import IGNORE
 
 REGIONS = ("all", "foreground", "edge")
 """Of the counted pixels: all, those whose truth is not the background, those near a true edge between classes."""
-FINE = 200
-"""Fine bins, uniform in the cube root of 1 − confidence: the last one holds what is over 1 − 1.25·10⁻⁷.
+FINE = 300
+"""Fine bins of u = −ln(1 − confidence), uniform in ln(1 + u/`UNSURE`) up to u = `SURE`.
 
-Uniform bins would put most pixels into one, and a logarithmic scale has too few where an unsure network has most.
-Against sorted pixels, on simulated networks of 2 to 150 classes: ECE within .001, the risk–coverage area within 1 %
-(uniform bins: 40 %)."""
+Saturated networks differ by how far the confidence is from 1, by orders of magnitude; unsure ones of many classes
+have it near 0. Against sorted pixels, on simulated networks of 2 to 150 classes, also saturated ones: ECE within
+.001, the risk–coverage area within .3 %."""
+UNSURE, SURE = 0.05, 1000.0
 
 Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Pixels, summed confidence and right pixels of each bin, from unsure to sure."""
@@ -33,13 +35,15 @@ def confidence_sums(logits: Tensor, mask: Tensor, edge: Tensor | None, backgroun
     background: a class, None: no region foreground. Sources: Guo et al. 2017 (calibration), Brier 1950.
     """
     counted = mask != IGNORE
-    doubt, right, nll, brier = (t.cpu().numpy() for t in _scores(logits, torch.where(counted, mask, 0)))
+    sureness, right, nll, brier = (t.cpu().numpy() for t in _scores(logits, torch.where(counted, mask, 0)))
     regions = {"all": counted}
     if background is not None:
         regions["foreground"] = counted & (mask != background)
     if edge is not None:
         regions["edge"] = counted & edge
-    place = FINE - 1 - np.minimum(np.cbrt(doubt) * FINE, FINE - 1).astype(np.int64)
+    doubt = np.exp(-sureness)
+    place = FINE * np.log1p(sureness / UNSURE) / np.log1p(SURE / UNSURE)
+    place = np.minimum(place, FINE - 1).astype(np.int64)
     sums: dict[str, np.ndarray] = {}
     for name, region in regions.items():
         inside = region.cpu().numpy()
@@ -56,18 +60,19 @@ def confidence_sums(logits: Tensor, mask: Tensor, edge: Tensor | None, backgroun
 
 
 def _scores(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """1 − confidence, whether the label is right, NLL and Brier score of each pixel, float32 and bool (H,W)."""
+    """−ln(1 − confidence), whether the label is right, NLL and Brier score of each pixel, float32 and bool (H,W)."""
     logits = logits.float()
     highest, label = logits.max(0)
-    truth = mask[None].long()
-    distance = logits.gather(0, truth)[0] - highest
-    powers = (logits - highest).exp_()
-    total = powers.sum(0)
-    # The highest one's power is 1: without it, what is left is exact where the confidence would round to 1.
-    rest = powers.scatter(0, label[None], 0).sum(0)
-    probability = distance.exp() / total
-    brier = powers.square_().sum(0) / total.square() - 2 * probability + 1
-    return rest / total, label == mask, total.log() - distance, brier
+    distance = logits.gather(0, mask[None].long())[0] - highest
+    # The other classes apart, relative to the highest of them: exact where 1 − confidence would round to 0.
+    others = logits.scatter(0, label[None], -torch.inf)
+    second = others.amax(0)
+    powers = others.sub_(second).exp_()
+    rest = second - highest + powers.sum(0).log()  # ln of the others' odds against the highest
+    log_total = F.softplus(rest)
+    squares = 1 + powers.square_().sum(0) * (2 * (second - highest)).exp()
+    brier = squares * (-2 * log_total).exp() - 2 * (distance - log_total).exp() + 1
+    return F.softplus(-rest), label == mask, log_total - distance, brier
 
 
 def fine_bins(sums: Mapping[str, np.ndarray], region: str = "all") -> Bins:
