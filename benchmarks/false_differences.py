@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from segstudy.study.statistics import Comparison, Measured, compare, decide, estimate, image_error, influence
+from segstudy.study.statistics import (
+    Comparison,
+    Measured,
+    compare,
+    decide,
+    estimate,
+    image_error,
+    influence,
+    together,
+)
 
 IMAGES, PIXELS, CLASSES = 2000, 65536, 7
 SEEDS = (1, 2, 3, 5)
@@ -172,6 +181,68 @@ def family(seed: int, pairs: int, true: float, se: float, repeats: int) -> float
     return seen / repeats
 
 
+def chain(seed: int, pairs: int, ratio: float, apart: float, repeats: int) -> dict[str, float]:
+    """Rates of studies in which each variant stands against the one before, three seeds and 100 images each.
+
+    ratio: SD over seeds by the standard error over images of a difference; apart: each true difference, in its standard
+    error. `holm` are the intervals that a step-down by Holm leaves: those of the k-th smallest p of m at
+    1 − .05/(m − k + 1), down to the first that holds 0.
+    """
+    rng, images, seeds = np.random.default_rng(seed), 100, 3
+    error = np.sqrt(2 / images)
+    true = apart * error * np.sqrt(1 + ratio**2 / seeds * 2)
+    seen: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        phis = rng.standard_normal((pairs + 1, images))
+        values = phis.mean(1)[:, None] + ratio * error * rng.standard_normal((pairs + 1, seeds))
+        values += true * np.arange(pairs + 1)[:, None]
+        measured = [Measured(list(v), [phi - phi.mean()] * seeds) for v, phi in zip(values, phis, strict=True)]
+        found = {i: compare(measured[i], measured[i + 1]) for i in range(pairs)}
+        decided = decide(found, margin=0)
+        down = holm(found)
+        shown = {"plain": [(c.low, c.high) for c in found.values()], "holm": [down[i] for i in found],
+                 "together": [(d.wide_low, d.wide_high) for d in decided.values()]}  # fmt: skip
+        for name, intervals in shown.items():
+            low, high = np.array(intervals).T
+            apart_from_0 = (low > 0) | (high < 0)
+            seen.setdefault(f"{name}: all hold", []).append(float(np.all((low <= true) & (true <= high))))
+            seen.setdefault(f"{name}: any shown", []).append(float(apart_from_0.any()))
+            seen.setdefault(f"{name}: shown", []).append(float(apart_from_0.mean()))
+    facts = {"pairs": pairs, "ratio": ratio, "apart": apart}
+    return facts | {name: float(np.mean(rates)) for name, rates in seen.items()}
+
+
+def holm(found: dict[int, Comparison]) -> dict[int, tuple[float, float]]:
+    """Intervals of a step-down, as described in `chain`."""
+    intervals, tests, going = {}, len(found), True
+    for left, key in zip(range(len(found), 0, -1), sorted(found, key=lambda k: found[k].p), strict=True):
+        tests = left if going else tests
+        low, high = intervals[key] = together(found[key], tests)
+        going = going and not low <= 0 <= high
+    return intervals
+
+
+def largest_t(pairs: int, draws: int = 400_000) -> float:
+    """The .95 quantile of the largest |t| of a chain (neighbours correlate by −.5, many degrees of freedom)."""
+    variants = np.random.default_rng(0).standard_normal((draws, pairs + 1))
+    return float(np.quantile(np.abs(np.diff(variants)).max(1) / np.sqrt(2), 0.95))
+
+
+def chains(seed: int, repeats: int) -> list[dict[str, float]]:
+    """The rates of `chain`: intervals and false verdicts of equal variants, power at three standard errors."""
+    rows = []
+    for pairs in (3, 6, 10, 12):
+        for ratio in (0.3, 1.0, 2.0):
+            equal, apart = (chain(seed, pairs, ratio, by, repeats) for by in (0.0, 3.0))
+            rows.append({
+                "pairs": pairs, "ratio": ratio,
+                **{f"{n}, hold": apart[f"{n}: all hold"] for n in ("plain", "holm", "together")},
+                **{f"{n}, false": equal[f"{n}: any shown"] for n in ("plain", "together")},
+                **{f"{n}, power": apart[f"{n}: shown"] for n in ("plain", "holm", "together")},
+            })  # fmt: skip
+    return rows
+
+
 def table(cells: list[dict[str, Any]], title: str, figures: tuple[str, ...]) -> Table:
     """A row a cell; the rates by number of seeds, 1 / 2 / 3 / 5."""
     shown = Table("images", "seed SD / image SE", *figures, title=title)
@@ -203,6 +274,15 @@ def main(
                 for true, se in ((0.0, 0.01), (0.005, 0.002), (0.005, 0.0005))}  # fmt: skip
     for name, rates in families.items():
         console.print(f"a wrong verdict among 1, 3, 6 pairs whose differences are all {name}: {rates}", highlight=False)
+    rows = chains(seed, repeats)
+    several = Table(*rows[0], title="several pairs, three seeds: all intervals hold, any false verdict, shown at 3 SE")
+    for row in rows:
+        several.add_row(
+            *(f"{v:.3f}".removeprefix("0") if k not in ("pairs", "ratio") else str(v) for k, v in row.items())
+        )
+    console.print(several)
+    quantiles = {m: (largest_t(m), float(stats.norm.isf(0.025 / m))) for m in (3, 6, 10, 12)}
+    console.print(f"the largest |t| of a chain, and Bonferroni's: {quantiles}", highlight=False)
     for way in ("", ", left out"):
         worst = max(c[f"compare{way}"][3] for c in independent)
         covered = [c[f"coverage{way}"][3] for c in independent]
@@ -215,6 +295,7 @@ def main(
     console.print(f"{repeats} repeats, seed {seed}, {seconds:.0f} s", highlight=False)
     console.print(machine_line(machine_facts), highlight=False)
     facts = {"repeats": repeats, "seed": seed, "seconds": seconds, "cells": cells, "families": families}
+    facts |= {"chains": rows, "quantiles": quantiles}
     write_json(out, {"benchmark": "false_differences", "machine": machine_facts} | facts)
 
 

@@ -8,16 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
-from segstudy.study.analysis import analyse, first_sentence, resampling_units, telling_images
+from segstudy.study.analysis import (
+    analyse,
+    first_sentence,
+    in_images,
+    resampling_units,
+    supported_classes,
+    telling_images,
+)
 from segstudy.study.archetypes import predictors, scene
+from segstudy.study.cells import signed
+from segstudy.study.claims import measure
 from segstudy.study.collect import read_records, read_study, without_seeds
+from segstudy.study.figures import by_name
 from segstudy.study.findings import Group
+from segstudy.study.operating import BINS, KINDS
 from segstudy.study.plan import Plan, matching
 from segstudy.study.statistics import Measured, compare, pooled
 from segstudy.study.table import comparable, print_study
-from segstudy.study.tested import Tested, of_masks
+from segstudy.study.tested import Counts, Tested, of_masks
 
 NAMES = ["background", "a", "b", "c", "d", "e"]
 TRUTHS = [scene(seed, 64) for seed in range(60)]
@@ -104,9 +116,79 @@ def test_classes_with_few_images_carry_no_verdict(tests: list[Tested]) -> None:
     found = analyse(tests, Plan(min_images=int(images[1:].max())), "made")
     assert found.supported.sum() == (images >= images[1:].max()).sum()
     assert any("carry no verdict" in w for w in found.warnings)
-    none = analyse(tests, Plan(min_images=1000), "made")
-    assert none.supported.sum() == (images > 0).sum()
-    assert any("rough" in w for w in none.warnings)
+
+
+def test_without_a_supported_class_there_are_figures_but_no_verdicts(tests: list[Tested]) -> None:
+    found = analyse(tests, Plan.of({"min_images": 1000, "claims": [CLAIMS[2], CLAIMS[0]]}), "made")
+    assert found.supported.sum() == 0
+    assert found.scored.sum() == 6
+    assert found.variants[0].miou == found.variants[0].miou_all
+    assert [d.verdict for d in found.differences] == ["undecided"] * 2
+    assert found.differences[0].wide_low > 0  # it would be "better"
+    assert "no class has truth in 1000 images" in found.differences[0].words
+    assert [c.outcome for c in found.claims] == ["undecided", "supported"]  # the second is of no class
+    assert any("no difference of it gets a verdict" in w for w in found.warnings)
+    assert not any(set(marks) & set(NAMES) for marks in found.worth.values())
+
+
+def test_a_class_of_one_drive_carries_no_verdict(tests: list[Tested]) -> None:
+    """All its images belong together: how it varies from drive to drive is unknown."""
+    held = in_images(tests[0])
+    units = [f"drive {0 if there else 1 + i % 12}" for i, there in enumerate(held[:, 1])]
+    supported, _ = supported_classes(held, 5, units)
+    assert supported.tolist() == [True, False, *[True] * 4]
+    assert supported_classes(held, 5)[0].all()
+
+
+def test_a_class_counts_at_the_images_original_size(tests: list[Tested]) -> None:
+    truth = np.zeros_like(tests[0].counts.truth)
+    truth[:, 0], truth[:7, 3] = 100, 1
+    found = analyse([replace(t, original=replace(t.counts, truth=truth)) for t in tests], Plan(min_images=7), "made")
+    assert found.class_images.tolist() == [60, 0, 0, 7, 0, 0]
+    assert found.supported.tolist() == [True, False, False, True, False, False]
+
+
+def test_a_class_in_one_image_has_no_interval_and_is_said_to_have_none(tests: list[Tested]) -> None:
+    """Only image 0 holds class 5: its IoU in another image is unknown, and no width of 0 may say it is known."""
+    first = np.arange(60)[:, None] == 0
+    alone = np.arange(6) == 5
+
+    def only(t: Tested) -> Tested:
+        hit, truth, predicted = (
+            np.where(alone & ~first, 0, x) for x in (t.counts.hit, t.counts.truth, t.counts.predicted)
+        )
+        return replace(t, counts=Counts(hit, truth + 9 * (alone & first), predicted, t.counts.confusion))
+
+    held = [only(t) for t in tests]
+    some = analyse(held, Plan(min_images=1), "made")
+    assert some.supported.tolist() == [True] * 5 + [False]
+    assert np.isfinite(some.variants[0].miou.low)
+    assert np.isfinite(some.variants[0].miou_all.value)
+    assert np.isnan(some.variants[0].miou_all.low)
+    none = analyse(held, Plan(min_images=1000), "made")
+    assert np.isnan([none.variants[0].miou.low, none.differences[0].low, none.differences[0].p]).all()
+    assert [d.verdict for d in none.differences] == ["undecided"] * 2
+    said = [w for w in none.warnings if "cannot be checked by resampling" in w]
+    assert [w.partition(":")[0] for w in said] == ["v1", "v2", "v3"]
+    assert not any("inf" in w for w in none.warnings)
+
+
+def test_claims_are_held_together(group: Group, tests: list[Tested]) -> None:
+    """Of three with intervals, each at 1 − .05/3 with Student's quantile; that of a planned pair is its verdict's."""
+    pair = {"say": "p", "figure": "miou", "variant": "v2", "against": "v1", "direction": "higher"}
+    claims = [*(c for c in CLAIMS if c["figure"] != "epochs_to_90"), pair]
+    plan = Plan.of({"min_images": 5, "claims": claims, "pairs": [["v1", "v2"], ["v1", "v3"]]})
+    found = analyse(tests, plan, "made")
+    runs = {name: [t for t in tests if t.variant == name] for name in ("v1", "v2")}
+    a, b = (measure(r, by_name("missed").of) for r in runs.values())
+    assert a is not None
+    assert b is not None
+    c = compare(a, b)
+    half = float(stats.t.isf(0.025 / 4, c.df)) * c.se
+    assert f"({signed(c.low)} … {signed(c.high)}; all 4 claims: " in found.claims[1].words
+    assert f"{signed(c.delta - half)} … {signed(c.delta + half)})" in found.claims[1].words
+    d = found.differences[0]
+    assert f"all 2 planned pairs: {signed(d.wide_low)} … {signed(d.wide_high)})" in found.claims[-1].words
 
 
 def test_few_sequences_become_blocks(tests: list[Tested]) -> None:
@@ -213,7 +295,7 @@ def test_a_figure_that_one_training_has_not_is_not_measured(tests: list[Tested])
     never, alone = analyse(once, Plan.of({"min_images": 5, "claims": [CLAIMS[5], worst]}), "made").claims
     assert never.outcome == "not measured"
     assert alone.outcome == "undecided"
-    assert "of the variants one seed says nothing" in alone.words
+    assert "one seed says nothing of variants" in alone.words
 
 
 def test_a_run_without_a_history_hides_no_target(tests: list[Tested], tmp_path: Path) -> None:
@@ -227,21 +309,19 @@ def test_a_run_without_a_history_hides_no_target(tests: list[Tested], tmp_path: 
 
 
 def test_variants_of_one_seed_each_make_no_two_seeds_at_equal_spill(tests: list[Tested]) -> None:
-    sums = {"offset_cells": (7, 7), "offset_hit": (7, 6), "offset_predicted": (7, 6), "offset_truth": (6,)}
     rng = np.random.default_rng(0)
 
     def with_offsets(t: Tested, name: str, missed: int) -> Tested:
-        more = {key: rng.integers(50, 60, (60, *shape)) for key, shape in sums.items()}
-        more["offset_cells"][:, :, 2] += missed
-        more["offset_cells"][:, :, 5] = np.array([640, 320, 160, 80, 40, 20, 10])
-        return replace(t, variant=name, sums={**t.sums, **more})
+        margins = rng.integers(50, 60, (60, BINS, len(KINDS)))
+        margins[:, : BINS // 2, 0] += missed
+        return replace(t, variant=name, sums={**t.sums, "offset_margins": margins})
 
     names = {"a": 0, "b": 0, "c": 900, "d": 900}
     once = [with_offsets(tests[0], name, missed) for name, missed in names.items()]
     claim = {"say": "x", "figure": "missed", "variant": "c|d", "against": "a|b", "direction": "higher"}
     told = analyse(once, Plan.of({"min_images": 5, "claims": [claim | {"at": "equal_spill"}]}), "made").claims[0]
     assert told.outcome == "undecided"
-    assert "one seed says nothing" in told.words
+    assert "one seed says nothing of variants" in told.words
 
 
 def test_few_blocks_are_said_to_be_rough(tests: list[Tested]) -> None:

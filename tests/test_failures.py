@@ -1,12 +1,17 @@
 """Failure modes: the nine stories, the partition's properties, and sums worked by hand."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
+from segstudy.callbacks.counts import ImageCounts
+from segstudy.callbacks.measures import Measures
 from segstudy.losses import IGNORE
 from segstudy.study.archetypes import STORIES, predictors, scene
 from segstudy.study.edges import (
@@ -333,3 +338,31 @@ def test_blockiness_knows_what_each_image_adds(stories: dict[str, Tested]) -> No
     first = {key: sums[1:] for key, sums in tested.sums.items()}
     without, _ = blocks(replace(tested, sums=first), 8)
     assert phi[0] == pytest.approx((len(phi) - 1) * (value - without))
+
+
+def test_classes_of_an_image_are_those_at_its_original_size() -> None:
+    """The only pixel of class 2 is lost at network size, where class 2 is predicted on 5 of background and 3 of
+    class 1: overshoot and confused; class 3, on 2 of background, is in neither."""
+    original = torch.zeros(64, 64, dtype=torch.long)
+    original[:, 32:] = 1
+    original[33, 7] = 2
+    mask = original[::4, ::4]
+    labels = mask.clone()
+    labels[0, :5], labels[1, :2], labels[0, 8:11] = 2, 3, 2
+    logits = 9 * torch.nn.functional.one_hot(labels, 4).permute(2, 0, 1)[None].float()
+    counts, measures = ImageCounts(), Measures()
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(classes=list("abcd"), background=0, original_mask=lambda role, index: original),
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+        callbacks=[counts, measures],
+    )
+    batch = {"image": torch.zeros(1, 3, 16, 16), "mask": mask[None], "index": torch.tensor([0])}
+    for callback in trainer.callbacks:
+        callback.setup(trainer, SimpleNamespace(classes=trainer.datamodule.classes), "test")
+        callback.on_test_start(trainer, None)
+        callback.on_test_batch_end(trainer, lambda image: logits, logits, batch)
+    cells = dict(zip(CELLS, measures.images[0]["cells"].tolist(), strict=True))
+    assert {k: cells[k] for k in CELLS[3:]} == {"confused": 3, "foreign": 0, "overshoot": 5, "ghost": 2}
+    assert measures.images[0]["absent"] == 1
+    assert measures.images[0]["offset_cells"][3].tolist() == list(cells.values())
+    assert measures.images[0]["offset_margins"].sum(0).tolist() == [125, 3, 0, 126, 2]  # 121: at large offsets alone

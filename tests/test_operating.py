@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segstudy.metrics import confusion
-from segstudy.study.operating import OFFSETS, at_equal_spill, curve, offset_sums
+from segstudy.study.operating import BINS, EDGES, OFFSETS, at_equal_spill, curve, offset_sums
 
 ZERO = OFFSETS.index(0.0)
 B, F, M, C, G, O, H = range(7)  # noqa: E741
@@ -118,25 +118,71 @@ def test_miou_over_the_supported_classes() -> None:
     assert curve(sums, only)[ZERO][4] == pytest.approx(hit[ZERO, 1] / union[ZERO, 1])
 
 
-def test_equal_spill_undoes_a_shift_of_the_background() -> None:
-    logits, mask = drawn(side=256)
-    bold = logits.clone()
-    bold[0] -= 1.7
-    equal = at_equal_spill(offset_sums(bold, mask, 0), offset_sums(logits, mask, 0))
-    assert equal.offset == pytest.approx(1.7, abs=0.1)
-    assert equal.missed_a == pytest.approx(equal.missed_b, abs=0.005)
-    assert equal.hallucinated_a == pytest.approx(equal.hallucinated_b, abs=0.005)
-    (_, missed, spill, hallucinated, _) = curve(offset_sums(logits, mask, 0))[ZERO]
-    assert (equal.spill, equal.missed_b, equal.hallucinated_b) == (spill, missed, hallucinated)
-    same = at_equal_spill(offset_sums(logits, mask, 0), offset_sums(logits, mask, 0))
-    assert (same.offset, same.missed_a) == pytest.approx((0, same.missed_b))
+def margins(logits: Tensor, mask: Tensor) -> np.ndarray:
+    return offset_sums(logits, mask, 0)["offset_margins"]
 
 
-def test_equal_spill_is_not_defined_out_of_range() -> None:
+@pytest.mark.parametrize("scale", [0.3, 1.0, 30.0])
+@pytest.mark.parametrize("shift", [-6.0, -1.7, 0.4, 3.0])
+def test_equal_spill_is_that_of_sorted_pixels(scale: float, shift: float) -> None:
+    """The offset up to which as many background pixels are given up, among all of them."""
+    (mine, mask), (other, same) = drawn(side=256, seed=1), drawn(side=256, seed=2)
+    other = torch.where(same == mask, other, other.roll(1, 2)) * scale  # of another quality, not only moved
+    mine = mine * scale
+    mine[0] += shift * scale
+    equal = at_equal_spill(margins(mine, mask), margins(other, mask), 5)
+    ground, object_ = mask == 0, (mask == 1) | (mask == 2)
+    spilled = int((other.argmax(0)[ground] != 0).sum())
+    assert equal.spill == spilled / int(ground.sum())
+    assert equal.missed_b == pytest.approx((other.argmax(0)[object_] == 0).double().mean().item())
+    margin = mine[1:].amax(0) - mine[0]
+    offset = margin[ground].sort(descending=True).values[spilled]
+    assert equal.offset == pytest.approx(offset.item(), rel=0.02, abs=0.01)
+    assert equal.missed_a == pytest.approx((margin[object_] <= offset).double().mean().item(), abs=3e-4)
+    absent = (margin > offset) & (mine[1:].argmax(0) > 1)
+    assert equal.hallucinated_a == pytest.approx(absent[ground | object_].double().mean().item(), abs=3e-4)
+
+
+def test_margins_hold_the_curve() -> None:
+    """At offset 0 exactly, ties as in the argmax; everything at the outermost."""
+    logits, mask = drawn()
+    logits = logits.round().bfloat16()
+    sums = offset_sums(logits, mask, 0)
+    assert EDGES[BINS // 2] == 0
+    assert (np.diff(EDGES) > 0).all()
+    kept = sums["offset_margins"][BINS // 2 :].sum(0)
+    assert kept.tolist() == sums["offset_cells"][ZERO][[F, C, G, O, H]].tolist()
+    assert sums["offset_margins"].sum() == (mask != 255).sum()
+    far = offset_sums(torch.tensor([[[0.0, 9e9]], [[9e9, 0.0]]]), torch.tensor([[1, 0]]), 0)["offset_margins"]
+    assert (far[-1, 0], far[0, 3]) == (1, 1)
+
+
+def test_equal_spill_of_a_network_with_itself_moves_nothing() -> None:
+    """Also where many offsets give the same spill: few background pixels, far apart."""
+    for side in (8, 48):
+        counts = margins(*drawn(side=side))
+        same = at_equal_spill(counts, counts, 5)
+        assert (same.offset, same.missed_a, same.hallucinated_a) == (0, same.missed_b, same.hallucinated_b)
+
+
+def test_equal_spill_reaches_as_far_as_the_logits() -> None:
     logits, mask = drawn()
     timid = logits.clone()
     timid[0] += 20
-    equal = at_equal_spill(offset_sums(timid, mask, 0), offset_sums(logits, mask, 0))
-    assert math.isnan(equal.missed_a)
-    assert math.isnan(equal.hallucinated_a)
-    assert math.isnan(equal.offset)
+    equal = at_equal_spill(margins(timid, mask), margins(logits, mask), 5)
+    assert equal.offset == pytest.approx(-20, rel=0.05)
+    assert equal.missed_a == pytest.approx(equal.missed_b, abs=0.005)
+    objects = mask.clamp(min=1)  # no background in the truth: nothing can spill
+    nothing = at_equal_spill(margins(timid, objects), margins(logits, objects), 5)
+    assert math.isnan(nothing.missed_a)
+    assert math.isnan(nothing.spill)
+
+
+def test_what_is_in_the_image_may_be_told() -> None:
+    """Class 3 lies in the image, but in no pixel of this size: where it is predicted is confused, not foreign."""
+    logits = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]], [[5.0, 5.0]]])
+    mask = torch.tensor([[1, 0]])
+    for present, cells in ((None, [0, 0, 0, 0, 1, 0, 1]), ([0, 1, 3], [0, 0, 0, 1, 0, 1, 0])):
+        sums = offset_sums(logits, mask, 0, None if present is None else np.array(present))
+        assert sums["offset_cells"][ZERO].tolist() == cells
+        assert sums["offset_margins"].sum(0).tolist() == [cells[i] for i in (F, C, G, O, H)]

@@ -357,7 +357,7 @@ def test_methods_cite_what_was_measured_and_no_more() -> None:
     told = methods(three())
     works = cited(told)
     assert any("Boundary IoU" in work for work in works)
-    assert any("Holm" in work for work in works)
+    assert any("Dunn" in work for work in works)
     assert not any("BMVC" in work for work in works)  # no boundary F in these findings
     assert "3 variants were trained on 1,464 images of VOC2012 at 256×256 pixels, each 3 times" in told[0]
     assert "nothing was selected" in told[0]

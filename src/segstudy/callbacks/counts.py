@@ -27,16 +27,19 @@ class ImageCounts(L.Callback):
     the entries that are not 0. At original size the logits are interpolated (bilinear) before the argmax.
     Where `trainer.limit_test_batches` leaves images out, N are those that were tested; `images` holds their number.
     Raises TrainingError if an image was counted twice, or left out without being told so.
+    present: the classes in each image of this process at original size (some vanish at network size), by its place.
     """
 
     def __init__(self) -> None:
         self.rows: dict[str, list[np.ndarray]] = {}
+        self.present: dict[int, np.ndarray] = {}
         self.total: dict[str, np.ndarray] = {}
         self.seen: list[int] = []
         self.images = 0
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.rows, self.seen = {size: [] for size in SIZES}, []
+        self.present = {}
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -54,6 +57,7 @@ class ImageCounts(L.Callback):
             self._count("network", index, logit.argmax(0), mask)
             original = data.original_mask("report", index).to(mask.device)
             self._count("original", index, labels_at(logit, original.shape), original)
+            self.present[index] = np.unique(self.rows["original"][-1][:, 1])
 
     def _count(self, size: str, index: int, labels: torch.Tensor, mask: torch.Tensor) -> None:
         counts = confusion(labels[None], mask[None], self.num_classes)

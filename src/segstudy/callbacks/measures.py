@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.diagnostic import Diagnostic, of_all_processes
 from segstudy.data.base import SegmentationData
 from segstudy.files import remove, replacing
@@ -22,6 +23,7 @@ FILES = ("measures.npz", "labels.npz")
 class Measures(Diagnostic):
     """Keeps, of each test image at network size, the sums of failures, confidence, background offsets and shifts.
 
+    Which classes an image holds is taken from `ImageCounts`, which must stand before it among the callbacks.
     Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
     labels and truth, uint8 (N,H,W), for pictures. Neither where something fails; without shifts where only they do.
     """
@@ -43,7 +45,7 @@ class Measures(Diagnostic):
     ) -> None:
         if "measures" not in self.not_measured:
             with self.spared("measures"):
-                self._measure(trainer.datamodule, logits, batch)  # type: ignore[attr-defined]
+                self._measure(trainer, logits, batch)
         if not self.not_measured:
             with self.spared("shift_consistency"), trainer.precision_plugin.forward_context():
                 small = min(batch["image"].shape[2:]) // 8
@@ -54,16 +56,19 @@ class Measures(Diagnostic):
                     if index >= 0:
                         self.images[index] |= {"shift_kept": kept[i], "shift_compared": compared[i]}
 
-    def _measure(self, data: SegmentationData, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+    def _measure(self, trainer: L.Trainer, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
         classes, background = len(data.classes), data.background
         labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
+        present = next(c for c in trainer.callbacks if isinstance(c, ImageCounts)).present  # type: ignore[attr-defined]
         for i, index in enumerate(batch["index"].tolist()):
             if index < 0:  # filled in for an even number of batches
                 continue
             mask = batch["mask"][i]
             edge = torch.from_numpy(near_edges(masks[i])).to(mask.device)
-            sums = measure(masks[i], labels[i], classes, background)
-            sums |= confidence_sums(logits[i], mask, edge, background) | offset_sums(logits[i], mask, background)
+            sums = measure(masks[i], labels[i], classes, background, present[index])
+            sums |= confidence_sums(logits[i], mask, edge, background)
+            sums |= offset_sums(logits[i], mask, background, present[index])
             self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

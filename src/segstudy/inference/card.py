@@ -26,7 +26,7 @@ from segstudy.inference.runs import open_members
 from segstudy.inference.sections import Known
 from segstudy.inference.terms import layout, named
 from segstudy.record import read_record
-from segstudy.study.analysis import analyse, resampling_units, supported_classes
+from segstudy.study.analysis import analyse, in_images, resampling_units, supported_classes
 from segstudy.study.cells import markdown
 from segstudy.study.plan import Plan
 from segstudy.study.tested import Tested, count, read_run
@@ -94,7 +94,7 @@ def gather(folder: Path, measured: bool) -> Known:
     group, units, supported = None, None, np.zeros(len(record["class_names"]), bool)
     if tested is not None:
         units = resampling_units(tested)[0]
-        supported = supported_classes((tested.counts.truth > 0).sum(0), plan.min_images)[0]
+        supported = supported_classes(in_images(tested), plan.min_images, units)[0]
         group = analyse([tested], plan, SELF) if tested.sums else None
     return Known(folder, record, cfg, network, speeds, tested, group, missing, units, supported, plan.min_images)
 

@@ -226,9 +226,9 @@ def figures(known: Known) -> str:
         if key in known.record
     ]
     said = (
-        "In brackets: 95 % intervals over images, of this one training. All pixels of the reported images are added up "
-        "and divided once; classes without truth in them enter no mean. At the original size, logits are interpolated "
-        "first. Other readings of these words: `segstudy audit`."
+        "In brackets: 95 % intervals over images, of this one training; there is none where one image alone holds a "
+        "class. All pixels of the reported images are added up and divided once; classes without truth in them enter "
+        "no mean. At the original size, logits are interpolated first. Other readings of these words: `segstudy audit`."
     )
     return "\n\n".join(filter(None, [table(head, rows), said, known.missing]))
 
@@ -236,7 +236,7 @@ def figures(known: Known) -> str:
 def _kinds(known: Known, tested: Tested) -> Iterator[tuple[str, Callable[[Counts], tuple[Any, ...]]]]:
     """Name and terms of each figure of the table."""
     yield "mIoU of the classes with truth", lambda c: (c.hit, c.union, with_truth(c))
-    if (known.supported != with_truth(tested.counts)).any():
+    if known.supported.any() and (known.supported != with_truth(tested.counts)).any():
         name = f"mIoU of those in at least {known.min_images} images ({known.supported.sum()})"
         yield name, lambda c: (c.hit, c.union, known.supported)
     yield "pixel accuracy", lambda c: (c.hit.sum(1), c.truth.sum(1))
@@ -254,7 +254,7 @@ def classes(known: Known) -> str:
         return table(("class", "IoU", "recall", "precision"), rows)
     counts, full = tested.counts, tested.original or tested.counts
     images = (full.truth > 0).sum(0)
-    few = (counts.truth > 0).sum(0) < known.min_images
+    few = images < known.min_images
     hit, truth, predicted = (a.sum(0) for a in (counts.hit, counts.truth, counts.predicted))
     rows = []
     for c in np.flatnonzero(with_truth(counts) | with_truth(full)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from segstudy.study import confidence, operating, pace, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.claims import Setting, history, hold_claims, measure, measure_plain
+from segstudy.study.claims import Setting, history, hold_claims, measure, measure_figure, measure_plain
 from segstudy.study.collect import own, read_plan, read_study, seeds_of
 from segstudy.study.figures import FIGURES, PLAIN, Terms
 from segstudy.study.findings import Difference, Estimate, Findings, Group, Variant
@@ -42,27 +42,29 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
     """Variants, differences and claims of tests on the same images."""
     seeds = seeds_of(tests)
     first = tests[0]
-    class_images = (first.counts.truth > 0).sum(0)
-    supported, warnings = supported_classes(class_images, plan.min_images)
-    units, said = resampling_units(first)
-    warnings += said
+    class_images = in_images(first).sum(0)
+    units, warnings = resampling_units(first)
+    supported, said = supported_classes(in_images(first), plan.min_images, units)
+    warnings = said + warnings
+    scored = supported if supported.any() else class_images > 0
     common = shared_changes(seeds)
-    ratios = {name: {f.name: measure(runs, f.of) for f in FIGURES} for name, runs in seeds.items()}
-    variants = [_variant(name, runs, supported, units, common, ratios[name]) for name, runs in seeds.items()]
+    ratios = {name: {f.name: measure_figure(runs, f, scored) for f in FIGURES} for name, runs in seeds.items()}
+    variants = [_variant(name, runs, scored, units, common, ratios[name]) for name, runs in seeds.items()]
     target = pace.target(rows for v in variants for rows in v.history)
     variants = [replace(v, figures={**v.figures, **paces(v.history, target)}) for v in variants]
     measured = {
         name: m
         for name, runs in seeds.items()
-        if (m := measure(runs, lambda t: (t.counts.hit, t.counts.union), supported)) is not None
+        if (m := measure(runs, lambda t: (t.counts.hit, t.counts.union), scored)) is not None
     }
+    setting = Setting(scored, bool(supported.any()), units, plan.pair_seeds, target)
     pairs, absent = planned_pairs(seeds, plan)
     warnings += absent
-    differences, comparisons = compare_pairs(measured, pairs, units, plan)
+    differences, comparisons = compare_pairs(measured, pairs, setting, plan)
     warnings += _warnings(tests, variants, supported, comparisons, units)
     if plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1:
         warnings.append("not all variants have the same seeds: those with others are compared without pairs of seeds")
-    warnings += cross_checks(seeds, supported, units)
+    warnings += cross_checks(seeds, scored, units)
     return Group(
         title=title,
         classes=list(first.classes),
@@ -74,24 +76,40 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
         supported=supported,
         variants=variants,
         differences=differences,
-        claims=hold_claims(plan, seeds, Setting(supported, units, plan.pair_seeds, target), differences),
+        claims=hold_claims(plan, seeds, setting, differences),
         telling=telling_images(first.names, measured, differences),
         warnings=warnings,
         min_images=plan.min_images,
         margin=plan.margin,
         paired=plan.pair_seeds,
         target=target,
-        worth=worth_a_look(seeds, ratios, pairs, Setting(supported, units, plan.pair_seeds, target)),
+        worth=worth_a_look(seeds, ratios, pairs, setting),
     )
 
 
-def supported_classes(class_images: np.ndarray, min_images: int) -> tuple[np.ndarray, list[str]]:
-    """Classes that carry verdicts (C,), and a warning where none has truth in `min_images` images."""
-    supported = class_images >= min_images
+def in_images(test: Tested) -> np.ndarray:
+    """Which classes each image holds, bool (N,C): at its original size, where that was counted."""
+    return (test.counts if test.original is None else test.original).truth > 0
+
+
+def supported_classes(
+    in_images: np.ndarray, min_images: int, units: Sequence[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Classes that carry verdicts (C,): in at least `min_images` images and two units; a warning where there are none.
+
+    in_images: bool (N,C), as of the function of that name.
+    """
+    in_units = in_images
+    if units is not None:
+        labels = np.unique(units, return_inverse=True)[1]
+        in_units = np.zeros((labels.max() + 1, in_images.shape[1]), bool)
+        np.logical_or.at(in_units, labels, in_images)
+    supported = (in_images.sum(0) >= min_images) & (in_units.sum(0) > 1)
     if supported.any():
         return supported, []
-    return class_images > 0, [
-        f"no class has truth in {min_images} images: all classes with truth carry the verdicts, which are rough"
+    return supported, [
+        f"no class has truth in {min_images} images (report.min_images): the mIoU is over all classes with truth, its "
+        "intervals are rough, and no difference of it gets a verdict"
     ]
 
 
@@ -134,20 +152,27 @@ def planned_pairs(variants: Mapping[str, Sequence[Tested]], plan: Plan) -> tuple
 def compare_pairs(
     measured: Mapping[str, Measured],
     pairs: Sequence[tuple[Side, Side]],
-    units: Sequence[str] | None,
+    setting: Setting,
     plan: Plan,
 ) -> tuple[list[Difference], list[statistics.Comparison]]:
-    """The planned differences of mIoU with their verdicts, all in one family."""
+    """The planned differences of mIoU with their verdicts, all in one family; without classes that carry them, all are
+    undecided."""
     compared = {}
     for a, b in pairs:
         against, variant = (statistics.pooled([measured[name] for name in side.variants]) for side in (a, b))
-        compared[a.name, b.name] = statistics.compare(against, variant, units, plan.pair_seeds)
+        compared[a.name, b.name] = statistics.compare(against, variant, setting.units, setting.paired)
     decided = statistics.decide(compared, plan.margin)
     scatter = spread(measured)
     differences = []
     for (left, right), c in compared.items():
         d = decided[left, right]
         words = statistics.sentence(left, right, "mIoU", c, d, plan.margin, scatter)
+        if not setting.verdicts:
+            d = replace(d, verdict="undecided")
+            words = (
+                f"no verdict: no class has truth in {plan.min_images} images. {right} − {left} in mIoU over all "
+                f"classes with truth is {signed(c.delta)} ({signed(d.wide_low)} … {signed(d.wide_high)})"
+            )
         differences.append(
             Difference(
                 left,
@@ -188,7 +213,7 @@ def own_changes(changes: Sequence[str], common: set[str]) -> str:
 def _variant(
     name: str,
     runs: Sequence[Tested],
-    supported: np.ndarray,
+    scored: np.ndarray,
     units: Sequence[str] | None,
     common: set[str],
     ratios: Mapping[str, Measured | None],
@@ -196,7 +221,7 @@ def _variant(
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
     total = np.sum([t.counts.confusion for t in runs], 0)
-    measured = [key for key in runs[0].sums if all(key in t.sums for t in runs)]
+    measured = [key for key in runs[0].sums if len({t.sums[key].shape if key in t.sums else None for t in runs}) == 1]
     added = {key: sum(t.sums[key].sum(0) for t in runs) for key in measured}
     outcomes, areas = added["outcomes"], added["outcome_areas"]
 
@@ -215,7 +240,7 @@ def _variant(
         changes=own_changes(records[0].get("changes", [name]), common),
         records=records,
         seeds=[t.seed for t in runs],
-        miou=miou(supported),
+        miou=miou(scored),
         miou_all=miou(there),
         miou_original=miou(there, original=True),
         class_iou=iou,
@@ -223,7 +248,7 @@ def _variant(
         outcomes=_shares(outcomes),
         outcome_areas=_shares(areas),
         histograms=_histograms(added),
-        offsets=operating.curve(added, supported),
+        offsets=operating.curve(added, scored),
         confused=_confused(total, runs[0].classes),
         reliability=_reliability(added),
         history=[history(t) for t in runs if t.folder],
@@ -324,18 +349,22 @@ def telling_images(
     return [(int(i), names[i], float(phi[i] / size)) for i in order]
 
 
-def cross_checks(
-    seeds: Mapping[str, Sequence[Tested]], supported: np.ndarray, units: Sequence[str] | None
-) -> list[str]:
-    """A warning for each variant whose standard error by influence and by 10,000 paired draws differ by over 15 %."""
+def cross_checks(seeds: Mapping[str, Sequence[Tested]], scored: np.ndarray, units: Sequence[str] | None) -> list[str]:
+    """A warning for each variant whose standard error by influence and by 10,000 paired draws differ by over 15 %, or
+    that has none to check."""
     first = [runs[0] for runs in seeds.values()]
     tops, bottoms = (np.stack([getattr(t.counts, key) for t in first]) for key in ("hit", "union"))
-    draws = statistics.bootstrap(tops[:, :, supported], bottoms[:, :, supported], groups=units)
+    draws = statistics.bootstrap(tops[:, :, scored], bottoms[:, :, scored], groups=units)
     said = []
     for column, (name, test) in enumerate(zip(seeds, first, strict=True)):
-        _, phi = statistics.influence(test.counts.hit, test.counts.union, supported, leave_one_out=True)
+        _, phi = statistics.influence(test.counts.hit, test.counts.union, scored, leave_one_out=True)
         off = statistics.cross_check(statistics.image_error(phi, units), draws[:, column])
-        if abs(off) > statistics.DISAGREEMENT:
+        if math.isnan(off):
+            said.append(
+                f"{name}: its standard error cannot be checked by resampling: a class is in so few images that many "
+                "draws lack it, or nothing varies over images; take its intervals as rough"
+            )
+        elif abs(off) > statistics.DISAGREEMENT:
             said.append(
                 f"{name}: its standard error by resampling is {abs(off):.0%} {'larger' if off > 0 else 'smaller'} than "
                 "by influence: take its intervals as rough"
@@ -361,13 +390,18 @@ def _warnings(
             "variants with one seed: what is said of them holds for the trained networks, not for the variants; "
             "seed=0,1,2 trains three of each"
         )
-    unseen = int(((first.counts.truth.sum(0) > 0) & ~supported).sum())
-    if unseen:
+    unseen = int((in_images(first).any(0) & ~supported).sum())
+    if unseen and supported.any():
         said.append(
             f"{unseen} classes with truth in too few images carry no verdict; they are in the mIoU of all classes"
         )
+    if any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None):
+        said.append(
+            "some runs were tested by an older version: boundary F and all that is compared at equal spill are n/a "
+            "→ segstudy evaluate RUN --write"
+        )
     if first.background is not None and len(first.classes) > 2:
-        objects = np.delete(first.counts.truth > 0, first.background, 1).sum(1)
+        objects = np.delete(in_images(first), first.background, 1).sum(1)
         alone = (objects == 1).mean()
         if alone > 0.5:
             said.append(
@@ -407,7 +441,7 @@ def first_sentence(groups: Sequence[Group]) -> str:
     said = []
     for group in groups:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
-        classes = int(group.supported.sum())
+        classes = int(group.scored.sum())
         number = len(group.variants)
         text = (
             f"{best.name} has the highest mIoU ({share(best.miou.value)} over {classes} classes) of {number} variants"

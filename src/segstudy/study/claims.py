@@ -9,7 +9,7 @@ import numpy as np
 from segstudy.callbacks.history import read_history
 from segstudy.study import operating, pace, statistics
 from segstudy.study.cells import share, signed
-from segstudy.study.figures import PLAIN, Terms, Valued, by_name
+from segstudy.study.figures import PLAIN, Figure, Terms, Valued, by_name
 from segstudy.study.findings import ClaimResult, Difference
 from segstudy.study.plan import OF_SEEDS, Claim, Plan, Side
 from segstudy.study.statistics import Comparison, Measured
@@ -22,66 +22,107 @@ Seeds = Mapping[str, Sequence[Tested]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all comparisons share: verdict-carrying classes, units of images, paired seeds, and the val mIoU that is
-    90 % of the study's best."""
+    """What all comparisons share: the mIoU's classes (C,), whether they carry verdicts, units of images, paired seeds,
+    and the val mIoU that is 90 % of the study's best."""
 
-    supported: np.ndarray
+    scored: np.ndarray
+    verdicts: bool
     units: Sequence[str] | None
     paired: bool
     target: float
 
 
+@dataclass(frozen=True)
+class Held:
+    """A claim with what was compared (None: not measured, `words` say why), and the interval that decides: of how many
+    comparisons that hold together."""
+
+    claim: Claim
+    compared: Comparison | None
+    words: str = ""
+    wide: tuple[float, float] = (math.nan, math.nan)
+    together: str = ""
+
+
 def hold_claims(
     plan: Plan, seeds: Seeds, setting: Setting, differences: Sequence[Difference] = ()
 ) -> list[ClaimResult]:
-    """Each claim of the plan with its outcome, by its own 95 % interval.
+    """Each claim of the plan with its outcome, by intervals that hold together (`statistics.together`).
 
-    A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both say the same.
+    A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both say the same; the
+    others that have an interval are one family.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
-    held = []
-    for claim in plan.claims:
-        against, variant = Side.of(claim.against, changes), Side.of(claim.variant, changes)
-        if not (against.variants and variant.variants):
-            absent = claim.variant if against.variants else claim.against
-            held.append(ClaimResult(claim.say, "not measured", f"no run of {absent!r} in this study"))
-            continue
-        runs = [[seeds[name] for name in side.variants] for side in (against, variant)]
-        found = _compare(claim, runs, setting)
-        if found is None or np.isnan(found.p):
-            words = f"{claim.figure} is not defined for this data, or was not measured"
-            if claim.figure == "epochs_to_90":
-                words = f"not every training reached a val mIoU of {share(setting.target)}, 90 % of the best"
-            held.append(ClaimResult(claim.say, "not measured", words))
-            continue
-        pair = against.name, variant.name
-        same = claim.figure == "miou" and pair in planned
-        held.append(_outcome(claim, found, planned[pair] if same else (found.low, found.high)))
-    return held
+    held = [_held(claim, changes, seeds, setting, planned, len(differences)) for claim in plan.claims]
+    family = [h for h in held if h.compared is not None and not h.together and not np.isnan(h.compared.p)]
+    said = f"all {len(family)} claims" if len(family) > 1 else "95 %"
+    return [
+        _outcome(replace(h, wide=statistics.together(h.compared, len(family)), together=said), setting)
+        if h.compared is not None and not h.together
+        else _outcome(h, setting)
+        for h in held
+    ]
 
 
-def _outcome(claim: Claim, compared: Comparison, wide: tuple[float, float]) -> ClaimResult:
-    """Supported or refuted where the interval lies on one side of the limit, else undecided."""
+def _held(
+    claim: Claim,
+    changes: Mapping[str, Sequence[str]],
+    seeds: Seeds,
+    setting: Setting,
+    planned: Mapping[tuple[str, str], tuple[float, float]],
+    pairs: int,
+) -> Held:
+    """A claim's comparison; with its interval where that is of a planned pair."""
+    against, variant = Side.of(claim.against, changes), Side.of(claim.variant, changes)
+    if not (against.variants and variant.variants):
+        absent = claim.variant if against.variants else claim.against
+        return Held(claim, None, f"no run of {absent!r} in this study")
+    runs = [[seeds[name] for name in side.variants] for side in (against, variant)]
+    found = _compare(claim, runs, setting)
+    if found is None or np.isnan(found.delta):
+        words = f"{claim.figure} is not defined for this data, or was not measured"
+        if claim.figure == "epochs_to_90":
+            words = f"not every training reached a val mIoU of {share(setting.target)}, 90 % of the best"
+        if claim.at == "equal_spill" and any("offset_margins" not in t.sums for side in runs for r in side for t in r):
+            words = "its runs were tested by an older version, or are masks → segstudy evaluate RUN --write"
+        return Held(claim, None, words)
+    pair = against.name, variant.name
+    if claim.figure == "miou" and pair in planned:
+        return Held(claim, found, "", planned[pair], f"all {pairs} planned pairs" if pairs > 1 else "95 %")
+    return Held(claim, found)
+
+
+def _outcome(held: Held, setting: Setting) -> ClaimResult:
+    """Supported or refuted where the wide interval lies on one side of the limit, else undecided."""
+    claim, compared = held.claim, held.compared
+    if compared is None:
+        return ClaimResult(claim.say, "not measured", held.words)
+    where = " at equal spill" if claim.at == "equal_spill" else ""
+    words = f"{claim.figure}{where}: {claim.variant} − {claim.against} = {signed(compared.delta)}"
     if claim.figure in OF_SEEDS and min(compared.seeds) == 1:
-        words = f"{claim.figure}: {claim.variant} − {claim.against} = {signed(compared.delta)}"
         return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds alone, and one seed has none")
+    if np.isnan(compared.p):
+        return ClaimResult(claim.say, "undecided", f"{words}; no interval: it rests on one image, or does not vary")
+    words += f" ({_between((compared.low, compared.high))}"
+    words += f"; {held.together}: {_between(held.wide)})" if held.together != "95 %" else ")"
+    if claim.no_worse:
+        words += f"; may be worse by {share(claim.margin)} at most"
+    if claim.figure == "miou" and not setting.verdicts:
+        return ClaimResult(claim.say, "undecided", f"{words}; every class has truth in too few images for a verdict")
     sign = 1 if claim.direction == "higher" else -1
-    low, high = sorted((sign * wide[0], sign * wide[1]))
+    low, high = sorted((sign * held.wide[0], sign * held.wide[1]))
     limit = -claim.margin if claim.no_worse else claim.margin
     outcome = "supported" if low > limit else "refuted" if high < limit else "undecided"
-    where = " at equal spill" if claim.at == "equal_spill" else ""
-    words = (
-        f"{claim.figure}{where}: {claim.variant} − {claim.against} = {signed(compared.delta)} "
-        f"({signed(wide[0])} … {signed(wide[1])})"
-    )
-    if claim.no_worse:
-        words += f", not worse by {share(claim.margin)}?"
     if min(compared.seeds) == 1 and outcome != "undecided":
-        words += f"; these trainings say {outcome}, of the variants one seed says nothing"
+        words += f"; {outcome} for these trained networks, but one seed says nothing of variants: seed=0,1,2"
         outcome = "undecided"
     return ClaimResult(claim.say, outcome, words)  # type: ignore[arg-type]
+
+
+def _between(interval: tuple[float, float]) -> str:
+    return f"{signed(interval[0])} … {signed(interval[1])}"
 
 
 def _compare(
@@ -105,14 +146,20 @@ def _compare(
 
 def _measured(figure: str, runs: Sequence[Tested], setting: Setting) -> Measured | None:
     if figure == "miou":
-        return measure(runs, lambda t: (t.counts.hit, t.counts.union), setting.supported)
+        return measure(runs, lambda t: (t.counts.hit, t.counts.union), setting.scored)
     if figure == "epochs_to_90":
         values = [pace.reached(history(t), setting.target).epochs for t in runs]
         # Scatter over seeds alone is known.
         return Measured(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
     if figure in PLAIN:
         return measure_plain(runs, PLAIN[figure])
-    return measure(runs, by_name(figure).of)
+    return measure_figure(runs, by_name(figure), setting.scored)
+
+
+def measure_figure(runs: Sequence[Tested], figure: Figure, scored: np.ndarray) -> Measured | None:
+    """A figure of FIGURES; if it is a mean over classes, of those of the mIoU."""
+    there = runs[0].counts.truth.sum(0) > 0
+    return measure(runs, figure.of, scored[there] if figure.by_class else None)
 
 
 def measure(
@@ -137,33 +184,31 @@ def _at_equal_spill(
 ) -> Comparison | None:
     """`missed` or `hallucinated` with `against` brought to the spill of `variant`: images drawn again for the standard
     error over images, the scatter of the trainings for that over seeds."""
-    if any("offset_cells" not in t.sums for t in (*against, *variant)):
+    if any("offset_margins" not in t.sums for t in (*against, *variant)):
         return None
+    classes, images = len(against[0].classes), len(against[0].names)
+    labels = np.unique(np.arange(images) if units is None else np.array(units), return_inverse=True)[1]
+    count = int(labels.max()) + 1
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
+    weights = np.concatenate([np.ones((1, images)), draws[:, labels]])  # the first row is the images as they are
+    a, b = ([_drawn(t.sums["offset_margins"], weights) for t in side] for side in (against, variant))
 
-    def delta(weights: np.ndarray, a: Sequence[Tested], b: Sequence[Tested]) -> float:
-        spill = operating.at_equal_spill(_drawn(a, weights), _drawn(b, weights))
+    def delta(one: np.ndarray, other: np.ndarray) -> float:
+        spill = operating.at_equal_spill(one, other, classes)
         return getattr(spill, f"{figure}_b") - getattr(spill, f"{figure}_a")
 
-    images = len(against[0].names)
-    labels = np.unique(np.arange(images) if units is None else np.array(units), return_inverse=True)[1]
-    count = labels.max() + 1
-    ones = np.ones(images, int)
-    if math.isnan(delta(ones, against, variant)):
-        return None
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
-    values = [delta(w[labels], against, variant) for w in draws]
-    variances = [(float(np.nanvar(values)), np.inf)]
-    for mine, other, flip in ((against, variant, False), (variant, against, True)):
-        each = [delta(ones, other, [t]) if flip else delta(ones, [t], other) for t in mine]
+    all_a, all_b = np.sum(a, 0), np.sum(b, 0)
+    value, *values = (delta(one, other) for one, other in zip(all_a, all_b, strict=True))
+    parts = [(float(np.var(values, ddof=1)), math.inf if units is None else count - 1)]
+    for each in ([delta(t[0], all_b[0]) for t in a], [delta(all_a[0], t[0]) for t in b]):
         if len(each) > 1:
-            variances.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
-    return statistics.from_parts(delta(ones, against, variant), variances, (len(against), len(variant)))
+            parts.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
+    return statistics.from_parts(value, parts, (len(against), len(variant)))
 
 
-def _drawn(tests: Sequence[Tested], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The offsets' sums over weighted images and all tests."""
-    keys = ("offset_cells", "offset_hit", "offset_predicted", "offset_truth")
-    return {key: sum(np.tensordot(weights, t.sums[key], 1) for t in tests) for key in keys}  # type: ignore[misc]
+def _drawn(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sums (N, …) over the images, weighted by each row of weights (D,N): (D, …)."""
+    return (weights @ sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])
 
 
 def history(test: Tested) -> list[dict[str, float]]:

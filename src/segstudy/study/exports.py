@@ -112,8 +112,9 @@ def latex_tables(findings: Findings) -> str:
     parts = [r"% needs \usepackage{booktabs,graphicx}"]
     for number, group in enumerate(findings.groups, 1):
         rows = [" & ".join(latex(row[i]) for i in LATEX_COLUMNS) + r" \\" for row in table_rows(group)]
-        note = f"{latex(group.title)}; mIoU over {int(np.sum(group.supported))} classes with "
-        note += rf"truth in at least {group.min_images} images, with its 95\,\% interval."
+        there = f" in at least {group.min_images} images" if np.any(group.supported) else ""
+        note = f"{latex(group.title)}; mIoU over {int(np.sum(group.scored))} classes with truth{there}, "
+        note += r"with its 95\,\% interval."
         parts += [
             r"\begin{table}", r"  \centering", rf"  \caption{{{note}}}", rf"  \label{{tab:study-{number}}}",
             r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",

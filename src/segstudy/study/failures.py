@@ -21,16 +21,23 @@ BAND = 0.01
 """Of the diagonal: how near to both right and rightly left pixels an error is one of the boundary."""
 
 
-def measure(truth: np.ndarray, labels: np.ndarray, num_classes: int, background: int | None) -> dict[str, np.ndarray]:
+def measure(
+    truth: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    background: int | None,
+    present: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """All sums of one image. truth, labels (H,W) with classes 0…C−1, 255 in truth ignored; background: a class or None.
 
+    present: the classes in the image at its original size; those of the truth if not given.
     Sums that need a background are 0 without one, so that their figures are not defined.
     """
     counted = truth != IGNORE
     copied = np.where(counted, labels, IGNORE)
-    cells = partition(truth, labels, background)
+    cells = partition(truth, labels, background, present)
     sums = {"cells": np.bincount(cells[counted], minlength=len(CELLS)), "shape": np.array(truth.shape)}
-    sums |= absent_classes(truth, copied, background)
+    sums |= absent_classes(truth, copied, background, present)
     filled = fill_void(truth)
     sums |= where_errors(truth, labels, filled.labels, background)
     sums |= object_sums(truth, copied, background)
@@ -39,11 +46,13 @@ def measure(truth: np.ndarray, labels: np.ndarray, num_classes: int, background:
     return sums
 
 
-def partition(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
+def partition(
+    truth: np.ndarray, labels: np.ndarray, background: int | None, present: np.ndarray | None = None
+) -> np.ndarray:
     """Each pixel's place in CELLS, uint8 (H,W); 255 where the truth is 255. Without a background there are no missed,
-    overshoot or ghost pixels."""
+    overshoot or ghost pixels. present: as in `measure`."""
     there = np.zeros(256, bool)
-    there[np.unique(truth)] = True
+    there[np.unique(truth) if present is None else present] = True
     if background is not None:
         there[background] = False
     known = there[labels]
@@ -57,11 +66,13 @@ def partition(truth: np.ndarray, labels: np.ndarray, background: int | None) -> 
     return cells
 
 
-def absent_classes(truth: np.ndarray, copied: np.ndarray, background: int | None) -> dict[str, np.ndarray]:
+def absent_classes(
+    truth: np.ndarray, copied: np.ndarray, background: int | None, present: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """How many classes that are not in the image cover at least .1 % of it, and 1 for an image that is counted."""
     counted = int((truth != IGNORE).sum())
     predicted = np.bincount(copied[copied != IGNORE], minlength=256)
-    predicted[np.unique(truth)] = 0
+    predicted[np.unique(truth) if present is None else present] = 0
     if background is not None:
         predicted[background] = 0
     absent = (predicted > 0) & (predicted >= VISIBLE * counted)

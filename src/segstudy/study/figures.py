@@ -21,7 +21,7 @@ class Figure:
     """A named number. terms: None where it is not defined for the data or was not measured.
 
     higher: whether more is better, None where neither is. most: its largest possible value. needs: what it needs of the
-    data: "background", "labels" (three classes or more).
+    data: "background", "labels" (three classes or more). by_class: its terms are (N, classes with truth).
     """
 
     name: str
@@ -31,6 +31,7 @@ class Figure:
     higher: bool | None = False
     most: float = 1.0
     needs: tuple[str, ...] = ()
+    by_class: bool = False
 
     def of(self, tested: Tested) -> Terms | None:
         if "background" in self.needs and tested.background is None:
@@ -133,7 +134,7 @@ FIGURES = [
     Figure("coherence", "coherence", "largest piece's share of what was found of an object",
            _sums("coherence", "found_objects"), higher=True, needs=("background",)),
     Figure("boundary_iou", "Boundary IoU", "mean over classes, band of 2 % of the diagonal", _boundary_iou,
-           higher=True),
+           higher=True, by_class=True),
     Figure("boundary_f", "boundary F", "mean over images and classes, tolerance .75 % of the diagonal", _boundary_f,
            higher=True),
     Figure("roughness", "roughness", "length of the predicted edges by that of the true ones",
@@ -174,14 +175,14 @@ def worst(tested: Tested, share: float = 0.05) -> Valued:
 
 
 def blockiness(tested: Tested, step: int) -> Valued:
-    """R at this step over the split; NaN under 100 label changes an axis. phi by leaving each image out."""
+    """R at this step over the split; NaN under 100 label changes an axis. phi by leaving each image out: NaN if under
+    100 are then left, so that there is no interval."""
     phases, changes = tested.sums["phases"], tested.sums["changes"]
     at = STEPS.index(step)
     value = float(blocks(phases.sum(0), changes.sum(0))[at])
     without = [blocks(phases.sum(0) - p, changes.sum(0) - c)[at] for p, c in zip(phases, changes, strict=True)]
     phi = (len(phases) - 1) * (value - np.array(without, float))
-    # An image that holds nearly all changes alone leaves nothing to measure.
-    return value, np.nan_to_num(phi) if np.isfinite(value) else np.full(len(phases), np.nan)
+    return value, phi
 
 
 PLAIN: dict[str, Callable[[Tested], Valued]] = {

@@ -27,8 +27,8 @@ class Estimate:
 class Difference:
     """`figure` of variant b minus that of variant a.
 
-    low, high: 95 %; wide_low, wide_high: with all planned pairs taken into account, agrees with the verdict.
-    p: two-sided, corrected by Holm. detectable: the smallest difference that this study would probably have shown.
+    low, high: 95 %; wide_low, wide_high: 95 % for all planned pairs together; the verdict is read from it.
+    p: two-sided, corrected likewise (Bonferroni). detectable: a difference that four of five such studies would show.
     words: the verdict as a sentence.
     """
 
@@ -59,8 +59,8 @@ class ClaimResult:
 class Variant:
     """All trainings of one variant: their records (one a seed) and figures.
 
-    miou: over the supported classes (truth in at least `min_images` images), which carry the verdict; miou_all: over
-    all classes with truth; miou_original: these, at each image's original size. class_iou (C,): NaN without truth.
+    miou: over the group's scored classes; miou_all: over all classes with truth; miou_original: these, at each image's
+    original size. class_iou (C,): NaN without truth.
     figures: by the names of `study/figures.py`. outcomes: shares of objects missed, mixed, wrong label, partial, right,
     and outcome_areas the same by area. histograms: of the objects' `found` and `purity`, shares of objects in equal
     bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
@@ -93,11 +93,12 @@ class Variant:
 class Group:
     """Variants that may be compared: same data, size, protocol and classes.
 
-    supported (C,): classes that carry verdicts. telling: images (index, name, share of the surest planned difference's
-    influence), largest first. warnings: what a reader must know of the figures, each a sentence. min_images: what
-    makes a class supported. margin: of "equal"; NaN: none was declared. paired: differences were taken seed by seed.
-    target: 90 % of the best final val mIoU; NaN without histories. worth: by (a, b) of a planned pair, names of classes
-    and figures that differ, at a false discovery rate of 10 %.
+    class_images (C,): images with truth of each class, at original size where it is known. supported (C,): classes
+    that carry verdicts; if there are none, nothing does. telling: images (index, name, share of the surest planned
+    difference's influence), largest first. warnings: what a reader must know of the figures, each a sentence.
+    min_images: what makes a class supported. margin: of "equal"; NaN: none was declared. paired: differences were taken
+    seed by seed. target: 90 % of the best final val mIoU; NaN without histories. worth: by (a, b) of a planned pair,
+    names of classes and figures that differ, at a false discovery rate of 10 %.
     """
 
     title: str
@@ -118,6 +119,11 @@ class Group:
     paired: bool = False
     target: float = math.nan
     worth: Mapping[tuple[str, str], set[str]] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> np.ndarray:
+        """The classes of the mIoU, bool (C,): the supported ones; all with truth where there are none."""
+        return self.supported if self.supported.any() else np.asarray(self.class_images) > 0
 
     @property
     def published(self) -> bool:

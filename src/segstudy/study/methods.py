@@ -27,10 +27,10 @@ REFERENCES = {
         "X. Bouthillier et al. Accounting for variance in machine learning benchmarks. Proceedings of Machine Learning "
         "and Systems 3, 2021.",
     ),
-    "holm": (
-        "Holm, 1979",
-        "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6(2), "
-        "65–70, 1979.",
+    "dunn": (
+        "Dunn, 1961",
+        "O. J. Dunn. Multiple comparisons among means. Journal of the American Statistical Association 56(293), 52–64, "
+        "1961.",
     ),
     "schuirmann": (
         "Schuirmann, 1987",
@@ -61,8 +61,9 @@ BY_FIGURE = {"boundary_iou": ("Boundary IoU", "cheng"), "boundary_f": ("the boun
 
 
 CLAIMS_NOTE = (
-    "Declared before the runs. Each is held to its own 95 % interval, so of twenty that are not true one may seem so; "
-    "a claim on the mIoU of a planned pair shares the interval of that pair's verdict."
+    "Declared before the runs. In brackets: the plain 95 % interval, and the one that decides: those of all claims "
+    "hold together with 95 % (Bonferroni). A claim on the mIoU of a planned pair takes the interval of that pair's "
+    "verdict."
 )
 
 
@@ -113,10 +114,11 @@ def _training(group: Group) -> str:
 def _figures(groups: Sequence[Group]) -> str:
     """What was measured, and after whom."""
     least = " or ".join(str(n) for n in sorted({g.min_images for g in groups}))
+    none = " (all with truth where there are none, and then no verdicts)" * any(not g.supported.any() for g in groups)
     text = (
-        f"mIoU is the mean over a fixed set of classes, those with truth in at least {least} of the reported images, "
-        f"of the intersection over union of pixels counted over all images {_cite('everingham')}; ignored pixels count "
-        "nowhere. "
+        f"mIoU is the mean over a fixed set of classes, those with truth in at least {least} of the reported "
+        f"images{none}, of the intersection over union of pixels counted over all images {_cite('everingham')}; "
+        "ignored pixels count nowhere. "
     )
     variants = [v for g in groups for v in g.variants]
     if any(v.outcomes for v in variants):
@@ -151,8 +153,9 @@ def _statistics(groups: Sequence[Group]) -> str:
     margins = " or ".join(sorted({f"±{share(g.margin)}" for g in groups if math.isfinite(g.margin)}))
     equal = f", equal if it lies within {margins} {_cite('schuirmann')}" if margins else ""
     text += (
-        f"The differences planned beforehand are corrected for their number {_cite('holm')}; a difference is called "
-        f"better or worse if its interval, widened for all pairs, leaves out 0{equal}, and undecided otherwise. "
+        "The intervals of the differences planned beforehand hold together with 95 % (Bonferroni, with t quantiles of "
+        f"each difference's own degrees of freedom {_cite('dunn')}); a difference is called better or worse if this "
+        f"interval leaves out 0{equal}, and undecided otherwise. "
     )
     if any(max(len(v.seeds), v.miou.seeds) < 2 for g in groups for v in g.variants):
         text += "A variant with one training is said to be ahead or behind: this is of two networks, not of variants. "

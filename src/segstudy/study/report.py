@@ -188,7 +188,10 @@ def _caption(name: str, group: Group) -> str:
     rows = [d for d in group.differences if d.figure == figure]
     if figure != group.differences[0].figure:
         return f"The same for {label(figure)}."
-    text = "Planned differences. Pale bars: with all planned pairs taken into account, as the verdicts; lines: 95 %."
+    text = (
+        "Planned differences. Wide bars: 95 % intervals of all planned pairs together, as the verdicts. "
+        "Thin lines: plain 95 % interval of each."
+    )
     if any(single(group, d) for d in rows):
         text += " Hatched: one training a variant; this is of two trained networks, not of variants."
     if math.isfinite(group.margin):

@@ -20,8 +20,9 @@ Groups = Sequence[Hashable] | np.ndarray
 
 LEVEL = 0.95
 FEW_IMAGES, FEW_GROUPS = 50, 10
-DETECTABLE = 2.8  # 1.96 + .84: a true difference of so many standard errors is shown in four of five studies
+POWER = 0.8  # of showing a true difference as large as `detectable`
 DISAGREEMENT = 0.15  # of the two standard errors over images: more is said in the report
+TINY = 1e-12  # a standard error below it is rounding: nothing varies
 WIDTH = 512  # columns of one matrix product of the bootstrap: 40 MB at 10,000 draws
 
 
@@ -56,7 +57,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one of several comparisons says: p corrected by Holm, the interval that agrees with the verdict."""
+    """What one of several comparisons says. p and the wide interval, which the verdict is read from, are corrected for
+    the number of comparisons (Bonferroni)."""
 
     p: float
     wide_low: float
@@ -76,6 +78,7 @@ def influence(
     B_c. The same for many images; for few, phi as above makes the standard error too small (results/statistics.md).
     A kept column whose bottom sums to 0 is left out; if none is left (or n = 0), the value and phi are NaN.
     IoU loses no column that way where K holds classes with truth.
+    If one image alone has a bottom in some column, phi is NaN: how that column varies over images is unknown.
     """
     top, bottom = _columns(top), _columns(bottom)
     if top.shape != bottom.shape:
@@ -86,11 +89,10 @@ def influence(
         return float("nan"), np.full(images, np.nan)
     top, bottom, sums = top[:, used], bottom[:, used], sums[used]
     ratios = top.sum(0) / sums
-    rest = np.broadcast_to(sums, bottom.shape)
-    if leave_one_out:
-        images -= 1
-        rest = np.where(bottom == sums, np.inf, sums - bottom)  # a column that one image holds alone says no more of it
-    return float(ratios.mean()), images / used.sum() * ((top - ratios * bottom) / rest).sum(1)
+    if ((bottom != 0).sum(0) == 1).any():
+        return float(ratios.mean()), np.full(images, np.nan)
+    rest, count = (sums - bottom, images - 1) if leave_one_out else (sums, images)
+    return float(ratios.mean()), count / used.sum() * ((top - ratios * bottom) / rest).sum(1)
 
 
 def image_error(phi: np.ndarray, groups: Groups | None = None) -> float:
@@ -112,10 +114,11 @@ def estimate(values: Sequence[float], phis: Sequence[np.ndarray], groups: Groups
 
     SE² = SE²_images(mean phi) + s²/S, t quantile with Satterthwaite's degrees of freedom. One seed: images only.
     A seed whose value is NaN makes the figure n/a: a mean over the others would be of other trainings.
+    The interval is NaN where nothing varies (SE = 0), such as a share that is 0 in every image.
     """
     parts = [_image_part(_mean_phi(phis), groups), *_seed_parts(values)]
     value, (se, df) = float(np.mean(values)), _sum(parts)
-    return Estimate(value, *_interval(value, se, df, LEVEL), seeds=len(values))
+    return Estimate(value, *_interval(value, se or np.nan, df, LEVEL), seeds=len(values))
 
 
 def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool = False) -> Comparison:
@@ -138,8 +141,12 @@ def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool
 
 
 def from_parts(delta: float, parts: Sequence["Part"], seeds: tuple[int, int]) -> Comparison:
-    """A comparison from a difference and the parts (variance, degrees of freedom) of its error, images first."""
+    """A comparison from a difference and the parts (variance, degrees of freedom) of its error, images first.
+
+    Where nothing varies (SE = 0), a difference other than 0 has no p and no interval.
+    """
     se, df = _sum(parts)
+    se = np.nan if se == 0 and delta != 0 else se
     interval = _interval(delta, se, df, LEVEL)
     return Comparison(delta, se, df, _p(delta, se, df), *interval, seeds, float(parts[0][0] ** 0.5))
 
@@ -198,46 +205,51 @@ def percentile(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 def cross_check(se: float, draws: np.ndarray) -> float:
     """SD of a column of draws relative to the standard error over images, minus 1: beyond ±`DISAGREEMENT`, say so.
 
+    NaN, no check, if the standard error is NaN or 0 or if more than 1 % of the draws have no value.
     For a mean over seeds or a difference, take the same mean or difference of the draws' columns first.
     """
-    spread = float(np.std(draws, ddof=1))
-    if se == 0:
-        return 0.0 if spread < 1e-12 else float("inf")
-    return spread / se - 1
+    there = draws[~np.isnan(draws)]
+    if not se > 0 or len(there) < 0.99 * len(draws):
+        return float("nan")
+    return float(np.std(there, ddof=1)) / se - 1
 
 
 def decide(
     comparisons: Mapping[Key, Comparison], margin: float = 0.005, alpha: float = 0.05, falling: Container[Key] = ()
 ) -> dict[Key, Decision]:
-    """Verdicts of all planned comparisons together, at a family-wise error of alpha (Holm 1979).
+    """Verdicts of all planned comparisons, read from simultaneous intervals (`together`): the chance that any of the
+    intervals misses its true difference, or that any verdict is wrong, is at most alpha.
 
-    The pairs are taken by p, the smallest first. The wide interval of the k-th of m has level 1 − alpha/(m − k + 1);
-    the first that contains 0 ends it, and all from there on have its level. So each interval agrees with its verdict:
-
-    * equal: inside ±margin (two one-sided tests, Schuirmann 1987), also if it leaves out 0: a difference surely smaller
-      than the smallest that matters. The chance of a wrong "equal" is at most alpha/2 for each pair.
+    * equal: inside ±margin, also if it leaves out 0: a difference surely smaller than the smallest that matters (two
+      one-sided tests, Schuirmann 1987).
     * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed and nothing is known of
       variants; there, "equal" is not said either.
-    * undecided: else, and where a figure is n/a (such pairs do not count in m).
+    * undecided: else, and where a figure is n/a (such pairs do not count).
 
+    detectable: a true difference that is shown in four of five such studies.
     falling: keys whose figure is the better the smaller it is. Raises ConfigError for a margin below 0 or an alpha
     outside 0…1.
     """
     if not margin >= 0 or not 0 < alpha < 1:
         raise ConfigError(f"margin must be 0 or more and alpha between 0 and 1; got margin={margin}, alpha={alpha}")
-    nan = float("nan")
-    decisions = {key: Decision(nan, nan, nan, "undecided", nan) for key in comparisons}
-    ranked = sorted((k for k, c in comparisons.items() if not np.isnan(c.p)), key=lambda k: comparisons[k].p)
-    p, tests, going = 0.0, len(ranked), True
-    for left, key in zip(range(len(ranked), 0, -1), ranked, strict=True):
-        c = comparisons[key]
-        p = max(p, min(1.0, left * c.p))
-        tests = left if going else tests
-        low, high = _interval(c.delta, c.se, c.df, 1 - alpha / tests)
-        going = going and not low <= 0 <= high
+    number = sum(not np.isnan(c.p) for c in comparisons.values())
+    decisions = {}
+    for key, c in comparisons.items():
+        low, high = together(c, number, alpha)
         verdict = _verdict(low, high, margin, min(c.seeds) == 1, key in falling)
-        decisions[key] = Decision(p, low, high, verdict, DETECTABLE * c.se)
+        detectable = (high - low) / 2 + float(stats.t.ppf(POWER, c.df)) * c.se
+        decisions[key] = Decision(float(np.minimum(1.0, number * c.p)), low, high, verdict, detectable)
     return decisions
+
+
+def together(comparison: Comparison, number: int, alpha: float = 0.05) -> tuple[float, float]:
+    """The comparison's interval as one of `number` that all hold at once with probability 1 − alpha, whatever the
+    correlation between them: each has level 1 − alpha/number, with a t quantile of its own degrees of freedom.
+    NaN if it has no standard error. Source: Bonferroni's inequality, as Dunn 1961 uses it.
+    """
+    if np.isnan(comparison.p):
+        return float("nan"), float("nan")
+    return _interval(comparison.delta, comparison.se, comparison.df, 1 - alpha / number)
 
 
 def benjamini_hochberg(p: Sequence[float] | np.ndarray, level: float = 0.1) -> np.ndarray:
@@ -363,8 +375,10 @@ def _seed_parts(values: Sequence[float] | np.ndarray) -> list[Part]:
 def _sum(parts: Sequence[Part]) -> tuple[float, float]:
     """Standard error and degrees of freedom of a sum of independent parts (Satterthwaite 1946)."""
     total = sum(variance for variance, _ in parts)
+    if total < TINY**2:
+        return 0.0, np.inf
     # Shares, not squares of variances: these would underflow.
-    inverse = sum((variance / total) ** 2 / df for variance, df in parts if variance > 0) if total > 0 else 0.0
+    inverse = sum((variance / total) ** 2 / df for variance, df in parts if variance > 0)
     return float(np.sqrt(total)), 1 / inverse if inverse > 0 else np.inf
 
 
@@ -374,10 +388,8 @@ def _interval(value: float, se: float, df: float, level: float) -> tuple[float, 
 
 
 def _p(delta: float, se: float, df: float) -> float:
-    if np.isnan(delta):
-        return float("nan")
     if se == 0:
-        return 1.0 if delta == 0 else 0.0
+        return 1.0
     return float(2 * stats.t.sf(abs(delta) / se, df))
 
 
@@ -385,7 +397,7 @@ def _verdict(low: float, high: float, margin: float, one_seed: bool, falling: bo
     inside = -margin <= low and high <= margin
     if inside and not one_seed:
         return "equal"
-    if inside or low <= 0 <= high:
+    if inside or not (low > 0 or high < 0):
         return "undecided"
     if (low > 0) != falling:
         return "ahead" if one_seed else "better"

@@ -27,7 +27,7 @@ def worth_a_look(
     held: dict[str, Mapping[str, Measured]] = {}
     for a, b in pairs:
         for name in (*a.variants, *b.variants):
-            held[name] = held.get(name) or _all_measured(seeds[name], ratios[name], setting.supported)
+            held[name] = held.get(name) or _all_measured(seeds[name], ratios[name], setting)
         shared = set.intersection(*(set(held[name]) for name in (*a.variants, *b.variants)))
         for what in sorted(shared):
             left, right = (pooled([held[name][what] for name in side.variants]) for side in (a, b))
@@ -41,7 +41,7 @@ def worth_a_look(
 
 
 def _all_measured(
-    runs: Sequence[Tested], ratios: Mapping[str, Measured | None], supported: np.ndarray
+    runs: Sequence[Tested], ratios: Mapping[str, Measured | None], setting: Setting
 ) -> dict[str, Measured]:
     """IoU of each supported class and every figure that is a ratio of sums, where it is defined."""
 
@@ -51,5 +51,5 @@ def _all_measured(
 
         return measure(runs, terms)
 
-    named = {name: iou(c) for c, name in enumerate(runs[0].classes) if supported[c]}
+    named = {name: iou(c) for c, name in enumerate(runs[0].classes) if setting.scored[c] and setting.verdicts}
     return {name: m for name, m in {**named, **ratios}.items() if m is not None and not np.isnan(m.values).any()}
