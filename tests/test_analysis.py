@@ -1,9 +1,12 @@
 """From tests to findings: groups, units, pairs, claims, verdicts; on hand-made predictors."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis import (
+    _inspected,
     analyse,
     first_sentence,
     in_images,
@@ -404,3 +408,11 @@ def test_planned_pairs_without_runs_are_said(tests: list[Tested]) -> None:
     found = analyse(tests, Plan.of({"min_images": 5, "pairs": [["v1", "v2"], ["v1", "v9"]]}), "made")
     assert [(d.a, d.b) for d in found.differences] == [("v1", "v2")]
     assert "planned, but not in this study: v9 against v1" in found.warnings
+
+
+def test_the_last_look_of_the_inspector_is_a_file_and_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "inspector").mkdir()
+    (tmp_path / "inspector" / "epoch_001.csv").write_text("layer,flags\na,\nb,dead\n")
+    os.mkfifo(tmp_path / "inspector" / "epoch_002.csv")
+    run: Any = SimpleNamespace(folder=tmp_path)
+    assert _inspected([run]) == [("b", "dead")]

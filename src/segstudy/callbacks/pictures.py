@@ -86,7 +86,7 @@ def animate(folder: Path, seconds: float = 0.7) -> Path:
     """`progress.gif` from the pictures epoch_*.png and final.png of a folder, each named, the last one shown longer."""
     frames = []
     pictures = {}
-    for file in [*sorted(folder.glob("epoch_*.png")), folder / "final.png"]:
+    for file in (p for p in [*sorted(folder.glob("epoch_*.png")), folder / "final.png"] if p.is_file()):
         with Image.open(file) as opened:
             pictures[file.stem.replace("_", " ")] = opened.convert("RGB")
     tallest = max(p.height for p in pictures.values())  # the legend grows with the classes that are predicted

@@ -323,7 +323,8 @@ def _reliability(added: Mapping[str, np.ndarray]) -> dict[str, list[tuple[float,
 def _inspected(runs: Sequence[Tested]) -> list[tuple[str, str]] | None:
     """(layer, flags) of the last look of the model inspector, of the first run that has one."""
     for test in runs:
-        files = sorted((test.folder / "inspector").glob("*.csv")) if test.folder else []
+        places = (test.folder / "inspector").glob("*.csv") if test.folder else []
+        files = sorted(place for place in places if place.is_file())  # a pipe would be waited for
         if files:
             with files[-1].open(newline="") as file:
                 return [(row["layer"], row["flags"]) for row in csv.DictReader(file) if row.get("flags")]
