@@ -87,7 +87,7 @@ class ImageCounts(L.Callback):
 def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
     """Raise TrainingError unless each image of the split, or of the batches that a limit leaves, was counted once."""
     images = trainer.datamodule.roles["report"]  # type: ignore[attr-defined]
-    limited = sum(trainer.num_test_batches) < len(trainer.test_dataloaders)  # type: ignore[arg-type]
+    limited = sum(trainer.num_test_batches) < len(trainer.test_dataloaders)  # type: ignore[arg-type,operator]
     if len(set(seen)) < len(seen) or (len(seen) < len(images) and not limited):
         raise TrainingError(
             f"the test counted {len(set(seen))} of the {len(images)} images of {images.name!r}, "

@@ -318,7 +318,7 @@ class Order(DistributedSampler[int]):
         return [i for batch in mine for i in batch] + [-1] * lacking
 
     def _drawn(self) -> Tensor:
-        """All positions of this epoch of training, int64 (length); an image i that repeats is also i + length, …"""
+        """The positions of this training epoch, int64 (length); of image i repeated also i + length, i + 2·length …"""
         order = permutation(self.length, self.seed, self.epoch)
         if self.repeats is None:
             return order
