@@ -416,3 +416,36 @@ def test_the_last_look_of_the_inspector_is_a_file_and_no_pipe(tmp_path: Path) ->
     os.mkfifo(tmp_path / "inspector" / "epoch_002.csv")
     run: Any = SimpleNamespace(folder=tmp_path)
     assert _inspected([run]) == [("b", "dead")]
+
+
+def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(tests: list[Tested], tmp_path: Path) -> None:
+    """Their fine bins were others, their void was measured near labels alone, and they have no margins."""
+    lost = ("edge_unsure", "edge_length")
+
+    def old(t: Tested) -> Tested:
+        bins = {f"confidence_all_{what}": np.ones((60, 200)) for what in ("pixels", "confidence", "correct")}
+        kept = {key: value for key, value in t.sums.items() if key not in lost}
+        return replace(t, sums=kept | bins, folder=tmp_path)
+
+    def new(t: Tested) -> Tested:
+        bins = {f"confidence_all_{what}": np.ones((60, 300)) for what in ("pixels", "confidence", "correct")}
+        margins = {"offset_margins": np.ones((60, BINS, len(KINDS)), int)}
+        return replace(t, sums={**t.sums, **bins, **margins}, folder=tmp_path)
+
+    mixed = [old(t) if t.seed == 0 else new(t) for t in tests]
+    claim = {
+        "say": "x",
+        "figure": "missed",
+        "variant": "v2",
+        "against": "v1",
+        "direction": "lower",
+        "at": "equal_spill",
+    }
+    found = analyse(mixed, Plan.of({"min_images": 5, "claims": [claim]}), "made")
+    assert any("tested by an older version" in w for w in found.warnings)
+    assert found.claims[0].outcome == "not measured"
+    assert "segstudy evaluate RUN --write" in found.claims[0].words
+    assert np.isnan(found.variants[0].figures["boundary_f"].value)
+    assert np.isfinite(found.variants[0].figures["ece_all"].value)
+    assert found.variants[0].reliability == {}
+    assert not any("older" in w for w in analyse([new(t) for t in tests], Plan(min_images=5), "made").warnings)

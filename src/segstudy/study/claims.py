@@ -85,7 +85,8 @@ def _held(
         words = f"{claim.figure} is not defined for this data, or was not measured"
         if claim.figure == "epochs_to_90":
             words = f"not every training reached a val mIoU of {share(setting.target)}, 90 % of the best"
-        if claim.at == "equal_spill" and any("offset_margins" not in t.sums for side in runs for r in side for t in r):
+        tests = [t for side in runs for each in side for t in each]
+        if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
             words = "its runs were tested by an older version, or are masks → segstudy evaluate RUN --write"
         return Held(claim, None, words)
     pair = against.name, variant.name
