@@ -243,6 +243,15 @@ def chains(seed: int, repeats: int) -> list[dict[str, float]]:
     return rows
 
 
+def several(rows: list[dict[str, float]]) -> Table:
+    """A row for each number of pairs and scatter of the seeds."""
+    shown = Table(*rows[0], title="several pairs, three seeds: all intervals hold, any false verdict, shown at 3 SE")
+    for row in rows:
+        whole = ("pairs", "ratio")
+        shown.add_row(*(str(v) if k in whole else f"{v:.3f}".removeprefix("0") for k, v in row.items()))
+    return shown
+
+
 def table(cells: list[dict[str, Any]], title: str, figures: tuple[str, ...]) -> Table:
     """A row a cell; the rates by number of seeds, 1 / 2 / 3 / 5."""
     shown = Table("images", "seed SD / image SE", *figures, title=title)
@@ -275,12 +284,7 @@ def main(
     for name, rates in families.items():
         console.print(f"a wrong verdict among 1, 3, 6 pairs whose differences are all {name}: {rates}", highlight=False)
     rows = chains(seed, repeats)
-    several = Table(*rows[0], title="several pairs, three seeds: all intervals hold, any false verdict, shown at 3 SE")
-    for row in rows:
-        several.add_row(
-            *(f"{v:.3f}".removeprefix("0") if k not in ("pairs", "ratio") else str(v) for k, v in row.items())
-        )
-    console.print(several)
+    console.print(several(rows))
     quantiles = {m: (largest_t(m), float(stats.norm.isf(0.025 / m))) for m in (3, 6, 10, 12)}
     console.print(f"the largest |t| of a chain, and Bonferroni's: {quantiles}", highlight=False)
     for way in ("", ", left out"):

@@ -175,20 +175,10 @@ def compare_pairs(
             )
         differences.append(
             Difference(
-                left,
-                right,
-                "miou",
-                c.delta,
-                c.low,
-                c.high,
-                d.wide_low,
-                d.wide_high,
-                d.p,
-                d.verdict,
-                d.detectable,
-                words,
+                left, right, "miou", c.delta, c.low, c.high,
+                d.wide_low, d.wide_high, d.p, d.verdict, d.detectable, words,
             )
-        )
+        )  # fmt: skip
     return differences, list(compared.values())
 
 
