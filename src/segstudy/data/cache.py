@@ -34,9 +34,7 @@ def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarr
     other kinds of values would be kept as bytes that mean nothing."""
     found = read(sample)
     if not (isinstance(found, tuple) and len(found) == 3 and all(isinstance(a, np.ndarray) for a in found[:2])):
-        raise DataError(
-            f"{sample.name}: read() returned {type(found).__name__}, not (image, mask, note): two arrays, text"
-        )
+        raise DataError(f"{sample.name}: read() returned {type(found).__name__}, not two arrays and a note")
     image, mask, note = found
     told = f"{sample.name}: read() returned an image {image.dtype} {image.shape} and a mask {mask.dtype} {mask.shape}\n"
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
