@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import segstudy
+from segstudy import build
 from segstudy.build import load_run, start_from
-from segstudy.config import CONF, fits, locate
+from segstudy.config import CONF, fits, locate, read_config
 from segstudy.errors import ConfigError
+from segstudy.inference.evaluate import drop_own_callbacks
 from segstudy.inference.runs import Wanted, config_of, open_members
 
 OPENED: list[str] = []
@@ -234,3 +236,56 @@ def test_what_each_group_may_hold() -> None:
     }.items():  # fmt: skip
         assert fits(place, locate(target))
         assert not fits("schedule" if place != "schedule" else "loss", locate(target))
+
+
+OWN = {
+    "data": {"_target_": "my_parts.Coins", "root": "photos", "size": 32, "batch_size": 2, "cache_dir": "cache"},
+    "loss": {"_target_": "my_parts.MyLoss"},
+    "optim": {"optimizer": {"_target_": "my_parts.Mine", "_partial_": True}, "lr": 0.1, "encoder_lr": None},
+    "schedule": {"_target_": "my_parts.slowly", "_partial_": True},
+    "callbacks": {"mine": {"_target_": "my_parts.Bell"}},
+}
+
+
+@pytest.mark.parametrize("group", OWN)
+def test_only_the_network_of_ones_own_needs_ones_word_to_predict(group: str, folder: Path) -> None:
+    change(folder, **{group: OWN[group]})
+    segstudy.load(folder)
+
+
+@pytest.mark.parametrize("group", ["data", "trainer"])
+def test_what_an_evaluation_builds_is_checked(group: str, folder: Path) -> None:
+    change(folder, **{group: {**OmegaConf.load(folder / "config.yaml")[group], "_target_": "os.mkdir"}})
+    members = open_members([folder])
+    with pytest.raises(ConfigError, match=rf"{group}\._target_=os\.mkdir is not of segstudy"):
+        config_of(members, Wanted())
+
+
+@pytest.mark.parametrize("group", ["data", "loss", "optim", "schedule", "trainer"])
+def test_what_inspect_builds_is_checked(group: str, folder: Path) -> None:
+    from segstudy.cli import opened
+
+    part = {"optimizer": {"_target_": "os.mkdir"}, "lr": 0.1, "encoder_lr": None} if group == "optim" else None
+    change(folder, **{group: part or {**OmegaConf.load(folder / "config.yaml")[group], "_target_": "os.mkdir"}})
+    with pytest.raises(ConfigError, match=rf"{group}.*=os\.mkdir is not of segstudy"):
+        opened([str(folder)])
+
+
+def test_a_reports_photos_are_of_data_that_is_checked(folder: Path) -> None:
+    change(folder, data={**OmegaConf.load(folder / "config.yaml").data, "_target_": "os.mkdir"})
+    with pytest.raises(ConfigError, match=r"data\._target_=os\.mkdir is not of segstudy"):
+        read_config(folder, ("data",))
+
+
+def test_a_retest_builds_no_callback_that_measures_nothing() -> None:
+    cfg = OmegaConf.create({
+        "callbacks": {
+            "mine": {"_target_": "my_parts.Bell"}, "off": {"_target_": "my_parts.Off", "enabled": False},
+            "best": {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "monitor": "x", "mode": "neither"},
+            "pictures": {"_target_": "segstudy.callbacks.pictures.Pictures", "count": 2},
+        }
+    })  # fmt: skip
+    assert drop_own_callbacks(cfg) == "; without callbacks.mine, for which: SEGSTUDY_TRUST=my_parts"
+    assert list(cfg.callbacks) == ["best", "pictures"]
+    names = [type(c).__name__ for c in build.testing_callbacks(cfg)]
+    assert names == ["ImageCounts", "Measures", "Final", "Pictures"]

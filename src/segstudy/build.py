@@ -23,7 +23,7 @@ from segstudy.callbacks.measures import Measures
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.streams import Streams
 from segstudy.checkpoints import RunCheckpointIO
-from segstudy.config import read_config
+from segstudy.config import locate, read_config
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK, choose_precision
 from segstudy.errors import ConfigError, WeightsError
@@ -32,6 +32,7 @@ from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import encoder_of, normalisation_of
 from segstudy.networks.weights import expect, load_encoder_weights, misfits, read_state, record_beside
+from segstudy.optim import constant
 from segstudy.record import read_record
 from segstudy.seeds import initialise, stream
 
@@ -147,8 +148,21 @@ def run_callbacks(cfg: DictConfig) -> list[Callback]:
 
 
 def testing_callbacks(cfg: DictConfig) -> list[Callback]:
-    """Those of a run's callbacks that its test needs: made here for its training and for testing it again."""
-    return [c for c in run_callbacks(cfg) if isinstance(c, TESTING)]
+    """Those of a run's callbacks that its test needs, for testing it again. Nothing else is built."""
+    measuring = {k: p for k, p in cfg.callbacks.items() if issubclass(locate(p["_target_"]), TESTING)}  # type: ignore[arg-type]
+    return run_callbacks(OmegaConf.create({"callbacks": measuring}))
+
+
+class NoLoss(nn.Module):
+    """0 of whatever: a test needs no loss."""
+
+    def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return logits.new_zeros(())
+
+
+def build_test_module(network: nn.Module, data: SegmentationData) -> SegmentationModule:
+    """The LightningModule of a network that is only tested: no loss, optimizer or schedule is built."""
+    return SegmentationModule(network, NoLoss(), data.classes, torch.optim.SGD, constant, background=data.background)
 
 
 def build_tester(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> L.Trainer:
@@ -202,8 +216,8 @@ def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
 def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, DictConfig]:
     """The network of a run folder in evaluation mode, and its config. Nothing is downloaded, nothing else is executed.
 
-    checkpoint: last or best; None for the tested one. Raises ConfigError if the folder is no run's, or its config
-    builds something outside segstudy and its libraries.
+    checkpoint: last or best; None for the tested one. Raises ConfigError if the folder is no run's, or its network is
+    something outside segstudy and its libraries. Of the config, no other group has been checked (see `read_config`).
     """
     cfg = read_config(folder)
     record = read_record(folder)

@@ -273,7 +273,7 @@ def inspect(
 def opened(given: list[str]) -> tuple[Any, Any, Any]:
     """Network, config and data set of settings, or of a run's folder and settings of this machine."""
     from segstudy.build import build_data, build_start, load_run, tell_normalisation
-    from segstudy.config import MACHINE, adopt, check_overrides, compose_config, write_only_here
+    from segstudy.config import MACHINE, adopt, check, check_overrides, compose_config, write_only_here
     from segstudy.errors import ConfigError
     from segstudy.record import read_record
 
@@ -293,6 +293,7 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
     built, cfg = load_run(folders[0], "last" if last else read_record(folders[0]).get("checkpoint", "last"))
     write_only_here(cfg.data)
     cfg.merge_with_dotlist(settings)
+    check(cfg, False, ("data", "loss", "optim", "schedule", "trainer"))
     dataset = build_data(cfg)
     tell_normalisation(dataset, built)
     return built, cfg, dataset

@@ -237,12 +237,15 @@ def _published(conf: Path = CONF) -> list[str]:
     return [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), "as_published") is not None]
 
 
-def check(cfg: DictConfig, trusted: bool = True) -> None:
+def check(cfg: DictConfig, trusted: bool = True, groups: Sequence[str] | None = None) -> None:
     """Raise ConfigError with every `_target_` that cannot be imported and every key that its target does not take.
 
     trusted=False (a config that came with a run folder, from `read_config`) refuses targets outside ALLOWED and
-    SEGSTUDY_TRUST, before anything is imported, and what is no part of its group.
+    SEGSTUDY_TRUST, before anything is imported, and what is no part of its group. groups: only these are looked at, and
+    only these may then be built; None for all.
     """
+    if groups is not None:
+        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key in groups])
     mistakes = []
     refused: set[str] = set()  # named once: of a config without interpolations, `network` repeats its sockets
     for place, node in _parts(cfg):
@@ -301,10 +304,11 @@ def fits(place: str, thing: Any) -> bool:
     return inspect.isclass(thing) and issubclass(thing, kinds.get(group, (nn.Module,)))
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The config of a run's folder that someone may have sent, checked, without interpolations: what is checked is
-    then what is built (`${oc.create:…}` makes a part that no check has seen).
+def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfig:
+    """The config of a run's folder that someone may have sent, without interpolations: what is checked is then what is
+    built (`${oc.create:…}` makes a part that no check has seen).
 
+    groups: what the caller builds of it; the rest is not checked, so whoever builds more calls `check` for that.
     Raises ConfigError if there is none, and for what segstudy does not build.
     """
     file = folder / "config.yaml"
@@ -324,7 +328,7 @@ def read_config(folder: Path) -> DictConfig:
         raise ConfigError(f"{file} is not a run's config: a value in it makes another interpolation")
     if not isinstance(cfg, DictConfig) or not {"seed", "data", "network", "trainer"} <= cfg.keys():
         raise ConfigError(f"{file} is not a run's config: not all of seed, data, network and trainer are there")
-    check(cfg, trusted=False)
+    check(cfg, False, groups)
     return cfg
 
 

@@ -126,7 +126,7 @@ def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
         cfg.data.size = list(sides(wanted.size))
     cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False})
     cfg.trainer.update({"limit_test_batches": 1.0, "fast_dev_run": False})  # all images, also of a smoke run
-    check(cfg, trusted=False)
+    check(cfg, False, ("data", "trainer"))
     return cfg
 
 

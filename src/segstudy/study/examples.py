@@ -83,7 +83,7 @@ def _photos(test: Tested) -> np.ndarray | None:
     if test.folder is None:
         return None
     try:
-        cfg = read_config(test.folder)
+        cfg = read_config(test.folder, ("data",))
         write_only_here(cfg.data)
         images = build_data(cfg).roles["report"]
     except (SegstudyError, OSError):
