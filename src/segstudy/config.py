@@ -245,7 +245,7 @@ def check(cfg: DictConfig, trusted: bool = True, groups: Sequence[str] | None = 
     only these may then be built; None for all.
     """
     if groups is not None:
-        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key in groups])
+        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key in groups])
     mistakes = []
     refused: set[str] = set()  # named once: of a config without interpolations, `network` repeats its sockets
     for place, node in _parts(cfg):
