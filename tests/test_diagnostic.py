@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,3 +119,13 @@ def test_a_picture_leaves_each_parts_mode(monkeypatch: pytest.MonkeyPatch) -> No
     module[1].eval()
     predict(module, Data(), {"image": torch.zeros(1, 3, 4, 4)})  # type: ignore[arg-type]
     assert [m.training for m in module.modules()] == [True, True, False]
+
+
+def test_null_seconds_mean_no_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(pictures.Pictures, "_draw", lambda *arguments: drawn.append(arguments[-1]))
+    trainer: Any = SimpleNamespace(is_global_zero=True, ckpt_path=None)
+    callback = pictures.Pictures(first_seconds=None)
+    callback.on_fit_start(trainer, None)  # type: ignore[arg-type]
+    callback.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    assert drawn == ["epoch_000"]
