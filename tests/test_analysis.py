@@ -444,7 +444,7 @@ def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(tests
     found = analyse(mixed, Plan.of({"min_images": 5, "claims": [claim]}), "made")
     assert any("tested by an older version" in w for w in found.warnings)
     assert found.claims[0].outcome == "not measured"
-    assert "segstudy evaluate RUN --write" in found.claims[0].words
+    assert "segstudy evaluate RUN --retest" in found.claims[0].words
     assert np.isnan(found.variants[0].figures["boundary_f"].value)
     assert np.isfinite(found.variants[0].figures["ece_all"].value)
     assert found.variants[0].reliability == {}

@@ -69,7 +69,7 @@ class Network(nn.Module):
         """The head's logits; outside of training in float32 also under autocast: logits in half precision are equal in
         one pixel of a thousand, and argmax gives each of those to the class that comes first, the background."""
         device = features.device.type
-        if self.training or not torch.is_autocast_enabled(device):
+        if self.training or device == "meta" or not torch.is_autocast_enabled(device):
             return self.head(features)
         with torch.autocast(device, enabled=False):
             return self.head(features.float())

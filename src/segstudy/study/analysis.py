@@ -389,7 +389,7 @@ def _warnings(
     if any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None):
         said.append(
             "some runs were tested by an older version: boundary F and all that is compared at equal spill are n/a "
-            "→ segstudy evaluate RUN --write"
+            "→ segstudy evaluate RUN --retest"
         )
     if first.background is not None and len(first.classes) > 2:
         objects = np.delete(in_images(first), first.background, 1).sum(1)

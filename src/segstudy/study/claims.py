@@ -87,7 +87,7 @@ def _held(
             words = f"not every training reached a val mIoU of {share(setting.target)}, 90 % of the best"
         tests = [t for side in runs for each in side for t in each]
         if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
-            words = "its runs were tested by an older version, or are masks → segstudy evaluate RUN --write"
+            words = "its runs were tested by an older version, or are masks → segstudy evaluate RUN --retest"
         return Held(claim, None, words)
     pair = against.name, variant.name
     if claim.figure == "miou" and pair in planned:
