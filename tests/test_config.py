@@ -4,10 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from segstudy.build import load_run
-from segstudy.config import CONF, adopt, allowed, check, check_overrides, compose_config, differences, run_name
+from segstudy.config import (
+    CONF,
+    adopt,
+    allowed,
+    check,
+    check_overrides,
+    compose_config,
+    differences,
+    read_config,
+    run_name,
+)
 from segstudy.errors import ConfigError
 from segstudy.study.plan import Plan
 
@@ -180,3 +190,124 @@ def test_null_for_a_number_is_named(key: str) -> None:
 
 def test_null_that_has_a_meaning_is_taken() -> None:
     check(compose_config(["callbacks.pictures.first_seconds=null", "data.limit_train=null", "trainer.max_time=null"]))
+
+
+def switches(node: DictConfig, place: str = "") -> list[str]:
+    """The settings of a config that are true or false."""
+    found = []
+    for key in [k for k in map(str, node) if not k.startswith("_")]:
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            value, name = node[key], f"{place}{key}"
+            found += switches(value, f"{name}.") if isinstance(value, DictConfig) else [name] * isinstance(value, bool)
+    return found
+
+
+@pytest.mark.parametrize("group", [[], ["trainer=ddp", "data=pet", "data.root=x", "head=single"]])
+def test_a_switch_is_true_or_false_or_an_error(group: list[str]) -> None:
+    cfg = compose_config([*group, "decoder=double_conv", "loss=dice", "+trainer.fast_dev_run=false"])
+    names = switches(cfg)
+    assert {"compile", "callbacks.ema.enabled", "data.balanced", "optim.optimizer.fused", "decoder.bias"} <= {*names}
+    check(cfg)
+    for word in ("no", "off", 1.5):
+        wrong = cfg.copy()
+        for name in names:
+            OmegaConf.update(wrong, name, word)
+        with pytest.raises(ConfigError) as error:
+            check(wrong)
+        told = [line.split(": it is ")[0] for line in str(error.value).splitlines()]
+        assert {f"{name}={word}" for name in names} == {line for line in told if "=" in line}
+
+
+def test_what_a_switch_may_be_beside_true_and_false() -> None:
+    check_overrides(["trainer.fast_dev_run=2", "trainer.deterministic=warn", "optim.optimizer.fused=null"])
+    with pytest.raises(ConfigError) as error:
+        check_overrides(
+            ["trainer.deterministic=wran", "trainer.fast_dev_run=no", "callbacks.ema.enabled=1", "data.balanced=null"]
+        )
+    assert set(str(error.value).splitlines()) == {
+        "trainer.deterministic=wran: it is true or false or warn",
+        "trainer.fast_dev_run=no: it is true or false or int",
+        "callbacks.ema.enabled=1: it is true or false",
+        "data.balanced=None: it is true or false",
+    }
+
+
+def test_every_value_of_a_sweep_is_checked() -> None:
+    check_overrides(["data=voc", "data.root=a,b", "seed=1,2"])
+    with pytest.raises(
+        ConfigError, match=r"^callbacks.ema.enabled=off: it is true or false\nseed=x: it is a whole number"
+    ):
+        check_overrides(["callbacks.ema.enabled=true,off", "seed=1,2,x"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["trainer.strategy=ddp", "trainer.limit_train_batches=3", "callbacks.progress.enabled=false",
+     "callbacks.best.save_top_k=2", "optim.optimizer.betas=[0.8,0.99]", "loss.smooth=1",
+     "trainer.logger._target_=lightning.pytorch.loggers.CSVLogger", "trainer.strategy=ddp,fsdp"],
+)  # fmt: skip
+def test_what_a_constructor_takes_is_set_without_a_plus(setting: str) -> None:
+    given = check_overrides(["-m", "loss=dice", setting])
+    assert given[:2] == ["-m", "loss=dice"]
+    assert given[2].lstrip("+") == setting
+    key, _, value = given[2].partition("=")
+    compose_config(["loss=dice", f"{key}={value.removesuffix(',fsdp')}"])  # Hydra takes it too
+
+
+def test_what_no_constructor_takes_is_a_mistake_with_what_was_meant() -> None:
+    with pytest.raises(ConfigError) as error:
+        check_overrides(["trainer.strategie=ddp", "loss.smoth=1", "network.encoder.bias=true", "loss=dice"])
+    for part in ("mean trainer.strategy", "mean loss.smooth", "no setting 'network.encoder.bias'"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"),
+    [
+        ("trainer.callbacks=[]", "callbacks.NAME._target_"),
+        ("trainer.default_root_dir=x", "runs_dir"),
+        ("callbacks.last.dirpath=x", "runs_dir"),
+        ("optim.optimizer.lr=0.1", "optim.lr"),
+        ("trainer.logger=false", "trainer.logger._target_"),
+        ("trainer.logger=csv", "trainer.logger._target_"),
+        ("checkpoint=bets", "did you mean best"),
+        ("optim.lr=-1", "from 0 on"),
+    ],
+)
+def test_what_a_run_would_not_heed_is_refused(setting: str, instead: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_overrides([setting])
+    assert setting.split("=")[0] in str(error.value)
+    assert instead in str(error.value)
+
+
+def test_a_run_that_logged_elsewhere_is_loaded_without_its_logger(tmp_path: Path) -> None:
+    cfg = compose_config(["+trainer.logger._target_=wandb_of_mine.Logger"])
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert "logger" not in read_config(tmp_path).trainer
+
+
+CLAIM = "say: x, figure: miou, variant: v2, against: v1, direction: higher"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("report.margin=-1", "from 0 to 1"),
+        ("report.margin=abc", "from 0 to 1"),
+        ("report.min_images=0", "from 1 on"),
+        ("report.min_images=2.5", "from 1 on"),
+        ("report.pair_seeds=no", "true or false"),
+        ("report.pairs=[v1,v2]", r"'v1' is not \[a, b\]"),
+        ("report.pairs=[[v1,v1]]", "with itself"),
+        ("report.pairs=[[v1,'v2|']]", "two variants"),
+        ("report.pairs=[[v1,'loss=dise']]", "did you mean dice"),
+        (f"report.claims=[{{{CLAIM}, margin: -1}}]", "from 0 on"),
+        (f"report.claims=[{{{CLAIM}, no_worse: no}}]", "true or false"),
+        (f"report.claims=[{{{CLAIM.replace('miou', 'mio')}}}]", "did you mean miou"),
+        (f"report.claims=[{{{CLAIM.replace('v2', '3')}}}]", "names a variant"),
+    ],
+)
+def test_a_plan_is_checked_before_training(setting: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_overrides([setting])

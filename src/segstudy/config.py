@@ -5,12 +5,13 @@ import contextlib
 import hashlib
 import importlib
 import inspect
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -93,16 +94,45 @@ def trains_otherwise(trainer: str, conf: Path = CONF) -> bool:
 # The command line
 
 
-def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> None:
-    """Raise ConfigError with every mistake of a command line: settings and files of groups that are not there, and what
-    `check` finds in the config that they make (of a sweep, in its first run)."""
+def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> list[str]:
+    """The command line as Hydra takes it: what a constructor takes, but no file lists, is added (`++`).
+
+    Raises ConfigError with every mistake: settings and files of groups that are not there, and what `check` finds in
+    the config that they make (of a sweep: in its first run's, and with each further value of a setting).
+    """
     parser = OverridesParser.create()
     texts = [a for a in arguments if "=" in a and not a.startswith("-")]
     try:
         overrides = parser.parse_overrides(texts)
     except HydraException as error:
         raise ConfigError(str(error)) from error
-    mistakes, groups, settings = [], [], []
+    groups, mistakes = _chosen(overrides, conf)
+    cfg = compose_config(groups, conf)
+    known = sorted(_keys(cfg))
+    targets = _targets(cfg, overrides)
+    settings: list[list[str]] = []  # each with its values: several of a sweep
+    added = {}
+    for text, override in zip(texts, overrides, strict=True):
+        key = override.key_or_group
+        if (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
+            continue
+        if key not in known and _taken(key, targets, known):
+            added[text] = text = f"++{text.lstrip('+')}"
+        elif key not in known and not _may_add(cfg, key, override):
+            folders = [p.name for p in conf.iterdir() if p.is_dir()]
+            there = sorted({*known, *_takeable(key, targets), *folders})
+            mistakes.append(f"{text}: no setting {key!r}{near(key, there)}")
+            continue
+        settings.append(_each(text, override))
+    mistakes += _mistakes_of_values(groups, settings, conf)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return [added.get(a, a) for a in arguments]
+
+
+def _chosen(overrides: Sequence[Override], conf: Path) -> tuple[list[str], list[str]]:
+    """The files that are chosen for groups (of a sweep, the first), and what is wrong with them."""
+    groups, mistakes = [], []
     for override in overrides:
         group = override.key_or_group
         if (conf / group).is_dir():
@@ -112,29 +142,63 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> None:
             mistakes += [f"{group}={v}: no such {group}{near(str(v), options)} ({', '.join(options)})" for v in wrong]
             if not wrong:
                 groups.append(f"{group}={_values(override)[0]}")
-    cfg = compose_config(groups, conf)
-    known = sorted(_keys(cfg))
-    for text, override in zip(texts, overrides, strict=True):
-        key = override.key_or_group
-        if (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
-            continue
-        if key not in known and not _may_add(cfg, key, override):
-            folders = [p.name for p in conf.iterdir() if p.is_dir()]
-            mistakes.append(f"{text}: no setting {key!r}{near(key, [*known, *folders])}")
-        elif not override.is_sweep_override():
-            settings.append(text)
-    try:
-        cfg = compose_config([*groups, *settings], conf)
-        adopt(cfg, settings)
-        check(cfg)
-    except ConfigError as error:
-        mistakes.append(str(error))
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+    return groups, mistakes
+
+
+def _mistakes_of_values(groups: Sequence[str], settings: Sequence[Sequence[str]], conf: Path) -> list[str]:
+    """What is wrong with the first value of each setting, and with each other value beside the first of the rest."""
+    first = [values[0] for values in settings]
+    other = [[*first[:i], text, *first[i + 1 :]] for i, values in enumerate(settings) for text in values[1:]]
+    mistakes: list[str] = []
+    for given in [first, *other]:
+        try:
+            cfg = compose_config([*groups, *given], conf)
+            adopt(cfg, given)
+            check(cfg)
+        except ConfigError as error:
+            mistakes += [line for line in str(error).splitlines() if line not in mistakes]
+    return mistakes
+
+
+def _each(text: str, override: Override) -> list[str]:
+    """A setting once for each value that a sweep gives it."""
+    if not override.is_sweep_override():
+        return [text]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{text}: a sweep lists its values: {override.key_or_group}=A,B,C")
+    return [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
+
+
+def _targets(cfg: DictConfig, overrides: Sequence[Override]) -> dict[str, str]:
+    """The `_target_` of each part of a config, by its place, as these overrides leave it."""
+    given = {o.key_or_group: str(_values(o)[0]) for o in overrides if o.key_or_group.endswith("._target_")}
+    there = {place: str(node["_target_"]) for place, node in _parts(cfg)}
+    return there | {key.removesuffix("._target_"): target for key, target in given.items()}
+
+
+def _taken(key: str, targets: Mapping[str, str], known: Sequence[str]) -> bool:
+    """Whether a part's constructor names this setting, or one that it is in: trainer.strategy, trainer.logger.name."""
+    if key in known:
+        return False
+    place, _, name = key.rpartition(".")
+    if place in targets and not name.startswith("_"):
+        return key in _takeable(key, targets)
+    return bool(place) and _taken(place, targets, known)
+
+
+def _takeable(key: str, targets: Mapping[str, str]) -> list[str]:
+    """The settings beside `key` that the constructor of their part names."""
+    place = key.rpartition(".")[0]
+    if place not in targets:
+        return []
+    switches = [f"{place}.{name}" for name in SWITCHES if place.startswith("callbacks.")]
+    with contextlib.suppress(ConfigError):  # a target that cannot be imported is reported by check
+        return switches + [f"{place}.{name}" for name in parameters(locate(targets[place]))[0]]
+    return switches
 
 
 def _values(override: Override) -> list[Any]:
-    if override.is_sweep_override() and override.is_choice_sweep():
+    if override.is_sweep_override() and override.is_discrete_sweep():
         return list(override.sweep_iterator())
     return [override.value()]
 
@@ -169,7 +233,8 @@ def _missing(cfg: DictConfig, key: str) -> bool:
 def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
     """`+a.b=1` is fine inside a group: a part's constructor is asked later, and new parts bring their own."""
     group, _, rest = key.partition(".")
-    return override.is_add() and bool(rest) and isinstance(cfg.get(group), DictConfig)
+    added = override.is_add() or override.is_force_add()
+    return added and bool(rest) and isinstance(cfg.get(group), DictConfig)
 
 
 # The composed config
@@ -191,10 +256,10 @@ def adopt(cfg: DictConfig, overrides: Sequence[str]) -> None:
         if not isinstance(node, DictConfig):
             continue
         with contextlib.suppress(ConfigError):  # a target that cannot be imported is reported by check
-            known = parameters(locate(str(node["_target_"])))
+            known, more = parameters(locate(str(node["_target_"])))
             OmegaConf.set_struct(cfg, False)
-            for name in [str(k) for k in node if not str(k).startswith("_") and known is not None]:
-                if name not in (known or []) and f"{place}.{name}" not in given:
+            for name in [str(k) for k in node if not str(k).startswith("_") and not more]:
+                if name not in known and f"{place}.{name}" not in given:
                     del node[name]
             OmegaConf.set_struct(cfg, True)
 
@@ -268,11 +333,9 @@ def check(cfg: DictConfig, trusted: bool = True, groups: Sequence[str] | None = 
             refused.add(target)
             mistakes.append(f"{place}._target_={target} is no part of a {place.split('.')[0]}: it is not built")
             continue
-        known = parameters(thing)
-        keys = [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_", "enabled")]
-        if known is not None:
-            mistakes += [f"{place}.{k}: {target} takes no {k!r}{near(k, known)}" for k in keys if k not in known]
-        mistakes += [f"{place}.{k}=null: {said} is needed" for k in keys if (said := _needed(thing, node, k))]
+        mistakes += _mistaken_keys(place, node, thing, trusted)
+    if trusted:  # of a run's folder, only what builds the network matters
+        mistakes += [*_plain(cfg), *_unused(cfg)]
     mistakes += [f"{key} is not set: add {key}=…" for key in _keys(cfg) if _missing(cfg, key)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -328,6 +391,8 @@ def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfi
         raise ConfigError(f"{file} is not a run's config: a value in it makes another interpolation")
     if not isinstance(cfg, DictConfig) or not {"seed", "data", "network", "trainer"} <= cfg.keys():
         raise ConfigError(f"{file} is not a run's config: not all of seed, data, network and trainer are there")
+    if "logger" in cfg.trainer:  # a finished run logs no more, and may have logged with what is not built here
+        del cfg.trainer.logger
     check(cfg, False, groups)
     return cfg
 
@@ -356,22 +421,135 @@ def locate(target: str) -> Callable[..., Any]:
     return thing
 
 
-def parameters(thing: Callable[..., Any]) -> list[str] | None:
-    """The keywords a callable takes, through the **kwargs that a data set hands to its base; None for any keyword."""
+def parameters(thing: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The keywords that a callable names, through the **kwargs that a data set hands to its base; and whether it takes
+    any other."""
     classes = inspect.getmro(thing) if inspect.isclass(thing) else [thing]
-    names: list[str] = []
+    named: dict[str, inspect.Parameter] = {}
     for each in classes:
         if inspect.isclass(each) and "__init__" not in vars(each):
             continue
         if each in (object, nn.Module):  # a module without a constructor takes nothing
             break
-        signature = inspect.signature(each)
-        names += [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-            return names
+        every = inspect.signature(each).parameters.values()
+        named = {p.name: p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | named
+        if not any(p.kind is p.VAR_KEYWORD for p in every):
+            return named, False
         if not each.__module__.startswith("segstudy.data"):
-            return None
-    return names
+            return named, True
+    return named, False
+
+
+SWITCHES = {"enabled": inspect.Parameter("enabled", inspect.Parameter.KEYWORD_ONLY, annotation=bool)}
+"""What a part may have beside the keywords of its constructor: whether a callback is there."""
+UNUSED = (
+    (r"trainer\.callbacks", "callbacks.NAME._target_=…"),
+    (r"trainer\.default_root_dir", "runs_dir=… study=…"),
+    (r"trainer\.enable_progress_bar", "callbacks.progress.enabled=…"),
+    (r"callbacks\.\w+\.dirpath", "runs_dir=… study=…: checkpoints are in the run's folder"),
+    (r"network\.num_classes", "the data says how many there are"),
+    (r"bridge\.in_channels|decoder\.(channels|strides)|head\.(in_channels|outputs)", "the parts beside it say so"),
+    (r"optim\.optimizer\.(params|lr)", "optim.lr=… optim.encoder_lr=…"),
+    (r"schedule\.(optimizer|progress)", "optim.optimizer…"),
+)
+"""What constructors take but a run gives them itself: a pattern of settings, and what to set instead."""
+
+
+def _unused(cfg: DictConfig) -> list[str]:
+    """Settings that a run would not heed."""
+    keys = [key for key in _keys(cfg) if not OmegaConf.is_missing(cfg, key)]
+    return [
+        f"{key} would not be used: a run sets it itself\n  → {instead}"
+        for key in keys
+        for pattern, instead in UNUSED
+        if re.fullmatch(pattern, key)
+    ]
+
+
+def _plain(cfg: DictConfig) -> list[str]:
+    """Mistakes in what no constructor takes: the top level, the report's plan, the loggers."""
+    from segstudy.study.plan import Plan
+
+    mistakes = []
+    if not isinstance(cfg.compile, bool):
+        mistakes.append(f"compile={cfg.compile}: it is true or false")
+    if cfg.checkpoint not in ("last", "best"):
+        mistakes.append(f"checkpoint={cfg.checkpoint}: it is last or best{near(str(cfg.checkpoint), ['last', 'best'])}")
+    if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
+        mistakes.append(f"seed={cfg.seed}: it is a whole number from 0 on")
+    for name, rate in (("lr", cfg.optim.get("lr")), ("encoder_lr", cfg.optim.get("encoder_lr") or 0)):
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < math.inf:
+            mistakes.append(f"optim.{name}={rate}: it is a number from 0 on")
+    logger = cfg.trainer.get("logger")
+    loggers = logger if isinstance(logger, ListConfig) else [] if logger in (None, True) else [logger]
+    if not all(isinstance(each, DictConfig) and "_target_" in each for each in loggers):
+        mistakes.append(
+            f"trainer.logger={logger}: every run logs to TensorBoard; further loggers have a _target_\n"
+            "  → trainer.logger._target_=lightning.pytorch.loggers.CSVLogger, or a list of such parts"
+        )
+    try:
+        plan = Plan.of(OmegaConf.to_container(cfg.report))  # type: ignore[arg-type]
+        mistakes += [mistake for side in plan.sides() for mistake in _mistaken_options(side)]
+    except ConfigError as error:
+        mistakes.append(str(error))
+    return mistakes
+
+
+def _mistaken_options(side: str) -> list[str]:
+    """Choices such as loss=dise in a side of the plan, which no run can make."""
+    mistakes = []
+    for group, option in re.findall(r"(?:^|[\s|])(\w+)=([^\s|]+)", side):
+        options = [file.stem for file in (CONF / group).glob("*.yaml")]
+        if options and option not in options:
+            mistakes.append(f"report: no variant can be {side!r}: no {group}={option}{near(option, options)}")
+    return mistakes
+
+
+def _mistaken_keys(place: str, node: DictConfig, thing: Callable[..., Any], trusted: bool) -> list[str]:
+    """The settings of a part that its constructor does not take, and (trusted) those that are no switch but should."""
+    known, more = parameters(thing)
+    if place.startswith("callbacks."):
+        known |= SWITCHES
+    keys = [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_")]
+    wrong = [] if more else [k for k in keys if k not in known]
+    mistakes = [f"{place}.{k}: {node['_target_']} takes no {k!r}{near(k, [*known])}" for k in wrong]
+    if not trusted:
+        return mistakes
+    mistakes += _mistaken_switches(place, node, known)
+    return mistakes + [f"{place}.{k}=null: {said} is needed" for k in keys if (said := _needed(thing, node, k))]
+
+
+def _mistaken_switches(place: str, node: DictConfig, known: Mapping[str, inspect.Parameter]) -> list[str]:
+    """The settings of a part that are true or false by its constructor, and something else here."""
+    there = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k)]
+    wanted = {k: _not_a_switch(known[k], node[k]) for k in there}
+    return [f"{place}.{k}={node[k]}: it is {kinds}" for k, kinds in wanted.items() if kinds]
+
+
+def _not_a_switch(parameter: inspect.Parameter, value: Any) -> str | None:
+    """What a parameter that is true or false may be, if `value` is something else: of `no`, Hydra makes a string."""
+    kinds = _kinds(parameter.annotation)
+    if not (bool in kinds or isinstance(parameter.default, bool)):
+        return None
+    words = [k for k in kinds if isinstance(k, str)]
+    others = [k for k in kinds if k not in (bool, NoneType, parameter.empty, *words)]
+    nothing = value is None and (parameter.default is None or NoneType in kinds)
+    if not {*others} <= {int, float, str}:  # or an object, such as Trainer's logger
+        return None
+    if isinstance(value, (bool, *others)) or nothing or value in words:
+        return None
+    return " or ".join(["true", "false", *words, *(k.__name__ for k in others)])
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types of an annotation's union, and the words of its literals."""
+    if isinstance(annotation, str):  # of a module that postpones them
+        optional = re.sub(r"Optional\[(.*)\]", r"\1|None", annotation.replace(" ", "").replace("typing.", ""))
+        names = {"bool": bool, "int": int, "float": float, "str": str, "None": NoneType}
+        return [names.get(name, object) for name in optional.split("|")]
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return list(get_args(annotation)) if get_origin(annotation) is Literal else [annotation]
 
 
 def _needed(thing: Callable[..., Any], node: DictConfig, key: str) -> str:
@@ -385,7 +563,7 @@ def _needed(thing: Callable[..., Any], node: DictConfig, key: str) -> str:
         if kind is None:  # it hands the key on to its base
             continue
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-        simple = all(k in (int, float, bool, str) or get_origin(k) is collections.abc.Sequence for k in kinds)
+        simple = all(k in (int, float, str) or get_origin(k) is collections.abc.Sequence for k in kinds)
         return " or ".join(getattr(k, "__name__", str(k)) for k in kinds) if simple else ""
     return ""
 

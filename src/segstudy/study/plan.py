@@ -1,5 +1,6 @@
 """What a study sets out to compare, declared before it is run: pairs of variants, claims, what counts as equal."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,12 @@ class Claim:
     at: str = "trained"
 
     def __post_init__(self) -> None:
+        _expect(isinstance(self.say, str) and self.say.strip(), f"say is a sentence, not {self.say!r}")
+        for name, side in (("variant", self.variant), ("against", self.against)):
+            _expect(_is_side(side), f"{name} names a variant, not {side!r}")
+        _expect(self.variant != self.against, f"{self.variant!r} is held against itself")
+        _expect(_is_number(self.margin), f"margin is a number from 0 on, not {self.margin!r}")
+        _expect(isinstance(self.no_worse, bool), f"no_worse is true or false, not {self.no_worse!r}")
         if self.figure not in FIGURE_NAMES:
             raise ConfigError(f"report.claims: no figure {self.figure!r}{near(self.figure, FIGURE_NAMES)}")
         if self.direction not in ("lower", "higher"):
@@ -41,6 +48,26 @@ class Claim:
             raise ConfigError(f"report.claims: at is one of {', '.join(AT)}, not {self.at!r}")
         if self.at == "equal_spill" and self.figure not in ("missed", "hallucinated"):
             raise ConfigError(f"report.claims: at equal spill missed and hallucinated are known, not {self.figure}")
+
+
+def _expect(true: Any, otherwise: str, place: str = "report.claims: ") -> None:
+    if not true:
+        raise ConfigError(place + otherwise)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    """Raises ConfigError for what is not a list of two."""
+    _expect(isinstance(value, list | tuple) and len(value) == 2, f"{value!r} is not [a, b]", "report.pairs: ")
+    return str(value[0]), str(value[1])
+
+
+def _is_side(value: Any) -> bool:
+    """Whether it is a name, or settings, with | between alternatives, none of them empty."""
+    return isinstance(value, str) and all(part.strip() for part in value.split("|"))
 
 
 @dataclass(frozen=True)
@@ -58,12 +85,22 @@ class Plan:
     pairs: Sequence[tuple[str, str]] = ()
     claims: Sequence[Claim] = field(default_factory=tuple)
 
+    def __post_init__(self) -> None:
+        share = _is_number(self.margin) and self.margin <= 1
+        _expect(share, f"report.margin={self.margin}: it is a number from 0 to 1", "")
+        whole = isinstance(self.min_images, int) and not isinstance(self.min_images, bool) and self.min_images >= 1
+        _expect(whole, f"report.min_images={self.min_images}: it is a whole number from 1 on", "")
+        _expect(isinstance(self.pair_seeds, bool), f"report.pair_seeds={self.pair_seeds}: it is true or false", "")
+        for a, b in self.pairs:
+            _expect(_is_side(a) and _is_side(b), f"[{a!r}, {b!r}] is not two variants", "report.pairs: ")
+            _expect(a != b, f"{a!r} is compared with itself", "report.pairs: ")
+
     @classmethod
     def of(cls, section: Mapping[str, Any] | None) -> "Plan":
         """From plain values. Raises ConfigError for what is not understood."""
         given = dict(section or {})
         try:
-            pairs = tuple((str(a), str(b)) for a, b in given.pop("pairs", None) or ())
+            pairs = tuple(_pair(pair) for pair in given.pop("pairs", None) or ())
             claims = tuple(Claim(**claim) for claim in given.pop("claims", None) or ())
             return cls(pairs=pairs, claims=claims, **given)
         except (TypeError, ValueError) as error:
@@ -72,6 +109,11 @@ class Plan:
                 "  → report: {margin, min_images, pair_seeds, pairs: [[v1, v2], …], claims: [{say, figure, variant, "
                 "against, direction}, …]}"
             ) from error
+
+    def sides(self) -> list[str]:
+        """All that is compared, each once."""
+        claimed = [side for claim in self.claims for side in (claim.against, claim.variant)]
+        return list(dict.fromkeys([*(side for pair in self.pairs for side in pair), *claimed]))
 
 
 @dataclass(frozen=True)
