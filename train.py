@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train one network, or with -m a study of several: see `python train.py --help`. The same as `segstudy train`."""
 
-from segstudy.train import main
+from segstudy.entry import train
 
 if __name__ == "__main__":
-    main()
+    train()

@@ -1,9 +1,12 @@
 """From the config to the parts: the map of the project, and the only place that knows all of them."""
 
+import fcntl
 import hashlib
 import json
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -19,20 +22,22 @@ from torch import nn
 from segstudy.callbacks.apart import Apart
 from segstudy.callbacks.counts import ImageCounts
 from segstudy.callbacks.final import Final
+from segstudy.callbacks.guards import Terminable
 from segstudy.callbacks.measures import Measures
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.streams import Streams
 from segstudy.checkpoints import RunCheckpointIO
-from segstudy.config import locate, read_config
+from segstudy.config import locate, parameters, read_config
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK, choose_precision
+from segstudy.entry import RANKS
 from segstudy.errors import ConfigError, WeightsError
 from segstudy.files import read_text, subfolder
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import encoder_of, normalisation_of
 from segstudy.networks.weights import expect, load_encoder_weights, misfits, read_state, record_beside
-from segstudy.optim import constant
+from segstudy.optim import constant, parameter_groups
 from segstudy.record import read_record
 from segstudy.seeds import initialise, stream
 
@@ -43,9 +48,26 @@ def build_data(cfg: DictConfig) -> SegmentationData:
         data = instantiate(cfg.data)
     except Exception as error:
         raise ConfigError(f"data: {_reason(error)}") from error
-    data.prepare_data()
-    data.setup()
+    with _one_at_a_time(data.cache_dir):
+        data.prepare_data()
+        data.setup()
     return data
+
+
+@contextmanager
+def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
+    """Of the processes that torchrun or SLURM start at once, one prepares the data (download, caches) on each machine;
+    the others wait, and find it done."""
+    if not any(name in os.environ for name in RANKS):
+        yield
+        return
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    handle = os.open(cache_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) -> tuple[nn.Module, str]:
@@ -90,12 +112,17 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
         loss(torch.zeros(1, len(data.classes), 1, 2, requires_grad=True), labels)
     except Exception as error:
         raise ConfigError(f"loss: {_reason(error)}") from error
+    optimizer, schedule = instantiate(cfg.optim.optimizer), instantiate(cfg.schedule)
+    try:  # both once, to see that their settings are valid
+        schedule(optimizer(parameter_groups(network, cfg.optim.lr, cfg.optim.encoder_lr)), progress=lambda: 0.0)
+    except Exception as error:
+        raise ConfigError(f"optim or schedule: {_reason(error)}") from error
     return SegmentationModule(
         network,
         loss,
         data.classes,
-        optimizer=instantiate(cfg.optim.optimizer),
-        schedule=instantiate(cfg.schedule),
+        optimizer=optimizer,
+        schedule=schedule,
         lr=cfg.optim.lr,
         encoder_lr=cfg.optim.encoder_lr,
         background=data.background,
@@ -114,22 +141,52 @@ class Curves(TensorBoardLogger):
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
     settings, reason = _trainer_settings(cfg)
-    callbacks: list[Callback] = [Streams(cfg.seed), *run_callbacks(cfg)]
+    callbacks: list[Callback] = [Streams(cfg.seed), Terminable(), *run_callbacks(cfg)]
     for callback in callbacks:
         if hasattr(callback, "dirpath"):
             callback.dirpath = str(folder / "checkpoints")
     if RANK == 0:
         subfolder(folder, "tensorboard")
-    trainer = instantiate(
+    # With a name of its own, so that no link waits for the file of the curves.
+    curves = Curves(folder, name="", version="tensorboard", filename_suffix=f".{secrets.token_hex(8)}")
+    further = _further_loggers(settings.pop("logger", None), folder)
+    trainer = _trainer(
         settings,
         default_root_dir=str(folder),
         callbacks=callbacks,
         plugins=[*(settings.get("plugins") or []), RunCheckpointIO(folder)],
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
-        # With a name of its own, so that no link waits for the file of the curves.
-        logger=Curves(folder, name="", version="tensorboard", filename_suffix=f".{secrets.token_hex(8)}"),
+        logger=[curves, *further],
     )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if trainer.world_size != started and "LOCAL_RANK" in os.environ:
+        raise ConfigError(
+            f"{started} processes were started (torchrun), but the trainer is to have {trainer.world_size}\n"
+            f"  → trainer=ddp trainer.devices=N, N on each machine (of {started} in all); or no torchrun"
+        )
     return trainer, f"{settings['accelerator']}, {settings['precision']}: {reason}"
+
+
+def _trainer(settings: dict[str, Any], **own: Any) -> L.Trainer:
+    """Lightning's trainer. Raises ConfigError with its words for settings that do not go together or not here."""
+    try:
+        return instantiate(settings, **own)
+    except Exception as error:
+        raise ConfigError(f"trainer: {_reason(error)}") from error
+
+
+def _further_loggers(given: Any, folder: Path) -> list[Logger]:
+    """The loggers that `trainer.logger` adds to TensorBoard's; one that is told no folder writes into the run's."""
+    parts = given if isinstance(given, list) else [given] if isinstance(given, dict) else []
+    loggers = []
+    for part in parts:
+        if "save_dir" in parameters(locate(part["_target_"]))[0]:
+            part = {"save_dir": str(folder)} | part
+        try:
+            loggers.append(instantiate(part))
+        except Exception as error:
+            raise ConfigError(f"trainer.logger: {_reason(error)}") from error
+    return loggers
 
 
 TESTING = (ImageCounts, Measures, Apart, Pictures, Final)
@@ -139,10 +196,13 @@ TESTING = (ImageCounts, Measures, Apart, Pictures, Final)
 def run_callbacks(cfg: DictConfig) -> list[Callback]:
     """What every run's test measures, and the callbacks that the config names."""
     callbacks: list[Callback] = [ImageCounts(), Measures(), Final()]
-    for part in cfg.callbacks.values():
+    for name, part in cfg.callbacks.items():
         if part.get("enabled", True):
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])
-            callbacks.append(instantiate(part))
+            try:
+                callbacks.append(instantiate(part))
+            except Exception as error:
+                raise ConfigError(f"callbacks.{name}: {_reason(error)}") from error
     # Last, since it ends the average's turn after a validation: what the others make of it is of the same network.
     return sorted(callbacks, key=lambda c: isinstance(c, WeightAveraging))
 
@@ -170,7 +230,7 @@ def build_tester(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -
     quiet = {"logger": False, "enable_checkpointing": False}
     bar = any(isinstance(c, ProgressBar) for c in callbacks)
     settings = _trainer_settings(cfg)[0] | quiet
-    return instantiate(settings, default_root_dir=str(folder), callbacks=list(callbacks), enable_progress_bar=bar)
+    return _trainer(settings, default_root_dir=str(folder), callbacks=list(callbacks), enable_progress_bar=bar)
 
 
 def build_prober(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -189,7 +249,7 @@ def build_prober(cfg: DictConfig, folder: Path) -> L.Trainer:
         "strategy": "auto",
         "sync_batchnorm": False,
     }
-    return instantiate(settings)
+    return _trainer(settings)
 
 
 def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:

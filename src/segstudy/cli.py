@@ -1,6 +1,7 @@
 """The `segstudy` command: everything that is not training (and training, for who installed the package alone)."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,8 @@ def train(context: typer.Context) -> None:
     from segstudy.train import main as train_main
 
     sys.argv = ["segstudy train", *context.args]
+    # Lightning starts further processes as the module that this one is said to be.
+    sys.modules["__main__"].__spec__ = find_spec("segstudy.entry")
     train_main()
 
 
@@ -65,8 +68,7 @@ def data(
     from segstudy.config import check, check_overrides, compose_config
 
     given = [f"data={name}", *([f"data.root={root}"] if root else []), *(overrides or [])]
-    check_overrides(given)
-    cfg = compose_config(given)
+    cfg = compose_config(check_overrides(given))
     check(cfg)
     dataset = build_data(cfg)
     show(dataset, name, out)
@@ -179,8 +181,7 @@ def network(
     from segstudy.errors import ConfigError
 
     given = [*(overrides or []), *unopened(overrides or [])]
-    check_overrides(given)
-    cfg = compose_config(given)
+    cfg = compose_config(check_overrides(given))
     adopt(cfg, given)
     names = getattr(locate(cfg.data._target_), "classes", None)
     if classes is None and names is None:
@@ -279,8 +280,7 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
 
     folders, settings = use.runs_and_settings(given)
     if not folders:
-        check_overrides(given)
-        cfg = compose_config(given)
+        cfg = compose_config(check_overrides(given))
         adopt(cfg, given)
         dataset = build_data(cfg)
         return build_start(cfg, dataset)[0], cfg, dataset
@@ -367,8 +367,7 @@ def settled(given: list[str]) -> Any:
     from segstudy.config import adopt, check_overrides, compose_config
     from segstudy.train import quiet
 
-    check_overrides(given)
-    cfg = compose_config(given)
+    cfg = compose_config(check_overrides(given))
     adopt(cfg, given)
     quiet()
     return cfg

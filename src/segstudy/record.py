@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from segstudy import entry
 from segstudy.config import differences
 from segstudy.device import RANK
 from segstudy.errors import ConfigError, SegstudyError, TrainingError
@@ -86,7 +87,7 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[Record]:
         try:
             yield record
         except Exception as error:
-            if record.status == "done":  # only what is said of it at the end went wrong
+            if record.status == "done" or entry.received:  # what is told of it at the end; what an interruption broke
                 raise
             try:
                 record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])

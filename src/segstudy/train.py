@@ -7,18 +7,25 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 
+from segstudy import entry
 from segstudy.build import (
     build_data,
     build_module,
@@ -31,19 +38,25 @@ from segstudy.callbacks.counts import ImageCounts, figures, tested, with_part
 from segstudy.callbacks.diagnostic import guard_loggers
 from segstudy.callbacks.guards import memory_advice, out_of_memory
 from segstudy.callbacks.throughput import Throughput
-from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers
+from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers, run_name
 from segstudy.data.base import SegmentationData
 from segstudy.device import RANK
-from segstudy.errors import SegstudyError, TrainingError
+from segstudy.errors import ConfigError, SegstudyError, TrainingError
 from segstudy.files import subfolder
 from segstudy.networks.describe import gflop
 from segstudy.record import Record, claimed, surroundings
-from segstudy.study.plan import Plan
-from segstudy.study.table import number, print_classes
+from segstudy.study.plan import Plan, matching
+from segstudy.study.table import number, print_classes, records
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
 FAILED: list[str] = []
 """Names of the runs of this sweep that failed, for its last line and exit code."""
+PATIENCE = 20
+"""Seconds in which the first of several processes should meet a mistake that all of them make."""
+NOT_BY_TORCHRUN = """a study (-m) is not started by torchrun: each of its runs starts processes of its own
+  → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
+INTERRUPTED = [128 + number for number in entry.SIGNALS]
+"""Exit codes of a run's process that was asked to end."""
 
 
 def main() -> None:
@@ -52,7 +65,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())  # a loss or network of the user's own beside train.py
     quiet()
     try:
-        check_overrides(sys.argv[1:])
+        sys.argv[1:] = check_overrides(sys.argv[1:])
     except SegstudyError as error:
         tell(error)
         sys.exit(2)
@@ -66,6 +79,7 @@ def task(cfg: DictConfig) -> None:
     folder = Path(hydra_cfg.runtime.output_dir)
     name = folder.name
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
+    entry.place = str(folder.parent if sweep else folder)
     console.rule(
         f"[bold]{name}" + (f"  (run {hydra_cfg.job.num + 1} of the study {folder.parent.name})" if sweep else "")
     )
@@ -74,20 +88,18 @@ def task(cfg: DictConfig) -> None:
     try:
         adopt(cfg, hydra_cfg.overrides.task)
         check(cfg)
-        Plan.of(OmegaConf.to_container(cfg.report))  # type: ignore[arg-type]
         if cfg.start_from is not None:
             starting_file(Path(cfg.start_from))
         with claimed(folder, cfg) as record:
             if record.status == "done":
                 console.print(f"already done: {folder}")
                 return
-            record.note(changes=changes(hydra_cfg))
+            record.note(changes=changes(hydra_cfg.runtime.choices["model"], hydra_cfg.overrides.task))
             run(cfg, folder, record)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C within training into an exit
-        console.print(f"\ninterrupted; the same command continues {folder}", soft_wrap=True)
-        sys.exit(130)
     except Exception as error:
-        if isinstance(error, SegstudyError):
+        if entry.received:  # what an interruption broke (a group of processes) is no failure of the run
+            raise
+        if isinstance(error, SegstudyError | MisconfigurationException):
             tell(error)
         else:
             traceback.print_exc()
@@ -100,38 +112,88 @@ def alone(hydra_cfg: HydraConf, folder: Path) -> None:
     """Train one run of a sweep over several devices as a command of its own: Lightning starts its other processes with
     the command line of this one, and they would each begin the whole sweep."""
     overrides = [*hydra_cfg.overrides.task, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
-    if subprocess.run([sys.executable, "-m", "segstudy.train", *overrides]).returncode:
+    entry.place = None  # the run's process tells
+    with subprocess.Popen([sys.executable, "-m", "segstudy.entry", *overrides]) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # Ctrl-C reaches it too, a signal to this process alone does not
+            process.wait()
+            raise
+    if code in INTERRUPTED:
+        entry.stop(code - 128)
+    if code:
         FAILED.append(folder.name)
 
 
-def changes(hydra_cfg: HydraConf) -> list[str]:
+def changes(model: str, overrides: Sequence[str]) -> list[str]:
     """What the command changed, model first, for the names of variants in tables."""
-    keep = (o.lstrip("+~") for o in hydra_cfg.overrides.task)
-    return [
-        f"model={hydra_cfg.runtime.choices['model']}",
-        *(o for o in keep if not o.startswith(("model=", "experiment=", "report."))),
-    ]
+    keep = (o.lstrip("+~") for o in overrides)
+    return [f"model={model}", *(o for o in keep if not o.startswith(("model=", "experiment=", "report.")))]
+
+
+def planned(config: DictConfig) -> dict[str, list[str]]:
+    """The variants that a sweep will train and that its folder holds already: their changes by their names."""
+    from segstudy.study.collect import own, without_seeds
+
+    swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
+    runs = dict(records(Path(config.hydra.sweep.dir)))
+    for batch in BasicSweeper.split_arguments(overrides, None):
+        for given in batch:
+            model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
+            runs |= {run_name(model, given): {"changes": changes(model, given)}}
+    names = without_seeds(runs)
+    return {names[run]: own(r["changes"]) for run, r in runs.items() if "changes" in r}
 
 
 class Study(Callback):
-    """Hydra's callback: at the end of a sweep, the table of all its runs and the gallery."""
+    """Hydra's callback: before a sweep, what its plan will lack; at its end, the table of all runs and the report."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            tell(ConfigError(NOT_BY_TORCHRUN))
+            sys.exit(2)
+        plan = Plan.of(OmegaConf.to_container(config.report))  # type: ignore[arg-type]
+        variants = planned(config) if plan.sides() else {}
+        for side in plan.sides():
+            if not matching(side, variants):
+                console.print(
+                    f"[yellow]report: no run of this study is {escape(repr(side))} ({escape(', '.join(variants))})",
+                    soft_wrap=True,
+                    highlight=False,
+                )
         # Hydra writes this file next, and would follow a link.
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
+        entry.place = str(folder)
         console.rule(f"[bold]study {folder.name}")
-        from segstudy.study.conclude import conclude  # a single run needs none of what a report is made with
-
-        unfinished = conclude(folder, console)
+        unfinished = self._conclude(folder)
         console.print(
             f"next: make tensorboard RUNS={folder}; the same command continues what is unfinished", soft_wrap=True
         )
         if unfinished or FAILED:
             console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", soft_wrap=True)
             sys.exit(1)  # Hydra itself would end with 0 here
+
+    def _conclude(self, folder: Path) -> list[str]:
+        """The study's tables and report. Hydra turns an exception of a callback into a warning: it ends here."""
+        from segstudy.study.conclude import conclude  # a single run needs none of what a report is made with
+
+        try:
+            return conclude(folder, console)
+        except Exception as error:
+            if isinstance(error, SegstudyError):
+                tell(error)
+            else:
+                traceback.print_exc()
+            failed = f"; failed: {', '.join(FAILED)}" if FAILED else ""
+            console.print(
+                f"[red]no report was written[/] (segstudy report {folder} writes it later){failed}", soft_wrap=True
+            )
+            sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, record: Record) -> None:
@@ -182,6 +244,8 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         if out_of_memory(error):
             advice = memory_advice(module, data.batch_size, data.size, trainer.precision)
             raise TrainingError(advice) from error
+        if str(error).startswith("Early stopping conditioned on"):
+            raise ConfigError(f"callbacks.early_stopping: {error}") from error
         raise
 
 
@@ -228,7 +292,11 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
     )
     final = {f"final/{k}": v for k, v in record.values["metrics"]["network"].items()}
     for logger in trainer.loggers:
-        logger.log_hyperparams(hyperparameters(cfg, folder.name), final)
+        if isinstance(logger, TensorBoardLogger):  # its table of settings has figures of its own
+            logger.log_hyperparams(hyperparameters(cfg, folder.name), final)
+        else:
+            logger.log_hyperparams(hyperparameters(cfg, folder.name))
+            logger.log_metrics(final, step=steps)
         logger.save()
     if unlogged:
         record.note(not_measured=record.values["not_measured"] | unlogged)
@@ -267,7 +335,13 @@ def in_short(node: Any) -> str:
 
 
 def tell(error: BaseException) -> None:
-    """The user's mistake in red, without a traceback."""
+    """The user's mistake in red, without a traceback.
+
+    Of several processes the first tells what all meet, and the launcher then ends the others, which wait for that; what
+    one of them alone meets, it tells after all.
+    """
+    if RANK > 0:
+        time.sleep(PATIENCE)
     Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
     print(error, file=sys.stderr)
 
@@ -286,4 +360,4 @@ def quiet() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.train()

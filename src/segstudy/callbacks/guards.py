@@ -1,5 +1,7 @@
 """Guards: a loss that is not finite, and too little memory, end the run with what to do."""
 
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,29 @@ class FiniteLoss(L.Callback):
             f"  last good checkpoint: {last if last.is_file() else 'none yet'}\n"
             "  → try a lower optim.lr, trainer.gradient_clip_val=1, or trainer.precision=32-true"
         )
+
+
+class Terminable(L.Callback):
+    """Puts the command's own handler of SIGTERM back, which Lightning replaces while a trainer works.
+
+    Lightning's waits in it for the other processes, which may wait for this one; and a test would go on to its end.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._put_back()
+
+    def on_sanity_check_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._put_back()
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
 
 
 def out_of_memory(error: BaseException) -> bool:

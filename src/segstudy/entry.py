@@ -1,0 +1,79 @@
+"""Entry points of the commands: one that is interrupted says so in one line, and its exit code says why.
+
+Only the standard library is imported here: Ctrl-C is also met while PyTorch is imported, which takes seconds.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what clusters and torchrun send before they kill."""
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Variables that number the processes of one training; Lightning reads the same ones."""
+
+received: int | None = None
+"""The first signal that asked this process to end."""
+place: str | None = "where it stopped"
+"""What the same command continues: the run or study in work; None where another process says so."""
+
+
+def stop(number: int, frame: FrameType | None = None) -> None:
+    """Handler of SIGNALS."""
+    global received
+    received = received or number
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            # Nothing is being written yet, and PyTorch's C++ aborts if an exception breaks its import off.
+            told()
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def told() -> None:
+    """Say, once for all processes of a training, that it was interrupted."""
+    if place and not any(int(os.environ.get(name, 0)) for name in RANKS):
+        print(f"\ninterrupted; the same command continues {place}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ends the process with one line and 128 + the signal's number (130, 143) if it is interrupted in here."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's job in the background
+            signal.signal(number, stop)
+    try:
+        yield
+    except BaseException as error:  # libraries make a SystemExit, or an error of their own, of a KeyboardInterrupt
+        if received is None or (isinstance(error, SystemExit) and not error.code):  # the demo ends by Ctrl-C
+            raise
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # from here on it ends, and needs no second request
+        told()
+        sys.exit(128 + received)
+
+
+def train() -> None:
+    """`python train.py …`, and `python -m segstudy.entry …`, as which Lightning starts further processes."""
+    with interruptible():
+        from segstudy.train import main
+
+        main()
+
+
+def command() -> None:
+    """`segstudy …`."""
+    with interruptible():
+        from segstudy.cli import main
+
+        main()
+
+
+if __name__ == "__main__":
+    from segstudy import entry  # the module that others import, not this copy of it
+
+    entry.train()

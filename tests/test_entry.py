@@ -1,0 +1,149 @@
+"""How commands end: what an interruption leaves, and the exit codes of what fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from segstudy import train
+from segstudy.build import build_data, build_module, build_network, build_trainer
+from segstudy.config import compose_config
+from segstudy.errors import ConfigError
+from segstudy.study import conclude
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "data.size=32", "data.train_images=8", "data.val_images=4", "data.batch_size=4", "trainer.max_epochs=1",
+    "encoder.widths=[4,4]", "decoder.widths=[4]", "++callbacks.pictures.enabled=false",
+]  # fmt: skip
+CPU = ["trainer=cpu", *TINY]
+STOP = """
+import os, signal
+import lightning as L
+
+class Stop(L.Callback):
+    def on_test_batch_start(self, trainer, *_):
+        os.kill(os.getpid(), int(os.environ["STOP"]))
+"""
+
+
+def command(cwd: Path, *line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), **environment}
+    done = subprocess.Popen(
+        [sys.executable, *line], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    out, err = done.communicate(timeout=300)
+    return subprocess.CompletedProcess(line, done.returncode, out, err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_libraries_are_imported(number: int, tmp_path: Path) -> None:
+    for library in ("torch", "hydra", "typer"):  # one of them comes first
+        (tmp_path / f"{library}.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\n")
+    libraries = f"{tmp_path}{os.pathsep}{ROOT / 'src'}"
+    for line in ([str(ROOT / "train.py")], ["-c", "from segstudy.entry import command; command()", "runs"]):
+        done = command(tmp_path, *line, PYTHONPATH=libraries)
+        assert done.returncode == 128 + number
+        assert done.stderr == "\ninterrupted; the same command continues where it stopped\n"
+
+
+def test_a_signal_in_a_runs_test_ends_the_sweep_and_nothing_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "stop.py").write_text(STOP)
+    stop = ["+callbacks.stop._target_=stop.Stop", "study=s", "hydra.sweep.subdir=${hydra:job.num}"]
+    line = [str(ROOT / "train.py"), "-m", "seed=0,1", *CPU, *stop]
+    done = command(tmp_path, *line, STOP="15")
+    assert done.returncode == 143
+    assert done.stderr.splitlines() == ["", f"interrupted; the same command continues {tmp_path / 'runs' / 's'}"]
+    study = tmp_path / "runs" / "s"
+    assert [f.name for f in study.iterdir() if f.is_dir()] == ["0"]
+    assert json.loads((study / "0" / "record.json").read_text())["status"] == "running"
+    kept = torch.load(study / "0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2
+    alone = [str(ROOT / "train.py"), "seed=0", *CPU, stop[0], f"hydra.run.dir={study / '0'}"]
+    again = command(tmp_path, *alone, STOP="0")  # 0 is no signal
+    assert again.returncode == 0, again.stderr
+    assert json.loads((study / "0" / "record.json").read_text())["status"] == "done"
+    assert json.loads((study / "0" / "record.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such figure"), ZeroDivisionError("a fault of ours")])
+def test_a_report_that_fails_is_told_and_the_exit_code_is_1(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: Any) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(conclude, "conclude", failing)
+    monkeypatch.setattr(train, "FAILED", ["v2"])
+    with pytest.raises(SystemExit) as ended:  # Hydra makes a warning of an Exception, and goes on to exit code 0
+        train.Study().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    assert str(error) in err
+    assert ("Traceback" in err) is isinstance(error, ZeroDivisionError)
+    assert "failed: v2" in out
+
+
+def test_a_side_that_no_run_will_be_is_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"pairs": [["v1", "v2"], ["v2", "v9"], ["v1", "loss=dice"]]}
+    hydra = {
+        "sweep": {"dir": str(tmp_path)}, "sweeper": {"params": None}, "runtime": {"choices": {"model": "v1"}},
+        "overrides": {"task": ["model=v1,v2", "loss=ce,dice", "seed=0,1"]},
+    }  # fmt: skip
+    train.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "report": told}))
+    assert (
+        capsys.readouterr().out
+        == "report: no run of this study is 'v9' (v1 loss=ce, v1 loss=dice, v2 loss=ce, v2 loss=dice)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("trainer.strategy=fsdp", "trainer: The strategy `fsdp` requires a GPU"),
+        ("trainer.precision=abc", "trainer: Precision 'abc' is invalid"),
+        ("trainer.max_time=abc", "trainer: .*not a valid duration"),
+        ("callbacks.best.save_top_k=-2", "callbacks.best: "),
+        ("trainer.logger._target_=segstudy.errors.near", "trainer.logger: "),
+    ],
+)
+def test_what_lightning_refuses_is_a_mistake_with_its_words(setting: str, told: str, tmp_path: Path) -> None:
+    cfg = compose_config([*CPU, f"++{setting}"])
+    with pytest.raises(ConfigError, match=told):
+        build_trainer(cfg, tmp_path)
+
+
+def test_settings_that_the_optimizer_refuses(tmp_path: Path) -> None:
+    cfg = compose_config([*CPU, "optim.optimizer.weight_decay=-1"])
+    data = build_data(cfg)
+    with pytest.raises(ConfigError, match="optim or schedule: Invalid weight_decay"):
+        build_module(cfg, build_network(cfg, 8)[0], data)
+
+
+def test_processes_of_torchrun_that_the_trainer_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were started"):
+        build_trainer(compose_config(CPU), tmp_path)
+
+
+def test_a_logger_of_the_users_own_gets_curves_settings_and_final_figures(tmp_path: Path) -> None:
+    cfg = compose_config([*CPU, "++trainer.logger._target_=lightning.pytorch.loggers.CSVLogger"])
+    record = train.Record(tmp_path)
+    train.run(cfg, tmp_path, record)
+    (curves,) = tmp_path.glob("lightning_logs/version_0/metrics.csv")
+    rows = [dict(zip(curves.read_text().splitlines()[0].split(","), line.split(","), strict=True))
+            for line in curves.read_text().splitlines()[1:]]  # fmt: skip
+    final = [float(row["final/miou"]) for row in rows if row["final/miou"]]
+    assert final == [pytest.approx(record.values["metrics"]["network"]["miou"])]
+    assert any(row["val/loss"] for row in rows)
+    assert "lr: 0.001" in (curves.parent / "hparams.yaml").read_text()
+    assert (tmp_path / "tensorboard").is_dir()
