@@ -59,7 +59,7 @@ BREAKS: dict[str, tuple[Any, str, set[str]]] = {
     "pictures": (pictures, "error_picture", {"samples.npz"}),
     "curves": (history, "draw_curves", set()),
     "crf": (BoundaryRefinement, "probabilities", set()),
-    "TensorBoardLogger": (TensorBoardLogger, "log_hyperparams", set()),
+    "EventFiles": (TensorBoardLogger, "log_hyperparams", set()),
 }
 """What cannot be measured, what is broken for that, and the files of test/ that are then not there."""
 ALL = [*SCENES, "callbacks.crf.enabled=true", "callbacks.crf.radius=1", "trainer.max_epochs=2"]

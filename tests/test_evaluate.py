@@ -27,6 +27,7 @@ from segstudy.errors import ConfigError, DataError
 from segstudy.inference.commands import runs_and_settings
 from segstudy.inference.evaluate import Evaluation, Views, _name, evaluate, retest, save_mask, trained_on
 from segstudy.inference.runs import Member, Wanted, config_of, open_data, open_members, same_classes
+from segstudy.networks.encoders import Encoder
 from segstudy.record import claim, locked
 from segstudy.train import run
 
@@ -140,7 +141,7 @@ class Colour(nn.Module):
 
     def __init__(self, mean: float, std: float):
         super().__init__()
-        self.encoder = nn.Module()
+        self.encoder = Encoder()
         self.encoder.mean, self.encoder.std = [mean] * 3, [std] * 3  # type: ignore[assignment]
 
     def forward(self, image: Tensor) -> Tensor:

@@ -387,7 +387,7 @@ def test_hydras_file_of_a_sweep_is_not_written_through_a_link(tmp_path: Path) ->
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "multirun.yaml").symlink_to(tmp_path / "mine")
     for _ in range(2):  # and without the file there is nothing to remove
-        Study().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+        Study().on_multirun_start(OmegaConf.create({"report": {}, "hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert not (tmp_path / "multirun.yaml").is_symlink()
     assert (tmp_path / "mine").read_text() == "mine"
 

@@ -130,7 +130,7 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
     )
 
 
-class Curves(TensorBoardLogger):
+class EventFiles(TensorBoardLogger):
     """TensorBoard's event files alone: Lightning's `hparams.yaml` would repeat config.yaml, and follow a link."""
 
     @rank_zero_only
@@ -148,7 +148,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     if RANK == 0:
         subfolder(folder, "tensorboard")
     # With a name of its own, so that no link waits for the file of the curves.
-    curves = Curves(folder, name="", version="tensorboard", filename_suffix=f".{secrets.token_hex(8)}")
+    curves = EventFiles(folder, name="", version="tensorboard", filename_suffix=f".{secrets.token_hex(8)}")
     further = _further_loggers(settings.pop("logger", None), folder)
     trainer = _trainer(
         settings,

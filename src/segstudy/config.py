@@ -473,6 +473,8 @@ def _plain(cfg: DictConfig) -> list[str]:
     mistakes = []
     if not isinstance(cfg.compile, bool):
         mistakes.append(f"compile={cfg.compile}: it is true or false")
+    if not isinstance(cfg.optim.get("decay_norms", False), bool):
+        mistakes.append(f"optim.decay_norms={cfg.optim.decay_norms}: it is true or false")
     if cfg.checkpoint not in ("last", "best"):
         mistakes.append(f"checkpoint={cfg.checkpoint}: it is last or best{near(str(cfg.checkpoint), ['last', 'best'])}")
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:

@@ -154,6 +154,8 @@ class Study(Callback):
         if "TORCHELASTIC_RUN_ID" in os.environ:
             tell(ConfigError(NOT_BY_TORCHRUN))
             sys.exit(2)
+        # Hydra writes this file next, and would follow a link.
+        (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
         plan = Plan.of(OmegaConf.to_container(config.report))  # type: ignore[arg-type]
         variants = planned(config) if plan.sides() else {}
         for side in plan.sides():
@@ -163,8 +165,6 @@ class Study(Callback):
                     soft_wrap=True,
                     highlight=False,
                 )
-        # Hydra writes this file next, and would follow a link.
-        (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
