@@ -232,6 +232,34 @@ def test_what_a_switch_may_be_beside_true_and_false() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: it is a whole number"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: it is a whole number"),
+        ("trainer.limit_train_batches=true", "trainer.limit_train_batches=True: it is a number"),
+        ("data.size=abc", "data.size=abc: it is a whole number or a list of them"),
+        ("data.batch_size=true", "data.batch_size=True: it is a whole number"),
+        ("data.augment.then.mixup.probability=yes", "data.augment.then.mixup.probability=yes: it is a number"),
+        ("callbacks.pictures.first_seconds=no", "callbacks.pictures.first_seconds=no: it is a number"),
+        ("callbacks.tta=null", "callbacks.tta=None: it is a part\n  → callbacks.tta.enabled=false turns it off"),
+        ("~callbacks", "~callbacks: every run has 'callbacks'; choose another value of it"),
+        ("~seed", "~seed: every run has 'seed'; choose another value of it"),
+        ("model=glob(v*)", "model=glob(v*): a sweep lists its values: model=A,B,C"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_before_training(given: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_overrides([given])
+    assert str(error.value) == said
+
+
+def test_numbers_of_every_kind_are_taken() -> None:
+    check_overrides(["trainer.max_epochs=-1", "trainer.limit_train_batches=0.5", "trainer.max_time=00:00:01:00"])
+    check_overrides(["data.size=[32,48]", "optim.lr=1", "trainer.gradient_clip_val=1", "seed=range(0,3)"])
+    check_overrides(["~callbacks.tta", "loss.class_weights=balanced", "callbacks.pictures.first_seconds=1.5"])
+
+
 def test_every_value_of_a_sweep_is_checked() -> None:
     check_overrides(["data=voc", "data.root=a,b", "seed=1,2"])
     with pytest.raises(

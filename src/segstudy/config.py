@@ -17,7 +17,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -101,7 +101,7 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> list[str]:
     the config that they make (of a sweep: in its first run's, and with each further value of a setting).
     """
     parser = OverridesParser.create()
-    texts = [a for a in arguments if "=" in a and not a.startswith("-")]
+    texts = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
     try:
         overrides = parser.parse_overrides(texts)
     except HydraException as error:
@@ -114,6 +114,8 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> list[str]:
     added = {}
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
+        if override.is_delete() and "." not in key and key != "experiment":
+            mistakes.append(f"{text}: every run has {key!r}; choose another value of it")
         if (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
             continue
         if key not in known and _taken(key, targets, known):
@@ -135,7 +137,7 @@ def _chosen(overrides: Sequence[Override], conf: Path) -> tuple[list[str], list[
     groups, mistakes = [], []
     for override in overrides:
         group = override.key_or_group
-        if (conf / group).is_dir():
+        if (conf / group).is_dir() and not override.is_delete():
             files = (conf / group).rglob("*.yaml")
             options = sorted(p.relative_to(conf / group).with_suffix("").as_posix() for p in files)
             wrong = [v for v in _values(override) if v not in (None, "null") and str(v) not in options]
@@ -164,8 +166,7 @@ def _each(text: str, override: Override) -> list[str]:
     """A setting once for each value that a sweep gives it."""
     if not override.is_sweep_override():
         return [text]
-    if not override.is_discrete_sweep():
-        raise ConfigError(f"{text}: a sweep lists its values: {override.key_or_group}=A,B,C")
+    _values(override)
     return [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
 
 
@@ -198,9 +199,13 @@ def _takeable(key: str, targets: Mapping[str, str]) -> list[str]:
 
 
 def _values(override: Override) -> list[Any]:
-    if override.is_sweep_override() and override.is_discrete_sweep():
-        return list(override.sweep_iterator())
-    return [override.value()]
+    """The values of an override. Raises ConfigError for a sweep that does not list them: glob(v*), interval(0,1)."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        key = override.key_or_group
+        raise ConfigError(f"{override.input_line}: a sweep lists its values: {key}=A,B,C")
+    return list(override.sweep_iterator())
 
 
 def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
@@ -482,6 +487,9 @@ def _plain(cfg: DictConfig) -> list[str]:
     for name, rate in (("lr", cfg.optim.get("lr")), ("encoder_lr", cfg.optim.get("encoder_lr") or 0)):
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < math.inf:
             mistakes.append(f"optim.{name}={rate}: it is a number from 0 on")
+    for name, part in cfg.callbacks.items():
+        if not isinstance(part, DictConfig):
+            mistakes.append(f"callbacks.{name}={part}: it is a part\n  → callbacks.{name}.enabled=false turns it off")
     logger = cfg.trainer.get("logger")
     loggers = logger if isinstance(logger, ListConfig) else [] if logger in (None, True) else [logger]
     if not all(isinstance(each, DictConfig) and "_target_" in each for each in loggers):
@@ -508,7 +516,7 @@ def _mistaken_options(side: str) -> list[str]:
 
 
 def _mistaken_keys(place: str, node: DictConfig, thing: Callable[..., Any], trusted: bool) -> list[str]:
-    """The settings of a part that its constructor does not take, and (trusted) those that are no switch but should."""
+    """The settings of a part that its constructor does not take, and (trusted) those of another kind than it says."""
     known, more = parameters(thing)
     if place.startswith("callbacks."):
         known |= SWITCHES
@@ -517,15 +525,27 @@ def _mistaken_keys(place: str, node: DictConfig, thing: Callable[..., Any], trus
     mistakes = [f"{place}.{k}: {node['_target_']} takes no {k!r}{near(k, [*known])}" for k in wrong]
     if not trusted:
         return mistakes
-    mistakes += _mistaken_switches(place, node, known)
+    mistakes += _mistaken_kinds(place, node, known)
     return mistakes + [f"{place}.{k}=null: {said} is needed" for k in keys if (said := _needed(thing, node, k))]
 
 
-def _mistaken_switches(place: str, node: DictConfig, known: Mapping[str, inspect.Parameter]) -> list[str]:
-    """The settings of a part that are true or false by its constructor, and something else here."""
+def _mistaken_kinds(place: str, node: DictConfig, known: Mapping[str, inspect.Parameter]) -> list[str]:
+    """The settings of a part that are true or false, or a number, by its constructor, and something else here."""
     there = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k)]
-    wanted = {k: _not_a_switch(known[k], node[k]) for k in there}
+    wanted = {k: _not_a_switch(known[k], node[k]) or _not_a_number(known[k], node[k]) for k in there}
     return [f"{place}.{k}={node[k]}: it is {kinds}" for k, kinds in wanted.items() if kinds]
+
+
+def _not_a_number(parameter: inspect.Parameter, value: Any) -> str | None:
+    """What a parameter that is a number, or also a list of them, may be, if `value` is a word, a switch or a fraction."""
+    kinds = _kinds(parameter.annotation)
+    lists = [k for k in kinds if get_origin(k) is collections.abc.Sequence]
+    if not {int, float} & {*kinds} or not {*kinds} - {*lists} <= {int, float, NoneType}:
+        return None
+    if not isinstance(value, str | bool) and (not isinstance(value, float) or float in kinds):
+        return None  # null is `_needed`'s
+    number = "a number" if float in kinds else "a whole number"
+    return number + " or a list of them" * bool(lists)
 
 
 def _not_a_switch(parameter: inspect.Parameter, value: Any) -> str | None:

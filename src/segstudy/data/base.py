@@ -61,7 +61,12 @@ class SegmentationData(L.LightningDataModule):
     ):
         super().__init__()
         self.name = name or type(self).__name__
-        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        sides = [size, size] if isinstance(size, int) else list(size)
+        if len(sides) != 2 or min(sides) < 1:
+            raise ValueError(f"size={size}: it is one side in pixels, or [height, width]")
+        if batch_size < 1 or workers < 0:
+            raise ValueError(f"batch_size={batch_size} is from 1 on, workers={workers} from 0 on")
+        self.size = (sides[0], sides[1])
         self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
         self.cache_dir = Path(cache_dir).expanduser()
         self.device_cache, self.limit_train, self.select_fraction = device_cache, limit_train, select_fraction
