@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
+from segstudy.record import read_record
 from segstudy.study.analysis import (
     _inspected,
     analyse,
@@ -26,7 +27,7 @@ from segstudy.study.analysis import (
 from segstudy.study.archetypes import predictors, scene
 from segstudy.study.cells import signed
 from segstudy.study.claims import measure
-from segstudy.study.collect import read_records, read_study, without_seeds
+from segstudy.study.collect import read_plan, read_records, read_study, without_seeds
 from segstudy.study.figures import by_name
 from segstudy.study.findings import Group
 from segstudy.study.operating import BINS, KINDS
@@ -358,6 +359,46 @@ def test_a_seed_counts_once_and_a_cut_file_ends_no_report(tmp_path: Path) -> Non
     told = dict(left_out)
     assert "counts once" in told["v1_seed=0"]
     assert "damaged" in told["v2"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"class_names": "abc"}, {"class_names": ["a", 1]}, {"palette": []}, {"data": None}, {"data": []},
+     {"metrics": None}, {"status": ["done"]}, {"status": "finished"}, {"changes": 5}, {"changes": []},
+     {"encoder_weights": 5}],
+    ids=str,
+)  # fmt: skip
+def test_a_record_that_no_run_writes_is_named(wrong: dict[str, object], tmp_path: Path) -> None:
+    key = next(iter(wrong))
+    record = {"status": "done", "class_names": ["a"], "data": {"name": "X"}, "error": None}
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "record.json").write_text(json.dumps(record | wrong))
+    groups, [(name, why)] = read_study(tmp_path)
+    assert (groups, name) == ([], "v1")
+    assert f"it is no run's: {key} is" in why
+    assert "unreadable" in print_to_text(tmp_path)
+    with pytest.raises(ConfigError, match=f"it is no run's: {key} is"):
+        read_record(tmp_path / "v1")
+
+
+def test_pipes_and_damaged_configs_in_a_study_are_neither_waited_for_nor_ignored(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    os.mkfifo(tmp_path / "v1" / "config.yaml")
+    os.mkfifo(tmp_path / "v1" / "record.json")
+    with pytest.raises(DataError, match=r"config\.yaml cannot be read as a config"):
+        read_plan(tmp_path)
+    with pytest.raises(ConfigError, match="not a plain file"):
+        read_record(tmp_path / "v1")
+    (tmp_path / "v1" / "config.yaml").unlink()
+    (tmp_path / "v1" / "config.yaml").write_text("report: [")
+    with pytest.raises(DataError, match=r"config\.yaml cannot be read as a config"):
+        read_plan(tmp_path)
+
+
+def print_to_text(study: Path) -> str:
+    screen = Console(record=True, width=200)
+    print_study(study, screen)
+    return screen.export_text()
 
 
 def test_brackets_and_damaged_records_end_no_table(tmp_path: Path) -> None:

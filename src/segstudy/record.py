@@ -21,6 +21,7 @@ from segstudy.config import differences
 from segstudy.device import RANK
 from segstudy.errors import ConfigError, SegstudyError, TrainingError
 from segstudy.files import open_lock, read_text, remove_partials, replacing, write_text
+from segstudy.recorded import parse_record
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 
@@ -31,8 +32,8 @@ class Record:
     def __init__(self, folder: Path):
         self.folder, path = folder, folder / "record.json"
         try:
-            self.values: dict[str, Any] = json.loads(read_text(path)) if path.is_file() else {}
-        except ValueError as error:
+            self.values: dict[str, Any] = dict(json.loads(read_text(path))) if path.is_file() else {}
+        except (ValueError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error}\n  → another study=NAME, or remove the folder") from error
 
     def note(self, **values: Any) -> None:
@@ -62,12 +63,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run that has opened its data. Raises ConfigError if the folder has none."""
     file = folder / "record.json"
     try:
-        values = json.loads(read_text(file))
+        values = parse_record(read_text(file))
         if not values["class_names"]:
             raise KeyError("class_names")
     except FileNotFoundError as error:
         raise ConfigError(f"{folder} is not a run's folder: no file {file}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no record of a run that has opened its data ({error!r})") from error
     return values
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from segstudy.errors import ConfigError, DataError, near
 from segstudy.files import open_lock, read_text
+from segstudy.recorded import parse_record
 from segstudy.study.table import clock, number, variants
 
 STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
@@ -29,8 +30,6 @@ WIDTHS = {"status": 12, "mIoU": 5, "original": 8, "epochs": 10, "time": 8, "size
 """Columns and their widths, the same for all studies; the first takes what is left."""
 WIDE = 110
 """Letters of a line from which on all columns are shown."""
-KINDS = {"status": str, "error": str, "changes": list, "metrics": dict, "checkpoint": str, "started": str}
-"""What the listing reads of a record; figures of another kind are left out one by one."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +112,9 @@ def read(folder: Path) -> tuple[dict[str, Any], str | None]:
     except (OSError, ValueError) as error:
         return {}, f"its record.json cannot be read: {error}"
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return {}, f"its record.json is no JSON: {error}"
-    if not isinstance(record, dict):
-        return {}, "its record.json is no record: it holds no names"
-    wrong = [k for k, kind in KINDS.items() if record.get(k) is not None and not isinstance(record[k], kind)]
-    changes = record.get("changes", ["model"])
-    if not wrong and (not changes or not all(isinstance(c, str) for c in changes)):
-        wrong = ["changes"]
-    if not wrong and record.get("status") not in (None, "running", "done", "failed"):
-        wrong = ["status"]
-    return ({}, f"its record.json is no run's: {wrong[0]} is {record[wrong[0]]!r}"[:200]) if wrong else (record, None)
+        return parse_record(text), None
+    except ValueError as error:
+        return {}, f"its record.json: {error}"
 
 
 def _run(folder: Path, study: str, name: str, record: dict[str, Any], said: str | None) -> Run:

@@ -1,16 +1,18 @@
 """From a folder of runs to tests that may be compared."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from segstudy.config import MACHINE
-from segstudy.errors import DataError
+from segstudy.errors import DataError, first_line
 from segstudy.files import read_text
+from segstudy.recorded import parse_record
 from segstudy.study.plan import Plan
 from segstudy.study.table import comparable, variants
 from segstudy.study.tested import Tested, read_run
@@ -26,8 +28,8 @@ def read_records(folder: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[st
     found, broken = {}, []
     for file in sorted(folder.glob("*/record.json")):
         try:
-            found[file.parent.name] = dict(json.loads(read_text(file)))
-        except (OSError, ValueError, TypeError) as error:
+            found[file.parent.name] = parse_record(read_text(file))
+        except (OSError, ValueError) as error:
             broken.append((file.parent.name, f"its record.json cannot be read: {error}"))
     if not found and not broken:
         there = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else "no such folder"
@@ -57,7 +59,7 @@ def read_study(folder: Path) -> tuple[list[list[Tested]], list[tuple[str, str]]]
             try:
                 tests.append(read_run(folder / run, record, names[run]))
                 kept[same] = run
-            except (DataError, KeyError, OSError, ValueError, EOFError, BadZipFile) as error:
+            except (DataError, LookupError, TypeError, OSError, ValueError, EOFError, BadZipFile) as error:
                 left_out.append((run, str(error) if isinstance(error, DataError) else f"its test is damaged: {error}"))
         if tests:
             groups.append(tests)
@@ -79,9 +81,15 @@ def own(changes: Sequence[str]) -> list[str]:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The `report` section of the first run's config; the default if no run has one."""
+    """The `report` section of the first run's config; the default if no run has one.
+
+    Raises DataError for a config that cannot be read: its plan could be the one that was meant.
+    """
     for file in sorted(folder.glob("*/config.yaml")):
-        section = OmegaConf.to_container(OmegaConf.load(file)).get("report")  # type: ignore[union-attr]
+        try:
+            section = OmegaConf.to_container(OmegaConf.create(read_text(file))).get("report")  # type: ignore[union-attr]
+        except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise DataError(f"{file} cannot be read as a config: {first_line(error)}\n  → remove that run") from error
         if section:
             return Plan.of(section)
     return Plan()

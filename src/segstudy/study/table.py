@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segstudy.files import read_text
+from segstudy.recorded import parse_record
 
 APART = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 """What is measured beside the plain test, by its entry in the record (`callbacks/apart.py`)."""
@@ -22,8 +23,8 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for file in sorted(folder.glob("*/record.json")):
         try:
-            found[file.parent.name] = dict(json.loads(read_text(file)))
-        except (OSError, ValueError, TypeError):
+            found[file.parent.name] = parse_record(read_text(file))
+        except (OSError, ValueError):
             found[file.parent.name] = {"status": "unreadable"}
     return found
 
