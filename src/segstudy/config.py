@@ -537,7 +537,7 @@ def _mistaken_kinds(place: str, node: DictConfig, known: Mapping[str, inspect.Pa
 
 
 def _not_a_number(parameter: inspect.Parameter, value: Any) -> str | None:
-    """What a parameter that is a number, or also a list of them, may be, if `value` is a word, a switch or a fraction."""
+    """What a parameter that is a number, or a list of them, may be, if `value` is a word, a switch or a fraction."""
     kinds = _kinds(parameter.annotation)
     lists = [k for k in kinds if get_origin(k) is collections.abc.Sequence]
     if not {int, float} & {*kinds} or not {*kinds} - {*lists} <= {int, float, NoneType}:
