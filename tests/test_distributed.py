@@ -1,6 +1,7 @@
 """Several processes: nothing is counted twice or left out, and the figures are those of one."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from segstudy.config import compose_config
 from segstudy.data.base import Order
 from segstudy.errors import TrainingError
 from segstudy.inference.evaluate import retest
+from segstudy.metrics import MeanLoss
 from segstudy.study.analysis import study
 from segstudy.study.table import comparable, print_study, records
 
@@ -30,6 +32,17 @@ def parts() -> tuple[Any, Any]:
     network = build_network(cfg, len(data.classes))[0]
     network.head[-1].bias.data[:3] = torch.tensor([2.0, 1.0, 0.5])  # type: ignore[index,union-attr]
     return build_module(cfg, network, data), data
+
+
+def test_an_own_loss_of_no_pixels_counts_for_no_image() -> None:
+    """`F.cross_entropy` is NaN where all is ignored, as in a batch that only fills up."""
+    mean = MeanLoss()
+    mean.update(torch.tensor(2.0), 3)
+    mean.update(torch.nn.functional.cross_entropy(torch.zeros(1, 2, 1), torch.full((1, 1), 255), ignore_index=255), 0)
+    mean.update(torch.tensor(6.0), torch.tensor(1))
+    assert mean.compute() == 3.0
+    mean.update(torch.tensor(math.nan), 1)
+    assert mean.compute().isnan()  # of an image, it is told
 
 
 def trainer(folder: Path, devices: int, **settings: Any) -> L.Trainer:

@@ -76,8 +76,10 @@ class MeanLoss(Metric):
 
     def update(self, loss: Tensor, images: Tensor | int) -> None:
         # Not in place, as in the other metrics: a tensor made in inference mode could not be changed outside of it.
-        self.total = self.total + loss.detach() * images
-        self.images = self.images + images
+        counted = torch.as_tensor(images, device=loss.device)
+        # A loss of one's own may be NaN where no pixel counts, as in a batch that only fills up: 0 · NaN is NaN.
+        self.total = self.total + torch.where(counted > 0, loss.detach() * counted, 0)
+        self.images = self.images + counted
 
     def compute(self) -> Tensor:
         return self.total / self.images
