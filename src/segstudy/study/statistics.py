@@ -112,8 +112,8 @@ def image_error(phi: np.ndarray, groups: Groups | None = None) -> float:
 def estimate(values: Sequence[float], phis: Sequence[np.ndarray], groups: Groups | None = None) -> Estimate:
     """The mean over seeds with its 95 % interval over images and seeds; phis (N,) a seed.
 
-    SE² = SE²_images(mean phi) + s²/S, t quantile with Satterthwaite's degrees of freedom from those of the parts (images
-    or groups − 1, seeds − 1). One seed: images only.
+    SE² = SE²_images(mean phi) + s²/S, t quantile with Satterthwaite's degrees of freedom from the parts' (images or
+    groups − 1, seeds − 1). One seed: images only.
     A seed whose value is NaN makes the figure n/a: a mean over the others would be of other trainings.
     The interval is NaN where nothing varies (SE = 0), such as a share that is 0 in every image.
     """
