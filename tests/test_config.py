@@ -177,6 +177,18 @@ def test_what_a_run_is_and_where_it_runs_are_told_apart() -> None:
     assert differences(a, other) == ["callbacks.ema.enabled: False → True", "optim.lr: 0.001 → 1"]
 
 
+def test_what_no_run_heeds_makes_no_other_run() -> None:
+    """Folders of before go on: their config lacks decay_norms, and another class stopped early, where it did."""
+    new = compose_config([])
+    old = compose_config(["callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping"])
+    OmegaConf.set_struct(old, False)
+    del old.optim.decay_norms
+    assert differences(old, new) == []
+    decayed, stopped = (compose_config([each]) for each in ("optim=adamw", "callbacks.early_stopping.enabled=true"))
+    assert "optim.decay_norms: True → False" in differences(old, decayed)
+    assert any(line.startswith("callbacks.early_stopping._target_") for line in differences(old, stopped))
+
+
 @pytest.mark.parametrize(
     "key",
     ["callbacks.pictures.every", "callbacks.pictures.count", "callbacks.finite_loss.every", "callbacks.inspector.every",

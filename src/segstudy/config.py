@@ -611,5 +611,11 @@ def differences(old: DictConfig, new: DictConfig) -> list[str]:
         return {k: v for key, value in cfg.items() for k, v in flat(value, f"{prefix}{key}.").items()}
 
     a, b = (flat(OmegaConf.to_container(c, resolve=False)) for c in (old, new))
+    a.setdefault("optim.decay_norms", True)  # as it was before there was a choice
+    names = {".".join(k.split(".")[:2]) for k in {*a, *b} if k.startswith("callbacks.")}
+    idle = [f"{name}." for name in names if a.get(f"{name}.enabled") is b.get(f"{name}.enabled") is False]
+    if not any(c.get("optim.optimizer.weight_decay") for c in (a, b)):
+        idle.append("optim.decay_norms")  # there is no decay to decide on
     keys = [k for k in sorted({*a, *b}) if not MACHINE.match(k) and a.get(k) != b.get(k)]
+    keys = [k for k in keys if not k.startswith(tuple(idle))]
     return [f"{k}: {a.get(k)} → {b.get(k)}" for k in keys]
