@@ -122,7 +122,7 @@ def margins(logits: Tensor, mask: Tensor) -> np.ndarray:
     return offset_sums(logits, mask, 0)["offset_margins"]
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.0, 30.0])
+@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 30.0, 5000.0])
 @pytest.mark.parametrize("shift", [-6.0, -1.7, 0.4, 3.0])
 def test_equal_spill_is_that_of_sorted_pixels(scale: float, shift: float) -> None:
     """The offset up to which as many background pixels are given up, among all of them."""

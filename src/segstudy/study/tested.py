@@ -10,6 +10,7 @@ import numpy as np
 from segstudy.errors import DataError
 from segstudy.files import open_to_read
 from segstudy.losses import IGNORE
+from segstudy.study import operating
 from segstudy.study.failures import measure
 
 
@@ -70,6 +71,8 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> Tested:
     ):
         names = [str(n) for n in counts["names"]]
         sums = {key: measures[key] for key in measures.files if key not in ("names", "groups")}
+        if "offset_margins" in sums and sums["offset_margins"].shape[1] != operating.BINS:
+            del sums["offset_margins"]  # an older version's bins, which stand for other margins
         if names != [str(n) for n in measures["names"]]:
             raise DataError(f"{files['counts']} and {files['measures']} are of different images")
         return Tested(
