@@ -23,12 +23,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from segstudy.build import build_network, choose_device
-from segstudy.data.augment import Augment
-from segstudy.data.effects import GREY
-from segstudy.data.scenes import draw_scene
-from segstudy.data.voc import VOC
-from segstudy.losses import IGNORE
+from segstudy.build import build_network
+from segstudy.data.datasets.scenes import draw_scene
+from segstudy.data.datasets.voc import VOC
+from segstudy.data.transforms.augment import Augment
+from segstudy.data.transforms.base import GREY
+from segstudy.labels import IGNORE
+from segstudy.precision import choose_device
 
 Batch = tuple[Tensor, Tensor]
 SETTINGS = ["data=voc", "data.root=none"]  # no data is read: the settings alone are VOC's

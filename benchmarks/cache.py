@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segstudy.build import build_data
-from segstudy.data.reading import Sample
+from segstudy.data.images import Sample
 
 
 def write_speed(home: Path, size: int, cache: Path) -> tuple[int, float, float]:

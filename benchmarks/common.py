@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from segstudy.build import choose_device
-from segstudy.config import CONF, register_resolvers
-from segstudy.data.scenes import draw_scene
-from segstudy.data.voc import voc_palette
-from segstudy.device import cpu_flags
-from segstudy.record import surroundings
+from segstudy.config.compose import register_resolvers
+from segstudy.config.paths import CONF
+from segstudy.data.datasets.scenes import draw_scene
+from segstudy.labels import voc_palette
+from segstudy.precision import choose_device, cpu_flags
+from segstudy.runs.record import surroundings
 
 FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512f", "avx2")
 

@@ -22,7 +22,8 @@ from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
 
-from segstudy.build import build_data, choose_device
+from segstudy.build import build_data
+from segstudy.precision import choose_device
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -20,8 +20,9 @@ from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
 
-from segstudy.build import build_data, build_module, build_start, choose_device
-from segstudy.data.base import SegmentationData
+from segstudy.build import build_data, build_module, build_start
+from segstudy.data.datamodule import SegmentationData
+from segstudy.precision import choose_device
 
 Batch = dict[str, torch.Tensor]
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from segstudy.console import number
 from segstudy.drawing import coloured, plt, save
+from segstudy.study.analysis.metrics import FIGURES, Figure
 from segstudy.study.archetypes import STORIES, predictors, scene
-from segstudy.study.figures import FIGURES, Figure
-from segstudy.study.table import number
-from segstudy.study.tested import Tested, of_masks
+from segstudy.study.results import Tested, of_masks
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCENES, CLASSES, DRAWN = 6, 6, 0

@@ -12,16 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from segstudy.study.statistics import (
-    Comparison,
-    Measured,
-    compare,
-    decide,
-    estimate,
-    image_error,
-    influence,
-    together,
-)
+from segstudy.study.statistics.comparison import Comparison, Measured, compare, estimate
+from segstudy.study.statistics.influence import image_error, influence
+from segstudy.study.statistics.multiplicity import decide, together
 
 IMAGES, PIXELS, CLASSES = 2000, 65536, 7
 SEEDS = (1, 2, 3, 5)

@@ -8,7 +8,7 @@ export PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH}
 common="data=voc data.root=$root data.train=trainaug data.size=256 data.device_cache=true data.batch_size=16
         trainer=gpu trainer.max_epochs=$epochs runs_dir=$out/runs study=voc"
 python3 train.py -m model=v1,v2,v3,v4 seed=0,1,2 $common 2>&1 | tee "$out/log.txt" || true
-python3 -c 'import sys; from segstudy.cli import main; sys.argv = ["segstudy", "report", sys.argv[1]]; main()' "$out/runs/voc" | tee "$out/table.txt"
+python3 -c 'import sys; from segstudy.cli.main import main; sys.argv = ["segstudy", "report", sys.argv[1]]; main()' "$out/runs/voc" | tee "$out/table.txt"
 python3 - "$out" <<'PY'
 import json, sys
 from pathlib import Path

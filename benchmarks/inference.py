@@ -23,15 +23,15 @@ from rich.table import Table
 from training import NETWORKS, now
 
 from segstudy.build import build_network
-from segstudy.data.scenes import draw_scene
-from segstudy.data.voc import voc_palette
+from segstudy.console import quiet
+from segstudy.data.datasets.scenes import draw_scene
 from segstudy.inference.export import FORMATS, READERS, WRITERS, export
+from segstudy.inference.loading import Member
 from segstudy.inference.model import Model, load
 from segstudy.inference.predict import Task
 from segstudy.inference.predictions import predict_all
-from segstudy.inference.runs import Member
 from segstudy.inference.tiles import at_once
-from segstudy.train import quiet
+from segstudy.labels import voc_palette
 
 Form = Callable[[np.ndarray], Any]
 """A network that takes float32 (B,3,H,W)."""

@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from segstudy.build import build_data, build_module, build_network, build_trainer
-from segstudy.data.reading import Sample
-from segstudy.losses import IGNORE
+from segstudy.console import quiet
+from segstudy.data.images import Sample
+from segstudy.labels import IGNORE
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
-from segstudy.train import quiet
 
 NETWORKS = {
     "v1": ("V1", ["model=v1"]),

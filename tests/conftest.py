@@ -11,9 +11,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from segstudy.build import build_network
-from segstudy.config import compose_config
-from segstudy.data.scenes import draw_scene
-from segstudy.data.voc import voc_palette
+from segstudy.config.compose import compose_config
+from segstudy.data.datasets.scenes import draw_scene
+from segstudy.labels import voc_palette
 
 torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
 

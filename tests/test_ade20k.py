@@ -8,7 +8,7 @@ import pytest
 from conftest import make_ade20k
 from PIL import Image
 
-from segstudy.data.ade20k import ADE20K
+from segstudy.data.datasets.ade20k import ADE20K
 from segstudy.errors import DataError
 
 

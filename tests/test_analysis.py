@@ -14,8 +14,10 @@ from rich.console import Console
 from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
-from segstudy.record import read_record
-from segstudy.study.analysis import (
+from segstudy.measures.operating_curve import BINS, KINDS
+from segstudy.runs.record import read_record
+from segstudy.runs.tables import comparable, print_study
+from segstudy.study.analysis.analyse import (
     _inspected,
     analyse,
     first_sentence,
@@ -24,17 +26,15 @@ from segstudy.study.analysis import (
     supported_classes,
     telling_images,
 )
+from segstudy.study.analysis.claims import measure
+from segstudy.study.analysis.findings import Group
+from segstudy.study.analysis.metrics import by_name
+from segstudy.study.analysis.plan import Plan, matching
 from segstudy.study.archetypes import predictors, scene
-from segstudy.study.cells import signed
-from segstudy.study.claims import measure
 from segstudy.study.collect import read_plan, read_records, read_study, without_seeds
-from segstudy.study.figures import by_name
-from segstudy.study.findings import Group
-from segstudy.study.operating import BINS, KINDS
-from segstudy.study.plan import Plan, matching
-from segstudy.study.statistics import Measured, compare, pooled
-from segstudy.study.table import comparable, print_study
-from segstudy.study.tested import Counts, Tested, of_masks
+from segstudy.study.report.text import signed
+from segstudy.study.results import Counts, Tested, of_masks
+from segstudy.study.statistics.comparison import Measured, compare, pooled
 
 NAMES = ["background", "a", "b", "c", "d", "e"]
 TRUTHS = [scene(seed, 64) for seed in range(60)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from segstudy.data.annotations import (
+from segstudy.data.folder.formats import (
     Coco,
     Kind,
     draw_colours,
@@ -19,7 +19,7 @@ from segstudy.data.annotations import (
     rle_counts,
     rle_mask,
 )
-from segstudy.data.reading import Sample, turned
+from segstudy.data.images import Sample, turned
 from segstudy.errors import DataError
 
 

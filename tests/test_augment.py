@@ -11,10 +11,12 @@ from scipy import ndimage, stats
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from segstudy.config import CONF, compose_config
-from segstudy.data.augment import Augment
-from segstudy.data.effects import GREY, Blur, Erase, Part, Tint, rectangles, turn_hue
-from segstudy.data.mixing import CopyPaste, CutMix, MixUp, beta_quantile, beta_table, dither
+from segstudy.config.compose import compose_config
+from segstudy.config.paths import CONF
+from segstudy.data.transforms.augment import Augment
+from segstudy.data.transforms.base import GREY, Part, rectangles
+from segstudy.data.transforms.color import Blur, Erase, Tint, turn_hue
+from segstudy.data.transforms.mixing import CopyPaste, CutMix, MixUp, beta_quantile, beta_table, dither
 from segstudy.seeds import uniforms
 
 COLOURS = torch.rand(256, 3, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segstudy.data import cache as module
 from segstudy.data.cache import Cache, cached
-from segstudy.data.reading import Sample, read_pair
+from segstudy.data.images import Sample, read_pair
 from segstudy.errors import DataError
 
 SIZE = (24, 32)

@@ -8,9 +8,9 @@ from PIL import Image
 from test_folder import HEIGHT, WIDTH, names_of, save_images, save_masks, scene
 from typer.testing import CliRunner
 
-from segstudy.cli import app
-from segstudy.data.checking import Checked, check_folder
-from segstudy.data.folder import Folder
+from segstudy.cli.main import app
+from segstudy.data.folder.check import Checked, check_folder
+from segstudy.data.folder.datamodule import Folder
 
 CLASSES = "classes: [background, car, tree]\n"
 

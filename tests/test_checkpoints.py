@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_train import THIN, train
 
-from segstudy.build import load_run
 from segstudy.callbacks import pictures
-from segstudy.callbacks.history import read_history
+from segstudy.inference.loading import load_run
+from segstudy.runs.history import read_history
 
 QUICK = [*THIN, "data.train_images=16", "+callbacks.pictures.enabled=false"]  # two steps an epoch
 EMA = ["callbacks.ema.enabled=true", "callbacks.ema.decay=0.7", "optim.lr=0.03"]

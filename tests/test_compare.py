@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from segstudy.errors import ConfigError, DataError
+from segstudy.study.analysis.plan import Plan
 from segstudy.study.archetypes import predictors, scene
-from segstudy.study.compare import compare, match, read_groups, read_legend
-from segstudy.study.plan import Plan
-from segstudy.study.tested import of_masks
+from segstudy.study.mask_folders import compare, match, read_groups, read_legend
+from segstudy.study.results import of_masks
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segstudy.study.confidence import (
+from segstudy.measures.calibration import (
     FINE,
     Bins,
     confidence_sums,

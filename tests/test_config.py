@@ -6,20 +6,14 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from segstudy.build import load_run
-from segstudy.config import (
-    CONF,
-    adopt,
-    allowed,
-    check,
-    check_overrides,
-    compose_config,
-    differences,
-    read_config,
-    run_name,
-)
+from segstudy.config.check import check, check_overrides, read_config
+from segstudy.config.compose import adopt, compose_config
+from segstudy.config.paths import CONF
+from segstudy.config.run_folder import differences, run_name
+from segstudy.config.trust import allowed
 from segstudy.errors import ConfigError
-from segstudy.study.plan import Plan
+from segstudy.inference.loading import load_run
+from segstudy.study.analysis.plan import Plan
 
 FILES = sorted(p for p in CONF.glob("*/*.yaml"))
 VOC = ["data.root=x"]

@@ -8,13 +8,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from segstudy.build import build_data, load_run
-from segstudy.callbacks.crf import BoundaryRefinement, as_pixels
-from segstudy.config import check, compose_config
+from segstudy.build import build_data
+from segstudy.config.check import check
+from segstudy.config.compose import compose_config
+from segstudy.config.run_folder import claim
 from segstudy.inference.crf import CRF, refine
+from segstudy.inference.crf_evaluation import BoundaryRefinement, as_pixels
+from segstudy.inference.loading import load_run
 from segstudy.metrics import Confusion, summary
-from segstudy.record import claim
-from segstudy.study.table import print_classes
+from segstudy.runs.tables import print_classes
 from segstudy.train import run
 
 

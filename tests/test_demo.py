@@ -21,13 +21,13 @@ from test_evaluate import train
 from torch import nn
 from typer.testing import CliRunner
 
-from segstudy.cli import app as command_line
+from segstudy.cli.main import app as command_line
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference import demo as web
 from segstudy.inference.areas import answers, areas, labels_and_confidence
 from segstudy.inference.demo import Demo, ask, disagreement, layer, open_photo, result
+from segstudy.inference.loading import Member
 from segstudy.inference.model import Model
-from segstudy.inference.runs import Member
 
 COLOURS = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
 CLASSES = ["background", "cat", "<b>dog</b>"]

@@ -9,18 +9,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segstudy.build import build_network
-from segstudy.cli import app
-from segstudy.config import CONF, compose_config
+from segstudy.cli.main import app
+from segstudy.config.compose import compose_config
+from segstudy.config.paths import CONF
 from segstudy.errors import ConfigError
-from segstudy.networks.describe import (
-    PUBLISHED,
-    describe,
-    effective_receptive_field,
-    field_side,
-    receptive_fields,
-    shape,
-)
-from segstudy.networks.diagram import draw
+from segstudy.inspection.diagram import draw
+from segstudy.inspection.receptive_field import effective_receptive_field, field_side, receptive_fields
+from segstudy.inspection.summary import PUBLISHED, describe, shape
 
 THIN = ["encoder.widths=[4,4,4,4,4]", "decoder.widths=[4,4,4,4]"]
 

@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from test_evaluate import train
 from torch import nn
 
-from segstudy.callbacks import final, history, measures, pictures
-from segstudy.callbacks.crf import BoundaryRefinement
+from segstudy.callbacks import history, per_image_errors, pictures, test_diagnostics
 from segstudy.callbacks.pictures import predict
 from segstudy.callbacks.throughput import Throughput
+from segstudy.inference.crf_evaluation import BoundaryRefinement
 from segstudy.inference.evaluate import retest
 
 SCENES = ["data.size=32", "data.train_images=3", "data.val_images=2"]
@@ -52,10 +52,10 @@ def test_a_network_of_one_size_is_measured_at_that(tmp_path: Path) -> None:
 
 
 BREAKS: dict[str, tuple[Any, str, set[str]]] = {
-    "receptive_field": (final, "receptive_fields", set()),
-    "metrics_fit": (final, "fit_figures", set()),
-    "measures": (measures, "near_edges", {"measures.npz", "labels.npz"}),
-    "shift_consistency": (measures, "shift_consistency", set()),
+    "receptive_field": (test_diagnostics, "receptive_fields", set()),
+    "metrics_fit": (test_diagnostics, "fit_figures", set()),
+    "measures": (per_image_errors, "near_edges", {"measures.npz", "labels.npz"}),
+    "shift_consistency": (per_image_errors, "shift_consistency", set()),
     "pictures": (pictures, "error_picture", {"samples.npz"}),
     "curves": (history, "draw_curves", set()),
     "crf": (BoundaryRefinement, "probabilities", set()),
@@ -101,7 +101,7 @@ def _break_after_training(monkeypatch: pytest.MonkeyPatch, targets: list[tuple[A
 
 def test_an_earlier_tests_measures_do_not_stay(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = train(tmp_path / "run", *SCENES)
-    monkeypatch.setattr(measures, "near_edges", fails)
+    monkeypatch.setattr(per_image_errors, "near_edges", fails)
     retest(folder)
     assert record_of(folder)["not_measured"] == {"measures": "RuntimeError: it broke"}
     assert {f.name for f in (folder / "test").iterdir()} == {"counts.npz", "samples.npz"}

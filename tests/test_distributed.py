@@ -13,14 +13,14 @@ from rich.console import Console
 from test_train import SMALL, THIN, train
 
 from segstudy.build import build_data, build_module, build_network
-from segstudy.callbacks.counts import ImageCounts, dense
-from segstudy.config import compose_config
-from segstudy.data.base import Order
+from segstudy.callbacks.per_image_confusion import ImageCounts, dense
+from segstudy.config.compose import compose_config
+from segstudy.data.dataset import Order
 from segstudy.errors import TrainingError
 from segstudy.inference.evaluate import retest
 from segstudy.metrics import MeanLoss
-from segstudy.study.analysis import study
-from segstudy.study.table import comparable, print_study, records
+from segstudy.runs.tables import comparable, print_study, records
+from segstudy.study.analysis.analyse import study
 
 ELEVEN = [*SMALL, *THIN, "loss=ce", "data.val_images=11", "data.batch_size=4"]
 

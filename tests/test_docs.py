@@ -7,10 +7,10 @@ from types import ModuleType
 
 import pytest
 
-from segstudy.config import check_overrides
-from segstudy.study import objects
-from segstudy.study.figures import FIGURES
-from segstudy.study.plan import PLAIN
+from segstudy.config.check import check_overrides
+from segstudy.measures import objects
+from segstudy.study.analysis.metrics import FIGURES
+from segstudy.study.analysis.plan import PLAIN
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import make_voc
 
-from segstudy.data import voc
+from segstudy.data.datasets import voc
 from segstudy.data.download import fetch_archive
 from segstudy.errors import DataError
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from segstudy import train
+from segstudy import sweep, train
 from segstudy.build import build_data, build_module, build_network, build_trainer
-from segstudy.config import compose_config
+from segstudy.config.compose import compose_config
 from segstudy.errors import ConfigError
 from segstudy.study import conclude
 
@@ -82,9 +82,9 @@ def test_a_report_that_fails_is_told_and_the_exit_code_is_1(
         raise error
 
     monkeypatch.setattr(conclude, "conclude", failing)
-    monkeypatch.setattr(train, "FAILED", ["v2"])
+    monkeypatch.setattr(sweep, "FAILED", ["v2"])
     with pytest.raises(SystemExit) as ended:  # Hydra makes a warning of an Exception, and goes on to exit code 0
-        train.Study().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+        sweep.Study().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert ended.value.code == 1
     out, err = capsys.readouterr()
     assert str(error) in err
@@ -98,7 +98,7 @@ def test_a_side_that_no_run_will_be_is_told_before_training(tmp_path: Path, caps
         "sweep": {"dir": str(tmp_path)}, "sweeper": {"params": None}, "runtime": {"choices": {"model": "v1"}},
         "overrides": {"task": ["model=v1,v2", "loss=ce,dice", "seed=0,1"]},
     }  # fmt: skip
-    train.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "report": told}))
+    sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "report": told}))
     assert (
         capsys.readouterr().out
         == "report: no run of this study is 'v9' (v1 loss=ce, v1 loss=dice, v2 loss=ce, v2 loss=dice)\n"

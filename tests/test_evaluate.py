@@ -17,18 +17,19 @@ from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from segstudy.build import build_data, load_run
-from segstudy.callbacks.counts import SIZES, figures, labels_at
-from segstudy.callbacks.tta import mean_over_views
-from segstudy.cli import app
-from segstudy.config import compose_config
-from segstudy.data.voc import voc_palette
+from segstudy.build import build_data
+from segstudy.callbacks.per_image_confusion import SIZES, figures
+from segstudy.cli.main import app
+from segstudy.cli.use import runs_and_settings
+from segstudy.config.compose import compose_config
+from segstudy.config.run_folder import claim
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.commands import runs_and_settings
 from segstudy.inference.evaluate import Evaluation, Views, _name, evaluate, retest, save_mask, trained_on
-from segstudy.inference.runs import Member, Wanted, config_of, open_data, open_members, same_classes
+from segstudy.inference.loading import Member, Wanted, config_of, load_run, open_data, open_members, same_classes
+from segstudy.inference.tta import mean_over_views
+from segstudy.labels import labels_at, voc_palette
 from segstudy.networks.encoders import Encoder
-from segstudy.record import claim, locked
+from segstudy.runs.locking import locked
 from segstudy.train import run
 
 TINY = [
@@ -178,7 +179,7 @@ def test_other_sizes_splits_and_data(home: Path) -> None:
 
 
 def test_the_command_tells_what_was_evaluated(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segstudy.inference.commands.console", Console(width=300))
+    monkeypatch.setattr("segstudy.cli.use.console", Console(width=300))
     assert "every figure equals that of the run's own test" in command(home / "a")
     said = command(home / "a", home / "b", "--split", "fit", "--tta", "flip", "--json", tmp_path / "x" / "all.json")
     assert "6 of 6 images were trained or selected on" in said

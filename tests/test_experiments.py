@@ -13,11 +13,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from segstudy.build import build_network
-from segstudy.callbacks.history import draw_curves, read_history, write_history
+from segstudy.callbacks.history import draw_curves
 from segstudy.callbacks.pictures import animate
-from segstudy.config import CONF, adopt, check, check_overrides, compose_config
+from segstudy.config.check import check, check_overrides
+from segstudy.config.compose import adopt, compose_config
+from segstudy.config.paths import CONF
+from segstudy.config.run_folder import claim
 from segstudy.errors import ConfigError
-from segstudy.record import claim
+from segstudy.runs.history import read_history, write_history
 from segstudy.train import run
 
 EXPERIMENTS = sorted(

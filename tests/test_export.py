@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import segstudy
-from segstudy.cli import app
+from segstudy.cli.main import app
+from segstudy.cli.use import images_of, tell_int8
 from segstudy.errors import ConfigError, ExportError
 from segstudy.inference import export as exports
 from segstudy.inference.agreement import TOLERANCE, Row, compare, shapes
-from segstudy.inference.commands import images_of, tell_int8
 from segstudy.inference.export import FREE, SIDES, export, place_of, portable
 from segstudy.inference.int8 import measure, shrink
+from segstudy.inference.loading import open_members
 from segstudy.inference.model import Model, load
-from segstudy.inference.runs import open_members
 from segstudy.metrics import confusion, summary
 
 SCENES = ["data.train_images=4", "data.val_images=3", "data.batch_size=2"]
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     make_run(home / "run", *SCENES, f"data.cache_dir={home / 'cache'}", classes=8)
     record = json.loads((home / "run" / "record.json").read_text())
-    from segstudy.data.scenes import Scenes
+    from segstudy.data.datasets.scenes import Scenes
 
     (home / "run" / "record.json").write_text(json.dumps(record | {"class_names": list(Scenes.classes)}))
     return home

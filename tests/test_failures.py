@@ -10,11 +10,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segstudy.callbacks.counts import ImageCounts
-from segstudy.callbacks.measures import Measures
-from segstudy.losses import IGNORE
-from segstudy.study.archetypes import STORIES, predictors, scene
-from segstudy.study.edges import (
+from segstudy.callbacks.per_image_confusion import ImageCounts
+from segstudy.callbacks.per_image_errors import Measures
+from segstudy.labels import IGNORE
+from segstudy.measures.boundaries import (
     band,
     blockiness,
     changes,
@@ -26,11 +25,12 @@ from segstudy.study.edges import (
     phases,
     tolerance,
 )
-from segstudy.study.failures import CELLS, measure, partition, where_errors
-from segstudy.study.figures import FIGURES, by_name, image_miou, worst
-from segstudy.study.figures import blockiness as blocks
-from segstudy.study.objects import object_sums, which
-from segstudy.study.tested import Tested, of_masks
+from segstudy.measures.objects import object_sums, which
+from segstudy.measures.pixels import CELLS, measure, partition, where_errors
+from segstudy.study.analysis.metrics import FIGURES, by_name, image_miou, worst
+from segstudy.study.analysis.metrics import blockiness as blocks
+from segstudy.study.archetypes import STORIES, predictors, scene
+from segstudy.study.results import Tested, of_masks
 
 CLASSES = 6
 NAMES = [str(c) for c in range(CLASSES)]

@@ -9,10 +9,11 @@ import torch
 from test_evaluate import TINY, train
 from torch import nn
 
-from segstudy.build import build_data, load_run
-from segstudy.callbacks.final import Final
-from segstudy.config import compose_config
+from segstudy.build import build_data
+from segstudy.callbacks.test_diagnostics import Final
+from segstudy.config.compose import compose_config
 from segstudy.inference.evaluate import retest
+from segstudy.inference.loading import load_run
 from segstudy.metrics import confusion, summary
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from segstudy.cli import app
-from segstudy.config import compose_config
+from segstudy.cli.main import app
+from segstudy.config.compose import compose_config
 from segstudy.errors import ConfigError, TrainingError
-from segstudy.finders import draw_rates, find_batch, find_lr, suggest
+from segstudy.inspection.batch_size import find_batch
+from segstudy.inspection.learning_rate import draw_rates, find_lr, suggest
 from segstudy.module import SegmentationModule
 
 THIN = [

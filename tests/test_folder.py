@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segstudy.data.folder import Folder
+from segstudy.data.folder.datamodule import Folder
 from segstudy.errors import ConfigError, DataError, SegstudyError
 
 HEIGHT, WIDTH = 12, 16

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segstudy.build import build_data, build_module, build_network, build_trainer
-from segstudy.callbacks.inspector import SAMPLE, Inspector, Probe, inspect_batch, sample
-from segstudy.cli import app
-from segstudy.config import check, compose_config
+from segstudy.callbacks.inspector import Inspector
+from segstudy.cli.main import app
+from segstudy.config.check import check
+from segstudy.config.compose import compose_config
+from segstudy.config.run_folder import claim
 from segstudy.errors import ConfigError
-from segstudy.record import claim
+from segstudy.inspection.activations import SAMPLE, Probe, inspect_batch, sample
 from segstudy.train import run
 
 SMALL = [
@@ -214,7 +216,7 @@ def test_the_epochs_it_looks_at() -> None:
 
 
 def test_the_command_on_settings_and_on_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segstudy.cli.console", Console(width=140))
+    monkeypatch.setattr("segstudy.cli.main.console", Console(width=140))
     done = CliRunner().invoke(app, ["inspect", *SMALL], catch_exceptions=False)
     assert done.exit_code == 0
     assert "layers flagged" in done.output

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from segstudy.cli import app
+from segstudy.cli.main import app
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.cleaning import UNLOCKED, clean, plan
-from segstudy.inference.listing import Run, list_runs, only, print_runs, size
+from segstudy.runs.listing import Run, list_runs, only, print_runs, size
 
 CONFIG = "seed: 0\nstart_from: {start}\ntrainer:\n  _target_: lightning.Trainer\n  max_epochs: 5\ncallbacks: {{}}\n"
 
@@ -62,7 +62,7 @@ def named(folder: Path) -> dict[str, Run]:
 
 def command(*words: Any, given: str = "") -> tuple[int, str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segstudy.inference.commands.console", Console(width=200))
+        patch.setattr("segstudy.cli.use.console", Console(width=200))
         ended = CliRunner().invoke(app, ["runs", *map(str, words)], input=given)
     if isinstance(ended.exception, Exception) and not isinstance(ended.exception, SystemExit):
         raise ended.exception

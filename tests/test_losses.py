@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from segstudy.config import CONF
+from segstudy.config.paths import CONF
 from segstudy.losses import (
     OHEM,
     BinaryCrossEntropy,

@@ -10,11 +10,11 @@ import torch.multiprocessing as mp
 from torch import Tensor, distributed
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from segstudy.callbacks.counts import dense, total
-from segstudy.data.base import Order
+from segstudy.callbacks.per_image_confusion import dense, total
+from segstudy.data.dataset import Order
 from segstudy.metrics import Confusion, Hallucinated, class_iou, class_table, confusion, failure_modes, summary
-from segstudy.study.figures import by_name
-from segstudy.study.tested import of_masks
+from segstudy.study.analysis.metrics import by_name
+from segstudy.study.results import of_masks
 
 TRUTH = torch.tensor([[0, 0, 0, 1], [1, 1, 255, 255]])[None]
 PREDICTED = torch.tensor([[0, 0, 1, 1], [1, 0, 0, 2]])[None]

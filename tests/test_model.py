@@ -10,8 +10,8 @@ from test_evaluate import evaluated, voc_run
 
 import segstudy
 from segstudy.errors import ConfigError, DataError
+from segstudy.inference.loading import Views
 from segstudy.inference.model import as_image
-from segstudy.inference.runs import Views
 
 
 @pytest.fixture(scope="module")

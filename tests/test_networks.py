@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segstudy.build import build_network
-from segstudy.config import CONF, register_resolvers
+from segstudy.config.compose import register_resolvers
+from segstudy.config.paths import CONF
 from segstudy.errors import ConfigError
 from segstudy.networks.bridges import ASPP
 from segstudy.networks.decoders import smp_decoders

@@ -11,9 +11,10 @@ import pytest
 from conftest import make_pet, make_voc
 from nbclient import NotebookClient
 
-from segstudy.config import check, compose_config
-from segstudy.record import claim
-from segstudy.study import analysis
+from segstudy.config.check import check
+from segstudy.config.compose import compose_config
+from segstudy.config.run_folder import claim
+from segstudy.study.analysis import analyse
 from segstudy.train import run
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -140,7 +141,7 @@ def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(study / "v3", cfg).note(status="failed", error="stopped")
     notebook = execute("study", tmp_path, monkeypatch, STUDY=study)
     text, record = printed(notebook), json.loads((study / "v1" / "record.json").read_text())
-    findings, _ = analysis.study(study)
+    findings, _ = analyse.study(study)
     group = findings.groups[0]
     assert findings.sentence in text
     assert "left out: v3: failed: stopped" in text

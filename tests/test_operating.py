@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from segstudy.measures.operating_curve import BINS, EDGES, OFFSETS, at_equal_spill, curve, offset_sums
 from segstudy.metrics import confusion
-from segstudy.study.operating import BINS, EDGES, OFFSETS, at_equal_spill, curve, offset_sums
 
 ZERO = OFFSETS.index(0.0)
 B, F, M, C, G, O, H = range(7)  # noqa: E741

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from segstudy import optim
 from segstudy.callbacks.freeze import FreezeEncoder
-from segstudy.config import adopt, compose_config
+from segstudy.config.compose import adopt, compose_config
 from segstudy.losses import CrossEntropy
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import LibraryEncoder

@@ -11,12 +11,15 @@ import pytest
 from rich.console import Console
 
 from segstudy.callbacks import history
-from segstudy.callbacks.history import History, read_history, write_history
-from segstudy.config import compose_config
-from segstudy.record import Record, claim
-from segstudy.study.analysis import paces
-from segstudy.study.findings import Estimate, Group, Variant
-from segstudy.study.pace import Reached, final, print_pace, reached, target
+from segstudy.callbacks.history import History
+from segstudy.config.compose import compose_config
+from segstudy.config.run_folder import claim
+from segstudy.runs.history import read_history, write_history
+from segstudy.runs.record import Record
+from segstudy.study.analysis.analyse import paces
+from segstudy.study.analysis.findings import Group, Variant
+from segstudy.study.analysis.time_to_accuracy import Reached, final, print_pace, reached, target
+from segstudy.study.statistics.comparison import Estimate
 from segstudy.train import run
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_pet
 from PIL import Image
 
-from segstudy.data.pet import Pet
+from segstudy.data.datasets.pet import Pet
 from segstudy.errors import ConfigError, DataError
 
 BREEDS = {"Abyssinian": 10, "Bengal": 10, "yorkshire_terrier": 20}

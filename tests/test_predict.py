@@ -19,16 +19,16 @@ from test_tiles import model_of, seeded, smooth
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from segstudy.cli import app
-from segstudy.data.reading import ORIENTATION
+from segstudy.cli.main import app
+from segstudy.data.images import ORIENTATION
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference import predict as predicting
+from segstudy.inference.loading import Views
 from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import find_photos, is_ours
 from segstudy.inference.predict import Line, Task, kept_classes
 from segstudy.inference.predictions import predict_all
-from segstudy.inference.runs import Views
 from segstudy.inference.tiles import Tiles
 
 
@@ -75,7 +75,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The command in tmp_path, with the model of colours for a run: its exit code and what it says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("segstudy.inference.model.load", lambda run, device: colours())
-    monkeypatch.setattr("segstudy.inference.commands.console", Console(width=300))
+    monkeypatch.setattr("segstudy.cli.use.console", Console(width=300))
 
     def call(*words: Any, code: int = 0) -> str:
         done = CliRunner().invoke(app, ["predict", "run", *map(str, words)], catch_exceptions=False)

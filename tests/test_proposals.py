@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from segstudy.cli import app
+from segstudy.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(

@@ -10,7 +10,7 @@ import pytest
 from conftest import save_mask
 from PIL import Image
 
-from segstudy.data.reading import Sample, eight_bits, read_image, read_mask, read_pair
+from segstudy.data.images import Sample, eight_bits, read_image, read_mask, read_pair
 from segstudy.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -8,12 +8,15 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_train import SMALL, command
 
-from segstudy.build import build_data, build_module, build_start, load_run
-from segstudy.config import CONF, adopt, check, compose_config
-from segstudy.data.base import SegmentationData
+from segstudy.build import build_data, build_module, build_start
+from segstudy.config.check import check
+from segstudy.config.compose import adopt, compose_config
+from segstudy.config.paths import CONF
+from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError
+from segstudy.inference.loading import load_run
 from segstudy.inference.model import Normalised
-from segstudy.networks.describe import receptive_fields
+from segstudy.inspection.receptive_field import receptive_fields
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from segstudy.optim import parameter_groups
 
@@ -174,7 +177,7 @@ def test_a_model_and_an_experiment_are_only_files(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_readme_are_good_ones() -> None:
     """Every `python train.py …` in README and CONTRIBUTING passes the check of the command line."""
-    from segstudy.config import check_overrides
+    from segstudy.config.check import check_overrides
 
     root = Path(__file__).parents[1]
     text = (root / "README.md").read_text() + (CONF / "config.yaml").read_text()

@@ -19,11 +19,12 @@ import pytest
 from PIL import Image
 
 from segstudy.errors import ConfigError, DataError
-from segstudy.study import plots, report
-from segstudy.study.cells import latex, markdown, share, shortened, signed, verdict
-from segstudy.study.findings import ClaimResult, Difference, Estimate, Findings, Group, Variant
-from segstudy.study.methods import REFERENCES, cited, methods
-from segstudy.study.report import write_report
+from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
+from segstudy.study.report import html, plots
+from segstudy.study.report.html import write_report
+from segstudy.study.report.methods import REFERENCES, cited, methods
+from segstudy.study.report.text import latex, markdown, share, shortened, signed, verdict
+from segstudy.study.statistics.comparison import Estimate
 
 NAN = math.nan
 CLASSES = ("background", "cat", "dog", "banana")
@@ -213,7 +214,7 @@ def test_names_of_users_are_text_everywhere(tmp_path: Path) -> None:
     assert "<script" not in (tmp_path / "report.md").read_text()
     for path in (tmp_path / "figures").glob("*.svg"):
         ElementTree.parse(path)
-    assert all(len(r) == len(report.RUN_COLUMNS) for r in csv.reader((tmp_path / "runs.csv").open()))
+    assert all(len(r) == len(html.RUN_COLUMNS) for r in csv.reader((tmp_path / "runs.csv").open()))
 
 
 def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_a_full_disk_leaves_the_earlier_report(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "page", full)
+    monkeypatch.setattr(html, "page", full)
     with pytest.raises(DataError, match="No space left"):
         write_report(three(), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
@@ -320,7 +321,7 @@ def test_the_same_findings_give_the_same_page(tmp_path: Path, written: Path) -> 
 def test_pictures_beyond_the_budget_are_counted(
     tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "PICTURE_BYTES", 30_000)
+    monkeypatch.setattr(html, "PICTURE_BYTES", 30_000)
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     write_report(three(), tmp_path, {"VOC-animals": [("gallery/a", noise), ("gallery/b", noise), ("gallery/c", noise)]})
     page = page_of(tmp_path)
@@ -332,7 +333,7 @@ def test_pictures_beyond_the_budget_are_counted(
 def test_colours_of_label_maps_are_kept() -> None:
     """A picture of few colours is not blurred by JPEG."""
     labels = np.array([[[235, 235, 235], [66, 133, 244]], [[255, 160, 0], [200, 30, 110]]], np.uint8)
-    shown = report._picture("errors", labels)
+    shown = html._picture("errors", labels)
     assert shown.uri.startswith("data:image/png")
     again = Image.open(io.BytesIO(base64.b64decode(shown.uri.partition(",")[2]))).convert("RGB")
     assert np.array_equal(np.asarray(again), labels)
@@ -382,7 +383,7 @@ def test_classes_are_ordered_by_support_then_figure() -> None:
 
 
 def test_the_template_is_part_of_the_package() -> None:
-    assert files("segstudy.study").joinpath("report.html").is_file()
+    assert files("segstudy.study.report").joinpath("report.html").is_file()
 
 
 def test_a_browser_has_no_complaint(written: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from conftest import make_sbd, make_voc
 from PIL import Image
 from scipy.io import savemat
 
-from segstudy.data.sbd import PUBLISHED, VOCSBD
+from segstudy.data.datasets.sbd import PUBLISHED, VOCSBD
 from segstudy.errors import DataError
 
 EXTRA = ["2008_000100", "2008_000101", "2008_000102"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segstudy.data import scenes as module
-from segstudy.data.scenes import FREQUENCY, SHAPES, Scenes, draw_scene
+from segstudy.data.datasets import scenes
+from segstudy.data.datasets.scenes import FREQUENCY, SHAPES, Scenes, draw_scene
 
 CLASSES = len(SHAPES) + 1
 
@@ -114,13 +114,13 @@ class Told:
 
 def test_textures_are_shared_between_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a texture alone tells no class: each is worn by three or four classes, and by the background."""
-    draw, log = module._texture, []
+    draw, log = scenes._texture, []
 
     def telling(rng: Any, kind: int, *rest: Any) -> np.ndarray:
         log.append(("texture", int(kind)))
         return draw(rng, kind, *rest)
 
-    monkeypatch.setattr(module, "_texture", telling)
+    monkeypatch.setattr(scenes, "_texture", telling)
     worn: dict[int, set[int]] = {texture: set() for texture in range(6)}
     for seed in range(300):
         log.clear()

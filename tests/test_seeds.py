@@ -8,7 +8,8 @@ from scipy import stats
 from torch import nn
 
 from segstudy.build import build_network
-from segstudy.config import CONF, register_resolvers
+from segstudy.config.compose import register_resolvers
+from segstudy.config.paths import CONF
 from segstudy.networks.encoders import LibraryEncoder
 from segstudy.seeds import derive, initialise, permutation, stream, uniforms
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segstudy.errors import DataError
-from segstudy.study.shift import shift_consistency
+from segstudy.measures.shift import shift_consistency
 
 
 def on_a_grid(image: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segstudy.build import build_data
-from segstudy.config import compose_config
-from segstudy.data.base import Order, repeat_factors
+from segstudy.config.compose import compose_config
+from segstudy.data.dataset import Order, repeat_factors
 from segstudy.data.splits import folds, hold_out
 
 ALONE = [""] * 60

@@ -7,23 +7,11 @@ import pytest
 from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
-from segstudy.study.statistics import (
-    Comparison,
-    Decision,
-    Measured,
-    benjamini_hochberg,
-    bootstrap,
-    compare,
-    cross_check,
-    decide,
-    estimate,
-    halving,
-    image_error,
-    influence,
-    percentile,
-    rough,
-    sentence,
-)
+from segstudy.study.report.sentences import halving, sentence
+from segstudy.study.statistics.bootstrap import bootstrap, cross_check, percentile
+from segstudy.study.statistics.comparison import Comparison, Measured, compare, estimate, rough
+from segstudy.study.statistics.influence import image_error, influence
+from segstudy.study.statistics.multiplicity import Decision, benjamini_hochberg, decide
 
 NAN = float("nan")
 

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from segstudy.callbacks.counts import SIZES, labels_at
-from segstudy.cli import app
+from segstudy.callbacks.per_image_confusion import SIZES
+from segstudy.cli.main import app
 from segstudy.errors import ConfigError
 from segstudy.inference import labels as labelling
 from segstudy.inference.evaluate import evaluate
 from segstudy.inference.labels import labels_and_mean
+from segstudy.inference.loading import Member, Views, Wanted, config_of, open_data, open_members
 from segstudy.inference.model import Model
-from segstudy.inference.runs import Member, Views, Wanted, config_of, open_data, open_members
 from segstudy.inference.tiles import Place, Tiles, blended, blended_image
+from segstudy.labels import labels_at
 
 
 def seeded(*layers: nn.Module) -> nn.Sequential:

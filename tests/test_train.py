@@ -24,20 +24,27 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from segstudy.build import build_data, build_module, build_network, build_trainer, load_run
-from segstudy.callbacks.counts import dense
-from segstudy.callbacks.guards import largest_fit, memory_advice
-from segstudy.callbacks.history import History, read_history
-from segstudy.checkpoints import RunCheckpointIO
-from segstudy.config import CONF, adopt, check, compose_config
+from segstudy.build import build_data, build_module, build_network, build_trainer
+from segstudy.callbacks.history import History
+from segstudy.callbacks.per_image_confusion import dense
+from segstudy.config.check import check
+from segstudy.config.compose import adopt, compose_config
+from segstudy.config.paths import CONF
+from segstudy.config.run_folder import claim, claimed
+from segstudy.config.summary import hyperparameters
 from segstudy.errors import ConfigError, TrainingError
-from segstudy.record import claim, claimed, locked
-from segstudy.study.analysis import study
-from segstudy.study.exports import markdown_report
-from segstudy.study.figures import by_name
-from segstudy.study.table import comparable, print_study, records, variants
-from segstudy.study.tested import read_run
-from segstudy.train import Study, hyperparameters, run
+from segstudy.inference.loading import load_run
+from segstudy.inspection.memory import largest_fit, memory_advice
+from segstudy.runs.checkpoints import RunCheckpointIO
+from segstudy.runs.history import read_history
+from segstudy.runs.locking import locked
+from segstudy.runs.tables import comparable, print_study, records, variants
+from segstudy.study.analysis.analyse import study
+from segstudy.study.analysis.metrics import by_name
+from segstudy.study.report.markdown import markdown_report
+from segstudy.study.results import read_run
+from segstudy.sweep import Study
+from segstudy.train import run
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -16,11 +16,14 @@ from safetensors.torch import save_file
 
 import segstudy
 from segstudy import build
-from segstudy.build import load_run, start_from
-from segstudy.config import CONF, fits, locate, read_config
+from segstudy.config.check import read_config
+from segstudy.config.paths import CONF
+from segstudy.config.targets import locate
+from segstudy.config.trust import fits
 from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import drop_own_callbacks
-from segstudy.inference.runs import Wanted, config_of, open_members
+from segstudy.inference.loading import Wanted, config_of, load_run, open_members
+from segstudy.runs.checkpoints import start_from
 
 OPENED: list[str] = []
 """What Python opens while WATCHING[0]."""
@@ -89,13 +92,13 @@ def test_an_honest_one_loads(honest: Path) -> None:
         ("os.mkdir", "is not of segstudy"),
         ("builtins.eval", "is not of segstudy"),
         ("segmentation_models_pytorch.from_pretrained", "is not of segstudy"),
-        ("segstudy.record.subprocess.run", "cannot be imported"),  # a name inside a module of ours
+        ("segstudy.runs.record.subprocess.run", "cannot be imported"),  # a name inside a module of ours
         ("segstudy.build.instantiate", "is no part of a"),  # a function that a module of ours uses
         ("segstudy.networks.weights.urlopen", "is no part of a"),
         ("segstudy.data.download.fetch_archive", "is no part of a"),
-        ("segstudy.cli.main", "is no part of a"),
-        ("segstudy.cli.Path", "is no part of a"),  # a class, but no network
-        ("segstudy.data.folder.Folder", "is no part of a"),  # a data set where a network belongs
+        ("segstudy.cli.main.main", "is no part of a"),
+        ("segstudy.cli.main.Path", "is no part of a"),  # a class, but no network
+        ("segstudy.data.folder.datamodule.Folder", "is no part of a"),  # a data set where a network belongs
         ("lightning.pytorch.callbacks.ModelCheckpoint", "is no part of a"),
     ],
 )
@@ -189,7 +192,12 @@ def test_paths_in_a_config_are_not_followed(folder: Path, tmp_path: Path) -> Non
     cfg.encoder.weights = str(outside / "weights.pth")
     cfg.start_from = str(outside / "weights.pth")
     written = str(outside / "written")
-    cfg.data = {"_target_": "segstudy.data.folder.Folder", "root": str(outside), "size": 32, "cache_dir": written}
+    cfg.data = {
+        "_target_": "segstudy.data.folder.datamodule.Folder",
+        "root": str(outside),
+        "size": 32,
+        "cache_dir": written,
+    }
     cfg.runs_dir = written
     cfg.callbacks.last.dirpath = written
     OmegaConf.save(cfg, folder / "config.yaml")
@@ -231,7 +239,7 @@ def test_what_each_group_may_hold() -> None:
     for place, target in {
         "network.decoder": "segstudy.networks.decoders.PreactDecoder", "schedule": "segstudy.optim.cosine",
         "loss.terms.x": "torch.nn.CrossEntropyLoss", "optim.optimizer": "torch.optim.Adam",
-        "data.augment.then.blur": "segstudy.data.effects.Blur", "trainer": "lightning.Trainer",
+        "data.augment.then.blur": "segstudy.data.transforms.color.Blur", "trainer": "lightning.Trainer",
         "callbacks.x": "lightning.pytorch.callbacks.EarlyStopping",
     }.items():  # fmt: skip
         assert fits(place, locate(target))
@@ -263,7 +271,7 @@ def test_what_an_evaluation_builds_is_checked(group: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("group", ["data", "loss", "optim", "schedule", "trainer"])
 def test_what_inspect_builds_is_checked(group: str, folder: Path) -> None:
-    from segstudy.cli import opened
+    from segstudy.cli.main import opened
 
     part = {"optimizer": {"_target_": "os.mkdir"}, "lr": 0.1, "encoder_lr": None} if group == "optim" else None
     change(folder, **{group: part or {**OmegaConf.load(folder / "config.yaml")[group], "_target_": "os.mkdir"}})

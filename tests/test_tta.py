@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segstudy.build import build_network
-from segstudy.callbacks.tta import TestTimeAugmentation, mean_over_views
-from segstudy.config import compose_config
+from segstudy.config.compose import compose_config
+from segstudy.inference.tta import TestTimeAugmentation, mean_over_views
 
 IMAGE = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
 

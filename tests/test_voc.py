@@ -11,10 +11,11 @@ import torch
 from conftest import make_voc, save_mask
 from PIL import Image
 
-from segstudy.data.augment import Augment
-from segstudy.data.base import Order
-from segstudy.data.voc import CLASSES, VOC, voc_palette
+from segstudy.data.dataset import Order
+from segstudy.data.datasets.voc import CLASSES, VOC
+from segstudy.data.transforms.augment import Augment
 from segstudy.errors import ConfigError, DataError
+from segstudy.labels import voc_palette
 
 
 @pytest.fixture

@@ -13,13 +13,14 @@ import torchvision
 from conftest import make_run
 from torch import Tensor, nn
 
-from segstudy.build import build_network, start_from
-from segstudy.config import compose_config
+from segstudy.build import build_network
+from segstudy.config.compose import compose_config
 from segstudy.errors import WeightsError
 from segstudy.networks import encoders, weights
 from segstudy.networks.encoders import Encoder, LibraryEncoder, PreactEncoder
 from segstudy.networks.smp import SMPNetwork
 from segstudy.networks.weights import load_encoder_weights
+from segstudy.runs.checkpoints import start_from
 
 State = dict[str, Tensor]
 

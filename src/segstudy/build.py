@@ -1,8 +1,6 @@
 """From the config to the parts: the map of the project, and the only place that knows all of them."""
 
 import fcntl
-import hashlib
-import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -19,26 +17,25 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from segstudy.callbacks.apart import Apart
-from segstudy.callbacks.counts import ImageCounts
-from segstudy.callbacks.final import Final
-from segstudy.callbacks.guards import Terminable
-from segstudy.callbacks.measures import Measures
+from segstudy.callbacks.extra_evaluation import Apart
+from segstudy.callbacks.per_image_confusion import ImageCounts
+from segstudy.callbacks.per_image_errors import Measures
 from segstudy.callbacks.pictures import Pictures
-from segstudy.callbacks.streams import Streams
-from segstudy.checkpoints import RunCheckpointIO
-from segstudy.config import locate, parameters, read_config
-from segstudy.data.base import SegmentationData
-from segstudy.device import RANK, choose_precision
+from segstudy.callbacks.reseed_each_step import Streams
+from segstudy.callbacks.signals import Terminable
+from segstudy.callbacks.test_diagnostics import Final
+from segstudy.config.targets import locate, parameters
+from segstudy.data.datamodule import SegmentationData
 from segstudy.entry import RANKS
-from segstudy.errors import ConfigError, WeightsError
-from segstudy.files import read_text, subfolder
+from segstudy.errors import ConfigError
+from segstudy.files import subfolder
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import encoder_of, normalisation_of
-from segstudy.networks.weights import expect, load_encoder_weights, misfits, read_state, record_beside
+from segstudy.networks.weights import load_encoder_weights
 from segstudy.optim import constant, parameter_groups
-from segstudy.record import read_record
+from segstudy.precision import RANK, choose_device
+from segstudy.runs.checkpoints import RunCheckpointIO, start_from
 from segstudy.seeds import initialise, stream
 
 
@@ -257,93 +254,6 @@ def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     accelerator, precision, reason = choose_device(settings["accelerator"], settings["precision"])
     return settings | {"accelerator": accelerator, "precision": precision}, reason
-
-
-def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
-    """(accelerator, precision, reason) with "auto" decided. Raises ConfigError if the asked device is not there."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    wanted = {"gpu": "cuda"}.get(accelerator, accelerator)
-    if wanted == "auto":
-        wanted = next(name for name, there in here.items() if there)
-    if not here.get(wanted, False):
-        found = ", ".join(name for name, there in here.items() if there)
-        raise ConfigError(f"trainer.accelerator={accelerator}: not on this machine (found: {found}); try trainer=auto")
-    if precision != "auto":
-        return wanted, precision, "as asked"
-    return wanted, *choose_precision(wanted)
-
-
-def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, DictConfig]:
-    """The network of a run folder in evaluation mode, and its config. Nothing is downloaded, nothing else is executed.
-
-    checkpoint: last or best; None for the tested one. Raises ConfigError if the folder is no run's, or its network is
-    something outside segstudy and its libraries. Of the config, no other group has been checked (see `read_config`).
-    """
-    cfg = read_config(folder)
-    record = read_record(folder)
-    file = weights_file(folder, checkpoint or record.get("checkpoint", "last"))
-    if not file.is_file():
-        raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
-    network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
-    load_state(network, file)
-    if (encoder := encoder_of(network)) is not None:
-        expect(encoder, record)
-    return network.eval(), cfg
-
-
-def weights_file(folder: Path, checkpoint: str) -> Path:
-    """The file of a run's checkpoint, or of an exported run's weights (`segstudy export --format hub`).
-
-    Raises ConfigError for a checkpoint that no run writes: a record's word leads to no other file.
-    """
-    if checkpoint not in ("best", "last"):
-        raise ConfigError(f"{folder} names a checkpoint {str(checkpoint)[:80]!r}: it is last or best")
-    file, exported = folder / "checkpoints" / f"{checkpoint}.ckpt", folder / "model.safetensors"
-    return exported if exported.is_file() and not file.is_file() else file
-
-
-def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
-    """Give the network the weights at `place`, and return where they came from, for the record.
-
-    Raises ConfigError if there are none, or they do not fit.
-    """
-    file, record = starting_file(place)
-    load_state(network, file)
-    if (encoder := encoder_of(network)) is not None:
-        expect(encoder, record_beside(file))
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    told = {key: record[key] for key in ("status", "epochs", "git", "encoder_weights", "metrics") if key in record}
-    return {"file": str(file.resolve()), "sha256": digest} | told
-
-
-def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
-    """The file of weights of a run's folder (its tested checkpoint), or `place` itself, and the run's record.
-
-    Raises ConfigError if it is not there.
-    """
-    file, record = place, {}
-    if place.is_dir():
-        if not (place / "record.json").is_file():
-            raise ConfigError(f"start_from={place} is not a run's folder: no file {place / 'record.json'}")
-        record = json.loads(read_text(place / "record.json"))
-        file = weights_file(place, record.get("checkpoint", "last"))
-    if not file.is_file():
-        raise ConfigError(f"start_from={place}: no file {file}\n  → a run's folder, a checkpoint, or a state dict")
-    return file, record
-
-
-def load_state(network: nn.Module, file: Path) -> None:
-    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError that tells what does not fit."""
-    try:
-        state = read_state(file)
-    except WeightsError as error:
-        raise ConfigError(str(error)) from error
-    inner = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-    state = inner or state  # a checkpoint also holds the loss's weights
-    if lines := misfits(state, network.state_dict()):
-        raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(lines))
-    network.load_state_dict(dict(state))
 
 
 def _with_weights(loss: DictConfig, data: SegmentationData) -> DictConfig:

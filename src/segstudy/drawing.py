@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from segstudy.losses import IGNORE
+from segstudy.labels import IGNORE
 
 Palette = Sequence[tuple[int, int, int]]
 VOID = (224, 224, 192)

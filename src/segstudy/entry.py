@@ -68,7 +68,7 @@ def train() -> None:
 def command() -> None:
     """`segstudy …`."""
     with interruptible():
-        from segstudy.cli import main
+        from segstudy.cli.main import main
 
         main()
 

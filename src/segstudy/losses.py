@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORE = 255
-"""The only label that is ignored. Data sets convert to it when they read a file."""
+from segstudy.labels import IGNORE
 
 
 class Loss(nn.Module):

@@ -1,62 +1,40 @@
 """The entry: check the config, build, fit, test, write the run's record."""
 
-import logging
 import os
-import subprocess
 import sys
 import time
 import traceback
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.markup import escape
+from omegaconf import DictConfig
 
 from segstudy import entry
-from segstudy.build import (
-    build_data,
-    build_module,
-    build_start,
-    build_tester,
-    build_trainer,
-    starting_file,
-)
-from segstudy.callbacks.counts import ImageCounts, figures, tested, with_part
+from segstudy.build import build_data, build_module, build_start, build_tester, build_trainer
 from segstudy.callbacks.diagnostic import guard_loggers
-from segstudy.callbacks.guards import memory_advice, out_of_memory
+from segstudy.callbacks.per_image_confusion import ImageCounts, figures, tested, with_part
 from segstudy.callbacks.throughput import Throughput
-from segstudy.config import CONF, adopt, check, check_overrides, register_resolvers, run_name
-from segstudy.data.base import SegmentationData
-from segstudy.device import RANK
+from segstudy.config.check import check, check_overrides
+from segstudy.config.compose import adopt, register_resolvers
+from segstudy.config.paths import CONF
+from segstudy.config.run_folder import claimed
+from segstudy.config.summary import hyperparameters
+from segstudy.console import console, number, quiet, tell
+from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, SegstudyError, TrainingError
 from segstudy.files import subfolder
-from segstudy.networks.describe import gflop
-from segstudy.record import Record, claimed, surroundings
-from segstudy.study.plan import Plan, matching
-from segstudy.study.table import number, print_classes, records
-
-console = Console(quiet=RANK > 0)  # one process of several speaks
-FAILED: list[str] = []
-"""Names of the runs of this sweep that failed, for its last line and exit code."""
-PATIENCE = 20
-"""Seconds in which the first of several processes should meet a mistake that all of them make."""
-NOT_BY_TORCHRUN = """a study (-m) is not started by torchrun: each of its runs starts processes of its own
-  → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
-INTERRUPTED = [128 + number for number in entry.SIGNALS]
-"""Exit codes of a run's process that was asked to end."""
+from segstudy.inspection.memory import memory_advice, out_of_memory
+from segstudy.inspection.summary import gflop
+from segstudy.runs.checkpoints import starting_file
+from segstudy.runs.record import Record, surroundings
+from segstudy.runs.tables import print_classes
+from segstudy.sweep import FAILED, alone, changes
 
 
 def main() -> None:
@@ -106,94 +84,6 @@ def task(cfg: DictConfig) -> None:
         if not sweep:
             sys.exit(1)
         FAILED.append(name)
-
-
-def alone(hydra_cfg: HydraConf, folder: Path) -> None:
-    """Train one run of a sweep over several devices as a command of its own: Lightning starts its other processes with
-    the command line of this one, and they would each begin the whole sweep."""
-    overrides = [*hydra_cfg.overrides.task, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
-    entry.place = None  # the run's process tells
-    with subprocess.Popen([sys.executable, "-m", "segstudy.entry", *overrides]) as process:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.terminate()  # Ctrl-C reaches it too, a signal to this process alone does not
-            process.wait()
-            raise
-    if code in INTERRUPTED:
-        entry.stop(code - 128)
-    if code:
-        FAILED.append(folder.name)
-
-
-def changes(model: str, overrides: Sequence[str]) -> list[str]:
-    """What the command changed, model first, for the names of variants in tables."""
-    keep = (o.lstrip("+~") for o in overrides)
-    return [f"model={model}", *(o for o in keep if not o.startswith(("model=", "experiment=", "report.")))]
-
-
-def planned(config: DictConfig) -> dict[str, list[str]]:
-    """The variants that a sweep will train and that its folder holds already: their changes by their names."""
-    from segstudy.study.collect import own, without_seeds
-
-    swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
-    runs = dict(records(Path(config.hydra.sweep.dir)))
-    for batch in BasicSweeper.split_arguments(overrides, None):
-        for given in batch:
-            model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
-            runs |= {run_name(model, given): {"changes": changes(model, given)}}
-    names = without_seeds(runs)
-    return {names[run]: own(r["changes"]) for run, r in runs.items() if "changes" in r}
-
-
-class Study(Callback):
-    """Hydra's callback: before a sweep, what its plan will lack; at its end, the table of all runs and the report."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            tell(ConfigError(NOT_BY_TORCHRUN))
-            sys.exit(2)
-        # Hydra writes this file next, and would follow a link.
-        (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
-        plan = Plan.of(OmegaConf.to_container(config.report))  # type: ignore[arg-type]
-        variants = planned(config) if plan.sides() else {}
-        for side in plan.sides():
-            if not matching(side, variants):
-                console.print(
-                    f"[yellow]report: no run of this study is {escape(repr(side))} ({escape(', '.join(variants))})",
-                    soft_wrap=True,
-                    highlight=False,
-                )
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        entry.place = str(folder)
-        console.rule(f"[bold]study {folder.name}")
-        unfinished = self._conclude(folder)
-        console.print(
-            f"next: make tensorboard RUNS={folder}; the same command continues what is unfinished", soft_wrap=True
-        )
-        if unfinished or FAILED:
-            console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", soft_wrap=True)
-            sys.exit(1)  # Hydra itself would end with 0 here
-
-    def _conclude(self, folder: Path) -> list[str]:
-        """The study's tables and report. Hydra turns an exception of a callback into a warning: it ends here."""
-        from segstudy.study.conclude import conclude  # a single run needs none of what a report is made with
-
-        try:
-            return conclude(folder, console)
-        except Exception as error:
-            if isinstance(error, SegstudyError):
-                tell(error)
-            else:
-                traceback.print_exc()
-            failed = f"; failed: {', '.join(FAILED)}" if FAILED else ""
-            console.print(
-                f"[red]no report was written[/] (segstudy report {folder} writes it later){failed}", soft_wrap=True
-            )
-            sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, record: Record) -> None:
@@ -308,55 +198,6 @@ def selects(cfg: DictConfig) -> bool:
     """Whether the validation split chooses something: the checkpoint, the end, or the learning rate."""
     stopping = cfg.callbacks.get("early_stopping", {}).get("enabled", False)
     return bool(cfg.checkpoint == "best" or stopping or "monitor" in cfg.schedule)
-
-
-SOCKETS = ("encoder", "bridge", "decoder", "head")
-
-
-def hyperparameters(cfg: DictConfig, variant: str) -> dict[str, int | float | str]:
-    """What sets a run apart, in plain values and under the same names in every run: TensorBoard takes the columns of
-    its table from the first run of a study, and shows the first five."""
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    network, optim = settings["network"], settings["optim"]
-    parts = {name: network.get(name) for name in SOCKETS}  # the network's: not every one has them all
-    parts |= {"network": {name: value for name, value in network.items() if name not in SOCKETS}}
-    parts |= {"loss": settings["loss"], "optimizer": optim["optimizer"], "schedule": settings["schedule"]}
-    encoder_lr = optim["lr"] if optim["encoder_lr"] is None else optim["encoder_lr"]
-    plain = {"variant": variant, "seed": settings["seed"], "lr": optim["lr"], "lr of the encoder": encoder_lr}
-    return plain | {name: in_short(part) for name, part in parts.items()}
-
-
-def in_short(node: Any) -> str:
-    """Nested settings in one line, such as Focal(gamma=2.0), without those that are null; – for null itself."""
-    if not isinstance(node, dict):
-        return "–" if node is None else str(node)
-    given = [f"{k}={in_short(v)}" for k, v in node.items() if v is not None and not k.startswith("_")]
-    return f"{str(node.get('_target_', '')).rsplit('.', 1)[-1]}({', '.join(given)})"
-
-
-def tell(error: BaseException) -> None:
-    """The user's mistake in red, without a traceback.
-
-    Of several processes the first tells what all meet, and the launcher then ends the others, which wait for that; what
-    one of them alone meets, it tells after all.
-    """
-    if RANK > 0:
-        time.sleep(PATIENCE)
-    Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
-    print(error, file=sys.stderr)
-
-
-def quiet() -> None:
-    """Silence what Lightning says on every run and what has a reason here."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # One slice of a memory map a batch needs no worker processes (design: under 5 % of the step).
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Lightning's own use of a function that torch has renamed.
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated.*")
-    # A run of few batches (a smoke test, a small folder) still logs at each epoch's end.
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-    # A resumed or time-limited run tests what it holds in memory, which is meant.
-    warnings.filterwarnings("ignore", ".*You are resuming.*|.*Checkpoint directory .* exists and is not empty.*")
 
 
 if __name__ == "__main__":

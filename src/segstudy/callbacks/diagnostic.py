@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from segstudy.device import RANK
 from segstudy.errors import first_line
+from segstudy.precision import RANK
 
 
 class Diagnostic(L.Callback):

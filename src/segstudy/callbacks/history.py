@@ -1,7 +1,5 @@
 """The learning curves of a run as a table, as a picture, and as TensorBoard's custom scalars."""
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +11,9 @@ from matplotlib.figure import Figure
 
 from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.drawing import save
-from segstudy.files import read_text, replacing, write_text
+from segstudy.files import replacing
 from segstudy.metrics import defined_failures
+from segstudy.runs.history import read_history, write_history
 
 PANELS = {
     "loss": ("train/loss", "val/loss"),
@@ -64,23 +63,6 @@ class History(Diagnostic):
         if trainer.is_global_zero and len(self.rows) > 1:
             with self.spared("curves"), replacing(Path(trainer.default_root_dir), "pictures/curves.png") as file:
                 save(draw_curves(self.rows), file)
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a `history.csv`, [] if there is none; figures that an epoch lacks are left out."""
-    if not path.is_file():
-        return []
-    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(read_text(path)))]
-
-
-def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """One line an epoch; never half written."""
-    names = ["epoch", *sorted({k for row in rows for k in row} - {"epoch"})]
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, names)
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
-    write_text(path.parent, path.name, table.getvalue())
 
 
 def charts(num_classes: int, background: int | None) -> dict[str, dict[str, list[Any]]]:

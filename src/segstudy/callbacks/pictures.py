@@ -11,7 +11,8 @@ from lightning.fabric.utilities import move_data_to_device
 from PIL import Image, ImageDraw
 
 from segstudy.callbacks.diagnostic import Diagnostic
-from segstudy.data.base import Images, SegmentationData
+from segstudy.data.datamodule import SegmentationData
+from segstudy.data.dataset import Images
 from segstudy.drawing import ERRORS, as_array, class_legend, coloured, error_picture, grid
 from segstudy.files import replacing
 

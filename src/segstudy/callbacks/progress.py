@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from segstudy.study.table import clock, number
+from segstudy.console import clock, number
 
 
 class Progress(RichProgressBar):

@@ -1,12 +1,12 @@
 """Images per second, the share of time spent waiting for data, and peak memory."""
 
-import resource
-import sys
 import time
 from typing import Any
 
 import lightning as L
 import torch
+
+from segstudy.inspection.memory import peak_memory
 
 
 class Throughput(L.Callback):
@@ -58,11 +58,3 @@ class Throughput(L.Callback):
             total = self.busy + self.waited
             self.figures = {"images_per_second": self.images / total, "data_wait": self.waited / total}
         self.figures["peak_memory_gib"] = peak_memory(module.device)
-
-
-def peak_memory(device: torch.device) -> float:
-    """GiB: of the GPU where there is one, else this process's largest resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

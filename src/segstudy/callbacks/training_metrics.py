@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 
-from segstudy.data.base import SegmentationData
+from segstudy.data.datamodule import SegmentationData
 from segstudy.metrics import Confusion, summary
 from segstudy.seeds import derive, permutation
 

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from segstudy.data.reading import Sample
+from segstudy.data.images import Sample
 from segstudy.errors import DataError
-from segstudy.losses import IGNORE
+from segstudy.labels import IGNORE
 
 VERSION = 2
 """Raise it when the same files would give other arrays, or none."""

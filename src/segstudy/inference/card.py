@@ -14,22 +14,22 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from segstudy.build import build_network
-from segstudy.config import read_config
+from segstudy.config.check import read_config
 from segstudy.drawing import ERRORS, class_legend, coloured, error_picture, grid, save
 from segstudy.errors import ConfigError, DataError
 from segstudy.files import open_to_read, replacing, write_text
 from segstudy.inference import sections
 from segstudy.inference.latency import Latency, measure_latency
-from segstudy.inference.listing import read
+from segstudy.inference.loading import open_members
 from segstudy.inference.model import Model
-from segstudy.inference.runs import open_members
 from segstudy.inference.sections import Known
 from segstudy.inference.terms import layout, named
-from segstudy.record import read_record
-from segstudy.study.analysis import analyse, in_images, resampling_units, supported_classes
-from segstudy.study.cells import markdown
-from segstudy.study.plan import Plan
-from segstudy.study.tested import Tested, count, read_run
+from segstudy.runs.listing import read
+from segstudy.runs.record import read_record
+from segstudy.study.analysis.analyse import analyse, in_images, resampling_units, supported_classes
+from segstudy.study.analysis.plan import Plan
+from segstudy.study.report.text import markdown
+from segstudy.study.results import Tested, count, read_run
 
 PICTURES = "card"
 """The folder beside the card that holds its pictures."""

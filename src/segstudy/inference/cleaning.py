@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from segstudy.errors import ConfigError
 from segstudy.files import PARTIAL, open_lock
-from segstudy.inference.listing import Run, config_text, only, read, size
+from segstudy.runs.listing import Run, config_text, only, read, size
 
 OWN = {
     ".lock", "config.yaml", "record.json", "history.csv", "pictures", "tensorboard", "test", "before",

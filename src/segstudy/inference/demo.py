@@ -29,12 +29,12 @@ from jinja2 import Environment
 from matplotlib import colormaps
 from PIL import Image
 
-from segstudy.data.reading import BROKEN, read_image
+from segstudy.data.images import BROKEN, read_image
 from segstudy.drawing import Palette
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.areas import Area, answers, areas, labels_and_confidence
+from segstudy.inference.loading import open_each
 from segstudy.inference.model import Model
-from segstudy.inference.runs import open_each
 
 if TYPE_CHECKING:
     import gradio

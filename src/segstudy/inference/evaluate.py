@@ -20,28 +20,27 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from segstudy.build import (
-    build_test_module,
-    build_tester,
-    choose_device,
-    tell_normalisation,
-    testing_callbacks,
-)
-from segstudy.callbacks.counts import SIZES, labels_at, tested, with_part
-from segstudy.callbacks.measures import FILES
+from segstudy.build import build_test_module, build_tester, tell_normalisation, testing_callbacks
+from segstudy.callbacks.per_image_confusion import SIZES, tested, with_part
+from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
-from segstudy.config import MACHINE, allowed, check
-from segstudy.data.base import SegmentationData
+from segstudy.config.check import check
+from segstudy.config.run_folder import MACHINE
+from segstudy.config.trust import allowed
+from segstudy.console import number
+from segstudy.data.datamodule import SegmentationData
 from segstudy.drawing import VOID
 from segstudy.errors import ConfigError, DataError
 from segstudy.files import move, remove, replacing, write_text
+from segstudy.inference.loading import Member, OriginalSize, Views, Wanted, config_of, open_data, open_members
 from segstudy.inference.model import Normalised
 from segstudy.inference.photos import OURS
-from segstudy.inference.runs import Member, OriginalSize, Views, Wanted, config_of, open_data, open_members
 from segstudy.inference.tiles import Tiles, blended_image
+from segstudy.labels import labels_at
 from segstudy.metrics import confusion
-from segstudy.record import Record, locked, surroundings
-from segstudy.study.table import number
+from segstudy.precision import choose_device
+from segstudy.runs.locking import locked
+from segstudy.runs.record import Record, surroundings
 
 Counts = dict[str, np.ndarray]
 """The confusion matrix int64 (C,C) at each of SIZES."""

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as symbols
 
 from segstudy import __version__
-from segstudy.build import build_network, load_state
+from segstudy.build import build_network
 from segstudy.errors import ConfigError, ExportError, first_line
 from segstudy.files import move
 from segstudy.inference.agreement import TOLERANCE, Row, Runs, compare, pictures, shapes
 from segstudy.inference.card import write_card
 from segstudy.inference.model import Model, Normalised, load
+from segstudy.runs.checkpoints import load_state
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2", "state_dict": ".safetensors", "hub": ""}
 """The suffix of each format's file; hub is a folder."""

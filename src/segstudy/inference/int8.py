@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from segstudy.data.base import Images, SegmentationData
+from segstudy.data.datamodule import SegmentationData
+from segstudy.data.dataset import Images
 from segstudy.errors import ExportError, first_line
 from segstudy.inference.agreement import compare, shapes
 from segstudy.inference.export import read_onnx, silent

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segstudy.build import choose_device
-from segstudy.callbacks.tta import mean_over_views
-from segstudy.data.reading import eight_bits, rgb, upright
+from segstudy.data.images import eight_bits, rgb, upright
 from segstudy.errors import DataError
 from segstudy.inference.labels import labels_and_mean
-from segstudy.inference.runs import Member, Views, open_members, sides
+from segstudy.inference.loading import Member, Views, open_members, sides
 from segstudy.inference.tiles import Place, Tiles, at_once, blended, joined
+from segstudy.inference.tta import mean_over_views
 from segstudy.module import two_channels
 from segstudy.networks.encoders import normalisation_of
+from segstudy.precision import choose_device
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or RGB or grey values: uint8 (H,W,3) or (H,W), or a tensor (3,H,W), uint8 or float in 0…1."""

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segstudy.data.reading import upright
+from segstudy.data.images import upright
 from segstudy.errors import ConfigError, SegstudyError, near
 from segstudy.files import replacing
 from segstudy.inference.evaluate import save_mask
 from segstudy.inference.labels import labels_and_mean
+from segstudy.inference.loading import Views
 from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import MAX_PIXELS, OURS, Photo, header
-from segstudy.inference.runs import Views
 from segstudy.inference.tiles import Tiles, at_once
 
 LANES = 4

@@ -15,20 +15,22 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from segstudy.callbacks.counts import SIZES
+from segstudy.callbacks.per_image_confusion import SIZES
+from segstudy.config.summary import SOCKETS, in_short
+from segstudy.console import clock
 from segstudy.errors import ConfigError
 from segstudy.inference.latency import Latency
-from segstudy.inference.listing import counted
 from segstudy.inference.terms import layout, named, published, terms_of, weights_of
-from segstudy.networks.describe import gflop, parts
-from segstudy.record import surroundings
-from segstudy.study import statistics
-from segstudy.study.cells import amount, estimate, items, markdown, millions, outcome_words, share, table
-from segstudy.study.figures import by_name
-from segstudy.study.findings import Estimate, Group
-from segstudy.study.table import APART, clock, command
-from segstudy.study.tested import Counts, Tested
-from segstudy.train import SOCKETS, in_short
+from segstudy.inspection.summary import gflop, parts
+from segstudy.runs.listing import counted
+from segstudy.runs.record import surroundings
+from segstudy.runs.tables import APART, command
+from segstudy.study.analysis.findings import Group
+from segstudy.study.analysis.metrics import by_name
+from segstudy.study.report.text import amount, estimate, items, markdown, millions, outcome_words, share, table
+from segstudy.study.results import Counts, Tested
+from segstudy.study.statistics import comparison, influence
+from segstudy.study.statistics.comparison import Estimate
 
 FAILURES = (
     "missed", "missed_small", "missed_large", "spilled", "mislabelled", "hallucinated", "objects_missed",
@@ -40,7 +42,7 @@ FAILURES = (
     "missed", "missed_small", "missed_large", "spilled", "mislabelled", "hallucinated", "objects_missed",
     "objects_wrong_label", "objects_right", "boundary_iou", "shift_consistency", "ece_all",
 )  # fmt: skip
-"""Those of `study/figures.py` that say most of one network; which of them there are depends on the data."""
+"""Those of `study/analysis/metrics.py` that say most of one network; which of them there are depends on the data."""
 CALIBRATION = ("calibration error (ECE)", "mean difference between confidence and accuracy")
 PATH = re.compile(r"(?<=[=\s'\"])[/~][^\s'\"]*/([^\s/'\"]+)")
 BUSY = 0.5
@@ -200,8 +202,8 @@ def training(known: Known) -> str:
 
 def ratio(known: Known, top: np.ndarray, bottom: np.ndarray, keep: np.ndarray | None = None) -> Estimate:
     """A ratio of sums over images with its interval over images, cut to 0…1."""
-    value, phi = statistics.influence(top, bottom, keep, leave_one_out=True)
-    e = statistics.estimate([value], [phi], known.units)
+    value, phi = influence.influence(top, bottom, keep, leave_one_out=True)
+    e = comparison.estimate([value], [phi], known.units)
     return Estimate(e.value, float(np.maximum(e.low, 0)), float(np.minimum(e.high, 1)))
 
 

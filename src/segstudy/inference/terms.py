@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segstudy.study.cells import markdown
+from segstudy.study.report.text import markdown
 
 LAYOUTS = {
     "VOC": "PASCAL VOC 2012", "VOCSBD": "PASCAL VOC 2012 with the masks of SBD", "ADE20K": "ADE20K SceneParsing",

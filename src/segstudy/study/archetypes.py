@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from segstudy.losses import IGNORE
+from segstudy.labels import IGNORE
 
 BACKGROUND = 0
 

@@ -12,11 +12,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.callbacks.history import read_history
+from segstudy.console import number
 from segstudy.errors import DataError
 from segstudy.files import read_text, write_text
-from segstudy.study.readings import BATCHES, RULES, ClassCounts, Definition, batch_accuracy, dataset, definitions
-from segstudy.study.table import APART, number
+from segstudy.runs.history import read_history
+from segstudy.runs.tables import APART
+from segstudy.study.audit_definitions import (
+    BATCHES,
+    RULES,
+    ClassCounts,
+    Definition,
+    batch_accuracy,
+    dataset,
+    definitions,
+)
 
 SAME = ("dataset", "per image", "per batch", "other batch means")
 """Groups of readings of the same predictions as a mIoU."""

@@ -9,13 +9,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segstudy.config import MACHINE
+from segstudy.config.run_folder import MACHINE
 from segstudy.errors import DataError, first_line
 from segstudy.files import read_text
-from segstudy.recorded import parse_record
-from segstudy.study.plan import Plan
-from segstudy.study.table import comparable, variants
-from segstudy.study.tested import Tested, read_run
+from segstudy.runs.record_schema import parse_record
+from segstudy.runs.tables import comparable, variants
+from segstudy.study.analysis.plan import Plan
+from segstudy.study.results import Tested, read_run
 
 Records = Mapping[str, Mapping[str, Any]]
 

@@ -7,18 +7,18 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
-from segstudy.config import CONF, compose_config
+from segstudy.config.compose import compose_config
+from segstudy.config.paths import CONF
 from segstudy.errors import ConfigError, near
 from segstudy.files import replacing
-from segstudy.study.analysis import study
+from segstudy.runs.tables import print_study
+from segstudy.study.analysis.analyse import study
+from segstudy.study.analysis.findings import Findings
+from segstudy.study.analysis.plan import Plan
+from segstudy.study.analysis.time_to_accuracy import print_pace
 from segstudy.study.collect import seeds_of
-from segstudy.study.examples import Picture, pictures
-from segstudy.study.findings import Findings
-from segstudy.study.gallery import gallery
-from segstudy.study.pace import print_pace
-from segstudy.study.plan import Plan
-from segstudy.study.report import write_report
-from segstudy.study.table import print_study
+from segstudy.study.report.html import write_report
+from segstudy.study.report.pictures import Picture, gallery, pictures
 
 
 def conclude(folder: Path, console: Console, plan: str | None = None) -> list[str]:

@@ -1,0 +1,45 @@
+"""Guards: a loss that is not finite, and too little memory, end the run with what to do."""
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from segstudy.errors import TrainingError
+
+
+class FiniteLoss(L.Callback):
+    """Ends the run at a loss that is NaN or infinite: names the step, the batch's images and the last good checkpoint.
+
+    On a GPU it looks every `every` steps (a look waits for the device), on a CPU at each.
+    """
+
+    def __init__(self, every: int = 50):
+        self.every = every
+        self.recent: deque[tuple[int, Tensor, Tensor]] = deque(maxlen=every)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, i: int) -> None:
+        self.recent.append((trainer.global_step, out["loss"].detach(), batch["index"]))
+        if module.device.type == "cpu" or i % self.every == self.every - 1:
+            self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._look(trainer)  # before ModelCheckpoint, which Lightning moves to the end
+
+    def _look(self, trainer: L.Trainer) -> None:
+        if not self.recent or torch.stack([loss for _, loss, _ in self.recent]).isfinite().all():
+            self.recent.clear()
+            return
+        step, loss, index = next(entry for entry in self.recent if not entry[1].isfinite())
+        samples = trainer.datamodule.roles["fit"].samples  # type: ignore[attr-defined]
+        names = ", ".join(samples[i].name for i in index.tolist())
+        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        raise TrainingError(
+            f"the loss became {loss.item()} at step {step} (epoch {trainer.current_epoch})\n"
+            f"  images of that batch: {names}\n"
+            f"  last good checkpoint: {last if last.is_file() else 'none yet'}\n"
+            "  → try a lower optim.lr, trainer.gradient_clip_val=1, or trainer.precision=32-true"
+        )

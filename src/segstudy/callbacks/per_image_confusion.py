@@ -1,0 +1,138 @@
+"""The test's counts, image by image, at network size and at each image's original size."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from segstudy.callbacks.diagnostic import Diagnostic, of_all_processes
+from segstudy.callbacks.extra_evaluation import Apart
+from segstudy.callbacks.test_diagnostics import Final
+from segstudy.data.datamodule import SegmentationData
+from segstudy.errors import TrainingError
+from segstudy.files import replacing
+from segstudy.labels import labels_at
+from segstudy.metrics import class_table, confusion, summary
+
+SIZES = ("network", "original")
+
+
+class ImageCounts(L.Callback):
+    """Keeps a confusion matrix for each test image, so that a study can resample images.
+
+    Writes `test/counts.npz`: names (N), and for each size `<size>` int64 rows (image, truth, prediction, pixels) of
+    the entries that are not 0. At original size the logits are interpolated (bilinear) before the argmax.
+    Where `trainer.limit_test_batches` leaves images out, N are those that were tested; `images` holds their number.
+    Raises TrainingError if an image was counted twice, or left out without being told so.
+    present: the classes in each image of this process at original size (some vanish at network size), by its place.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[np.ndarray]] = {}
+        self.present: dict[int, np.ndarray] = {}
+        self.total: dict[str, np.ndarray] = {}
+        self.seen: list[int] = []
+        self.images = 0
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.rows, self.seen = {size: [] for size in SIZES}, []
+        self.present = {}
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        logits: torch.Tensor,
+        batch: dict[str, torch.Tensor],
+        *_: Any,
+    ) -> None:
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
+            if index < 0:  # filled in for an even number of batches
+                continue
+            self.seen.append(index)
+            self._count("network", index, logit.argmax(0), mask)
+            original = data.original_mask("report", index).to(mask.device)
+            self._count("original", index, labels_at(logit, original.shape), original)
+            self.present[index] = np.unique(self.rows["original"][-1][:, 1])
+
+    def _count(self, size: str, index: int, labels: torch.Tensor, mask: torch.Tensor) -> None:
+        counts = confusion(labels[None], mask[None], self.num_classes)
+        truth, prediction = counts.nonzero(as_tuple=True)
+        pixels = counts[truth, prediction]
+        self.rows[size].append(torch.stack([torch.full_like(truth, index), truth, prediction, pixels], 1).cpu().numpy())
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self.num_classes = len(module.classes)  # type: ignore[arg-type]
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        parts = of_all_processes(trainer, (self.seen, self.rows))
+        seen = sorted(index for indices, _ in parts for index in indices)
+        _check_images(trainer, seen)
+        self.images = len(seen)
+        rows = {size: np.concatenate([r for _, part in parts for r in part[size]]) for size in SIZES}
+        self.total = {size: total(r, self.num_classes) for size, r in rows.items()}
+        if trainer.is_global_zero:
+            samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
+            names = [samples[i].name for i in seen]
+            for r in rows.values():
+                r[:, 0] = np.searchsorted(seen, r[:, 0])
+            with replacing(Path(trainer.default_root_dir), "test/counts.npz") as file:
+                np.savez_compressed(file, names=names, **rows)  # type: ignore[arg-type]
+
+
+def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
+    """Raise TrainingError unless each image of the split, or of the batches that a limit leaves, was counted once."""
+    images = trainer.datamodule.roles["report"]  # type: ignore[attr-defined]
+    limited = sum(trainer.num_test_batches) < len(trainer.test_dataloaders)  # type: ignore[arg-type,operator]
+    if len(set(seen)) < len(seen) or (len(seen) < len(images) and not limited):
+        raise TrainingError(
+            f"the test counted {len(set(seen))} of the {len(images)} images of {images.name!r}, "
+            f"{len(seen) - len(set(seen))} more than once: another order took the place of segstudy's own\n"
+            "  → trainer.use_distributed_sampler=false trainer.overfit_batches=0"
+        )
+
+
+def with_part(protocol: str, images: int, whole: int) -> str:
+    """A protocol that also says so if only some images were tested: such a run is not compared with whole ones."""
+    return ", ".join(filter(None, [protocol, f"{images} of {whole} images tested" if images < whole else ""]))
+
+
+def figures(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+    """`metrics` and `classes` of a record, from the confusion matrix (C,C) at each size."""
+    tensors = {size: torch.from_numpy(c) for size, c in counts.items()}
+    return {
+        "metrics": {size: summary(c) for size, c in tensors.items()},
+        "classes": {size: class_table(c, classes) for size, c in tensors.items()},
+    }
+
+
+def tested(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str, Any]:
+    """What a test's callbacks measured, as entries of the record."""
+    kept = list(callbacks)
+    counts = next(c for c in kept if isinstance(c, ImageCounts))
+    entries = {"images_tested": counts.images} | figures(counts.total, classes)
+    entries |= {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart) and c.figures}
+    failed = (c.not_measured for c in kept if isinstance(c, Diagnostic))
+    entries["not_measured"] = {what: why for each in failed for what, why in each.items()}
+    for final in (c for c in kept if isinstance(c, Final)):
+        entries |= final.entries
+    return entries
+
+
+def dense(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:
+    """Sparse rows (image, truth, prediction, pixels) → int64 (N,C,C)."""
+    images = images if images is not None else int(rows[:, 0].max()) + 1
+    counts = np.zeros((images, num_classes, num_classes), np.int64)
+    counts[rows[:, 0], rows[:, 1], rows[:, 2]] = rows[:, 3]
+    return counts
+
+
+def total(rows: np.ndarray, num_classes: int) -> np.ndarray:
+    """Sparse rows → the split's confusion matrix, int64 (C,C)."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (rows[:, 1], rows[:, 2]), rows[:, 3])
+    return counts

@@ -1,0 +1,97 @@
+"""How the test's predictions fail, image by image, for the study."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from segstudy.callbacks.diagnostic import Diagnostic, of_all_processes
+from segstudy.callbacks.per_image_confusion import ImageCounts
+from segstudy.data.datamodule import SegmentationData
+from segstudy.files import remove, replacing
+from segstudy.measures.boundaries import near_edges
+from segstudy.measures.calibration import confidence_sums
+from segstudy.measures.operating_curve import offset_sums
+from segstudy.measures.pixels import measure
+from segstudy.measures.shift import shift_consistency
+
+FILES = ("measures.npz", "labels.npz")
+
+
+class Measures(Diagnostic):
+    """Keeps, of each test image at network size, the sums of failures, confidence, background offsets and shifts.
+
+    Which classes an image holds is taken from `ImageCounts`, which must stand before it among the callbacks.
+    Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
+    labels and truth, uint8 (N,H,W), for pictures. Neither where something fails; without shifts where only they do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: dict[int, dict[str, np.ndarray]] = {}
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.images = {}
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        logits: torch.Tensor,
+        batch: dict[str, torch.Tensor],
+        *_: Any,
+    ) -> None:
+        if "measures" not in self.not_measured:
+            with self.spared("measures"):
+                self._measure(trainer, logits, batch)
+        if not self.not_measured:
+            with self.spared("shift_consistency"), trainer.precision_plugin.forward_context():
+                small = min(batch["image"].shape[2:]) // 8
+                shifts = [shift for shift in (1, 2, 4, 8) if shift <= max(1, small)]
+                shifted = shift_consistency(module, batch["image"], logits, shifts)
+                kept, compared = (t.cpu().numpy() for t in shifted)
+                for i, index in enumerate(batch["index"].tolist()):
+                    if index >= 0:
+                        self.images[index] |= {"shift_kept": kept[i], "shift_compared": compared[i]}
+
+    def _measure(self, trainer: L.Trainer, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        classes, background = len(data.classes), data.background
+        labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
+        present = next(c for c in trainer.callbacks if isinstance(c, ImageCounts)).present  # type: ignore[attr-defined]
+        for i, index in enumerate(batch["index"].tolist()):
+            if index < 0:  # filled in for an even number of batches
+                continue
+            mask = batch["mask"][i]
+            edge = torch.from_numpy(near_edges(masks[i])).to(mask.device)
+            sums = measure(masks[i], labels[i], classes, background, present[index])
+            sums |= confidence_sums(logits[i], mask, edge, background)
+            sums |= offset_sums(logits[i], mask, background, present[index])
+            self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.gather_failures(trainer)
+        parts = of_all_processes(trainer, self.images)
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        if "measures" not in self.not_measured:
+            with self.spared("measures"):
+                images = {index: sums for part in parts for index, sums in part.items()}
+                samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
+                tested = sorted(images)
+                self._write(folder, [images[i] for i in tested], [samples[i] for i in tested])
+        if "measures" in self.not_measured:  # half a file, or an earlier test's, would be taken for this one's
+            for name in FILES:
+                remove(folder, f"test/{name}")
+
+    def _write(self, folder: Path, images: list[dict[str, np.ndarray]], samples: list[Any]) -> None:
+        kept = [key for key in images[0] if "shift_consistency" not in self.not_measured or "shift" not in key]
+        stacked = {key: np.stack([sums[key] for sums in images]) for key in kept}
+        pictures = {key: stacked.pop(key) for key in ("labels", "truth")}
+        told = {"names": [s.name for s in samples], "groups": [s.group or s.name for s in samples]}
+        for name, arrays in (("measures", told | stacked), ("labels", pictures)):
+            with replacing(folder, f"test/{name}.npz") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

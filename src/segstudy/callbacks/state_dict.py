@@ -1,0 +1,24 @@
+"""The trained network's weights as a plain file."""
+
+from pathlib import Path
+
+import lightning as L
+
+from segstudy.files import replacing
+from segstudy.runs.checkpoints import save_tensors
+
+
+class StateDict(L.Callback):
+    """Writes the tested network's `state_dict` to `checkpoints/<filename>`: torch.load(…, weights_only=True) reads it.
+
+    It holds the names of the plain network's layers, without Lightning's.
+    """
+
+    def __init__(self, filename: str = "network.pth"):
+        self.filename = filename
+
+    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            state = {k: v.cpu() for k, v in module.network.state_dict().items()}  # type: ignore[union-attr]
+            with replacing(Path(trainer.default_root_dir), f"checkpoints/{self.filename}", durable=True) as file:
+                save_tensors(state, file)

@@ -1,0 +1,54 @@
+"""What is asked once of the tested network: how it does on images it was trained on, and how far it sees."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from segstudy.callbacks.diagnostic import Diagnostic
+from segstudy.callbacks.training_metrics import fit_figures
+from segstudy.data.datamodule import SegmentationData
+from segstudy.inspection.receptive_field import effective_receptive_field, field_side, receptive_fields
+
+
+class Final(Diagnostic):
+    """At the test's end, fills `entries` of the record: `metrics_fit` and `receptive_field`.
+
+    metrics_fit: mIoU and accuracy on training images without augmentation, as many as are reported, `images` at most;
+    the gap to the test's is what the network has only learnt by heart. receptive_field, in pixels of the network's
+    image: theoretical (None: the whole image, or too much to measure), without_pooling, and effective, the side of the
+    square that would hold 95 % of the middle logit's gradient (means over up to eight reported images).
+    """
+
+    def __init__(self, images: int = 500):
+        super().__init__()
+        self.images = images
+        self.entries: dict[str, Any] = {}
+        self.first: Tensor | None = None
+
+    def on_test_batch_start(  # type: ignore[override]
+        self, trainer: L.Trainer, module: L.LightningModule, batch: dict[str, Tensor], batch_idx: int, *_: Any
+    ) -> None:
+        if batch_idx == 0:
+            height, width = batch["image"].shape[2:]
+            self.first = batch["image"][: max(1, min(8, 8 * 256**2 // (height * width)))]  # gradients take memory
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        images = min(self.images, len(data.roles["fit"]), len(data.roles["report"]))
+        with self.spared("metrics_fit"):
+            self.entries["metrics_fit"] = {"images": images} | fit_figures(trainer, module, images)
+        if trainer.is_global_zero and self.first is not None:
+            with self.spared("receptive_field"):
+                self.entries["receptive_field"] = self._field(module)
+        self.first = None
+
+    def _field(self, module: L.LightningModule) -> dict[str, float | None]:
+        assert self.first is not None
+        network: torch.nn.Module = module.network  # type: ignore[assignment]
+        effective = field_side(effective_receptive_field(network, self.first.float()))
+        with torch.inference_mode(False), torch.enable_grad():
+            height, width = self.first.shape[2:]
+            field = receptive_fields(network, (height, width), maps=False)[-1]
+        return {"theoretical": field.extent, "without_pooling": field.local, "effective": effective}

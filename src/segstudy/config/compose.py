@@ -1,0 +1,106 @@
+"""TODO"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from segstudy.config.paths import CONF
+from segstudy.config.run_folder import run_name
+from segstudy.config.targets import locate, parameters
+from segstudy.errors import ConfigError, near
+
+
+def register_resolvers() -> None:
+    """`${run_name:…}`, and `${stem:segstudy.data.datasets.voc.VOC}` = voc, in the config."""
+    OmegaConf.register_new_resolver("stem", lambda target: target.rpartition(".")[2].lower(), replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
+    """The config that these overrides make. Raises ConfigError with Hydra's words."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose("config", list(overrides))
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in map(str, node):
+            yield f"{prefix}{key}"
+            if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+                yield from _keys(node[key], f"{prefix}{key}.")
+
+
+def adopt(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Make a composed config the one that is meant: with what `reproduce` asks for, and without left-over settings.
+
+    Where a command names a part's `_target_` itself, drop the old part's settings that the new one does not take.
+
+    So `loss._target_=my_loss.MyLoss` is enough, whatever loss the model came with. Raises ConfigError for a `reproduce`
+    that this experiment does not have, or that the command contradicts.
+    """
+    _reproduce(cfg, overrides)
+    given = [o.lstrip("+").partition("=")[0] for o in overrides]
+    for key in given:
+        place, _, last = key.rpartition(".")
+        node = OmegaConf.select(cfg, place) if last == "_target_" else None
+        if not isinstance(node, DictConfig):
+            continue
+        with contextlib.suppress(ConfigError):  # a target that cannot be imported is reported by check
+            known, more = parameters(locate(str(node["_target_"])))
+            OmegaConf.set_struct(cfg, False)
+            for name in [str(k) for k in node if not str(k).startswith("_") and not more]:
+                if name not in known and f"{place}.{name}" not in given:
+                    del node[name]
+            OmegaConf.set_struct(cfg, True)
+
+
+def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set what the experiment's `as_published` holds if `reproduce` asks for it, and drop that section."""
+    published = cfg.get("as_published")
+    wanted = cfg.get("reproduce")
+    if wanted not in (None, "as_published"):
+        raise ConfigError(f"reproduce={wanted}: it is null or as_published{near(str(wanted), ['as_published'])}")
+    if wanted and published is None:
+        raise ConfigError(
+            "reproduce=as_published: this experiment follows no published study, or none is named\n"
+            f"  → experiment= one of {', '.join(_published())}"
+        )
+    if wanted:
+        meant = {k: v for k in _keys(published) if not isinstance(v := OmegaConf.select(published, k), DictConfig)}
+        if foreign := sorted(meant.keys() - set(_keys(cfg))):
+            raise ConfigError(
+                f"reproduce=as_published sets {', '.join(foreign)}, which this config does not have\n"
+                "  → the data set and schedule of the experiment, or no reproduce"
+            )
+        cfg.merge_with(published)
+        for override in OverridesParser.create().parse_overrides([o for o in overrides if "=" in o]):
+            key = override.key_or_group
+            if key in meant and override.value() != meant[key]:
+                raise ConfigError(
+                    f"{key}={override.value()}: reproduce=as_published has {key}={meant[key]}, as its author did\n"
+                    "  → leave out one of the two"
+                )
+    if "as_published" in cfg:
+        OmegaConf.set_struct(cfg, False)
+        del cfg["as_published"]  # what a folder keeps is what was run
+        OmegaConf.set_struct(cfg, True)
+
+
+def _published(conf: Path = CONF) -> list[str]:
+    """The experiments that say how their author selected and reported."""
+    files = sorted((conf / "experiment").glob("*.yaml"))
+    return [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), "as_published") is not None]

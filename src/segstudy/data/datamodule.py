@@ -1,0 +1,235 @@
+"""The common part of all data sets: splits, cache, loaders, and the batch's way onto the device."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from segstudy.data.cache import cached, read_checked
+from segstudy.data.dataset import Batch, Images, Order, repeat_factors
+from segstudy.data.images import Sample, read_pair
+from segstudy.data.splits import hold_out, rarest
+from segstudy.data.transforms.augment import Augment
+from segstudy.errors import ConfigError, DataError
+from segstudy.labels import IGNORE
+from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
+from segstudy.seeds import derive, permutation
+
+
+class SegmentationData(L.LightningDataModule):
+    """Base of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
+
+    The roles of the splits: `fit` (the list `train`) trains; `report` (the list `test`, or `val` where there is no
+    `test`) gives the result; `select` chooses (epoch, plateau): `val` beside a `test`, or else the share
+    `select_fraction` of train, 0 for none. Lightning's "val" is `select` where there is one, else `report`.
+
+    size: side of the square, or [height, width]; images are resized to it (the aspect is not kept).
+    workers: loader processes; 0 is fastest where the cache is on a local disk.
+    limit_train: train on so many images, drawn with the seed. device_cache: hold the arrays in the device's memory.
+    balanced: draw images with rare classes more often (`repeat_factors`); an epoch stays as long.
+    name: what records and reports call the data, such as a part of a published set, which is not that set.
+    """
+
+    classes: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    background: int | None = 0
+    train: str = "train"
+    val: str | None = "val"
+    test: str | None = None
+    labels: Mapping[int, int] | None = None
+
+    def __init__(
+        self,
+        size: int | Sequence[int] = 256,
+        batch_size: int = 16,
+        augment: Augment | None = None,
+        seed: int = 0,
+        workers: int = 0,
+        cache_dir: str = "~/.cache/segstudy",
+        device_cache: bool = False,
+        limit_train: int | None = None,
+        select_fraction: float = 0.0,
+        balanced: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__()
+        self.name = name or type(self).__name__
+        sides = [size, size] if isinstance(size, int) else list(size)
+        if len(sides) != 2 or min(sides) < 1:
+            raise ValueError(f"size={size}: it is one side in pixels, or [height, width]")
+        if batch_size < 1 or workers < 0:
+            raise ValueError(f"batch_size={batch_size} is from 1 on, workers={workers} from 0 on")
+        self.size = (sides[0], sides[1])
+        self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.device_cache, self.limit_train, self.select_fraction = device_cache, limit_train, select_fraction
+        self.balanced = balanced
+        self.mean: Sequence[float] = IMAGENET_MEAN
+        self.std: Sequence[float] = IMAGENET_STD
+        self.roles: dict[str, Images] = {}
+
+    # What a data set defines
+
+    def samples(self, split: str) -> list[Sample]:
+        """The images of a split, in a fixed order. Raises DataError if they cannot be found."""
+        raise NotImplementedError("a data set lists its samples")
+
+    def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
+        """Image (H,W,3) and mask (H,W), uint8, in the original size, and a note of conversions.
+
+        What a subclass returns is checked before it is kept.
+        """
+        return read_pair(sample, len(self.classes), self.labels)
+
+    def recipe(self) -> Any:
+        """What shapes the arrays beside the files, as JSON values: part of the cache's key."""
+        return [type(self).__name__, sorted((self.labels or {}).items())]
+
+    # Splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open (or build) the caches and assign the roles. Raises DataError for anything wrong with the files."""
+        if self.roles:
+            return
+        fit, report = self.split(self.train), self.split(self.test or self.val or "val")
+        fit, select = self._selection(fit)
+        if self.limit_train is not None:
+            if self.limit_train < 1:
+                raise ConfigError(f"data.limit_train is a number of images, or null for all, not {self.limit_train}")
+            order = permutation(len(fit), derive(self.seed, "limit_train"), 0)
+            fit = fit.subset(order[: self.limit_train].sort().values.numpy())
+        if len(fit) < self.batch_size:
+            raise DataError(
+                f"{len(fit)} training images of the split {self.train!r} are fewer than a batch of {self.batch_size}\n"
+                f"  → data.batch_size={max(1, len(fit))} or fewer, or more images (data.train, data.limit_train)"
+            )
+        self.roles = {"fit": fit, "report": report} | ({} if select is None else {"select": select})
+
+    def split(self, name: str) -> "Images":
+        """A split of the data set at network size."""
+        samples = self.samples(name)
+        if not samples:
+            raise DataError(f"the split {name!r} lists no images")
+        void_meant = IGNORE in (v for pair in (self.labels or {}).items() for v in map(int, pair))
+        cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant)
+        return Images(name, samples, cache)
+
+    def _selection(self, fit: "Images") -> tuple["Images", "Images | None"]:
+        """(fit, select): the list `val` beside a `test`, or `select_fraction` taken out of fit."""
+        if not 0 <= self.select_fraction < 1:
+            raise ConfigError(
+                f"data.select_fraction is a share of train, 0 for none and below 1, not {self.select_fraction}"
+            )
+        if self.test and self.val:
+            if self.select_fraction:
+                raise ConfigError(
+                    f"both data.val={self.val} and data.select_fraction={self.select_fraction} are to select\n"
+                    "  → data.val=null, or data.select_fraction=0"
+                )
+            return fit, self.split(self.val)
+        if not self.select_fraction:
+            return fit, None
+        held = hold_out(self.strata(fit), [s.group for s in fit.samples], self.select_fraction, self.seed, "select")
+        if not held.any() or held.all():
+            raise ConfigError(
+                f"data.select_fraction={self.select_fraction} of {len(fit)} training images is none or all\n"
+                f"  → at least data.select_fraction={1 / len(fit):.3g}, or 0 to hold out nothing"
+            )
+        return fit.subset(np.flatnonzero(~held)), fit.subset(np.flatnonzero(held))
+
+    def strata(self, images: "Images") -> Sequence:
+        """What a division of the images keeps in proportion: here each image's rarest class."""
+        return rarest(images.pixels)
+
+    def overlap(self) -> int:
+        """How many images of `report` are also trained or selected on."""
+        seen = {s.name for role in ("fit", "select") if role in self.roles for s in self.roles[role].samples}
+        return sum(s.name in seen for s in self.roles["report"].samples)
+
+    def describe(self) -> dict[str, Any]:
+        """Roles, sizes and fingerprints, for the run's record."""
+        roles = {role: {"split": i.name, "images": len(i), "fingerprint": i.key} for role, i in self.roles.items()}
+        return {
+            "name": self.name,
+            "layout": type(self).__name__,
+            "size": list(self.size),
+            "protocol": self.protocol(),
+            "background": self.background,
+            "roles": {"select": None} | roles,
+        }
+
+    def protocol(self) -> str:
+        """What besides the files decides what a figure means, in a few words; runs that differ are never compared."""
+        return ""
+
+    def pixels(self) -> np.ndarray:
+        """Counted pixels of each class in `fit` at network size: int64 (C,)."""
+        return self.roles["fit"].pixels.sum(0)
+
+    def original_mask(self, role: str, index: int) -> Tensor:
+        """The mask in its original size, int64 (H,W)."""
+        mask = read_checked(self.read, self.roles[role].samples[index], len(self.classes))[1]
+        return torch.from_numpy(np.array(mask, order="C")).long()
+
+    # Loaders
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("fit", train=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("select" if "select" in self.roles else "report")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("report")
+
+    def _loader(self, role: str, train: bool = False) -> DataLoader:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        images = self.roles[role].on(device) if self.device_cache else self.roles[role]
+        return DataLoader(
+            images,
+            batch_size=self.batch_size,
+            sampler=Order(
+                len(images), self.seed, train, rank, world, self._repeats() if train else None, self.batch_size
+            ),
+            num_workers=0 if self.device_cache else self.workers,
+            pin_memory=device.type == "cuda" and not self.device_cache,
+            persistent_workers=self.workers > 0 and not self.device_cache,
+            drop_last=train,  # batch statistics of a remainder of one or two images are noise
+            collate_fn=_as_is,
+        )
+
+    def _repeats(self) -> np.ndarray | None:
+        return repeat_factors(self.roles["fit"].pixels) if self.balanced else None
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        trainer = self.trainer
+        return self.draw(batch, trainer.current_epoch) if trainer and trainer.training else batch
+
+    def draw(self, batch: Batch, epoch: int) -> Batch:
+        """Adds the augmentation's random numbers and the batch's size: drawn here, where `index` is still in the CPU's
+        memory, they make no step wait for the GPU."""
+        if self.augment:
+            draws = self.augment.draws(self.seed, epoch, batch["drawn"])
+            batch["draws"], batch["size"] = draws, self.augment.size(draws, *self.size)
+        return batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """uint8 from the cache → augmented (training only), normalised float image (B,3,H,W) and int64 mask."""
+        # (B,H,W,3) permuted is channels_last already
+        image = batch["image"].permute(0, 3, 1, 2).float() / 255
+        mask = batch["mask"].long()
+        if self.augment and "draws" in batch:
+            image, mask = self.augment(image, mask, batch["draws"], batch["size"])
+        mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return {"image": (image - mean) / std, "mask": mask, "index": batch["index"]}
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,85 @@
+"""ADE20K SceneParsing: 150 classes of things and stuff."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from segstudy.data.datamodule import SegmentationData
+from segstudy.data.download import fetch_archive
+from segstudy.data.images import Sample, found, require
+from segstudy.errors import DataError
+
+URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+
+SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
+
+HOME = "ADEChallengeData2016"
+
+FULL = ("index_ade20k.mat", "index_ade20k.pkl", "images/ADE", "ADE20K_2021_17_01", "ADE20K_2016_07_26")
+"""What only the full ADE20K holds."""
+
+with open(Path(__file__).with_name("ade20k.csv"), newline="") as _file:
+    CLASSES = [(row["name"], (int(row["red"]), int(row["green"]), int(row["blue"]))) for row in csv.DictReader(_file)]
+"""Names and colours of the benchmark's 150 classes, most frequent first (the first name in objectInfo150.txt)."""
+
+
+class ADE20K(SegmentationData):
+    """ADE20K SceneParsing (ADEChallengeData2016): 20,210 images to train on, 2,000 to report on, 150 classes.
+
+    In the files 0 is "not labelled" and becomes 255; the classes 1…150 become 0…149. There is no background.
+    root: the folder that holds ADEChallengeData2016. train, val: folders in its images and annotations.
+    download: fetch the archive (1 GB) if missing.
+    Source: Zhou et al. 2017, "Scene Parsing through ADE20K Dataset".
+    """
+
+    classes = tuple(name for name, _ in CLASSES)
+    palette = tuple(rgb for _, rgb in CLASSES)
+    background = None
+    labels = {0: 255} | {i + 1: i for i in range(150)}
+
+    def __init__(
+        self, root: str, train: str = "training", val: str = "validation", download: bool = False, **loading: Any
+    ):
+        super().__init__(**loading)
+        self.root, self.train, self.val, self.download = Path(root).expanduser(), train, val, download
+
+    def prepare_data(self) -> None:
+        if self.download:
+            fetch_archive(URL, SHA1, self.root, lambda: any(map(_whole, self._places())))
+
+    def samples(self, split: str) -> list[Sample]:
+        home = self._home()
+        folder = home / "images" / split
+        images = sorted(p for p in folder.glob("*.jpg") if not p.name.startswith("._"))
+        if not images:
+            raise DataError(
+                f"no images of the split {split!r} in {folder}\n  found: {found(folder.parent)}\n"
+                "  → set data.train and data.val to folders that are there"
+            )
+        samples = [Sample(p.stem, p, home / "annotations" / split / f"{p.stem}.png") for p in images]
+        require(samples, f"{split!r} of ADE20K")
+        return samples
+
+    def _places(self) -> list[Path]:
+        return [self.root / HOME, self.root]
+
+    def _home(self) -> Path:
+        for place in self._places():
+            if _whole(place):
+                return place
+        if any((self.root / sign).exists() for sign in FULL):
+            raise DataError(
+                f"data.root={str(self.root)!r} holds the full ADE20K, whose masks are coded in colours and number "
+                f"thousands of classes\n  meant is the scene parsing benchmark of 150 classes: {Path(URL).name}\n"
+                "  → data.download=true fetches it (1 GB) into data.root"
+            )
+        raise DataError(
+            f"no ADE20K SceneParsing under data.root={str(self.root)!r}\n"
+            f"  expected: {self.root}/{HOME}/{{images,annotations}}/{{training,validation}}\n"
+            f"  found:    {found(self.root)}\n"
+            f"  → set data.root to the folder that holds {HOME}, or data.download=true (1 GB)"
+        )
+
+
+def _whole(place: Path) -> bool:
+    return all((place / part).is_dir() for part in ("images/training", "annotations/training"))

@@ -1,0 +1,79 @@
+"""PASCAL VOC 2012 with the extra masks of SBD: the `trainaug` of the literature."""
+
+from pathlib import Path
+from typing import Any
+
+from segstudy.data.datasets.voc import VOC
+from segstudy.data.download import fetch_archive
+from segstudy.data.images import Sample, found
+from segstudy.errors import DataError
+
+URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
+
+MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
+
+PUBLISHED = 10_582
+"""Images of trainaug: VOC train (1,464) and SBD's train and val (11,355 in all), without VOC val."""
+
+
+class VOCSBD(VOC):
+    """VOC trained on `trainaug` = VOC train ∪ SBD train and val − VOC val, 10,582 images.
+
+    Made from SBD's own archive (benchmark_RELEASE/dataset under root or root/sbd; its .mat masks are read, VOC's own
+    masks are taken for the images of VOC train), or, where it is there, from a ready SegmentationClassAug with
+    trainaug.txt. SBD's masks have no border of 255. images: how many the list must have; null for a part of it.
+    download: fetch both archives (2 GB and 1.4 GB) if missing. Raises DataError if the list has another length or
+    shares an image with VOC val.
+    Source: Hariharan et al. 2011, "Semantic Contours from Inverse Detectors".
+    """
+
+    def __init__(self, root: str, train: str = "trainaug", images: int | None = PUBLISHED, **voc: Any):
+        super().__init__(root, train=train, **voc)
+        self.images = images
+
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        if self.download and not self._ready():
+            fetch_archive(URL, MD5, self.root, lambda: self._sbd() is not None)
+
+    def samples(self, split: str) -> list[Sample]:
+        if split != "trainaug":
+            return super().samples(split)
+        samples = super().samples(split) if self._ready() else self._joined()
+        shared = sorted({s.name for s in samples} & set(self.names("val")))
+        if shared:
+            raise DataError(
+                f"{len(shared)} images of trainaug are also in VOC's val ({', '.join(shared[:3])}, …)\n"
+                f"  → their figures would be worthless: take them out of {self._list('trainaug')}"
+            )
+        if self.images is not None and len(samples) != self.images:
+            raise DataError(
+                f"trainaug has {len(samples):,} images here, the published one has {PUBLISHED:,} "
+                f"(data.images={self.images})\n  → complete VOC and SBD; or, if a part is meant, data.images=null"
+            )
+        return samples
+
+    def _ready(self) -> bool:
+        return (self.home() / "SegmentationClassAug").is_dir() and self._list("trainaug").is_file()
+
+    def _joined(self) -> list[Sample]:
+        sbd = self._sbd()
+        if sbd is None:
+            raise DataError(
+                f"neither a ready trainaug nor SBD under data.root={str(self.root)!r}\n"
+                f"  expected: {self.home()}/{{SegmentationClassAug,ImageSets/Segmentation/trainaug.txt}}\n"
+                f"        or: {self.root}/benchmark_RELEASE/dataset/{{cls,train.txt,val.txt}}\n"
+                f"  found:    {found(self.root)}\n"
+                "  → unpack SBD's benchmark.tgz in data.root, or data.download=true (1.4 GB)"
+            )
+        voc, val = set(self.names("train")), set(self.names("val"))
+        extra = {name for part in ("train", "val") for name in (sbd / f"{part}.txt").read_text().split()}
+        masks = {name: Path("SegmentationClass", f"{name}.png") for name in voc}
+        masks |= {name: sbd.resolve() / "cls" / f"{name}.mat" for name in extra - voc - val}
+        return self._samples(dict(sorted(masks.items())), "VOC train ∪ SBD")
+
+    def _sbd(self) -> Path | None:
+        """The folder that holds SBD's cls, train.txt and val.txt."""
+        places = (self.root / "benchmark_RELEASE" / "dataset", self.root / "sbd", self.root / "SBD" / "dataset")
+        parts = ("cls", "train.txt", "val.txt")
+        return next((place for place in places if all((place / part).exists() for part in parts)), None)

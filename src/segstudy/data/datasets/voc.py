@@ -1,0 +1,97 @@
+"""PASCAL VOC 2012 segmentation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segstudy.data.datamodule import SegmentationData
+from segstudy.data.download import fetch_archive
+from segstudy.data.images import Sample, found, require
+from segstudy.errors import DataError
+from segstudy.labels import voc_palette
+
+CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
+
+MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
+
+
+class VOC(SegmentationData):
+    """PASCAL VOC 2012: 20 classes and background; 255 is the border and whatever is too hard to say.
+
+    root: the folder that holds VOCdevkit (or VOC2012). train, val: lists in ImageSets/Segmentation: train (1,464
+    images), val (1,449), trainval, or trainaug, whose masks are read from SegmentationClassAug.
+    labels: file value → class, for masks that number otherwise. download: fetch the official archive (2 GB) if missing.
+    Source: Everingham et al. 2015, "The PASCAL VOC Challenge: A Retrospective".
+    """
+
+    classes = CLASSES
+    palette = voc_palette(21)
+
+    def __init__(
+        self,
+        root: str,
+        train: str = "train",
+        val: str = "val",
+        labels: Mapping[int, int] | None = None,
+        download: bool = False,
+        **loading: Any,
+    ):
+        super().__init__(**loading)
+        self.root, self.download = Path(root).expanduser(), download
+        self.train, self.val, self.labels = train, val, labels
+
+    def prepare_data(self) -> None:
+        if self.download:
+            fetch_archive(URL, MD5, self.root, lambda: any(map(_whole, self._places())))
+
+    def samples(self, split: str) -> list[Sample]:
+        masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
+        return self._samples({name: Path(masks, f"{name}.png") for name in self.names(split)}, f"the list {split!r}")
+
+    def names(self, split: str) -> list[str]:
+        """The names in a list. Raises DataError if it is not there or empty."""
+        listing = self._list(split)
+        if not listing.is_file():
+            found = sorted(p.stem for p in listing.parent.glob("*.txt"))
+            raise DataError(
+                f"no list {split!r}: no file {listing}\n  found the lists: {', '.join(found) or 'none'}\n"
+                "  → set data.train and data.val to lists that are there"
+            )
+        names = listing.read_text().split()
+        if not names:
+            raise DataError(f"the list {listing} is empty\n  → a name per line, or another list: data.train, data.val")
+        return names
+
+    def _list(self, split: str) -> Path:
+        return self.home() / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+    def _samples(self, masks: Mapping[str, Path], wanted: str) -> list[Sample]:
+        """The images of these names with their masks (in VOC2012, or absolute). Raises DataError for missing files."""
+        home = self.home()
+        samples = [Sample(n, home / "JPEGImages" / f"{n}.jpg", home / mask) for n, mask in masks.items()]
+        require(samples, wanted)
+        return samples
+
+    def _places(self) -> list[Path]:
+        return [self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root]
+
+    def home(self) -> Path:
+        """The folder VOC2012. Raises DataError that says where it was looked for."""
+        for place in self._places():
+            if _whole(place):
+                return place
+        raise DataError(
+            f"no VOC2012 under data.root={str(self.root)!r}\n"
+            f"  expected: {self.root}/VOCdevkit/VOC2012/{{JPEGImages,SegmentationClass,ImageSets/Segmentation}}\n"
+            f"  found:    {found(self.root)}\n"
+            "  → set data.root to the folder that holds VOCdevkit, or data.download=true (2 GB)"
+        )
+
+
+def _whole(place: Path) -> bool:
+    return all((place / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))

@@ -1,0 +1,120 @@
+"""Mixing between the images of a batch: the partner of image i is image i + 1, that of the last is the first.
+
+A part that follows another mixes what that one made. In a batch of one image nothing changes.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segstudy.data.transforms.base import Part, rectangles, setting
+from segstudy.labels import IGNORE
+
+
+class Mix(Part):
+    """Base of mixtures by a share λ of the image's own, drawn from Beta(alpha, alpha).
+
+    The higher alpha, the nearer λ is to 1/2; 1 draws it evenly from 0…1.
+    """
+
+    def __init__(self, alpha: float = 1.0, probability: float = 0.0):
+        super().__init__(probability)
+        if not alpha > 0:
+            raise ValueError(f"{setting(self)}.alpha is above 0, not {alpha}")
+        self.alpha = alpha
+        self.table = beta_table(alpha)
+
+    def prepare(self, draws: Tensor) -> Tensor:
+        """The second number becomes λ."""
+        share = beta_quantile(draws[:, 1].numpy(), self.alpha, self.table)
+        return torch.cat([draws[:, :1], torch.from_numpy(share)[:, None], draws[:, 2:]], 1)
+
+
+class MixUp(Mix):
+    """Image λa + (1−λ)b; the label of each pixel is drawn from the two, a's with probability λ.
+
+    So the loss of a pixel is the mixture λ·loss(a) + (1−λ)·loss(b) in expectation, and no loss needs to know; a pixel
+    whose drawn label is 255 is ignored. Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+    """
+
+    numbers = 3
+
+    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        own = torch.where(self.on(draws), draws[:, 1], 1.0)[:, None, None]
+        image = torch.lerp(image.roll(-1, 0), image, own[:, None])
+        return image, torch.where(dither(draws[:, 2], *mask.shape[1:]) < own, mask, mask.roll(-1, 0))
+
+
+class CutMix(Mix):
+    """A rectangle of the share 1−λ, shaped like the image and anywhere in it, from the partner: image and mask.
+
+    Source: Yun et al. 2019, "CutMix", section 3.2; there the rectangle may stick out of the image.
+    """
+
+    numbers = 4
+
+    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = mask.shape[1:]
+        area = (1 - draws[:, 1]) * self.on(draws)
+        theirs = rectangles(area, torch.full_like(area, height / width), draws[:, 2:4], height, width)
+        return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
+
+
+class CopyPaste(Part):
+    """All pixels of one class of the partner, drawn evenly from those it has but for the background and 255.
+
+    background: the number of a class that is never pasted, or null. Nothing is pasted from a partner without others.
+    Source: Ghiasi et al. 2021, "Simple Copy-Paste", section 3; there instances are pasted, here a class.
+    """
+
+    numbers = 2
+
+    def __init__(self, background: int | None = 0, probability: float = 0.0):
+        super().__init__(probability)
+        if background is not None and not 0 <= background < IGNORE:
+            raise ValueError(f"{setting(self)}.background is a class in 0…254 or null, not {background}")
+        self.background = background
+
+    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        there = torch.zeros(len(mask), IGNORE + 1, device=mask.device).scatter_(1, mask.flatten(1), 1.0)
+        there[:, IGNORE] = 0
+        if self.background is not None:
+            there[:, self.background] = 0
+        before = there.roll(-1, 0).cumsum(1)  # how many of the partner's classes are no higher than this one
+        count = before[:, -1:]
+        chosen = (before > (draws[:, 1:] * count).floor()).int().argmax(1)  # the first that is: the class drawn
+        drawn = self.on(draws) & (count[:, 0] > 0)
+        theirs = (mask.roll(-1, 0) == chosen[:, None, None]) & drawn[:, None, None]
+        return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
+
+
+def dither(phase: Tensor, height: int, width: int) -> Tensor:
+    """For each pixel of each picture a number in [0,1): phase (B,) → (B,height,width).
+
+    Even over the phases at every pixel and over the pixels of any small area, which independent noise would not be;
+    and one addition instead of a generator. Source: the additive recurrence R₂ of Roberts 2018, "The Unreasonable
+    Effectiveness of Quasirandom Sequences".
+    """
+    plastic = 1.32471795724474602596  # the root of x³ = x + 1
+    y, x = (torch.arange(n, dtype=torch.float64, device=phase.device) for n in (height, width))
+    lattice = (x / plastic + y[:, None] / plastic**2).frac().to(phase.dtype)
+    return (lattice + phase[:, None, None]).frac_()
+
+
+def beta_table(alpha: float, steps: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """The lower half of Beta(alpha, alpha): probabilities 0…1/2 and the quantiles at them, to the power of alpha.
+
+    As a function of t = x^alpha the distribution has the density (1−t^(1/alpha))^(alpha−1) up to a factor, which is
+    finite up to x = 1/2 for every alpha, so the trapezium rule sums it.
+    """
+    x = np.linspace(0, 0.5, steps + 1)
+    t, density = x**alpha, (1 - x) ** (alpha - 1)
+    area = np.concatenate([[0], np.cumsum(np.diff(t) * (density[1:] + density[:-1]))])
+    return 0.5 * area / area[-1], t
+
+
+def beta_quantile(p: np.ndarray, alpha: float, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Quantiles of Beta(alpha, alpha) at the probabilities p: float32 of p's shape."""
+    lower = np.minimum(p, 1 - p)  # the distribution is symmetric
+    x = np.interp(lower, *table) ** (1 / alpha)
+    return np.where(p < 0.5, x, 1 - x).astype(np.float32)

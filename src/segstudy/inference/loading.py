@@ -1,0 +1,213 @@
+"""Finished runs, opened to be used: their tested networks, and the images that are put to them."""
+
+import copy
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from segstudy.build import build_data, build_network
+from segstudy.config.check import check, read_config
+from segstudy.config.compose import compose_config
+from segstudy.config.paths import CONF
+from segstudy.config.run_folder import MACHINE
+from segstudy.config.trust import write_only_here
+from segstudy.data.cache import read_checked
+from segstudy.data.datamodule import SegmentationData
+from segstudy.data.dataset import Batch, Images
+from segstudy.errors import ConfigError, near
+from segstudy.networks.encoders import encoder_of
+from segstudy.networks.weights import expect
+from segstudy.runs.checkpoints import load_state, weights_file
+from segstudy.runs.record import read_record
+from segstudy.runs.tables import variants
+
+
+def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, DictConfig]:
+    """The network of a run folder in evaluation mode, and its config. Nothing is downloaded, nothing else is executed.
+
+    checkpoint: last or best; None for the tested one. Raises ConfigError if the folder is no run's, or its network is
+    something outside segstudy and its libraries. Of the config, no other group has been checked (see `read_config`).
+    """
+    cfg = read_config(folder)
+    record = read_record(folder)
+    file = weights_file(folder, checkpoint or record.get("checkpoint", "last"))
+    if not file.is_file():
+        raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
+    network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
+    load_state(network, file)
+    if (encoder := encoder_of(network)) is not None:
+        expect(encoder, record)
+    return network.eval(), cfg
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained network, its record and its config. name: short, and unlike the others'."""
+
+    name: str
+    folder: Path
+    network: nn.Module
+    record: Mapping[str, Any]
+    cfg: DictConfig
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is evaluated on; the defaults are the first run's own.
+
+    settings: of the machine and the data (data.root=…, data.val=…). data: another one of conf/data. split: a role (fit,
+    select, report) or a list. size of the network's images: train, original (each its own), N, or HEIGHTxWIDTH.
+    """
+
+    settings: Sequence[str] = ()
+    data: str | None = None
+    split: str | None = None
+    size: str = "train"
+
+
+@dataclass(frozen=True)
+class Views:
+    """Of which the mean probability is taken: each size (a factor), and each of them mirrored if `flip`."""
+
+    flip: bool
+    scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def parse(cls, text: str) -> "Views":
+        """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
+        words = [w.strip() for w in text.split(",")]
+        try:
+            scales = tuple(float(w) for w in words if w != "flip")
+        except ValueError:
+            scales = (math.nan,)
+        if not all(0 < s < math.inf for s in scales):
+            raise ConfigError(f"--tta {text}: not 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
+        return cls("flip" in words, scales or (1.0,))
+
+
+def open_members(folders: Sequence[Path]) -> list[Member]:
+    """The tested networks of run folders. Raises ConfigError if one is no run, or their classes are not the same."""
+    members = open_each(folders)
+    for other in members[1:]:
+        same_classes(members[0].record["class_names"], str(members[0].folder), other.record["class_names"], other.name)
+    return members
+
+
+def open_each(folders: Sequence[Path]) -> list[Member]:
+    """The tested networks of run folders, whatever their classes. Raises ConfigError if one is no run."""
+    if len({f.resolve() for f in folders}) < len(folders):
+        raise ConfigError("the same run is given twice")
+    held = {str(folder): read_record(folder) for folder in folders}
+    members = []
+    for folder, (name, record) in zip(folders, variants(held).items(), strict=True):
+        network, cfg = load_run(folder, record.get("checkpoint", "last"))
+        members.append(Member(name, folder, network, record, cfg))
+    return members
+
+
+def same_classes(ours: Sequence[str], run: str, theirs: Sequence[str], other: str) -> None:
+    """Raise ConfigError that lists where two lists of classes differ."""
+    pairs = [(c, *(names[c] if c < len(names) else "–" for names in (ours, theirs)))
+             for c in range(max(len(ours), len(theirs)))]  # fmt: skip
+    wrong = [f"{c}: {a!r}, not {b!r}" for c, a, b in pairs if a != b]
+    if wrong:
+        more = [f"… and {len(wrong) - 8} more"] if len(wrong) > 8 else []
+        raise ConfigError(
+            f"{run} was trained on other classes ({len(ours)}) than those of {other} ({len(theirs)}):\n  "
+            + "\n  ".join(wrong[:8] + more)
+        )
+
+
+def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
+    """The first run's config with what is wanted of its data, for one device.
+
+    Raises ConfigError for settings of another kind, and if the members' sizes differ where none is given.
+    """
+    other = [s for s in wanted.settings if not s.startswith("data.") and not MACHINE.match(s.partition("=")[0])]
+    if other:
+        raise ConfigError(f"{' '.join(other)}: after the runs, only data.… and where things are can be set")
+    if sized := [s for s in wanted.settings if s.startswith("data.size=")]:
+        raise ConfigError(f"{sized[0]}: say --size N (or HEIGHTxWIDTH) instead")
+    cfg = copy.deepcopy(members[0].cfg)
+    if wanted.data:
+        cfg.data = _other_data(cfg, wanted.data)
+    write_only_here(cfg.data)
+    cfg.merge_with_dotlist(list(wanted.settings))
+    trained = {m.name: sides(m.cfg.data.size) for m in members}
+    if wanted.size == "train" and len(set(trained.values())) > 1:
+        found = "\n  ".join(f"{name}: {h}×{w}" for name, (h, w) in trained.items())
+        say = "x".join(map(str, trained[members[0].name]))
+        raise ConfigError(
+            f"the runs were trained at different sizes\n  {found}\n  → say at which to compare: --size {say}"
+        )
+    if wanted.size not in ("train", "original"):
+        cfg.data.size = list(sides(wanted.size))
+    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False})
+    cfg.trainer.update({"limit_test_batches": 1.0, "fast_dev_run": False})  # all images, also of a smoke run
+    check(cfg, False, ("data", "trainer"))
+    return cfg
+
+
+def _other_data(cfg: DictConfig, name: str) -> DictConfig:
+    """The config of conf/data/`name`, loaded as the run's own."""
+    known = sorted(p.stem for p in (CONF / "data").glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"--data {name}: no such data{near(name, known)} ({', '.join(known)})")
+    other = compose_config([f"data={name}"]).data
+    OmegaConf.set_struct(other, False)
+    other.update({k: cfg.data[k] for k in ("size", "batch_size", "workers", "device_cache")})
+    return other
+
+
+def sides(size: int | Sequence[int] | str) -> tuple[int, int]:
+    """(H,W) of data.size, or of --size: N or HEIGHTxWIDTH. Raises ConfigError for another text."""
+    if isinstance(size, str):
+        found = [int(side) for side in re.split("[x×]", size) if side.isdecimal()]
+        if not re.fullmatch(r"\d+([x×]\d+)?", size) or min(found) < 1:
+            raise ConfigError(f"--size {size}: not train, original, a side (256) or HEIGHTxWIDTH (384x512)")
+        return found[0], found[-1]
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def open_data(cfg: DictConfig, members: Sequence[Member], wanted: Wanted) -> SegmentationData:
+    """The data whose role `report` is what is evaluated.
+
+    Raises ConfigError if its classes are not the members', or it has no such split.
+    """
+    data = build_data(cfg)
+    same_classes(members[0].record["class_names"], str(members[0].folder), data.classes, f"data {cfg.data._target_}")
+    if wanted.split is not None:
+        data.roles["report"] = data.roles.get(wanted.split) or _listed(data, wanted.split)
+    if wanted.size == "original":
+        data.roles["report"] = OriginalSize(data.roles["report"], data)
+        data.batch_size, data.device_cache = 1, False
+    return data
+
+
+def _listed(data: SegmentationData, split: str) -> Images:
+    try:
+        return data.split(split)
+    except (KeyError, FileNotFoundError) as error:
+        roles = ", ".join(f"{role} ({images.name})" for role, images in data.roles.items())
+        raise ConfigError(f"--split {split}: {type(data).__name__} has no such split\n  → a role: {roles}") from error
+
+
+class OriginalSize(Images):
+    """A split read from its files, each image in its own size: a batch is of one."""
+
+    def __init__(self, images: Images, data: SegmentationData):
+        super().__init__(images.name, images.samples, images.cache, images.ids)
+        self.data = data
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        image, mask, _ = read_checked(self.data.read, self.samples[positions[0]], len(self.data.classes))
+        pixels, labels = (torch.from_numpy(np.array(a, order="C"))[None] for a in (image, mask))
+        return {"image": pixels, "mask": labels, "index": torch.tensor(positions)}

@@ -1,0 +1,191 @@
+"""TODO"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from segstudy.data.datamodule import SegmentationData
+from segstudy.data.dataset import Batch
+from segstudy.files import write_text
+
+LAYERS = (
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
+    nn.ReLU, nn.ReLU6, nn.Threshold,  # without weights, but it is here that units die
+)  # fmt: skip
+
+EXPLODING, VANISHING = 100.0, 1e-7
+"""|mean activation| or |gradient| above the first is exploding; a largest |gradient| below the second is vanishing."""
+
+SAMPLE = 10_000
+"""At most so many values of a layer go into a histogram."""
+
+
+@dataclass
+class Row:
+    """What one layer did in one batch; None where there was nothing to measure.
+
+    mean, std (of the population), min and max of all its outputs; `silent`: the share of its channels that are 0
+    throughout; gradient_mean and gradient_max (largest absolute value) of its weight. `flags`: dead, exploding,
+    vanishing, zero gradient, non-finite; or the mark frozen, for a layer whose weight is not trained.
+    """
+
+    layer: str
+    type: str
+    mean: float | None = None
+    std: float | None = None
+    min: float | None = None
+    max: float | None = None
+    silent: float | None = None
+    gradient_mean: float | None = None
+    gradient_max: float | None = None
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def flagged(self) -> bool:
+        return any(flag != "frozen" for flag in self.flags)
+
+
+class Probe:
+    """Hooks on the convolutions, linear and normalisation layers and ReLUs of a network, until `remove`.
+
+    They only read: nothing is drawn from a random stream, nothing waits for the device before `rows`.
+    """
+
+    def __init__(self, network: nn.Module, histograms: bool = False):
+        self.network, self.histograms = network, histograms
+        # A SegmentationModule holds the network under that name.
+        self.layers = {n.removeprefix("network."): m for n, m in network.named_modules() if isinstance(m, LAYERS)}
+        self.seen: dict[str, list[tuple[int, Tensor]]] = {name: [] for name in self.layers}
+        self.samples: dict[str, Tensor] = {}
+        self.handles: list[RemovableHandle] = [
+            m.register_forward_hook(lambda _, __, out, name=name: self._see(name, out))  # type: ignore[misc]
+            for name, m in self.layers.items()
+        ]
+        # A compiled forward pass does not call hooks that came later; for this batch the layers run as they are.
+        self.compiled, network._compiled_call_impl = network._compiled_call_impl, None
+
+    def remove(self) -> None:
+        """Leave the network as it was found. A second call does nothing."""
+        if self.handles:
+            self.network._compiled_call_impl = self.compiled
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    @torch.no_grad()
+    def _see(self, name: str, output: Tensor) -> None:
+        # At once, since an in-place ReLU may follow.
+        values = output.detach().float()
+        variance, mean = torch.var_mean(values, correction=0)
+        last = isinstance(self.layers[name], nn.Linear) or type(self.layers[name]) is nn.LayerNorm
+        others = [d for d in range(values.dim()) if d != (values.dim() - 1 if last else 1)]  # all but the channels
+        fires, quiet = values.amax(others), values.amin(others)
+        silent = ((fires == 0) & (quiet == 0)).float().mean()
+        self.seen[name].append((values.numel(), torch.stack([mean, variance, quiet.min(), fires.max(), silent])))
+        if self.histograms:
+            self.samples[name] = sample(values)
+
+    def rows(self) -> list[Row]:
+        """A row a layer, after the forward and the backward pass."""
+        rows = []
+        for name, layer in self.layers.items():
+            row = Row(name, type(layer).__name__)
+            if self.seen[name]:
+                row.mean, row.std, row.min, row.max, row.silent = _joined(self.seen[name])
+            weight = getattr(layer, "weight", None)
+            if isinstance(weight, Tensor) and weight.grad is not None:
+                gradient = weight.grad.float()
+                row.gradient_mean, row.gradient_max = torch.stack([gradient.mean(), gradient.abs().max()]).tolist()
+            row.flags = flags(row, None if weight is None else weight.requires_grad)
+            rows.append(row)
+        return rows
+
+
+def flags(row: Row, trainable: bool | None) -> list[str]:
+    """What is wrong with a layer; trainable: whether its weight is, None for a layer without one."""
+    found = ["frozen"] if trainable is False else []
+    numbers = [row.mean, row.std, row.min, row.max, row.gradient_mean, row.gradient_max]
+    gradient = row.gradient_max or 0.0
+    if any(n is not None and not math.isfinite(n) for n in numbers):
+        found.append("non-finite")
+    if row.min == 0 and row.max == 0:
+        found.append("dead")
+    if abs(row.mean or 0.0) > EXPLODING or gradient > EXPLODING:
+        found.append("exploding")
+    if 0 < gradient < VANISHING:
+        found.append("vanishing")
+    if trainable and gradient == 0:
+        found.append("zero gradient")
+    return found
+
+
+def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[Row]:
+    """One forward and one backward pass of `loss` (logits, mask) in the network's present mode, without a step.
+
+    In training mode the running statistics of batch normalisation move. Gradients are cleared before and after.
+    """
+    network.zero_grad(set_to_none=True)
+    probe = Probe(network)
+    try:
+        loss(network(batch["image"]), batch["mask"]).backward()
+        return probe.rows()
+    finally:
+        probe.remove()
+        network.zero_grad(set_to_none=True)
+
+
+def first_batch(data: SegmentationData, device: torch.device) -> Batch:
+    """The batch with which training begins, augmented and normalised as there."""
+    batch = data.draw(next(iter(data.train_dataloader())), epoch=0)
+    return data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
+
+
+def sample(values: Tensor) -> Tensor:
+    """At most SAMPLE values, evenly spaced; by an odd step, so that they are not all of one column."""
+    step = -(-values.numel() // SAMPLE)
+    return values.detach().flatten()[:: step + (step + 1) % 2].float()
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """The rows as CSV; a layer's flags are joined by semicolons."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([f.name for f in fields(Row)])
+    writer.writerows([*astuple(row)[:-1], ";".join(row.flags)] for row in rows)
+    write_text(path.parent, path.name, text.getvalue())
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """The rows for a terminal, flags in red."""
+    grid = Table(title=title, box=SIMPLE_HEAD)
+    grid.add_column("layer", overflow="fold")  # the numbers are kept whole in a narrow terminal
+    grid.add_column("type", no_wrap=True)
+    for column in ("mean", "std", "min", "max", "silent", "grad mean", "|grad| max"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    grid.add_column("flags")
+    for row in rows:
+        numbers = (row.mean, row.std, row.min, row.max, row.silent, row.gradient_mean, row.gradient_max)
+        cells = ["–" if n is None else f"{n:.0%}" if i == 4 else f"{n:.3g}" for i, n in enumerate(numbers)]
+        words = ", ".join(flag if flag == "frozen" else f"[red]{flag}[/]" for flag in row.flags)
+        grid.add_row(row.layer, row.type, *cells, words)
+    return grid
+
+
+def _joined(seen: Sequence[tuple[int, Tensor]]) -> list[float]:
+    """mean, std, min, max and silent share of a layer that ran once or more often."""
+    counts = torch.tensor([float(n) for n, _ in seen], dtype=torch.float64)
+    means, variances, lows, highs, silent = torch.stack([s for _, s in seen]).double().cpu().T
+    share = counts / counts.sum()
+    mean = (share * means).sum()
+    variance = (share * (variances + (means - mean) ** 2)).sum()
+    return [v.item() for v in (mean, variance.sqrt(), lows.min(), highs.max(), silent.mean())]

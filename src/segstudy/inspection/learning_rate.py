@@ -1,0 +1,114 @@
+"""Before training: which learning rate, and how large a batch. Lightning's Tuner makes the trials."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.tuner import Tuner
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from scipy.ndimage import gaussian_filter1d
+
+from segstudy.build import build_data, build_module, build_prober, build_start
+from segstudy.data.datamodule import SegmentationData
+from segstudy.errors import ConfigError, TrainingError
+from segstudy.inspection.memory import out_of_memory
+from segstudy.module import SegmentationModule
+from segstudy.optim import constant
+
+BETA = 0.98
+"""How much of its running average of the loss Lightning keeps at each step."""
+
+
+@dataclass
+class Rates:
+    """A learning-rate test: the rate of each step, its batch's loss, the smoothed loss, and the rate to begin with."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smooth: np.ndarray
+    suggested: float
+
+
+def find_lr(cfg: DictConfig, steps: int = 100, lowest: float = 1e-6, highest: float = 1.0) -> Rates:
+    """Train a fresh network (or that of `start_from`) for `steps` steps while the rate grows geometrically.
+
+    All parts have the same rate, and callbacks take no part; the test ends early where the loss explodes.
+    Raises TrainingError if the loss falls nowhere. Source: Smith 2017, section 3.3.
+    """
+    if not 0 < lowest < highest or steps < 20:
+        raise ConfigError(
+            f"a test from {lowest:g} to {highest:g} in {steps} steps\n  → 0 < --lowest < --highest, 20 steps or more"
+        )
+    module, data = fresh(cfg)
+    try:
+        with TemporaryDirectory() as folder:
+            found: Any = Tuner(build_prober(cfg, Path(folder))).lr_find(
+                module, datamodule=data, min_lr=lowest, max_lr=highest, num_training=steps, update_attr=False
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"out of memory at data.batch_size={data.batch_size} data.size={list(data.size)}\n"
+            "  → segstudy find batch tells the largest batch that fits"
+        ) from error
+    count = min(len(found.results["lr"]), len(found.results["loss"]))
+    rates = np.array(found.results["lr"][:count])
+    losses = batch_losses(np.array(found.results["loss"][:count]))
+    kept = np.isfinite(losses)
+    return suggest(rates[kept], losses[kept])
+
+
+def batch_losses(averaged: np.ndarray) -> np.ndarray:
+    """The loss of each batch, out of Lightning's running average.
+
+    That lags by dozens of steps, in which the rate grows a thousandfold, and begins at half the loss: it divides
+    by 1 − β^(n+1) after n steps.
+    """
+    sums = averaged * (1 - BETA ** np.arange(2, len(averaged) + 2))
+    return (sums - BETA * np.concatenate([[0.0], sums[:-1]])) / (1 - BETA)
+
+
+def suggest(rates: np.ndarray, losses: np.ndarray) -> Rates:
+    """The rate at which the loss falls fastest over the rate's logarithm, before its minimum.
+
+    The loss is smoothed over a quarter of a decade to both sides. Raises TrainingError if it does not fall.
+    """
+    if len(rates) < 3:
+        raise TrainingError(f"only {len(rates)} steps had a finite loss\n  → a lower --lowest and --highest")
+    decades = np.log10(rates)
+    a_step = (decades[-1] - decades[0]) / (len(rates) - 1)
+    smooth = gaussian_filter1d(losses, 0.25 / a_step, mode="nearest")
+    slope = np.gradient(smooth, decades)[: max(2, int(smooth.argmin()) + 1)]
+    if slope.min() >= 0:
+        raise TrainingError(
+            f"the loss fell at no rate from {rates[0]:.1e} to {rates[-1]:.1e}\n  → a lower --lowest, or more --steps"
+        )
+    return Rates(rates, losses, smooth, float(rates[slope.argmin()]))
+
+
+def draw_rates(found: Rates, title: str) -> Figure:
+    """The loss over the learning rate, each batch's and smoothed, and the suggestion."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(found.rates, found.losses, color="0.75", linewidth=1, label="each batch")
+    axes.plot(found.rates, found.smooth, color="#3f78b5", label="smoothed")
+    at = found.rates.tolist().index(found.suggested)
+    axes.plot(found.suggested, found.smooth[at], "o", color="#c81e6e", label=f"suggested: {found.suggested:.1e}")
+    start, lowest = found.smooth[0], found.smooth.min()
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
+    axes.set_ylim(lowest - 0.2 * (start - lowest), start + 0.6 * (start - lowest))  # where it explodes is not the point
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def fresh(cfg: DictConfig) -> tuple[SegmentationModule, SegmentationData]:
+    """Data and module as a run of this config begins, under a constant learning rate."""
+    data = build_data(cfg)
+    module = build_module(cfg, build_start(cfg, data)[0], data)
+    module.schedule = constant  # another one would ask for a validation, or for the budget's end
+    return module, data

@@ -1,0 +1,191 @@
+"""TODO"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from segstudy.inspection.summary import _home, _maps, _tensors
+
+HEIGHTS = (512, 2048)
+"""Rows of the strips on which receptive fields are measured; the second where the first is too small."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """How many rows of the image a value of a map can depend on: `extent`, None where no strip was large enough.
+
+    `local` is the same with global pooling left out; it equals `extent` where there is none. `stride`: image rows a
+    row of the map. `rows`: of the largest image that it was measured on.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    extent: int | None
+    local: int | None
+    rows: int = HEIGHTS[-1]
+
+    def text(self) -> str:
+        """`extent` in words."""
+        if self.extent is not None:
+            return f"{self.extent} px"
+        return "whole image" if self.local is not None else f"{self.rows} px or more"
+
+
+def receptive_fields(network: nn.Module, size: tuple[int, int] | None = None, maps: bool = True) -> list[Field]:
+    """The theoretical receptive fields of the encoder's maps (if `maps`) and of the logits, at the middle of the image.
+
+    size: (height, width) that the network was made for: of one that takes no other, the field is measured on that.
+
+    Measured, not derived: the rows of a long strip to which the middle value has a gradient in float64, in a copy
+    whose convolutions average, whose activations and normalisation let everything pass, and whose max pooling is a
+    mean. So no weight, sign or dead unit hides a path. Under upsampling, other pixels may differ from the middle one by
+    up to the deepest stride. Batch statistics, which join the whole image in training, are not counted.
+    """
+    network = copy.deepcopy(network).double().eval().requires_grad_(False)
+    stride = getattr(network, "stride", 32)
+    found: list[Field] = []
+    try:
+        for height in HEIGHTS:
+            found = _fields(network, height, stride, maps)
+            if all(field.local is not None for field in found):
+                break
+    except Exception:  # a network that takes one size only refuses the strips, each in its own words
+        if size is None:
+            raise
+        found = _fields(network, *size, maps)
+    return found
+
+
+def _fields(network: nn.Module, height: int, width: int, maps: bool) -> list[Field]:
+    """The fields as an image of this size shows them."""
+    whole, pools = _extents(network, height, width, maps, local=False)
+    cut = pools and any(extent is None for _, _, extent in whole.values())
+    local = _extents(network, height, width, maps, local=True)[0] if cut else whole
+    return [Field(n, c, s, e, local[n][2] if e is None else e, height) for n, (c, s, e) in whole.items()]
+
+
+def effective_receptive_field(network: nn.Module, image: Tensor) -> Tensor:
+    """How much each pixel of the image moves the middle of the output: mean absolute gradient over a batch, (H,W).
+
+    network: image (B,3,H,W) → logits, in evaluation mode; it is left as it is. What is derived is the predicted class's
+    logit against the mean of all classes: adding the same to every logit changes no label. The maps of several batches
+    may be added. Computed in the image's precision, within inference mode too. Source: Luo et al. 2016.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
+        image = image.detach().clone().requires_grad_()
+        logits = network(image)
+        middle = logits[:, :, logits.shape[2] // 2, logits.shape[3] // 2]
+        predicted = middle.amax(1)
+        target = predicted - middle.mean(1) if middle.shape[1] > 1 else predicted
+        (gradient,) = torch.autograd.grad(target.sum(), image)
+    return gradient.abs().sum(1).float().mean(0)
+
+
+def field_side(gradient: Tensor, share: float = 0.95) -> float:
+    """Side of the square with as many pixels as hold `share` of a map's sum, the strongest first; NaN if all are 0.
+
+    Global pooling spreads a little over the whole image, so this can be far larger than the bright spot of the map.
+    """
+    held = gradient.flatten().double().sort(descending=True).values.cumsum(0)
+    if held[-1] == 0:
+        return float("nan")
+    return float(((held < share * held[-1]).sum() + 1) ** 0.5)
+
+
+def _extents(
+    network: nn.Module, height: int, width: int, with_maps: bool, local: bool
+) -> tuple[dict[str, tuple[int, int, int | None]], bool]:
+    """(channels, stride, rows or None if they reach the strip's edges) of each encoder's map and of the logits; and
+    whether anything is pooled over the whole image."""
+    image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
+    maps: list[Tensor] = []
+    encoder, handles = getattr(_home(network), "encoder", None), []
+    if with_maps and isinstance(encoder, nn.Module):
+        handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(_maps(_tensors(out)))))
+    with _Transparent(local) as seen:
+        logits = network(image)
+    for handle in handles:
+        handle.remove()
+    targets = {f"encoder's map {i}": m for i, m in enumerate(maps, 1)} | {"logits": logits}
+    found = {}
+    for name, target in targets.items():
+        middle = target[0, :, target.shape[2] // 2, target.shape[3] // 2].sum()
+        (gradient,) = torch.autograd.grad(middle, image, retain_graph=True)
+        rows = gradient[0].abs().sum((0, 2)).nonzero()[:, 0].tolist()
+        inside = rows[0] > 0 and rows[-1] < height - 1
+        found[name] = (target.shape[1], height // target.shape[2], rows[-1] - rows[0] + 1 if inside else None)
+    return found, seen.pools
+
+
+class _Transparent(TorchFunctionMode):
+    """Within it, torch's functions pass every dependence on: see `receptive_fields`.
+
+    local=True cuts the gradient of global pooling.
+    """
+
+    PASS = frozenset(
+        {
+            "relu", "relu_", "relu6", "elu", "elu_", "selu", "celu", "gelu", "silu", "silu_", "mish", "hardswish",
+            "leaky_relu", "leaky_relu_", "prelu", "rrelu", "softplus", "hardtanh", "threshold", "clamp", "clamp_",
+            "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
+        }
+    )  # fmt: skip
+    GATES = frozenset({"sigmoid", "sigmoid_", "hardsigmoid", "tanh"})
+    WEIGHTED = frozenset({"conv1d", "conv2d", "conv_transpose2d", "linear"})
+
+    def __init__(self, local: bool):
+        super().__init__()
+        self.local, self.pools = local, False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        given = args[0] if args else kwargs.get("input")
+        if name in self.PASS:
+            return given
+        if name in self.GATES:  # a gate's product would square the values at each; so its value is fixed
+            return 0.5 + 1e-3 * (given - given.detach())  # type: ignore[union-attr]
+        if name in self.WEIGHTED:
+            weight = args[1] if len(args) > 1 else kwargs.pop("weight")
+            inputs = weight.shape[0] if "transpose" in name else weight[0].numel()
+            return func(given, torch.full_like(weight, 1 / inputs), *args[2:], **kwargs)
+        if name == "max_pool2d":
+            return _mean_pool(*args, **kwargs)
+        pooled = func(*args, **kwargs)
+        if isinstance(given, Tensor) and _is_global(name, given, pooled):
+            self.pools = True
+            return pooled.detach() if self.local else pooled
+        return pooled
+
+
+def _mean_pool(
+    given: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """Average pooling over the same rows and columns as a max pooling."""
+    sizes, gaps = (v if isinstance(v, list | tuple) else (v, v) for v in (kernel_size, dilation))
+    window = [d * (k - 1) + 1 for k, d in zip(sizes, gaps, strict=True)]
+    return F.avg_pool2d(given, window, stride or kernel_size, padding, ceil_mode)
+
+
+def _is_global(name: str, given: Tensor, result: Any) -> bool:
+    """Whether a function pools maps (B,C,H,W) over the whole area."""
+    if not isinstance(result, Tensor) or given.dim() != 4 or not result.is_floating_point():
+        return False
+    if name in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
+        return True
+    return name in ("mean", "amax") and (result.dim() == 2 or tuple(result.shape[2:]) == (1, 1))

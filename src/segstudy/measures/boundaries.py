@@ -1,0 +1,195 @@
+"""How well edges are drawn: bands and contours of each class, blocks of the decoder's grid, roughness."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from segstudy.labels import IGNORE
+
+BAND = 0.02
+"""Of the diagonal: width of Boundary IoU's band (Cheng et al. 2021) and of the "edge" of confidence figures."""
+
+TOLERANCE = 0.0075
+"""Of the diagonal: how far a contour may be off for boundary F (Csurka et al. 2013)."""
+
+FILLED = 5
+"""Pixels: void of up to twice this width takes its nearest labels before edges are drawn (in large images, of up to
+twice the tolerance)."""
+
+STEPS = (2, 4, 8)
+"""The grids that blockiness looks for: a decoder's steps."""
+
+
+class Filled(NamedTuple):
+    """A truth whose narrow void took the nearest labels.
+
+    labels (H,W): 255 where void is wide; drawn (H,W): where it is not. distance (H,W): pixels to the nearest label,
+    0 on one. edge: length of the edges between classes, in pairs of pixels; unsure: how much of it runs through void
+    wider than twice the tolerance of boundary F.
+    """
+
+    labels: np.ndarray
+    drawn: np.ndarray
+    distance: np.ndarray
+    unsure: int
+    edge: int
+
+
+def edge_sums(labels: np.ndarray, truth: Filled, background: int | None) -> dict[str, np.ndarray]:
+    """Sums of one image for boundary F, roughness and blockiness, at the size of the labels (H,W)."""
+    sums = contour_sums(truth.labels, labels, truth.drawn & narrow(truth.distance, tolerance(labels.shape)), background)
+    sums["edge_length"], sums["edge_unsure"] = np.array(truth.edge), np.array(truth.unsure)
+    true, predicted = changes(truth.labels, truth.drawn), changes(labels, truth.drawn)
+    sums["cracks"] = np.array(sum(int(c.sum()) for c in predicted))
+    sums["true_cracks"] = np.array(sum(int(c.sum()) for c in true))
+    sums["phases"] = phases(predicted)
+    sums["changes"] = np.array([int(c.sum()) for c in predicted])
+    return sums
+
+
+def tolerance(shape: tuple[int, ...]) -> float:
+    """Boundary F's, in pixels."""
+    return TOLERANCE * math.hypot(*shape)
+
+
+def band_sums(truth: np.ndarray, copied: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    """Boundary IoU's intersection and union, pixels of each class: int64 (C,).
+
+    The band of a mask: its pixels within 2 % of the diagonal of one that is not in it, or of the frame, by steps to
+    any of eight neighbours. Source: Cheng et al., CVPR 2021.
+    """
+    reach = max(1, round(BAND * float(np.hypot(*truth.shape))))
+    both, either = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    for c in np.union1d(np.unique(truth), np.unique(copied)):
+        if c != IGNORE:
+            a, b = band(truth == c, reach), band(copied == c, reach)
+            both[c], either[c] = (a & b).sum(), (a | b).sum()
+    return {"band_both": both, "band_either": either}
+
+
+def band(mask: np.ndarray, reach: int) -> np.ndarray:
+    """The mask without its inside: pixels at most `reach` steps from outside it."""
+    inside = ndimage.minimum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant", cval=0)
+    return mask & ~inside.view(bool)
+
+
+def near_edges(truth: np.ndarray) -> np.ndarray:
+    """Counted pixels within 2 % of the diagonal of a change of class, bool (H,W); void near labels is filled first."""
+    filled = fill_void(truth)
+    across, down = changes(filled.labels, filled.drawn)
+    edge = np.zeros(truth.shape, bool)
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    width = 2 * max(1, round(BAND * float(np.hypot(*truth.shape)))) + 1
+    return ndimage.maximum_filter(edge.view(np.uint8), width, mode="constant").view(bool) & (truth != IGNORE)
+
+
+def fill_void(truth: np.ndarray) -> Filled:
+    """The truth (H,W) with narrow void filled, and how well its edges are known."""
+    void = truth == IGNORE
+    if void.all():
+        return Filled(truth, ~void, np.full(truth.shape, np.inf), 0, 0)
+    if not void.any():
+        length = sum(int(c.sum()) for c in changes(truth, ~void))
+        return Filled(truth, ~void, np.zeros(truth.shape), 0, length)
+    distance, nearest = ndimage.distance_transform_edt(void, return_indices=True)
+    whole = truth[tuple(nearest)]
+    limit = tolerance(truth.shape)
+    drawn = narrow(distance, max(FILLED, limit))
+    halves = np.concatenate([half_widths(whole, distance, nearest, axis) for axis in (0, 1)])
+    return Filled(np.where(drawn, whole, IGNORE), drawn, distance, int((halves > limit).sum()), len(halves))
+
+
+def narrow(distance: np.ndarray, half_width: float) -> np.ndarray:
+    """Where void is at most 2·half_width pixels wide, or there is none: pixels in no larger disc of void, bool (H,W).
+
+    distance (H,W): to the nearest label.
+    """
+    reach = half_width + 0.5  # of 2w pixels the middle ones are w from a label, of 2w + 1 the middle one w + 1
+    inside = distance > reach
+    if not inside.any():
+        return ~inside
+    return ndimage.distance_transform_edt(~inside) > reach
+
+
+def half_widths(whole: np.ndarray, distance: np.ndarray, nearest: np.ndarray, axis: int) -> np.ndarray:
+    """Half the width of the void, in pixels, at each change of the nearest label (H,W) along an axis; 0 without void.
+
+    Only between labels that lie on opposite sides, more than a right angle apart: where an edge ends at void of one
+    side, such as padding, the nearest labels change too, along a line that is no edge.
+    nearest (2,H,W): places of the nearest labels.
+    """
+    before, after = (slice(None, -1), slice(1, None)) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+    at = whole[before] != whole[after]
+    apart = sum((n[before][at] - n[after][at]).astype(float) ** 2 for n in nearest)
+    one, other = distance[before][at], distance[after][at]
+    return ((one + other) / 2)[apart >= one**2 + other**2]
+
+
+def contour_sums(
+    filled: np.ndarray, labels: np.ndarray, drawn: np.ndarray, background: int | None
+) -> dict[str, np.ndarray]:
+    """Boundary F summed over the classes of truth or prediction, and how many they are; background has none of its own.
+
+    F = 2PR/(P + R): P the share of the predicted contour within the tolerance of the true one, R the reverse;
+    0 for a class that only one of them has. Source: Csurka et al., BMVC 2013, section 3.
+    """
+    near = tolerance(filled.shape)
+    total, number = 0.0, 0
+    for c in np.union1d(np.unique(filled[drawn]), np.unique(labels[drawn])):
+        if c == background:
+            continue
+        true, predicted = contour(filled == c, drawn), contour(labels == c, drawn)
+        if not (true.any() or predicted.any()):
+            continue
+        number += 1
+        if true.any() and predicted.any():
+            precision = (ndimage.distance_transform_edt(~true)[predicted] <= near).mean()
+            recall = (ndimage.distance_transform_edt(~predicted)[true] <= near).mean()
+            total += 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return {"contour_f": np.array(total), "contours": np.array(number)}
+
+
+def contour(mask: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Pixels of the mask with a drawn neighbour (of four) outside it; the frame is no edge."""
+    outside = ~mask & drawn
+    beside = np.zeros_like(mask)
+    beside[1:] |= outside[:-1]
+    beside[:-1] |= outside[1:]
+    beside[:, 1:] |= outside[:, :-1]
+    beside[:, :-1] |= outside[:, 1:]
+    return mask & drawn & beside
+
+
+def changes(labels: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where labels change from a pixel to the next, both drawn: bool (H,W−1) across and (H−1,W) down."""
+    across = (labels[:, 1:] != labels[:, :-1]) & drawn[:, 1:] & drawn[:, :-1]
+    down = (labels[1:] != labels[:-1]) & drawn[1:] & drawn[:-1]
+    return across, down
+
+
+def phases(changed: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Σ e^{2πi x/s} over the changes across and down, for each step s: float (2 axes, 3 steps, real and imaginary)."""
+    sums = np.zeros((2, len(STEPS), 2))
+    for axis, where in enumerate(changed):
+        at = where.sum(axis)  # how many at each column or row
+        for s, step in enumerate(STEPS):
+            turn = np.exp(2j * np.pi * np.arange(1, len(at) + 1) / step) @ at
+            sums[axis, s] = turn.real, turn.imag
+    return sums
+
+
+def blockiness(phases: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """How far label changes keep to one phase of a grid of 2, 4 and 8 pixels: float (3,), 0 anywhere … 1 all on it.
+
+    phases (2,3,2) and number (2,) are the split's sums. R = √max(0, |Σ|²/N² − 1/N), the root mean square of both axes;
+    NaN under 100 changes an axis.
+    """
+    if number.min() < 100:
+        return np.full(len(STEPS), np.nan)
+    strength = (phases**2).sum(2) / number[:, None] ** 2 - 1 / number[:, None]
+    return np.sqrt(np.maximum(0, strength).mean(0))

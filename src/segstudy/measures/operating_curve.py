@@ -1,0 +1,186 @@
+"""Where a network stands between timid and bold: its counts when the background's logit is raised or lowered.
+
+A loss that weighs the background down moves a network along this curve without making it better or worse, so missed
+and hallucinated pixels of two networks are compared at equal spill too.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segstudy.labels import IGNORE
+from segstudy.measures.pixels import CELLS
+
+OFFSETS = (-4.0, -2.3, -1.0, 0.0, 1.0, 2.3, 4.0)
+"""Added to the background's logit; 2.3 is ln 10: a background weighed ten times as much."""
+
+BINS = 800
+"""Of margins. Against sorted pixels, missed at equal spill is exact to .003 (16,000 pixels), be the logits .01 or 5,000
+wide; interpolated between the seven offsets it would be off by up to .01 at usual widths."""
+
+HALF = 0.01 * np.sinh(np.linspace(0, np.arcsinh(1e7), BINS // 2 + 1))
+
+EDGES = np.concatenate([-HALF[:0:-1], HALF]).astype(np.float32)
+"""Limits of the bins (BINS + 1), to ±100,000: even in the inverse hyperbolic sine, .0004 wide at 0, and 4 % of a larger
+margin."""
+
+KINDS = ("foreground", "confused", "foreign", "overshoot", "ghost")
+"""The cells that a pixel may be in as long as the background does not win it."""
+
+BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CELLS))
+
+
+def offset_sums(
+    logits: Tensor, mask: Tensor, background: int | None, present: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Counts of one image at each of OFFSETS: `offset_cells` (7 offsets, 7 cells) in the order of `failures.CELLS`,
+    `offset_hit` and `offset_predicted` (7,C) by class, and `offset_truth` (C,), the same for all; and for all offsets
+    `offset_margins` (BINS, KINDS): pixels by the best other logit less the background's. int32.
+
+    logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image, those of the mask if
+    not given. Empty without a background. At 0 the labels are those
+    of the argmax, with its rule for ties. With two classes the offset is the threshold: p(foreground) > 1/(1 + e^−o).
+    """
+    if background is None:
+        return {}
+    best, margin = _best(logits, background)
+    counted = mask != IGNORE
+    labels, best, margin = mask[counted], best[counted], margin[counted]
+    limits, edges = (torch.as_tensor(x, dtype=torch.float32, device=margin.device) for x in (OFFSETS, EDGES))
+    joint = _joint(labels, best, torch.bucketize(margin, limits), len(logits))
+    given_up = np.cumsum(joint, 0)[:-1]  # (offset, truth, best): called background …
+    kept = joint.sum(0) - given_up  # … and called the best other class
+    truth = joint.sum((0, 2))
+    lost = given_up.sum(2)
+    hit = kept.diagonal(axis1=1, axis2=2).copy()
+    hit[:, background] = lost[:, background]
+    predicted = kept.sum(1)
+    predicted[:, background] = lost.sum(1)
+    there = truth > 0 if present is None else np.isin(np.arange(len(truth)), present)
+    others = np.arange(len(truth)) != background
+    cells = np.empty((len(OFFSETS), 7), np.int64)
+    cells[:, BACKGROUND] = lost[:, background]
+    cells[:, FOREGROUND] = hit[:, others].sum(1)
+    cells[:, MISSED] = lost[:, others].sum(1)
+    cells[:, CONFUSED] = kept[:, others][:, :, there].sum((1, 2)) - cells[:, FOREGROUND]
+    cells[:, FOREIGN] = kept[:, others][:, :, ~there].sum((1, 2))
+    cells[:, OVERSHOOT] = kept[:, background, there].sum(1)
+    cells[:, GHOST] = kept[:, background, ~there].sum(1)
+    bins = (torch.bucketize(margin, edges) - 1).clamp(0, BINS - 1)
+    margins = _by_kind(labels, best, bins, background, there)
+    sums = {"cells": cells, "hit": hit, "predicted": predicted, "truth": truth, "margins": margins}
+    return {f"offset_{name}": value.astype(np.int32) for name, value in sums.items()}
+
+
+def _best(logits: Tensor, background: int) -> tuple[Tensor, Tensor]:
+    """The best class but the background (H,W), and how far its logit is above the background's.
+
+    Of two equal logits the argmax takes the first class. A class before the background wins ties: its margin is the
+    next larger number, so that a pixel is background where its margin is no more than the offset.
+    """
+    others = logits.float().index_fill(0, torch.tensor([background], device=logits.device), -torch.inf)
+    highest, best = others.max(0)
+    margin = highest - logits[background].float()
+    return best, torch.where(best < background, margin.nextafter(torch.full_like(margin, torch.inf)), margin)
+
+
+def _joint(labels: Tensor, best: Tensor, above: Tensor, classes: int) -> np.ndarray:
+    """Pixels by the number of offsets at which they stay foreground, truth, and best class but background:
+    int64 (8,C,C). Only the background's logit changes, so one pass serves all offsets."""
+    shape = (len(OFFSETS) + 1, classes, classes)
+    code = (above * classes + labels) * classes + best
+    return np.bincount(code.cpu().numpy(), minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _by_kind(labels: Tensor, best: Tensor, bins: Tensor, background: int, there: np.ndarray) -> np.ndarray:
+    """Pixels by bin of their margin and what they are as foreground: int64 (BINS, KINDS)."""
+    inside = torch.as_tensor(there, device=best.device)[best]
+    absent = (~inside).long()
+    kind = torch.where(labels == background, 3 + absent, torch.where(labels == best, 0, 1 + absent))
+    code = (bins * len(KINDS) + kind).cpu().numpy()
+    return np.bincount(code, minlength=BINS * len(KINDS)).reshape(BINS, len(KINDS))
+
+
+def curve(
+    sums: Mapping[str, np.ndarray], supported: np.ndarray | None = None
+) -> list[tuple[float, float, float, float, float]]:
+    """Rows (offset, missed, spilled, hallucinated, mIoU) from the sums of `offset_sums` over all images; none without.
+
+    supported (C,): bool, the classes of the mIoU; None: all with truth. A share of nothing is NaN, and so is
+    hallucinated with two classes: there is no third one.
+    """
+    if "offset_cells" not in sums:
+        return []
+    missed, spilled, hallucinated = _shares(sums["offset_cells"], len(sums["offset_truth"]))
+    hit, truth = sums["offset_hit"].astype(float), sums["offset_truth"].astype(float)
+    kept = (truth > 0) if supported is None else supported & (truth > 0)
+    iou = hit[:, kept] / (truth + sums["offset_predicted"] - hit)[:, kept]
+    miou = iou.mean(1) if kept.any() else np.full(len(iou), np.nan)
+    rows = np.stack([OFFSETS, missed, spilled, hallucinated, miou], 1)
+    return [(float(o), float(m), float(s), float(h), float(i)) for o, m, s, h, i in rows]
+
+
+def _shares(cells: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Missed of the foreground, spilled of the background, hallucinated of all: (offsets,) each, NaN of nothing."""
+    cells = cells.astype(float)
+    object_ = cells[:, [FOREGROUND, MISSED, CONFUSED, FOREIGN]].sum(1)
+    ground = cells[:, [BACKGROUND, OVERSHOOT, GHOST]].sum(1)
+    spill, absent = cells[:, OVERSHOOT] + cells[:, GHOST], cells[:, FOREIGN] + cells[:, GHOST]
+    whole = object_ + ground if classes > 2 else np.zeros_like(ground)
+    return _ratio(cells[:, MISSED], object_), _ratio(spill, ground), _ratio(absent, whole)
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class EqualSpill:
+    """Missed and hallucinated of two variants where both spill the same share of the background.
+
+    offset: what variant a's background logit needs for that; b is as it was trained. NaN: there is no background.
+    """
+
+    spill: float
+    offset: float
+    missed_a: float
+    missed_b: float
+    hallucinated_a: float
+    hallucinated_b: float
+
+
+def at_equal_spill(margins_a: np.ndarray, margins_b: np.ndarray, classes: int) -> EqualSpill:
+    """Variant a brought to the spill that b has at offset 0, from the `offset_margins` (BINS, KINDS) of all images.
+
+    Within a bin the shares are interpolated. Where several offsets give that spill, the nearest to 0 is taken.
+    """
+    missed, spilled, hallucinated = _along_edges(margins_a, classes)
+    at_0 = [float(share[BINS // 2]) for share in _along_edges(margins_b, classes)]
+    spill = at_0[1]
+    enough, little = np.flatnonzero(spilled >= spill), np.flatnonzero(spilled <= spill)  # spill falls along the edges
+    if not (len(enough) and len(little)):
+        return EqualSpill(spill, math.nan, math.nan, at_0[0], math.nan, at_0[2])
+    before, after = enough[-1], little[0]
+    part = 0.0
+    if before < after:
+        part = (spilled[before] - spill) / (spilled[before] - spilled[after])
+    else:
+        before = after = after + int(np.abs(EDGES[after : before + 1]).argmin())
+    offset, missed_a, hallucinated_a = (
+        float(y[before] + part * (y[after] - y[before])) for y in (EDGES, missed, hallucinated)
+    )
+    return EqualSpill(spill, offset, missed_a, at_0[0], hallucinated_a, at_0[2])
+
+
+def _along_edges(margins: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Missed, spilled and hallucinated (BINS + 1,) with each of EDGES as the offset, from all kept to none."""
+    given_up = np.concatenate([np.zeros((1, len(KINDS))), np.cumsum(margins, 0)])
+    kept = given_up[-1] - given_up
+    cells = np.empty((len(given_up), len(CELLS)))
+    cells[:, [FOREGROUND, CONFUSED, FOREIGN, OVERSHOOT, GHOST]] = kept
+    cells[:, MISSED], cells[:, BACKGROUND] = given_up[:, :3].sum(1), given_up[:, 3:].sum(1)
+    return _shares(cells, classes)

@@ -1,0 +1,56 @@
+"""Which precision a device computes fast in hardware."""
+
+import os
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from segstudy.errors import ConfigError
+
+
+def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
+    """(accelerator, precision, reason) with "auto" decided. Raises ConfigError if the asked device is not there."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    wanted = {"gpu": "cuda"}.get(accelerator, accelerator)
+    if wanted == "auto":
+        wanted = next(name for name, there in here.items() if there)
+    if not here.get(wanted, False):
+        found = ", ".join(name for name, there in here.items() if there)
+        raise ConfigError(f"trainer.accelerator={accelerator}: not on this machine (found: {found}); try trainer=auto")
+    if precision != "auto":
+        return wanted, precision, "as asked"
+    return wanted, *choose_precision(wanted)
+
+
+RANK: int = getattr(rank_zero_only, "rank", 0)
+"""Which of several training processes this is (of Lightning, torchrun or SLURM); 0 for the first or only one."""
+
+
+def choose_precision(accelerator: str) -> tuple[str, str]:
+    """Lightning's precision for an accelerator ("cuda", "mps" or "cpu"), and the reason in one line.
+
+    bf16 only where the hardware multiplies it: emulated bf16 is slower than float32.
+    """
+    if accelerator == "cuda":
+        name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+        if capability >= (8, 0):
+            return "bf16-mixed", f"{name} has bf16 in hardware"
+        return "16-mixed", f"{name} (capability {capability[0]}.{capability[1]}) has fp16 but no bf16 in hardware"
+    if accelerator == "mps":
+        return "32-true", "float32 on Apple's GPU"
+    found = [f for f in ("amx_bf16", "avx512_bf16") if f in cpu_flags()]
+    if not found:
+        return "32-true", "this CPU has neither AMX nor AVX512-BF16"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if limit not in ("DEFAULT", "ALL") and not any(word in limit for word in ("BF16", "FP16", "AMX", "AVX10")):
+        return "32-true", f"ONEDNN_MAX_CPU_ISA={limit} switches the CPU's bf16 off"
+    return "bf16-mixed", f"this CPU has {found[0]}"
+
+
+def cpu_flags() -> set[str]:
+    """The instruction sets of this CPU, by the kernel's names; empty where they cannot be read (not Linux)."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())
+    except OSError:
+        return set()

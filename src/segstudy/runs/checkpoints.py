@@ -1,0 +1,123 @@
+"""A run's checkpoints: a new one takes the place of the old one only when it is whole and on the disk."""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import nn
+
+from segstudy.errors import ConfigError, TrainingError, WeightsError, first_line
+from segstudy.files import open_to_read, read_text, replacing
+from segstudy.networks.encoders import encoder_of
+from segstudy.networks.weights import expect, misfits, read_state, record_beside
+
+
+def weights_file(folder: Path, checkpoint: str) -> Path:
+    """The file of a run's checkpoint, or of an exported run's weights (`segstudy export --format hub`).
+
+    Raises ConfigError for a checkpoint that no run writes: a record's word leads to no other file.
+    """
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"{folder} names a checkpoint {str(checkpoint)[:80]!r}: it is last or best")
+    file, exported = folder / "checkpoints" / f"{checkpoint}.ckpt", folder / "model.safetensors"
+    return exported if exported.is_file() and not file.is_file() else file
+
+
+def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
+    """Give the network the weights at `place`, and return where they came from, for the record.
+
+    Raises ConfigError if there are none, or they do not fit.
+    """
+    file, record = starting_file(place)
+    load_state(network, file)
+    if (encoder := encoder_of(network)) is not None:
+        expect(encoder, record_beside(file))
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    told = {key: record[key] for key in ("status", "epochs", "git", "encoder_weights", "metrics") if key in record}
+    return {"file": str(file.resolve()), "sha256": digest} | told
+
+
+def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of weights of a run's folder (its tested checkpoint), or `place` itself, and the run's record.
+
+    Raises ConfigError if it is not there.
+    """
+    file, record = place, {}
+    if place.is_dir():
+        if not (place / "record.json").is_file():
+            raise ConfigError(f"start_from={place} is not a run's folder: no file {place / 'record.json'}")
+        record = json.loads(read_text(place / "record.json"))
+        file = weights_file(place, record.get("checkpoint", "last"))
+    if not file.is_file():
+        raise ConfigError(f"start_from={place}: no file {file}\n  → a run's folder, a checkpoint, or a state dict")
+    return file, record
+
+
+def load_state(network: nn.Module, file: Path) -> None:
+    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError that tells what does not fit."""
+    try:
+        state = read_state(file)
+    except WeightsError as error:
+        raise ConfigError(str(error)) from error
+    inner = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+    state = inner or state  # a checkpoint also holds the loss's weights
+    if lines := misfits(state, network.state_dict()):
+        raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(lines))
+    network.load_state_dict(dict(state))
+
+
+class RunCheckpointIO(TorchCheckpointIO):
+    """Checkpoints of one run's folder, and of no other place.
+
+    Lightning's own writes to the machine's temporary folder and copies from there over the earlier checkpoint where
+    that is another disk: a process that is killed meanwhile leaves neither.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replacing(self.folder, self._name(path), durable=True) as file:
+            save_tensors(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Weights and plain values. Raises TrainingError for a file that is damaged or cannot be read."""
+        try:
+            with open_to_read(Path(path)) as file:
+                return torch.load(file, map_location=map_location, weights_only=True)
+        except OSError as error:
+            raise TrainingError(f"the checkpoint to continue from cannot be read: {error}") from error
+        except Exception as error:  # torch, zipfile and pickle each raise their own
+            raise TrainingError(
+                f"{path} cannot be continued from: {first_line(error)}\n"
+                "  → remove it and give the same command again: training begins anew"
+            ) from error
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove one file; a checkpoint can name another one as its predecessor, and may be a stranger's."""
+        (self.folder / self._name(path)).unlink(missing_ok=True)
+
+    def _name(self, path: Any) -> Path:
+        """The path within the run's folder. Raises ConfigError for one that is not in it."""
+        absolute = Path(os.path.abspath(path))
+        try:
+            return absolute.relative_to(os.path.abspath(self.folder))
+        except ValueError:
+            raise ConfigError(
+                f"a checkpoint outside the run's folder is neither written nor removed\n"
+                f"  expected: in {self.folder}\n  found:    {absolute}"
+            ) from None
+
+
+def save_tensors(values: Any, file: BinaryIO) -> None:
+    """`torch.save`, with an OSError for a full disk: torch's own writer loses it."""
+    held = io.BytesIO()
+    torch.save(values, held)
+    file.write(held.getbuffer())

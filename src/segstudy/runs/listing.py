@@ -1,0 +1,255 @@
+"""All runs below a folder and what became of each. Imports no torch: a table of hundreds takes a second."""
+
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from segstudy.console import clock, number
+from segstudy.errors import ConfigError, DataError, near
+from segstudy.files import open_lock, read_text
+from segstudy.runs.record_schema import parse_record
+from segstudy.runs.tables import variants
+
+STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
+"""running: a process holds the run's lock. interrupted: none does, and the same command continues the run."""
+
+COLOURS = {"failed": "red", "running": "green", "interrupted": "yellow", "unreadable": "red"}
+
+WIDTHS = {"status": 12, "mIoU": 5, "original": 8, "epochs": 10, "time": 8, "size": 9, "begun": 16}
+"""Columns and their widths, the same for all studies; the first takes what is left."""
+
+WIDE = 110
+"""Letters of a line from which on all columns are shown."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder. name: short, within its study. epochs of planned ones, None where not said. bytes: on disk."""
+
+    folder: Path
+    study: str
+    name: str
+    status: str
+    error: str | None
+    record: Mapping[str, Any]
+    epochs: int | None
+    planned: int | None
+    bytes: int
+
+    def figure(self, *keys: str) -> float | None:
+        """A number of the record; None if it is not there or none."""
+        value: Any = self.record
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def only(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
+    """The runs of these statuses, all if none is given. Raises ConfigError for an unknown one."""
+    if wrong := [s for s in statuses if s not in STATUSES]:
+        raise ConfigError(f"--status {wrong[0]}: no such status{near(wrong[0], STATUSES)} ({', '.join(STATUSES)})")
+    return [run for run in runs if not statuses or run.status in statuses]
+
+
+def list_runs(folder: Path) -> list[Run]:
+    """All runs at or below a folder by study and name. Links are not followed. Raises DataError if there is none."""
+    studies: dict[Path, list[Path]] = {}
+    for place in find_runs(folder):
+        studies.setdefault(place.parent, []).append(place)
+    found = []
+    for home, places in studies.items():
+        inside = home.resolve() != folder.resolve() and home.is_relative_to(folder)
+        study = str(home.relative_to(folder)) if inside else home.resolve().name
+        records = {place: read(place) for place in places}
+        names = short_names({place.name: record for place, (record, _) in records.items()})
+        found += [_run(place, study, names.get(place.name, place.name), *records[place]) for place in places]
+    return found
+
+
+def short_names(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What the runs of a study change and not all of them share, by folder name, for those whose record says it."""
+    told = {
+        name: {"changes": [c for c in record["changes"] if not c.startswith("study=")]}
+        for name, record in records.items()
+        if "changes" in record
+    }
+    return dict(zip(told, variants(told), strict=True))
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The runs' folders at or below a folder, in order. Raises DataError if there is none."""
+    found = []
+    for place, inner, files in os.walk(folder):
+        if "record.json" in files or {"config.yaml", ".lock"} <= set(files):
+            found.append(Path(place))
+            inner.clear()  # what lies in a run is the run's
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+    if not found:
+        there = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
+        raise DataError(f"no runs in {folder}\n  expected: {folder}/STUDY/RUN/record.json\n  found:    {there}")
+    return sorted(found)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """A run's record, {} where there is none, and why it cannot be read."""
+    try:
+        text = read_text(folder / "record.json")
+    except FileNotFoundError:
+        return {}, None
+    except (OSError, ValueError) as error:
+        return {}, f"its record.json cannot be read: {error}"
+    try:
+        return parse_record(text), None
+    except ValueError as error:
+        return {}, f"its record.json: {error}"
+
+
+def _run(folder: Path, study: str, name: str, record: dict[str, Any], said: str | None) -> Run:
+    status, error = record.get("status"), record.get("error")
+    if said is not None:
+        status, error = "unreadable", said
+    elif busy(folder):
+        status = "running"
+    elif status not in ("done", "failed"):
+        status, error = "interrupted", None
+    done, planned = _epochs(folder)
+    if isinstance(record.get("epochs"), int) and status == "done":
+        done = record["epochs"]
+    return Run(folder, study, name, status, error, record, done, planned, size(folder))
+
+
+def busy(folder: Path) -> bool:
+    """Whether a process holds the run's lock (`record.locked`); asked with a shared lock, for an instant."""
+    try:
+        with open_lock(folder, create=False) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, ConfigError):  # a link or a pipe: none of ours
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _epochs(folder: Path) -> tuple[int | None, int | None]:
+    """Epochs in the run's history, and those that its config plans."""
+    try:
+        done = int(float(read_text(folder / "history.csv").splitlines()[-1].partition(",")[0]))
+    except (OSError, ValueError, IndexError, OverflowError):
+        done = None
+    # Lines of a file that OmegaConf wrote: reading YAML would take most of the listing's time.
+    planned = re.search(r"^trainer:\n(?:  .*\n)*?  max_epochs: (\d+)$", config_text(folder), re.MULTILINE)
+    return done, int(planned[1]) if planned else None
+
+
+def config_text(folder: Path) -> str:
+    """A run's config.yaml as it is; nothing where there is none."""
+    try:
+        return read_text(folder / "config.yaml")
+    except (OSError, ValueError):
+        return ""
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; those of links do not count."""
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size if path.exists() else 0
+    total = 0
+    for place, _, files in os.walk(path):
+        for name in files:
+            with suppress(OSError):  # a run that goes on removes files meanwhile
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
+
+
+def print_runs(runs: Sequence[Run], console: Console) -> None:
+    """A row a run under its study, and below it why runs failed."""
+    columns = {name: width for name, width in WIDTHS.items() if console.width >= WIDE or name not in ("time", "begun")}
+    room = console.width - sum(width + 2 for width in columns.values())
+    longest = max(7, min(max(20, room), max((len(run.name) for run in runs), default=0) + 2))
+    for study in dict.fromkeys(run.study for run in runs):
+        members = [run for run in runs if run.study == study]
+        used = decimal(sum(run.bytes for run in members))
+        console.print(f"[bold]{escape(study)}[/] ({counted(len(members), 'run')}, {used})", highlight=False)
+        table = Table(box=None, pad_edge=False, show_header=study == runs[0].study)
+        table.add_column("  run", width=longest, overflow="fold")
+        for name, width in columns.items():
+            table.add_column(name, width=width, justify="left" if name == "status" else "right")
+        for run in members:
+            cells = _cells(run)
+            table.add_row(Padding(escape(run.name), (0, 0, 0, 2)), *(cells[name] for name in columns))
+        console.print(table)
+        for run in members:
+            if run.error:
+                line = f"  [red]{escape(run.name)}:[/] {escape(run.error)}"
+                console.print(line, highlight=False, soft_wrap=True)
+    numbers = {s: sum(run.status == s for run in runs) for s in STATUSES}
+    said = ", ".join(f"{n} {status}" for status, n in numbers.items() if n) or "none"
+    console.print(f"{counted(len(runs), 'run')}: {said}; {decimal(sum(r.bytes for r in runs))}", highlight=False)
+    if any(run.record.get("selected_on_reported") for run in runs):
+        console.print("* selected on the reported split: its figures are flattered")
+
+
+def _cells(run: Run) -> dict[str, str]:
+    """A row's cells by their columns."""
+    colour = COLOURS.get(run.status)
+    epochs = "–" if run.epochs is None else str(run.epochs)
+    if run.planned is not None and run.epochs != run.planned:
+        epochs += f" of {run.planned}"
+    return {
+        "status": (f"[{colour}]{run.status}[/]" if colour else run.status)
+        + "*" * bool(run.record.get("selected_on_reported")),
+        "mIoU": number(run.figure("metrics", "network", "miou")),
+        "original": number(run.figure("metrics", "original", "miou")),
+        "epochs": epochs,
+        "time": clock(_finite(run.figure("seconds"))),
+        "size": decimal(run.bytes),
+        "begun": begun(run.record),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def begun(record: Mapping[str, Any]) -> str:
+    """When a run was last begun or continued, in local time; – if its record does not say."""
+    try:
+        return datetime.fromisoformat(record.get("started") or "").astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError):
+        return "–"
+
+
+def counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' * (count != 1)}"
+
+
+def as_json(runs: Sequence[Run]) -> str:
+    """The runs for machines; null where a figure is not there or not defined."""
+    rows = [
+        {
+            "folder": str(run.folder), "study": run.study, "name": run.name, "status": run.status, "error": run.error,
+            "changes": run.record.get("changes"), "seed": _finite(run.figure("seed")),
+            "miou": _finite(run.figure("metrics", "network", "miou")),
+            "miou_original": _finite(run.figure("metrics", "original", "miou")),
+            "pixel_accuracy": _finite(run.figure("metrics", "network", "pixel_accuracy")),
+            "selected_on_reported": bool(run.record.get("selected_on_reported")),
+            "epochs": run.epochs, "max_epochs": run.planned, "seconds": _finite(run.figure("seconds")),
+            "bytes": run.bytes, "started": run.record.get("started"),
+        }
+        for run in runs
+    ]  # fmt: skip
+    return json.dumps(rows, indent=1, ensure_ascii=False)

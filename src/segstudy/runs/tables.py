@@ -1,0 +1,164 @@
+"""Tables of a run and of a study."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segstudy.console import clock, number
+from segstudy.files import read_text
+from segstudy.runs.record_schema import parse_record
+
+APART = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
+"""What is measured beside the plain test, by its entry in the record (`callbacks/extra_evaluation.py`)."""
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The record of each run folder directly in a study's folder, by name; only a status of one that is damaged."""
+    found = {}
+    for file in sorted(folder.glob("*/record.json")):
+        try:
+            found[file.parent.name] = parse_record(read_text(file))
+        except (OSError, ValueError):
+            found[file.parent.name] = {"status": "unreadable"}
+    return found
+
+
+def print_study(folder: Path, console: Console) -> list[str]:
+    """Print one line a run, in a table for each kind of report; returns the names of those that are not done."""
+    runs = records(folder)
+    named = variants(runs)
+    groups = comparable(named)
+    for group in groups:
+        console.print(_table(group))
+    if len(groups) > 1:
+        console.print(
+            "[bold]runs that report on other data, sizes or protocols, or are selected as published, cannot be "
+            "compared: a table for each",
+            soft_wrap=True,
+        )
+    for name, r in named.items():
+        if r.get("status") == "failed":
+            console.print(f"[red]{escape(name)}:[/] {escape(str(r.get('error')))}", soft_wrap=True, highlight=False)
+    if any("(" in str(r.get("encoder_weights")) for r in runs.values()):
+        console.print("[red]random!: ImageNet weights were asked for and could not be had[/] (encoder.weights=PATH)")
+    if any(r.get("selected_on_reported") for r in runs.values()):
+        console.print("* selected on the reported split: its figure is flattered; set data.select_fraction=.1")
+    return [name for name, r in runs.items() if r.get("status") != "done"]
+
+
+def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+    """The runs in groups that report on the same images, at the same size, with the same classes and background, under
+    the same protocol; those that select as a published study did (`reproduce`) stand apart from all others. A run that
+    failed before it opened its data goes with the first group."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    homeless = {}
+    for name, r in runs.items():
+        if "data" not in r:
+            homeless[name] = r
+            continue
+        data = r["data"]
+        kind = [data["name"], data["size"], data.get("protocol", ""), data["roles"]["report"], r.get("class_names")]
+        kind += [data.get("background"), r.get("reproduce")]
+        groups.setdefault(json.dumps(kind), {})[name] = r
+    if not groups:
+        return [homeless] if homeless else []
+    first, *others = groups.values()
+    return [first | homeless, *others]
+
+
+def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
+    table = Table(caption=_caption(runs), caption_justify="left")
+    published = any(r.get("reproduce") for r in runs.values())
+    left = ("variant", "status", "encoder from")
+    figures = ("mIoU", "mIoU original", "accuracy", *(["as published"] if published else []))
+    for column in ("variant", "status", *figures, "images/s", "time", "encoder from"):
+        table.add_column(column, justify="left" if column in left else "right")
+    for name, r in runs.items():
+        metrics = r.get("metrics", {})
+        network, original = metrics.get("network", {}), metrics.get("original", {})
+        values = (network.get("miou"), original.get("miou"), network.get("pixel_accuracy"))
+        status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
+        table.add_row(
+            escape(name), f"[red]{status}" if status == "failed" else status,
+            *(["–", "–", "–", _published(values)] if published else map(number, values)),
+            number(r.get("images_per_second"), 1), clock(r.get("seconds")), encoder_origin(r),
+        )  # fmt: skip
+    return table
+
+
+def _published(values: tuple[float | None, float | None, float | None]) -> str:
+    """The cell of a run that was selected as its original was: mIoU and accuracy at network size."""
+    miou, _, accuracy = values
+    return "–" if miou is None else f"mIoU {number(miou)}, accuracy {number(accuracy)}"
+
+
+def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records under short names: the model and those of a run's choices that not all runs of the study share.
+
+    Single settings (with a dot) are named only where the names would not differ without them.
+    """
+    changes = {name: r.get("changes", [f"model={name}"]) for name, r in runs.items()}
+    shared = set.intersection(*(set(c) for c in changes.values())) if len(runs) > 1 else set()
+    for dotted in (False, True):
+        short = {}
+        for name, (model, *rest) in changes.items():
+            own = [c.rsplit("/", 1)[-1] for c in rest if c not in shared and (dotted or "." not in c.partition("=")[0])]
+            short[name] = " ".join([model.removeprefix("model="), *own])
+        if len(set(short.values())) == len(short):
+            return {short[name]: r for name, r in runs.items()}
+    return dict(runs)
+
+
+def print_classes(record: Mapping[str, Any], console: Console, title: str = "test") -> None:
+    """Print the per-class table of a run at network size, with the figures at both sizes below."""
+    table = Table(title=f"{escape(title)}, at network size")
+    for column in ("class", "IoU", "recall", "precision", "share of pixels"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for row in record["classes"]["network"]:
+        table.add_row(row["class"], *(number(row[k]) for k in ("iou", "recall", "precision", "share")))
+    console.print(table)
+    earlier = record.get("metrics_before", {})
+    figures = {f"{size} size before": earlier[size] for size in earlier}
+    figures |= {f"{size} size": values for size, values in record["metrics"].items()}
+    figures |= {said: record[key] for key, said in APART.items() if key in record}
+    for size, values in figures.items():
+        text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+        console.print(f"{size + ':':15} {text}", highlight=False, soft_wrap=True)
+
+
+def encoder_origin(record: Mapping[str, Any]) -> str:
+    """Where the encoder's weights came from: random, imagenet or a file's name; random! if others were asked for."""
+    origin = record.get("encoder_weights", "–")
+    return "[red]random!" if "(" in origin else Path(origin).name
+
+
+def command(record: Mapping[str, Any]) -> str:
+    """The command that trained a run, or one that trains the same; "" if its record says neither."""
+    if "command" in record:
+        return str(record["command"])
+    return shlex.join(["segstudy", "train", *map(str, record["changes"])]) if record.get("changes") else ""
+
+
+def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
+    """Data, sizes and protocol that the runs of a table share."""
+    described = [r["data"] for r in runs.values() if "data" in r]
+    if not described:
+        return ""
+    data = described[0]
+    report = data["roles"]["report"]
+    fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
+    fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
+    once = len({r.get("seed") for r in runs.values()}) == 1
+    chance = "; one seed a variant: differences may be chance" if once else ""
+    size = "×".join(map(str, data["size"]))
+    protocol = f" ({data['protocol']})" if data.get("protocol") else ""
+    return (
+        f"{data['name']}{protocol} at {size}; trained on {fit}, "
+        f"reported on {report['images']} of {report['split']!r}{chance}"
+    )

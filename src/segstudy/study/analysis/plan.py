@@ -1,0 +1,149 @@
+"""What a study sets out to compare, declared before it is run: pairs of variants, claims, what counts as equal."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segstudy.errors import ConfigError, near
+from segstudy.study.analysis.metrics import FIGURES, PLAIN
+
+OF_SEEDS = ("epochs_to_90",)
+"""What has a value for each training, but none for each image."""
+
+FIGURE_NAMES = ("miou", *OF_SEEDS, *PLAIN, *(f.name for f in FIGURES))
+
+AT = ("trained", "equal_spill")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement to hold against the data.
+
+    figure of `variant` is lower or higher (direction) than that of `against`, by more than margin; or, with
+    no_worse: true, is not worse by margin or more. at: as trained, or with `against` brought to the spill of `variant`
+    by its background logit (for missed and hallucinated).
+    """
+
+    say: str
+    figure: str
+    variant: str
+    against: str
+    direction: str
+    margin: float = 0.0
+    no_worse: bool = False
+    at: str = "trained"
+
+    def __post_init__(self) -> None:
+        _expect(isinstance(self.say, str) and self.say.strip(), f"say is a sentence, not {self.say!r}")
+        for name, side in (("variant", self.variant), ("against", self.against)):
+            _expect(_is_side(side), f"{name} names a variant, not {side!r}")
+        _expect(self.variant != self.against, f"{self.variant!r} is held against itself")
+        _expect(_is_number(self.margin), f"margin is a number from 0 on, not {self.margin!r}")
+        _expect(isinstance(self.no_worse, bool), f"no_worse is true or false, not {self.no_worse!r}")
+        if self.figure not in FIGURE_NAMES:
+            raise ConfigError(f"report.claims: no figure {self.figure!r}{near(self.figure, FIGURE_NAMES)}")
+        if self.direction not in ("lower", "higher"):
+            raise ConfigError(f"report.claims: direction is lower or higher, not {self.direction!r}")
+        if self.at not in AT:
+            raise ConfigError(f"report.claims: at is one of {', '.join(AT)}, not {self.at!r}")
+        if self.at == "equal_spill" and self.figure not in ("missed", "hallucinated"):
+            raise ConfigError(f"report.claims: at equal spill missed and hallucinated are known, not {self.figure}")
+
+
+def _expect(true: Any, otherwise: str, place: str = "report.claims: ") -> None:
+    if not true:
+        raise ConfigError(place + otherwise)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    """Raises ConfigError for what is not a list of two."""
+    _expect(isinstance(value, list | tuple) and len(value) == 2, f"{value!r} is not [a, b]", "report.pairs: ")
+    return str(value[0]), str(value[1])
+
+
+def _is_side(value: Any) -> bool:
+    """Whether it is a name, or settings, with | between alternatives, none of them empty."""
+    return isinstance(value, str) and all(part.strip() for part in value.split("|"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The `report` section of a config.
+
+    margin: differences of mIoU within it count as equal. min_images: a class needs truth in so many images to carry
+    a verdict. pair_seeds: variants share start and batches seed by seed. pairs: [a, b] each, b against a; empty: each
+    variant against the one before.
+    """
+
+    margin: float = 0.005
+    min_images: int = 20
+    pair_seeds: bool = False
+    pairs: Sequence[tuple[str, str]] = ()
+    claims: Sequence[Claim] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        share = _is_number(self.margin) and self.margin <= 1
+        _expect(share, f"report.margin={self.margin}: it is a number from 0 to 1", "")
+        whole = isinstance(self.min_images, int) and not isinstance(self.min_images, bool) and self.min_images >= 1
+        _expect(whole, f"report.min_images={self.min_images}: it is a whole number from 1 on", "")
+        _expect(isinstance(self.pair_seeds, bool), f"report.pair_seeds={self.pair_seeds}: it is true or false", "")
+        for a, b in self.pairs:
+            _expect(_is_side(a) and _is_side(b), f"[{a!r}, {b!r}] is not two variants", "report.pairs: ")
+            _expect(a != b, f"{a!r} is compared with itself", "report.pairs: ")
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any] | None) -> "Plan":
+        """From plain values. Raises ConfigError for what is not understood."""
+        given = dict(section or {})
+        try:
+            pairs = tuple(_pair(pair) for pair in given.pop("pairs", None) or ())
+            claims = tuple(Claim(**claim) for claim in given.pop("claims", None) or ())
+            return cls(pairs=pairs, claims=claims, **given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the config's report section is not understood: {error}\n"
+                "  → report: {margin, min_images, pair_seeds, pairs: [[v1, v2], …], claims: [{say, figure, variant, "
+                "against, direction}, …]}"
+            ) from error
+
+    def sides(self) -> list[str]:
+        """All that is compared, each once."""
+        claimed = [side for claim in self.claims for side in (claim.against, claim.variant)]
+        return list(dict.fromkeys([*(side for pair in self.pairs for side in pair), *claimed]))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a variant, or the mean of several. name: the variant's, or the plan's own words."""
+
+    name: str
+    variants: list[str]
+
+    @classmethod
+    def of(cls, wanted: str, variants: Mapping[str, Sequence[str]]) -> "Side":
+        """The side that `wanted` means; without variants if there are none."""
+        found = matching(wanted, variants)
+        words = re.sub(r"\b[\w.]+\.(?=\w+=)", "", wanted).replace("|", " | ")  # decoder.up=nearest → up=nearest
+        return cls(found[0] if len(found) == 1 else words, found)
+
+
+def matching(wanted: str, variants: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of the variants (name → its changes, model first) that `wanted` means, in their order.
+
+    A name, a model, or settings that must all be there (loss=ce_dice encoder=resnet50); | between alternatives.
+    """
+    found = []
+    for name, changes in variants.items():
+        known = {name, *changes, *(c.rsplit(".", 1)[-1] for c in changes), *(c.removeprefix("model=") for c in changes)}
+        for part in wanted.split("|"):
+            terms = part.split()
+            if part.strip() == name or (terms and all(term in known for term in terms)):
+                found.append(name)
+                break
+    return found

@@ -1,0 +1,229 @@
+"""A study of folders of masks from anywhere: the truth, and predictions of two or more systems."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+from scipy import ndimage
+
+from segstudy.data.folder.description import read_class_table
+from segstudy.data.images import open_picture, read_mask
+from segstudy.errors import ConfigError, DataError, near
+from segstudy.labels import IGNORE, voc_palette
+from segstudy.study.analysis.analyse import analyse, first_sentence
+from segstudy.study.analysis.findings import Findings
+from segstudy.study.analysis.plan import Plan
+from segstudy.study.results import Tested, of_masks
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Names and colours of the classes, which of them is the background, if any, and labels that become 255."""
+
+    classes: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    background: int | None
+    ignored: Sequence[int] = ()
+
+
+def compare(
+    truth: Path, predictions: Sequence[Path], legend: Legend, plan: Plan, groups: Mapping[str, str] | None = None
+) -> tuple[Findings, dict[str, list[Tested]]]:
+    """Findings and tests of folders of masks, by the names of the folders.
+
+    Masks are matched by their paths without suffix. Raises DataError that names all that are missing, of another size,
+    or of labels that are no class.
+    """
+    names = _names(predictions)
+    pairs = match(truth, predictions)
+    tests = [
+        replace(
+            of_masks(name, _read(pairs, column, legend, name), legend.classes, legend.background, groups),
+            record=_record(truth, folder, legend, len(pairs)),
+        )
+        for column, (name, folder) in enumerate(zip(names, predictions, strict=True))
+    ]
+    title = f"{len(pairs)} masks of {truth}, at their own size"
+    group = analyse(tests, plan, title)
+    return Findings(f"{truth.name}: {', '.join(names)}", first_sentence([group]), [group]), {
+        t.variant: [t] for t in tests
+    }
+
+
+def match(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path]]:
+    """Mask files by name: the truth's, then one a prediction. Raises DataError that names what is missing."""
+    files = {folder: _masks(folder) for folder in (truth, *predictions)}
+    if not files[truth]:
+        raise DataError(f"no masks in {truth}\n  expected: {truth}/NAME.png (indexed or greyscale, 255 ignored)")
+    wrong = []
+    for folder in predictions:
+        missing = [name for name in files[truth] if name not in files[folder]]
+        if missing:
+            some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            wrong.append(f"{folder} lacks {len(missing)} of the {len(files[truth])} masks of {truth}: {some}")
+    if wrong:
+        raise DataError("\n  ".join(wrong) + "\n  → a prediction for each mask of the truth, with the same name")
+    return {name: [files[folder][name] for folder in (truth, *predictions)] for name in files[truth]}
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder of masks")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    named: dict[str, Path] = {}
+    for path in found:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise DataError(f"{named[name]} and {path} are two masks of one name\n  → keep one of them")
+        named[name] = path
+    return named
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, as long as they must be to differ."""
+    paths = [folder.resolve().parts for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ConfigError("one folder of predictions is given twice")
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if max(Counter(names).values()) == 1:
+            return names
+    raise ConfigError("the folders of predictions have no different names")
+
+
+def _read(
+    pairs: Mapping[str, list[Path]], column: int, legend: Legend, name: str
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(name, truth, labels) of each pair, with a progress bar; all odd sizes and labels are told at once."""
+    wrong: list[str] = []
+    classes, mapping = len(legend.classes), dict.fromkeys(legend.ignored, IGNORE)
+    for key, files in track(pairs.items(), description=name, total=len(pairs), transient=True):
+        try:
+            truth, labels = (read_mask(files[i], classes, mapping) for i in (0, 1 + column))
+        except DataError as error:
+            wrong.append(str(error).splitlines()[0])
+            continue
+        if truth.shape != labels.shape:
+            wrong.append(f"{files[1 + column]} is {_size(labels)}, its truth {_size(truth)}")
+            continue
+        if (labels[truth != IGNORE] == IGNORE).any():
+            wrong.append(
+                f"{files[1 + column]} holds 255 where the truth has a class: a prediction names one everywhere"
+            )
+            continue
+        yield key, truth, _named(labels)
+    if wrong:
+        more = f"\n  … and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise DataError(f"{len(wrong)} masks cannot be compared:\n  " + "\n  ".join(wrong[:8]) + more)
+
+
+def _named(labels: np.ndarray) -> np.ndarray:
+    """The labels (H,W) with 255, which lies in the truth's 255 alone, as the nearest label: any class of its own there
+    would draw edges around it."""
+    void = labels == IGNORE
+    if not void.any():
+        return labels
+    if void.all():
+        return np.zeros_like(labels)
+    return labels[tuple(ndimage.distance_transform_edt(void, return_distances=False, return_indices=True))]
+
+
+def _size(labels: np.ndarray) -> str:
+    return f"{labels.shape[1]}×{labels.shape[0]}"
+
+
+def _record(truth: Path, folder: Path, legend: Legend, images: int) -> dict[str, Any]:
+    """What a run's record would say of these masks, as far as they tell."""
+    return {
+        "status": "done",
+        "changes": [folder.name],
+        "class_names": list(legend.classes),
+        "palette": [list(rgb) for rgb in legend.palette],
+        "data": {"name": truth.name, "roles": {"report": {"images": images, "split": truth.name}}},
+    }
+
+
+def read_legend(truth: Path, file: Path | None, background: str | None, ignore: Sequence[str] = ()) -> Legend:
+    """Classes and colours from a CSV (columns index, name, red, green, blue), else from the masks.
+
+    ignore: classes (names or numbers) that are no class but mean 255; they must be the last ones.
+
+    background: a class's name or number, "none", or None: a class named background, or number 0 where no names are
+    given. Raises ConfigError for a background that is no class.
+    """
+    if file is not None:
+        numbers, colours = read_class_table(file)
+        if list(numbers) != [str(i) for i in range(len(numbers))]:
+            raise DataError(f"{file}: the classes' numbers are not 0, 1, 2, …: {', '.join(numbers)}")
+        classes = list(numbers.values())
+        palette = [colours.get(name, rgb) for name, rgb in zip(classes, voc_palette(len(classes)), strict=True)]
+    else:
+        highest, palette = _seen(truth)
+        classes = [f"class {c}" for c in range(highest + 1)]
+    ignored = sorted(_number("--ignore", name, classes) for name in ignore)
+    kept = classes[: len(classes) - len(ignored)]
+    if ignored != list(range(len(kept), len(classes))):
+        raise ConfigError(f"--ignore {', '.join(ignore)}: only the last classes can be left out ({', '.join(classes)})")
+    return Legend(kept, palette[: len(kept)], _background(background, kept, file is None), ignored)
+
+
+def _seen(truth: Path) -> tuple[int, list[tuple[int, int, int]]]:
+    """The highest label below 255 in the truth, and its palette where the masks have one."""
+    highest, palette = 0, None
+    for path in _masks(truth).values():
+        picture = open_picture(path)
+        labels = np.asarray(picture)
+        highest = max(highest, int(labels[labels != IGNORE].max(initial=0)))
+        palette = palette or _palette(picture)
+    if highest >= IGNORE:
+        raise DataError(f"{truth} holds labels above 255: at most 255 classes can be compared")
+    return highest, palette or voc_palette(highest + 1)
+
+
+def _palette(picture: Image.Image) -> list[tuple[int, int, int]] | None:
+    values = picture.getpalette() if picture.mode == "P" else None
+    if not values:
+        return None
+    values = values + [0] * (768 - len(values))
+    return [(values[3 * i], values[3 * i + 1], values[3 * i + 2]) for i in range(256)]
+
+
+def _background(wanted: str | None, classes: Sequence[str], unnamed: bool) -> int | None:
+    if wanted is None:
+        return 0 if unnamed else next((i for i, name in enumerate(classes) if name.lower() == "background"), None)
+    if wanted.lower() == "none":
+        return None
+    return _number("--background", wanted, classes)
+
+
+def _number(option: str, wanted: str, classes: Sequence[str]) -> int:
+    if wanted in classes:
+        return list(classes).index(wanted)
+    if wanted.isdigit() and int(wanted) < len(classes):
+        return int(wanted)
+    raise ConfigError(
+        f"{option} {wanted}: no such class{near(wanted, classes)}\n  → a name or a number ({', '.join(classes)})"
+    )
+
+
+def read_groups(file: Path) -> dict[str, str]:
+    """name → group from a CSV of two columns; a first line `name,group` is a heading."""
+    with file.open(newline="") as opened:
+        rows = [row for row in csv.reader(opened) if row]
+    if any(len(row) < 2 for row in rows):
+        raise DataError(f"{file}: each line is NAME,GROUP")
+    return {_bare(row[0]): row[1].strip() for row in rows if row[:2] != ["name", "group"]}
+
+
+def _bare(name: str) -> str:
+    """A mask's name without its suffix; of frame.001, which has none, nothing is cut."""
+    path = Path(name.strip())
+    return (path.with_suffix("") if path.suffix.lower() in (*SUFFIXES, ".jpg", ".jpeg") else path).as_posix()

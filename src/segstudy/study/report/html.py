@@ -1,0 +1,325 @@
+"""A study's report: one page that opens anywhere, and the same for papers, spreadsheets and repositories."""
+
+import base64
+import io
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from segstudy.console import clock
+from segstudy.errors import DataError
+from segstudy.files import move, opened_folder, subfolder
+from segstudy.runs.tables import command
+from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
+from segstudy.study.analysis.significance import MARK
+from segstudy.study.report import plots
+from segstudy.study.report.csv import CLASS_COLUMNS, RUN_COLUMNS, as_csv, class_rows, run_rows
+from segstudy.study.report.latex import latex_tables
+from segstudy.study.report.markdown import markdown_report, seen
+from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
+from segstudy.study.report.text import (
+    OUTCOMES,
+    amount,
+    between,
+    distinct,
+    estimate,
+    label,
+    main_figure,
+    marks,
+    mean_of,
+    millions,
+    outcome_words,
+    share,
+    shortened,
+    signed,
+    single,
+    verdict,
+    verdicts_of,
+)
+
+SECTIONS = {
+    "objects": "Objects, one example of each outcome",
+    "telling": "Images that carry the difference",
+    "gallery": "The same images through all variants",
+    "worst": "Where it is worst",
+}
+"""A picture's name is `<section>/<caption>`; without one of these it goes to the gallery."""
+
+ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
+
+PICTURE_BYTES = 6_000_000
+"""For the pictures of a page, in base64; what is beyond is left out and counted."""
+
+PICTURE_WIDTH = 1600
+
+FIGURE_NAME = re.compile(
+    r"\d+_(forest_\w+|outcomes|distributions|operating_\w+|learning|classes|reliability)\.(svg|pdf)"
+)
+
+CAPTIONS = {
+    "outcomes": "What became of the objects. Thick bars: share of objects; thin bars: of their area.",
+    "distributions": "How much of each object was found, whatever its label, and the share of the commonest label in "
+    "that. Dashed: the limits between the outcomes (missed, partial, right; mixed): other limits, other shares.",
+    "operating_spilled": "Operating curves: the background's logit is shifted at test time. The large point is the "
+    "network as trained. Curves that lie on each other are one network at two operating points.",
+    "operating_hallucinated": "The same against pixels that are given a class which is not in the image.",
+    "learning": "Validation mIoU over the epochs. Thin lines: single trainings; thick: their mean.",
+    "classes": "IoU of each class; in brackets, images with it. Grey: too few images to say more.",
+    "reliability": "Accuracy against confidence. Below the dashed line: too sure.",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure on the page: its file's name, the SVG as a data URI, what is said of it, width in px."""
+
+    name: str
+    uri: str
+    caption: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on the page as a data URI, and its size in px."""
+
+    caption: str
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A group of variants as the page shows it."""
+
+    number: int
+    group: Group
+    plots: Mapping[str, Plot]
+    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    pictures_left_out: int = 0
+
+
+def write_report(
+    findings: Findings, folder: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
+) -> Path:
+    """Write report.html, report.md, runs.csv, per_class.csv, table.tex and figures/*.svg, *.pdf; returns the page.
+
+    pictures: by a group's title, (`<section>/<caption>`, RGB uint8 (H,W,3)), sections as in SECTIONS.
+    Everything is written beside the earlier report and then takes its place. Raises DataError if that fails.
+    """
+    work = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+        _write(findings, work, pictures)
+        _move(work, folder)
+    except OSError as error:
+        raise DataError(
+            f"the report of {findings.name} could not be written to {folder}: {error}\n"
+            "  an earlier one is still there; free some space or choose another folder, and report again"
+        ) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+    return folder / "report.html"
+
+
+def _write(findings: Findings, work: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> None:
+    """All files of a report into an empty folder."""
+    (work / "figures").mkdir()
+    left = PICTURE_BYTES
+    sections = []
+    for number, group in enumerate(findings.groups, 1):
+        shown, missing, used = _embed(pictures.get(group.title, ()), left)
+        left -= used
+        sections.append(Section(number, group, _draw(group, number, work / "figures"), shown, missing))
+    (work / "runs.csv").write_text(as_csv(RUN_COLUMNS, run_rows(findings)), encoding="utf-8")
+    (work / "per_class.csv").write_text(as_csv(CLASS_COLUMNS, class_rows(findings)), encoding="utf-8")
+    (work / "table.tex").write_text(latex_tables(findings), encoding="utf-8")
+    drawn = [[(plot.name, plot.caption) for plot in section.plots.values()] for section in sections]
+    (work / "report.md").write_text(markdown_report(findings, drawn), encoding="utf-8")
+    (work / "report.html").write_text(page(findings, sections), encoding="utf-8")
+
+
+def _move(work: Path, folder: Path) -> None:
+    """Put the files in place, the page last; figures of an earlier report that are no longer drawn go."""
+    subfolder(folder, "figures")  # a linked one is refused before anything is replaced
+    new = sorted((p for p in work.rglob("*") if p.is_file()), key=lambda p: p.name == "report.html")
+    for path in new:
+        move(path, folder, path.relative_to(work))
+    drawn = {p.name for p in new}
+    with opened_folder(folder, ["figures"]) as place:
+        for old in os.listdir(place):
+            if FIGURE_NAME.fullmatch(old) and old not in drawn:
+                os.unlink(old, dir_fd=place)
+
+
+def _draw(group: Group, number: int, folder: Path) -> dict[str, Plot]:
+    """Write the group's figures, and keep them for the page."""
+    drawn = {}
+    for name, figure in plots.figures(group).items():
+        stem = folder / f"{number}_{re.sub(r'[^0-9A-Za-z_]', '_', name)}"
+        plots.save(figure, stem)
+        svg = plots.themed(stem.with_suffix(".svg").read_text(encoding="utf-8"))
+        # A page is wider than a column of a journal.
+        width = round(figure.get_figwidth() * 96 * 1.3)
+        drawn[name] = Plot(stem.name, _uri("svg+xml", svg.encode()), _caption(name, group), width)
+    return drawn
+
+
+def _caption(name: str, group: Group) -> str:
+    if name == "classes" and (there := sum(n > 0 for n in group.class_images)) > plots.MOST_CLASSES:
+        return f"{CAPTIONS[name]} Of {there} classes with truth, the {plots.MOST_CLASSES} that differ most."
+    if not name.startswith("forest_"):
+        return CAPTIONS[name]
+    figure = name.removeprefix("forest_")
+    rows = [d for d in group.differences if d.figure == figure]
+    if figure != group.differences[0].figure:
+        return f"The same for {label(figure)}."
+    text = (
+        "Planned differences. Wide bars: 95 % intervals of all planned pairs together, as the verdicts. "
+        "Thin lines: plain 95 % interval of each."
+    )
+    if any(single(group, d) for d in rows):
+        text += " Hatched: one training a variant; this is of two trained networks, not of variants."
+    if math.isfinite(group.margin):
+        text += f" Grey band: differences within ±{share(group.margin)} count as equal."
+    return text
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _embed(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tuple[dict[str, list[Picture]], int, int]:
+    """Pictures by section within `budget` bytes; how many found no room; the bytes used."""
+    shown: dict[str, list[Picture]] = {}
+    missing = used = 0
+    for name, array in named:
+        section, _, caption = name.partition("/")
+        if section not in SECTIONS:
+            section, caption = "gallery", name
+        picture = _picture(caption, array)
+        if used + len(picture.uri) > budget:
+            missing += 1
+            continue
+        used += len(picture.uri)
+        shown.setdefault(section, []).append(picture)
+    return {s: shown[s] for s in SECTIONS if s in shown}, missing, used
+
+
+def _picture(caption: str, array: np.ndarray) -> Picture:
+    """RGB uint8 (H,W,3) as PNG where it has few colours (label maps), else as JPEG."""
+    image = Image.fromarray(array)
+    if image.width > PICTURE_WIDTH:
+        image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)), Image.Resampling.BOX)
+    file = io.BytesIO()
+    if image.getcolors(256) is not None:
+        image.convert("P", palette=Image.Palette.ADAPTIVE).save(file, "png", optimize=True)
+        return Picture(caption, _uri("png", file.getvalue()), image.width, image.height)
+    image.save(file, "jpeg", quality=82, optimize=True)
+    return Picture(caption, _uri("jpeg", file.getvalue()), image.width, image.height)
+
+
+def page(findings: Findings, sections: Sequence[Section]) -> str:
+    """The report as HTML that loads nothing: names and errors are the user's words and are escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "share": share, "signed": signed, "amount": amount, "clock": clock, "estimate": estimate, "label": label,
+        "millions": millions, "short": shortened, "outcome_words": outcome_words,
+    }  # fmt: skip
+    environment.globals |= {
+        "between": between, "verdict": verdict, "single": single, "mean_of": mean_of, "verdicts_of": verdicts_of,
+        "worth": worth, "seen": seen, "mark": MARK,
+        "moved": moved, "confusions": confusions, "facts": facts, "commands": commands, "figure_names": figure_names,
+        "outcome_colours": plots.OUTCOME_COLOURS, "section_titles": SECTIONS,
+        "theme": plots.THEME, "outcome_names": OUTCOMES, "marks": marks, "claims_note": CLAIMS_NOTE,
+    }  # fmt: skip
+    template = environment.from_string(
+        files("segstudy.study.report").joinpath("report.html").read_text(encoding="utf-8")
+    )
+    told = methods(findings)
+    return template.render(findings=findings, sections=sections, methods=told, references=cited(told))
+
+
+def moved(group: Group, most: int = 5) -> list[tuple[Difference, list[tuple[str, float]]]]:
+    """For each planned difference, the supported classes whose IoU moved most."""
+    by_name = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
+    found = []
+    for d in group.differences:
+        if d.figure != main_figure(group) or d.a not in by_name or d.b not in by_name:
+            continue
+        delta = by_name[d.b] - by_name[d.a]
+        known = [c for c in range(len(group.classes)) if group.supported[c] and math.isfinite(delta[c])]
+        known.sort(key=lambda c: -abs(delta[c]))
+        if known:
+            found.append((d, [(group.classes[c], float(delta[c])) for c in known[:most]]))
+    return found
+
+
+def confusions(group: Group, most: int = 10) -> list[tuple[str, str, list[float | None]]]:
+    """The commonest (truth, prediction) over the variants, with each variant's share of the truth's pixels."""
+    held = [{(t, p): s for t, p, s in v.confused if math.isfinite(s)} for v in group.variants]
+    pairs = {pair: max(h.get(pair, 0.0) for h in held) for h in held for pair in h}
+    top = sorted(pairs, key=lambda pair: -pairs[pair])[:most]
+    return [(truth, predicted, [h.get((truth, predicted)) for h in held]) for truth, predicted in top]
+
+
+def figure_names(group: Group) -> list[str]:
+    """Names of the further figures, in the order in which variants bring them; epochs and seconds stand elsewhere."""
+    names = dict.fromkeys(name for v in group.variants for name in v.figures)
+    return [name for name in names if not name.endswith("_to_90")]
+
+
+def worth(group: Group, variant: Variant, figure: str) -> bool:
+    """Whether a planned difference of this variant in the figure is worth a look."""
+    return any(b == variant.name and figure in names for (_, b), names in group.worth.items())
+
+
+def facts(group: Group) -> list[tuple[str, list[str]]]:
+    """What the runs of a group were made on and with; several values, with counts, where runs differ."""
+    records = [r for v in group.variants for r in v.records]
+    told: dict[str, list[str]] = {}
+
+    def note(name: str, value: object) -> None:
+        if value not in (None, "", [], {}):
+            told.setdefault(name, []).append(str(value))
+
+    for r in records:
+        data, machine = r.get("data", {}), r.get("machine", {})
+        note("data", " ".join(filter(None, [data.get("name"), data.get("protocol")])))
+        note("size", "×".join(map(str, data.get("size", ()))))
+        for role, part in data.get("roles", {}).items():
+            if part:
+                listed = f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
+                note(ROLES.get(role, role), listed)
+        note("checkpoint", r.get("checkpoint"))
+        origin = str(r.get("encoder_weights") or "")
+        note("encoder from", origin if "(" in origin else Path(origin).name)
+        note("epochs", r.get("epochs"))
+        note("steps", r.get("steps"))
+        note("device", r.get("device"))
+        note("machine", ", ".join(f"{k} {v}" for k, v in machine.items()))
+        for package, version in r.get("versions", {}).items():
+            note(package, version)
+        note("commit", r.get("git"))
+    seeds = {v.name: ", ".join(map(str, v.seeds)) for v in group.variants if len(v.seeds)}
+    alike = len(set(seeds.values())) == 1 and len(seeds) == len(group.variants)
+    said = [f"{next(iter(seeds.values()))} of each variant"] if alike else [f"{n}: {text}" for n, text in seeds.items()]
+    return [("seeds", said), *((name, distinct(values)) for name, values in told.items())]
+
+
+def commands(group: Group) -> list[str]:
+    """The command of each run."""
+    return [told for v in group.variants for r in v.records if (told := command(r))]

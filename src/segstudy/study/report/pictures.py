@@ -1,0 +1,205 @@
+"""Pictures for the report: images that carry a difference, the worst ones, and an object of each outcome."""
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+import numpy as np
+from scipy import ndimage
+
+from segstudy.build import build_data
+from segstudy.config.check import read_config
+from segstudy.config.trust import write_only_here
+from segstudy.console import number
+from segstudy.drawing import ERRORS, VOID, as_array, class_legend, coloured, grid
+from segstudy.errors import SegstudyError
+from segstudy.labels import IGNORE
+from segstudy.measures.objects import EIGHT, OUTCOMES, SMALLEST, which
+from segstudy.measures.pixels import CELLS, partition
+from segstudy.study.analysis.findings import Group
+from segstudy.study.analysis.metrics import image_miou
+from segstudy.study.report.text import shortened
+from segstudy.study.results import Tested
+
+CELL_COLOURS = {
+    "background": (250, 250, 250), "foreground": (205, 205, 205), "missed": ERRORS["missed"],
+    "confused": (148, 103, 189), "foreign": ERRORS["wrong class"], "overshoot": ERRORS["spilled"],
+    "ghost": (178, 34, 34),
+}  # fmt: skip
+"""The pixel partition's colours: greys are right."""
+
+Picture = tuple[str, np.ndarray]
+
+MOST = 5
+"""Variants side by side in one picture; more would be too small to see."""
+
+
+def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Picture]:
+    """Captioned RGB pictures of a group: what carries the difference, the worst images, an object of each outcome.
+
+    Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
+    """
+    shown = {name: seeds[name][0] for name in chosen(group, list(seeds))}
+    labels = {name: held for name, test in shown.items() if (held := _labels(test)) is not None}
+    if not labels:
+        return []
+    first = shown[next(iter(labels))]
+    photos = _photos(first)
+    palette = group.palette
+    truth = next(iter(labels.values()))[1]
+    drawn = {name: held[0] for name, held in labels.items()}
+    found: list[Picture] = []
+    telling = [index for index, _, _ in group.telling]
+    if telling and len(drawn) > 1:
+        titles = [f"{name} ({share:+.1%})" for _, name, share in group.telling]
+        sheet = _sheet(telling, titles, photos, truth, drawn, group)
+        found.append(
+            ("telling/images that carry the surest difference, with their share (+: for the later variant)", sheet)
+        )
+    scores = np.mean([image_miou(test) for test in shown.values()], 0)  # NaN where nothing is counted: in all or none
+    worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
+    titles = [f"{first.names[i]} (mIoU {scores[i]:.2f})" for i in worst]
+    found.append(
+        ("worst/the worst images of all variants together", _sheet(worst, titles, photos, truth, drawn, group))
+    )
+    found += _outcome_examples(photos, truth, drawn, group.background, palette, group.classes)
+    return found
+
+
+def chosen(group: Group, names: Sequence[str]) -> list[str]:
+    """At most MOST variants, in their order: those of the surest planned difference, then the first ones."""
+    known = [d for d in group.differences if d.a in names and d.b in names and not np.isnan(d.p)]
+    surest = min(known, key=lambda d: d.p, default=None)
+    wanted = dict.fromkeys([*((surest.a, surest.b) if surest else ()), *names])
+    kept = list(wanted)[:MOST]
+    return [name for name in names if name in kept]
+
+
+def _labels(test: Tested) -> tuple[np.ndarray, np.ndarray] | None:
+    """Predicted labels and truth (N,H,W) that a run kept at its test."""
+    file = test.folder / "test" / "labels.npz" if test.folder else None
+    if file is None or not file.is_file():
+        return None
+    with np.load(file) as held:
+        return held["labels"], held["truth"]
+
+
+def _photos(test: Tested) -> np.ndarray | None:
+    """The images (N,H,W,3) uint8 from the run's data set; None if it is not on this machine."""
+    if test.folder is None:
+        return None
+    try:
+        cfg = read_config(test.folder, ("data",))
+        write_only_here(cfg.data)
+        images = build_data(cfg).roles["report"]
+    except (SegstudyError, OSError):
+        return None
+    if [s.name for s in images.samples] != list(test.names):
+        return None
+    return np.asarray(images.cache.images[images.ids])
+
+
+def _sheet(
+    indices: Sequence[int] | np.ndarray,
+    titles: Sequence[str],
+    photos: np.ndarray | None,
+    truth: np.ndarray,
+    drawn: Mapping[str, np.ndarray],
+    group: Group,
+) -> np.ndarray:
+    """Rows of image, truth and each variant's labels; below each of these rows where and how the variant is wrong."""
+    rows, names = [], []
+    blank = np.full((*truth.shape[1:], 3), 255, np.uint8)
+    for index, title in zip(indices, titles, strict=True):
+        photo = blank if photos is None else photos[index]
+        rows.append([photo, *(coloured(a[index], group.palette) for a in (truth, *drawn.values()))])
+        wrong = [cell_picture(truth[index], labels[index], group.background) for labels in drawn.values()]
+        rows.append([blank, blank, *wrong])
+        names += [title, ""]
+    used = [truth[list(indices)], *(labels[list(indices)] for labels in drawn.values())]
+    legend = class_legend(used, group.classes, group.palette)
+    legend |= (
+        {c: CELL_COLOURS[c] for c in CELLS[2:]}
+        if group.background is not None
+        else {c: CELL_COLOURS[c] for c in ("confused", "foreign")}
+    )
+    return as_array(grid(rows, ["image", "truth", *drawn], legend, names))
+
+
+def cell_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
+    """The pixel partition of one image in its colours, RGB uint8 (H,W,3); 255 as void."""
+    table = np.full((256, 3), VOID, np.uint8)
+    table[: len(CELLS)] = [CELL_COLOURS[cell] for cell in CELLS]
+    return table[partition(truth, labels, background)]
+
+
+def _outcome_examples(
+    photos: np.ndarray | None,
+    truth: np.ndarray,
+    drawn: Mapping[str, np.ndarray],
+    background: int | None,
+    palette: Sequence[tuple[int, int, int]],
+    classes: Sequence[str],
+) -> list[Picture]:
+    """Image, truth and prediction for each outcome: the largest such object of the first hundred images."""
+    best: dict[int, tuple[int, int, str]] = {}
+    for name, labels in drawn.items():
+        for index in range(min(100, len(truth))):
+            for area, outcome in _outcomes(truth[index], labels[index], background):
+                if area > best.get(outcome, (0, 0, ""))[0]:
+                    best[outcome] = (area, index, name)
+    rows, titles, used = [], [], []
+    blank = np.full((*truth.shape[1:], 3), 255, np.uint8)
+    for outcome in sorted(best):
+        _, index, name = best[outcome]
+        pair = truth[index], drawn[name][index]
+        rows.append([blank if photos is None else photos[index], *(coloured(a, palette) for a in pair)])
+        titles.append(f"{OUTCOMES[outcome]}\n{shortened(name, 34)}")
+        used += list(pair)
+    if not rows:
+        return []
+    sheet = as_array(grid(rows, ["image", "truth", "prediction"], class_legend(used, classes, palette), titles))
+    return [("objects/an object of each outcome", sheet)]
+
+
+def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> list[tuple[int, int]]:
+    """(area, outcome) of each object of an image."""
+    found = []
+    counted = int((truth != IGNORE).sum())
+    for c in np.unique(truth):
+        if c in (IGNORE, background):
+            continue
+        numbers, _ = ndimage.label(truth == c, EIGHT)
+        for number, area in enumerate(np.bincount(numbers.ravel())[1:], 1):
+            if area >= SMALLEST * counted:
+                inside = labels[numbers == number]
+                there = inside if background is None else inside[inside != background]
+                votes = np.bincount(there, minlength=1)
+                purity = votes.max() / max(1, len(there))
+                found.append((int(area), which(len(there) / area, purity, int(votes.argmax()) == c)))
+    return found
+
+
+def gallery(seeds: Mapping[str, Sequence[Tested]]) -> np.ndarray | None:
+    """Image, truth and one column a variant (its first seed), RGB uint8 (H,W,3).
+
+    None if fewer than two variants kept samples. Those that show other images than the first one are left out.
+    """
+    runs = {name: tests[0] for name, tests in seeds.items()}
+    files = {name: test.folder / "test" / "samples.npz" for name, test in runs.items() if test.folder}
+    held = {name: dict(np.load(file)) for name, file in files.items() if file.is_file()}
+    if len(held) < 2:
+        return None
+    first_name, first = next(iter(held.items()))
+    held = {n: h for n, h in held.items() if np.array_equal(h["truth"], first["truth"])}
+    palette = [tuple(rgb) for rgb in runs[first_name].record["palette"]]
+    predictions = [h["prediction"] for h in held.values()]
+    rows = [
+        [first["image"][i], *(coloured(labels[i], palette) for labels in (first["truth"], *predictions))]
+        for i in range(len(first["image"]))
+    ]
+    titles = ["image", "truth", *(f"{fill(n, 22)}\nmIoU {_miou(runs[n])}" for n in held)]
+    return as_array(grid(rows, titles, class_legend([first["truth"], *predictions], runs[first_name].classes, palette)))
+
+
+def _miou(test: Tested) -> str:
+    return number(test.record["metrics"]["network"]["miou"])

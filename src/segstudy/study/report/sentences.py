@@ -1,0 +1,96 @@
+"""TODO"""
+
+import numpy as np
+
+from segstudy.study.statistics.comparison import Comparison, Verdict
+from segstudy.study.statistics.multiplicity import Decision
+
+
+def sentence(
+    a: str, b: str, figure: str, comparison: Comparison, decision: Decision,
+    margin: float = 0.005, spread: float | None = None,
+) -> str:  # fmt: skip
+    """The verdict on variant b against variant a in words, with the wide interval.
+
+    spread: SD over seeds of the same recipe elsewhere in this study, told where a side has one seed.
+    """
+    if np.isnan(comparison.delta) or np.isnan(decision.wide_low):
+        return f"undecided: {figure} is not defined (n/a) for {a} or {b}, or has no standard error"
+    size, signed = _ranges(comparison.delta, decision.wide_low, decision.wide_high)
+    seeds = _seed_words(*comparison.seeds)
+    if decision.verdict in ("better", "worse"):
+        return f"{b} is {decision.verdict} than {a} in {figure} by {size}; {seeds})"
+    if decision.verdict == "equal":
+        text = f"{b} and {a} are equal in {figure} within ±{_short(margin)} ({signed}; {seeds})"
+        shown = not decision.wide_low <= 0 <= decision.wide_high
+        return text + "; their difference is more than chance, but smaller than what matters" * shown
+    if decision.verdict in ("ahead", "behind"):
+        place = "ahead of" if decision.verdict == "ahead" else "behind"
+        return (
+            f"checkpoint {b} is {place} checkpoint {a} in {figure} by {size}, {_known(*comparison.seeds)}). "
+            f"{_one_training(a, b, decision.verdict, comparison.seeds, spread)}"
+        )
+    smallest = f"the smallest difference this study could have shown is {_short(decision.detectable)}"
+    text = f"undecided: {b} − {a} in {figure} is {_short(comparison.delta, True)} ({signed}; {seeds}); {smallest}"
+    one = min(comparison.seeds) == 1
+    return text + f", between these checkpoints; {halving(comparison)}" * one + f"; {halving(comparison)}" * (not one)
+
+
+def halving(comparison: Comparison, most: float = 20) -> str:
+    """What would halve the smallest difference that can be shown: more seeds, or more images, where one is enough.
+
+    Nothing beyond `most` times as many is proposed.
+    """
+    images = comparison.image_se**2
+    seeds = max(comparison.se**2 - images, 0.0)
+    aim = comparison.se**2 / 4
+    if aim == 0:
+        return "no seed or image could narrow it"
+    ways = []
+    if images < aim and seeds / (aim - images) <= most:
+        a, b = (int(np.ceil(round(count * seeds / (aim - images), 6))) for count in comparison.seeds)
+        ways.append(f"{a} seeds" if a == b else f"{a} and {b} seeds")
+    if seeds < aim and images / (aim - seeds) <= most:
+        ways.append(f"{images / (aim - seeds):.0f} times the images")
+    if ways:
+        return f"about {' (or '.join(ways)}{')' * (len(ways) - 1)} would halve it"
+    return "only more seeds and more images together (four times of each) would halve it"
+
+
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def _seed_words(a: int, b: int) -> str:
+    first, second = (COUNTS[n] if n < len(COUNTS) else str(n) for n in (a, b))
+    if a == b:
+        return f"{first} seed{'s' * (a != 1)} each" + ", images only" * (a == 1)
+    return f"{first} and {second} seeds"
+
+
+def _known(a: int, b: int) -> str:
+    return "images only" if a == b == 1 else f"images and the seeds of the other; {_seed_words(a, b)}"
+
+
+def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], spread: float | None) -> str:
+    of = "each" if seeds == (1, 1) else f"of {a if seeds[0] == 1 else b}"
+    moved = "unknown here" if spread is None else f"{_short(spread)} (SD) in this study"
+    said = {"ahead": "better", "behind": "worse"}[verdict]
+    return (
+        f"One training {of}: whether variant {b} is {said} is not known; how far the same recipe moves with another "
+        f"seed: {moved}"
+    )
+
+
+def _ranges(delta: float, low: float, high: float) -> tuple[str, str]:
+    """'.016 (.005 … .027' of the difference's size, and '−.006 … +.014' of the difference itself."""
+    signed = f"{_short(low, True)} … {_short(high, True)}"
+    small, large = (-high, -low) if delta < 0 else (low, high)
+    return f"{_short(abs(delta))} ({_short(small)} … {_short(large)}", signed
+
+
+def _short(value: float, sign: bool = False) -> str:
+    """.016; +.016 with sign. Three decimals, five for what would be .000."""
+    size = abs(value)
+    text = f"{size:.{3 if size == 0 or size >= 0.0005 else 5}f}"
+    text = text[1:] if text.startswith("0.") else text
+    return ("−" if value < 0 else "+" if sign and value > 0 else "") + text

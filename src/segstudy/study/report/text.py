@@ -1,0 +1,165 @@
+"""How a report writes figures, verdicts and names: on the page, in Markdown and in LaTeX."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from segstudy.study.analysis.findings import Difference, Group, Variant
+from segstudy.study.statistics.comparison import Estimate
+
+OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
+"""What may become of an object, from nothing of it to all."""
+
+MISSING = "–"
+
+NOT_DEFINED = "n/a"
+
+LABELS = {
+    "miou": "mIoU",
+    "shape_iou": "shape IoU",
+    "boundary_iou": "boundary IoU",
+    "boundary_f": "boundary F",
+    "ece": "calibration error (ECE)",
+    "nll": "negative log-likelihood",
+}
+
+LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "…": r"\ldots{}", "±": r"$\pm$", "Δ": r"$\Delta$",
+    "×": r"$\times$", "→": r"$\to$", "–": "--",
+}  # fmt: skip
+
+
+def share(value: float | None, digits: int = 3) -> str:
+    """A figure between −1 and 1 without its leading 0: .016, −.016, 1.000; n/a for NaN, – for None."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return NOT_DEFINED
+    text = f"{abs(value):.{digits}f}"
+    text = text.removeprefix("0") if text.startswith("0.") else text
+    return f"−{text}" if value < 0 and text.strip(".0") else text
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """As `share`, with a plus where it is above 0."""
+    text = share(value, digits)
+    return f"+{text}" if value > 0 and text.strip(".0") else text
+
+
+def amount(value: float | None, digits: int = 1) -> str:
+    """A figure of any size: 12.4; n/a for NaN, – for None."""
+    if value is None:
+        return MISSING
+    return f"{value:,.{digits}f}" if math.isfinite(value) else NOT_DEFINED
+
+
+def millions(value: float | None) -> str:
+    """2,686,613 → 2.69 M."""
+    return amount(value if value is None else value / 1e6, 2) + (" M" if value is not None else "")
+
+
+def between(low: float, high: float) -> str:
+    """(.005 to .027) on one line, or nothing where there is no interval."""
+    return f"({share(low)}\u00a0to\u00a0{share(high)})" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def estimate(value: Estimate | None) -> str:
+    """.619 (.588 to .650)."""
+    return MISSING if value is None else f"{share(value.value)} {between(value.low, value.high)}".strip()
+
+
+def label(figure: str) -> str:
+    """A figure's name for people."""
+    return LABELS.get(figure, figure.replace("_", " "))
+
+
+def single(group: Group, difference: Difference) -> bool:
+    """Whether one of the two variants has one training only: nothing is known of the variants as such."""
+    sides = (difference.a, difference.b)
+    return any(max(v.miou.seeds, len(v.seeds)) < 2 for v in group.variants if v.name in sides)
+
+
+def verdict(group: Group, difference: Difference) -> str:
+    """better +.016 (.005 to .027); ahead .016: these two trainings; equal within ±.005: +.001 (−.002 to .004)."""
+    d = difference
+    if not math.isfinite(d.delta):
+        return NOT_DEFINED
+    if d.verdict in ("ahead", "behind"):
+        return f"{d.verdict} {share(abs(d.delta))}: these two trainings"
+    within = f" within ±{share(group.margin)}:" if d.verdict == "equal" and math.isfinite(group.margin) else ""
+    text = f"{d.verdict}{within} {signed(d.delta)} {between(d.wide_low, d.wide_high)}".strip()
+    return f"{text}: these two trainings" if single(group, d) else text
+
+
+def main_figure(group: Group) -> str:
+    """The figure whose differences stand in the main table: mIoU, or the first one that was planned."""
+    planned = [d.figure for d in group.differences]
+    return "miou" if "miou" in planned or not planned else planned[0]
+
+
+def verdicts_of(group: Group, variant: Variant) -> list[Difference]:
+    """The planned differences of the main figure of this variant against another."""
+    return [d for d in group.differences if d.b == variant.name and d.figure == main_figure(group)]
+
+
+def marks(variant: Variant) -> str:
+    """* selected on the reported split, ! ImageNet weights were asked for and not had."""
+    selected = any(r.get("selected_on_reported") for r in variant.records)
+    lost = any("(" in str(r.get("encoder_weights", "")) for r in variant.records)
+    return "*" * selected + "!" * lost
+
+
+def mean_of(variant: Variant, key: str) -> float | None:
+    """The mean over a variant's trainings of what their records note; None if none does."""
+    noted = [float(r[key]) for r in variant.records if isinstance(r.get(key), int | float)]
+    values = [value for value in noted if math.isfinite(value)]
+    return sum(values) / len(values) if values else None
+
+
+def distinct(values: Sequence[str]) -> list[str]:
+    """Each value once, in order, with how many runs have it where they differ."""
+    counted: dict[str, int] = {}
+    for value in values:
+        counted[value] = counted.get(value, 0) + 1
+    if len(counted) < 2:
+        return list(counted)
+    return [f"{value} ({n} run{'s' * (n > 1)})" for value, n in counted.items()]
+
+
+def shortened(name: str, length: int) -> str:
+    """At most `length` letters on one line, none that SVG forbids; what is left out of the middle is marked with …."""
+    name = "".join(c for c in " ".join(name.split()) if c.isprintable())
+    if len(name) <= length:
+        return name
+    end = (length - 1) // 2
+    return f"{name[: length - 1 - end]}…{name[len(name) - end :]}"
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(LATEX.get(c, c) for c in " ".join(text.split()) if c.isprintable())
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown prints as it is, also in a table's cell."""
+    text = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def outcome_words(outcomes: Mapping[str, float]) -> str:
+    """right .62, partial .10, …; n/a where no object was counted."""
+    known = [(name, outcomes[name]) for name in reversed(OUTCOMES) if math.isfinite(outcomes.get(name, math.nan))]
+    return ", ".join(f"{name} {share(value, 2)}" for name, value in known) or NOT_DEFINED
+
+
+def items(lines: Iterable[str]) -> str:
+    """A list in Markdown."""
+    return "\n".join(f"* {markdown(line)}" for line in lines)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]])

@@ -1,0 +1,132 @@
+"""One tested network, image by image: what a comparison is made from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segstudy.errors import DataError
+from segstudy.files import open_to_read
+from segstudy.labels import IGNORE
+from segstudy.measures import operating_curve
+from segstudy.measures.pixels import measure
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of each image and class, int64 (N,C): right ones, those of the truth, those predicted; and the split's
+    confusion matrix (C,C), truth by prediction."""
+
+    hit: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    confusion: np.ndarray
+
+    @property
+    def union(self) -> np.ndarray:
+        return self.truth + self.predicted - self.hit
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test of one training of a variant, or a folder of predicted masks.
+
+    names, groups: of the N images; images of one group (a drive, a patient) are not independent.
+    sums: by name, (N, …): `failures.measure` and, for networks, of confidence, offsets and shifts.
+    original: the counts at each image's original size, where they were taken.
+    """
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    variant: str
+    seed: int
+    classes: Sequence[str]
+    background: int | None
+    names: Sequence[str]
+    groups: Sequence[str]
+    counts: Counts
+    sums: Mapping[str, np.ndarray]
+    original: Counts | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> Tested:
+    """The test of a finished run. Raises DataError if its files are not there or do not fit each other."""
+    files = {name: folder / "test" / f"{name}.npz" for name in ("counts", "measures")}
+    for file in files.values():
+        if not file.is_file():
+            raise DataError(
+                f"no file {file}: the run was tested by an older version, or the file was removed\n"
+                f"  → segstudy evaluate {folder} --retest"
+            )
+    classes = list(record["class_names"])
+    with (
+        open_to_read(files["counts"]) as one,  # of a damaged file, NumPy would leave its own open
+        open_to_read(files["measures"]) as other,
+        np.load(one) as counts,
+        np.load(other) as measures,
+    ):
+        names = [str(n) for n in counts["names"]]
+        sums = {key: measures[key] for key in measures.files if key not in ("names", "groups")}
+        if "offset_margins" in sums and sums["offset_margins"].shape[1] != operating_curve.BINS:
+            del sums["offset_margins"]  # an older version's bins, which stand for other margins
+        if names != [str(n) for n in measures["names"]]:
+            raise DataError(f"{files['counts']} and {files['measures']} are of different images")
+        return Tested(
+            variant=variant,
+            seed=int(record.get("seed", 0)),
+            classes=classes,
+            background=record["data"]["background"],
+            names=names,
+            groups=[str(g) for g in measures["groups"]],
+            counts=count(counts["network"], len(names), len(classes)),
+            sums=sums,
+            original=count(counts["original"], len(names), len(classes)),
+            record=record,
+            folder=folder,
+        )
+
+
+def count(rows: np.ndarray, images: int, num_classes: int) -> Counts:
+    """Counts from sparse rows (image, truth, prediction, pixels)."""
+    hit, truth, predicted = (np.zeros((images, num_classes), np.int64) for _ in range(3))
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    image, true, guess, pixels = rows.T
+    right = true == guess
+    np.add.at(hit, (image[right], true[right]), pixels[right])
+    np.add.at(truth, (image, true), pixels)
+    np.add.at(predicted, (image, guess), pixels)
+    np.add.at(confusion, (true, guess), pixels)
+    return Counts(hit, truth, predicted, confusion)
+
+
+def of_masks(
+    variant: str,
+    pairs: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    background: int | None,
+    groups: Mapping[str, str] | None = None,
+) -> Tested:
+    """The test of predicted masks: pairs are (name, truth, labels), uint8 (H,W) each, of any size."""
+    names, sums, counts = [], [], []
+    number = len(classes)
+    for name, truth, labels in pairs:
+        names.append(name)
+        sums.append(measure(truth, labels, number, background))
+        counted = truth != IGNORE
+        pair = truth[counted].astype(np.int64) * number + labels[counted]
+        counts.append(np.bincount(pair, minlength=number**2).reshape(number, number))
+    matrices = np.stack(counts)
+    return Tested(
+        variant=variant,
+        seed=0,
+        classes=classes,
+        background=background,
+        names=names,
+        groups=[(groups or {}).get(name) or name for name in names],
+        counts=Counts(matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1), matrices.sum(0)),
+        sums={key: np.stack([s[key] for s in sums]) for key in sums[0]},
+    )

@@ -1,0 +1,66 @@
+"""TODO"""
+
+import numpy as np
+
+from segstudy.study.statistics.comparison import LEVEL
+from segstudy.study.statistics.influence import Groups, _kept, _numbered
+
+DISAGREEMENT = 0.15  # of the two standard errors over images: more is said in the report
+
+WIDTH = 512  # columns of one matrix product of the bootstrap: 40 MB at 10,000 draws
+
+
+def bootstrap(
+    tops: np.ndarray, bottoms: np.ndarray, keep: np.ndarray | None = None,
+    draws: int = 10_000, seed: int = 0, groups: Groups | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Values (draws,R) of R runs when the images are drawn again with replacement, the same draw for all runs.
+
+    tops, bottoms (R,N,C) or (R,N). With groups, whole groups are drawn. The columns stay fixed: a draw in which the
+    bottom of one of them is 0 has no value (NaN). Source: Efron 1979, as multinomial weights times sums.
+    """
+    tops, bottoms = _runs(tops), _runs(bottoms)
+    runs, images, columns = tops.shape
+    units = np.arange(images) if groups is None else _numbered(groups, images)
+    count = int(units.max()) + 1
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
+    weights = weights[:, units].astype(np.float64)  # float32 cannot hold sums of pixels
+    used = _kept(keep, columns) & (bottoms.sum(1) != 0)
+    values = np.zeros((draws, runs))
+    step = max(1, WIDTH // (2 * runs))
+    for first in range(0, columns, step):
+        part = slice(first, first + step)
+        drawn = [
+            (weights @ np.moveaxis(x[:, :, part], 1, 0).reshape(images, -1)).reshape(draws, runs, -1)
+            for x in (tops, bottoms)
+        ]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values += np.where(used[:, part], drawn[0] / drawn[1], 0).sum(2)
+    with np.errstate(invalid="ignore"):
+        return values / used.sum(1)  # 0/0 where no column is left
+
+
+def percentile(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of one column of draws; NaN if more than 1 % of the draws have no value."""
+    there = draws[~np.isnan(draws)]
+    if len(there) < 0.99 * len(draws) or not len(there):
+        return float("nan"), float("nan")
+    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def cross_check(se: float, draws: np.ndarray) -> float:
+    """SD of a column of draws relative to the standard error over images, minus 1: beyond ±`DISAGREEMENT`, say so.
+
+    NaN, no check, if the standard error is NaN or 0 or if more than 1 % of the draws have no value.
+    For a mean over seeds or a difference, take the same mean or difference of the draws' columns first.
+    """
+    there = draws[~np.isnan(draws)]
+    if not se > 0 or len(there) < 0.99 * len(draws):
+        return float("nan")
+    return float(np.std(there, ddof=1)) / se - 1
+
+
+def _runs(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, float)
+    return x[:, :, None] if x.ndim == 2 else x

@@ -1,0 +1,175 @@
+"""How sure a study is: standard errors over images and seeds, differences, verdicts and the words for them.
+
+A figure is the mean, over a fixed set of columns (classes), of a ratio of sums over images. Its standard error over
+images comes from its influence function, one number an image; the seeds' scatter is added to it. All data are taken as
+given: which columns are kept, which images belong together, which seeds are pairs.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from scipy import stats
+
+from segstudy.errors import DataError
+from segstudy.study.statistics.influence import Groups, image_error
+
+Verdict = Literal["better", "worse", "equal", "undecided", "ahead", "behind"]
+"""Of one variant against another. "ahead" and "behind" are of two trained networks, where a variant has one seed."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval. NaN: not defined (n/a). seeds: how many trainings it is the mean of."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int = 1
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+LEVEL = 0.95
+
+FEW_IMAGES, FEW_GROUPS = 50, 10
+
+TINY = 1e-12  # a standard error below it is rounding: nothing varies
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of one variant: its value and its phi (N,) for each seed.
+
+    seeds: which they are, in the same order; two variants can be paired where they have the same ones.
+    """
+
+    values: Sequence[float]
+    phis: Sequence[np.ndarray]
+    seeds: Sequence[Hashable] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of b minus that of a, with standard error, degrees of freedom, two-sided p and 95 % interval.
+
+    seeds: of a and of b. image_se: the part of `se` that more images would lessen. NaN: not defined (n/a).
+    """
+
+    delta: float
+    se: float
+    df: float
+    p: float
+    low: float
+    high: float
+    seeds: tuple[int, int]
+    image_se: float = float("nan")
+
+
+def estimate(values: Sequence[float], phis: Sequence[np.ndarray], groups: Groups | None = None) -> Estimate:
+    """The mean over seeds with its 95 % interval over images and seeds; phis (N,) a seed.
+
+    SE² = SE²_images(mean phi) + s²/S, t quantile with Satterthwaite's degrees of freedom from the parts' (images or
+    groups − 1, seeds − 1). One seed: images only.
+    A seed whose value is NaN makes the figure n/a: a mean over the others would be of other trainings.
+    The interval is NaN where nothing varies (SE = 0), such as a share that is 0 in every image.
+    """
+    parts = [_image_part(_mean_phi(phis), groups), *_seed_parts(values)]
+    value, (se, df) = float(np.mean(values)), _sum(parts)
+    return Estimate(value, *_interval(value, se or np.nan, df, LEVEL), seeds=len(values))
+
+
+def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool = False) -> Comparison:
+    """b minus a, both on the same images in the same order.
+
+    SE² = SE²_images(mean phi of b − mean phi of a) + s²_a/S_a + s²_b/S_b. With `paired` and the same seeds of b as of a
+    (two or more), the seeds' part is that of the differences seed by seed. A side with one seed adds nothing: what is
+    said then holds for that trained network, not for the variant.
+    """
+    seeds = (len(a.values), len(b.values))
+    phi_a, phi_b = _mean_phi(a.phis), _mean_phi(b.phis)
+    if phi_a.shape != phi_b.shape:
+        raise DataError(f"variants can only be compared on the same images: {len(phi_a)} and {len(phi_b)} were found")
+    images = _image_part(phi_b - phi_a, groups)
+    if paired and seeds[0] == seeds[1] and list(a.seeds) == list(b.seeds):
+        parts = [images, *_seed_parts(np.subtract(b.values, a.values))]
+    else:
+        parts = [images, *_seed_parts(a.values), *_seed_parts(b.values)]
+    return from_parts(float(np.mean(b.values) - np.mean(a.values)), parts, seeds)
+
+
+def from_parts(delta: float, parts: Sequence["Part"], seeds: tuple[int, int]) -> Comparison:
+    """A comparison from a difference and the parts (variance, degrees of freedom) of its error, images first.
+
+    Where nothing varies (SE = 0), a difference other than 0 has no p and no interval.
+    """
+    se, df = _sum(parts)
+    se = np.nan if se == 0 and delta != 0 else se
+    interval = _interval(delta, se, df, LEVEL)
+    return Comparison(delta, se, df, _p(delta, se, df), *interval, seeds, float(parts[0][0] ** 0.5))
+
+
+def pooled(sides: Sequence[Measured]) -> Measured:
+    """The mean over variants, seed by seed, of as many seeds as all have: one side of a comparison of settings.
+
+    Where the variants' seeds differ, a place's seed is all of theirs, so that no other side is paired with it.
+    """
+    count = min(len(side.values) for side in sides)
+    values = [float(np.mean([side.values[s] for side in sides])) for s in range(count)]
+    named = zip(*(side.seeds for side in sides), strict=False)
+    seeds: list[Hashable] = [each[0] if len(set(each)) == 1 else each for each in named]
+    return Measured(values, [np.mean([side.phis[s] for side in sides], 0) for s in range(count)], seeds)
+
+
+def rough(images: int, groups: int | None = None) -> str | None:
+    """The warning beside intervals from fewer than 50 images or 10 groups (None: images are independent)."""
+    few = []
+    if images < FEW_IMAGES:
+        few.append(f"{images} images: too few images for a 95 % interval to be trusted")
+    if groups is not None and groups < FEW_GROUPS:
+        few.append(f"interval from {groups} {'group' if groups == 1 else 'groups'}: rough")
+    return "; ".join(few) or None
+
+
+def _mean_phi(phis: Sequence[np.ndarray]) -> np.ndarray:
+    lengths = {len(phi) for phi in phis}
+    if len(lengths) != 1:
+        raise DataError(f"all seeds must be measured on the same images: {sorted(lengths) or 'no'} images were found")
+    return np.mean(phis, 0)
+
+
+Part = tuple[float, float]
+"""A variance and its degrees of freedom."""
+
+
+def _image_part(phi: np.ndarray, groups: Groups | None) -> Part:
+    df = (len(phi) if groups is None else len(set(groups))) - 1
+    return image_error(phi, groups) ** 2, df
+
+
+def _seed_parts(values: Sequence[float] | np.ndarray) -> list[Part]:
+    if len(values) < 2:
+        return []
+    return [(float(np.var(values, ddof=1)) / len(values), len(values) - 1)]
+
+
+def _sum(parts: Sequence[Part]) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a sum of independent parts (Satterthwaite 1946)."""
+    total = sum(variance for variance, _ in parts)
+    if total < TINY**2:
+        return 0.0, np.inf
+    # Shares, not squares of variances: these would underflow.
+    inverse = sum((variance / total) ** 2 / df for variance, df in parts if variance > 0)
+    return float(np.sqrt(total)), 1 / inverse if inverse > 0 else np.inf
+
+
+def _interval(value: float, se: float, df: float, level: float) -> tuple[float, float]:
+    half = float(stats.t.ppf((1 + level) / 2, df)) * se
+    return value - half, value + half
+
+
+def _p(delta: float, se: float, df: float) -> float:
+    if se == 0:
+        return 1.0
+    return float(2 * stats.t.sf(abs(delta) / se, df))

@@ -1,0 +1,84 @@
+"""TODO"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from segstudy.errors import ConfigError
+from segstudy.study.statistics.comparison import Comparison, Key, Verdict, _interval
+
+POWER = 0.8  # of showing a true difference as large as `detectable`
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one of several comparisons says. p and the wide interval, which the verdict is read from, are corrected for
+    the number of comparisons (Bonferroni)."""
+
+    p: float
+    wide_low: float
+    wide_high: float
+    verdict: Verdict
+    detectable: float
+
+
+def decide(
+    comparisons: Mapping[Key, Comparison], margin: float = 0.005, alpha: float = 0.05, falling: Container[Key] = ()
+) -> dict[Key, Decision]:
+    """Verdicts of all planned comparisons, read from simultaneous intervals (`together`): the chance that any of the
+    intervals misses its true difference, or that any verdict is wrong, is at most alpha.
+
+    * equal: inside ±margin, also if it leaves out 0: a difference surely smaller than the smallest that matters (two
+      one-sided tests, Schuirmann 1987).
+    * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed and nothing is known of
+      variants; there, "equal" is not said either.
+    * undecided: else, and where a figure is n/a (such pairs do not count).
+
+    detectable: a true difference that is shown in four of five such studies.
+    falling: keys whose figure is the better the smaller it is. Raises ConfigError for a margin below 0 or an alpha
+    outside 0…1.
+    """
+    if not margin >= 0 or not 0 < alpha < 1:
+        raise ConfigError(f"margin must be 0 or more and alpha between 0 and 1; got margin={margin}, alpha={alpha}")
+    number = sum(not np.isnan(c.p) for c in comparisons.values())
+    decisions = {}
+    for key, c in comparisons.items():
+        low, high = together(c, number, alpha)
+        verdict = _verdict(low, high, margin, min(c.seeds) == 1, key in falling)
+        detectable = (high - low) / 2 + float(stats.t.ppf(POWER, c.df)) * c.se
+        decisions[key] = Decision(float(np.minimum(1.0, number * c.p)), low, high, verdict, detectable)
+    return decisions
+
+
+def together(comparison: Comparison, number: int, alpha: float = 0.05) -> tuple[float, float]:
+    """The comparison's interval as one of `number` that all hold at once with probability 1 − alpha, whatever the
+    correlation between them: each has level 1 − alpha/number, with a t quantile of its own degrees of freedom.
+    NaN if it has no standard error. Source: Bonferroni's inequality, as Dunn 1961 uses it.
+    """
+    if np.isnan(comparison.p):
+        return float("nan"), float("nan")
+    return _interval(comparison.delta, comparison.se, comparison.df, 1 - alpha / number)
+
+
+def benjamini_hochberg(p: Sequence[float] | np.ndarray, level: float = 0.1) -> np.ndarray:
+    """Which of many p are worth a look (bool, like p): false discovery rate `level`; NaN is not counted, and False.
+
+    Source: Benjamini and Hochberg 1995.
+    """
+    p = np.asarray(p, float)
+    ordered = np.sort(p[~np.isnan(p)])
+    below = np.flatnonzero(ordered <= level * np.arange(1, len(ordered) + 1) / max(len(ordered), 1))
+    return p <= ordered[below[-1]] if len(below) else np.zeros(p.shape, bool)
+
+
+def _verdict(low: float, high: float, margin: float, one_seed: bool, falling: bool) -> Verdict:
+    inside = -margin <= low and high <= margin
+    if inside and not one_seed:
+        return "equal"
+    if inside or not (low > 0 or high < 0):
+        return "undecided"
+    if (low > 0) != falling:
+        return "ahead" if one_seed else "better"
+    return "behind" if one_seed else "worse"
