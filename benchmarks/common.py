@@ -16,7 +16,7 @@ from segstudy.config.paths import CONF
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.labels import voc_palette
 from segstudy.precision import choose_device, cpu_flags
-from segstudy.runs.record import surroundings
+from segstudy.runs.record import environment
 
 FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512f", "avx2")
 
@@ -55,7 +55,7 @@ def voc_root_or_scenes(root: Path | None, folder: Path, images: int) -> Path:
 def machine(accelerator: str = "auto", precision: str = "auto") -> dict[str, Any]:
     """What the figures depend on besides the code; `load` is the machine's load before the benchmark began."""
     device, chosen, reason = choose_device(accelerator, precision)
-    around = surroundings()
+    around = environment()
     found = cpu_flags()
     return {
         "cpu": around["machine"]["cpu"],

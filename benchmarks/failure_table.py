@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from segstudy.console import number
-from segstudy.drawing import coloured, plt, save
-from segstudy.study.analysis.metrics import FIGURES, Figure
+from segstudy.console import format_number
+from segstudy.drawing import colorize, plt, save
+from segstudy.study.analysis.metrics import METRICS, Metric
 from segstudy.study.archetypes import STORIES, predictors, scene
-from segstudy.study.results import Tested, of_masks
+from segstudy.study.results import TestResult, from_masks
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCENES, CLASSES, DRAWN = 6, 6, 0
@@ -40,7 +40,7 @@ def main(docs: Annotated[Path, typer.Option(help="The folder with failure_modes.
     draw(tested, docs / "failure_modes.png")
 
 
-def stories_tested() -> dict[str, Tested]:
+def stories_tested() -> dict[str, TestResult]:
     """The test of each predictor on the made scenes."""
     truths = [scene(seed) for seed in range(SCENES)]
     labels = [predictors(truth, CLASSES, seed) for seed, truth in enumerate(truths)]
@@ -48,10 +48,10 @@ def stories_tested() -> dict[str, Tested]:
         name: [(str(i), t, p[name]) for i, (t, p) in enumerate(zip(truths, labels, strict=True))] for name in STORIES
     }
     classes = [str(c) for c in range(CLASSES)]
-    return {name: of_masks(name, stories, classes, 0) for name, stories in pairs.items()}
+    return {name: from_masks(name, stories, classes, 0) for name, stories in pairs.items()}
 
 
-def value(figure: Figure, test: Tested) -> float:
+def value(figure: Metric, test: TestResult) -> float:
     """The figure over all scenes; NaN where it is not defined."""
     terms = figure.of(test)
     if terms is None:
@@ -60,36 +60,36 @@ def value(figure: Figure, test: Tested) -> float:
     return float((top / bottom).mean()) if (bottom > 0).all() else math.nan
 
 
-def miou(test: Tested) -> float:
+def miou(test: TestResult) -> float:
     """The mean over classes with truth."""
     hit, union = test.counts.hit.sum(0), test.counts.union.sum(0)
     return float((hit / np.maximum(union, 1))[test.counts.truth.sum(0) > 0].mean())
 
 
-def table(tested: dict[str, Tested]) -> str:
+def table(tested: dict[str, TestResult]) -> str:
     """Figures down, predictors across, in Markdown."""
     lines = ["| | " + " | ".join(tested) + " |", "|---|" + "---:|" * len(tested)]
-    lines.append("| mIoU | " + " | ".join(number(miou(t), 2) for t in tested.values()) + " |")
-    for figure in FIGURES:
+    lines.append("| mIoU | " + " | ".join(format_number(miou(t), 2) for t in tested.values()) + " |")
+    for figure in METRICS:
         if all(figure.of(t) is None for t in tested.values()):
             continue  # of a network, not of masks
-        cells = [number(value(figure, t), 2) for t in tested.values()]
+        cells = [format_number(value(figure, t), 2) for t in tested.values()]
         told = [f"**{c}**" if figure.name in TELLING[s] else c for s, c in zip(tested, cells, strict=True)]
         lines.append(f"| `{figure.name}` | " + " | ".join(told) + " |")
     return "\n".join(lines) + "\n"
 
 
-def draw(tested: dict[str, Tested], path: Path) -> None:
+def draw(tested: dict[str, TestResult], path: Path) -> None:
     """The truth of one scene and the nine predictors, each with the figures that tell it over all scenes."""
     truth = scene(DRAWN)
     pictures = {"truth": truth} | predictors(truth, CLASSES, DRAWN)
-    titles = {f.name: f.title.split(" (")[0] for f in FIGURES}
-    by_name = {f.name: f for f in FIGURES}
+    titles = {f.name: f.title.split(" (")[0] for f in METRICS}
+    by_name = {f.name: f for f in METRICS}
     figure, axes = plt.subplots(2, 5, figsize=(10, 5.1))
     for ax, (name, labels) in zip(axes.flat, pictures.items(), strict=True):
-        ax.imshow(coloured(labels, PALETTE), interpolation="nearest")
+        ax.imshow(colorize(labels, PALETTE), interpolation="nearest")
         ax.set_title(name, fontsize=10, fontweight="bold", pad=4)
-        told = [f"{titles[n]}: {number(value(by_name[n], tested[name]), 2)}" for n in TELLING.get(name, ())]
+        told = [f"{titles[n]}: {format_number(value(by_name[n], tested[name]), 2)}" for n in TELLING.get(name, ())]
         ax.set_xlabel("\n".join(told or ["void: cream ring"]), fontsize=8)
         ax.set_xticks([])
         ax.set_yticks([])

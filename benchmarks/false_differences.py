@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from segstudy.study.statistics.comparison import Comparison, Measured, compare, estimate
+from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate
 from segstudy.study.statistics.influence import image_error, influence
 from segstudy.study.statistics.multiplicity import decide, together
 
@@ -122,7 +122,7 @@ def cell(
         both = [trainings(population, v, rng, e, rows) for v, e in ((0, first), (1, second))]
         for s in SEEDS:
             for way in (0, 1):
-                a, b = (Measured([x - t for x in m[way].values[:s]], m[way].phis[:s])
+                a, b = (MetricSamples([x - t for x in m[way].values[:s]], m[way].influences[:s])
                         for m, t in zip(both, truth, strict=True))  # fmt: skip
                 for figure, hit in judged(a, b, ("", ", left out")[way], correlation > 0).items():
                     hits.setdefault(figure, {k: [] for k in SEEDS})[s].append(hit)
@@ -133,26 +133,26 @@ def cell(
 
 def trainings(
     population: Population, variant: int, rng: np.random.Generator, of_seeds: np.ndarray, rows: np.ndarray
-) -> tuple[Measured, Measured]:
+) -> tuple[MetricSamples, MetricSamples]:
     """A variant's trainings, one a row of effects, measured on `rows` (an image drawn twice counts twice).
 
     The second has phi by leaving each image out.
     """
     there, again = np.unique(rows, return_inverse=True)
-    plain, left_out = Measured([], []), Measured([], [])
+    plain, left_out = MetricSamples([], []), MetricSamples([], [])
     for effect in of_seeds:
         top, bottom = population.counts(variant, rng.standard_normal((IMAGES, CLASSES)), effect, there)
         for measured, way in ((plain, False), (left_out, True)):
             value, phi = influence(top[again], bottom[again], leave_one_out=way)
             measured.values.append(value)
-            measured.phis.append(phi)
+            measured.influences.append(phi)
     return plain, left_out
 
 
-def judged(a: Measured, b: Measured, way: str, paired: bool) -> dict[str, bool]:
+def judged(a: MetricSamples, b: MetricSamples, way: str, paired: bool) -> dict[str, bool]:
     """Was a difference seen, did the interval hold the truth? Both have their true value taken off."""
     found = compare(a, b)
-    interval = estimate(a.values, a.phis)
+    interval = estimate(a.values, a.influences)
     hits = {f"compare{way}": found.p <= 0.05, f"coverage{way}": interval.low <= 0 <= interval.high}
     if not way:
         hits["images only"] = abs(found.delta) > stats.norm.isf(0.025) * found.image_se
@@ -189,7 +189,7 @@ def chain(seed: int, pairs: int, ratio: float, apart: float, repeats: int) -> di
         phis = rng.standard_normal((pairs + 1, images))
         values = phis.mean(1)[:, None] + ratio * error * rng.standard_normal((pairs + 1, seeds))
         values += true * np.arange(pairs + 1)[:, None]
-        measured = [Measured(list(v), [phi - phi.mean()] * seeds) for v, phi in zip(values, phis, strict=True)]
+        measured = [MetricSamples(list(v), [phi - phi.mean()] * seeds) for v, phi in zip(values, phis, strict=True)]
         found = {i: compare(measured[i], measured[i + 1]) for i in range(pairs)}
         decided = decide(found, margin=0)
         down = holm(found)

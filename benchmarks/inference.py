@@ -23,14 +23,14 @@ from rich.table import Table
 from training import NETWORKS, now
 
 from segstudy.build import build_network
-from segstudy.console import quiet
+from segstudy.console import silence_warnings
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.inference.export import FORMATS, READERS, WRITERS, export
-from segstudy.inference.loading import Member
+from segstudy.inference.loading import LoadedRun
 from segstudy.inference.model import Model, load
-from segstudy.inference.predict import Task
+from segstudy.inference.predict import PredictionTask
 from segstudy.inference.predictions import predict_all
-from segstudy.inference.tiles import at_once
+from segstudy.inference.tiles import tiles_per_batch
 from segstudy.labels import voc_palette
 
 Form = Callable[[np.ndarray], Any]
@@ -42,7 +42,7 @@ def untrained(name: str, size: int, device: str) -> Model:
     cfg = compose_config([*NETWORKS[name][1], f"data.size={size}"])
     classes, palette = [str(c) for c in range(21)], [list(map(int, rgb)) for rgb in voc_palette(21)]
     record = {"class_names": classes, "palette": palette, "data": {"background": 0}}
-    return Model(Member(name, Path(name), build_network(cfg, 21)[0], record, cfg), device)
+    return Model(LoadedRun(name, Path(name), build_network(cfg, 21)[0], record, cfg), device)
 
 
 def photos(folder: Path, count: int) -> Path:
@@ -54,7 +54,7 @@ def photos(folder: Path, count: int) -> Path:
     return folder
 
 
-def end_to_end(model: Model, folder: Path, place: Path, task: Task) -> float:
+def end_to_end(model: Model, folder: Path, place: Path, task: PredictionTask) -> float:
     """Images per second of `segstudy predict FOLDER`, once the network is loaded."""
     with tempfile.TemporaryDirectory(dir=place) as out:
         began = now(model.device)
@@ -164,7 +164,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
 ) -> None:
     """Speed of predicting, end to end and of the network alone."""
-    quiet()
+    silence_warnings()
     console, facts = Console(), machine()
     measured: dict[str, Any] = {}
     models = [load(run, device)] if run else [untrained(name, size or 256, device) for name in networks.split(",")]
@@ -173,9 +173,9 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         home = root or photos(place / "photos", images)
-        task = Task(batch=batch, alpha=0.5 if overlay else None)
+        task = PredictionTask(batch=batch, alpha=0.5 if overlay else None)
         for model in models:
-            at_a_time = batch or at_once(model.size[0] * model.size[1], model.device)
+            at_a_time = batch or tiles_per_batch(model.size[0] * model.size[1], model.device)
             paired: dict[str, list[float]] = {"predict, end to end": [], "network alone, random tensors": []}
             for turn in range(rounds + 1):
                 speeds = end_to_end(model, home, place, task), alone(model, images, at_a_time)

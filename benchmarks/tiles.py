@@ -30,7 +30,7 @@ def main(
     images: Annotated[int, typer.Option(help="photos")] = 16,
     side: Annotated[int, typer.Option(help="of a tile")] = 256,
     overlaps: Annotated[str, typer.Option(help="shares of the side")] = "0.25,0.5",
-    steeps: Annotated[str, typer.Option(help="powers of the weights' sine")] = f"2,4,{tiling.STEEP},16,64",
+    steeps: Annotated[str, typer.Option(help="powers of the weights' sine")] = f"2,4,{tiling.STEEPNESS},16,64",
     enlarge: Annotated[float, typer.Option(help="factor of the photos' size first")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
@@ -48,7 +48,7 @@ def main(
             picture = picture.resize(size, Image.Resampling.BILINEAR)
         whole = model.predict(picture, "original").astype(np.int64)
         for (overlap, steep), sums in counts.items():
-            tiling.STEEP = steep
+            tiling.STEEPNESS = steep
             parts = model.predict(picture, "original", tiles=Tiles(side, overlap))
             sums += np.bincount((whole * classes + parts).ravel(), minlength=classes**2).reshape(classes, classes)
     table = Table("overlap", "steepness", "mean IoU", "equal pixels", title=f"{run.name}: tiles of {side}")

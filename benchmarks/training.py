@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from segstudy.build import build_data, build_module, build_network, build_trainer
-from segstudy.console import quiet
+from segstudy.console import silence_warnings
 from segstudy.data.images import Sample
 from segstudy.labels import IGNORE
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
@@ -196,7 +196,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
 ) -> None:
     """Images per second of segstudy and of a plain training loop, by turns."""
-    quiet()
+    silence_warnings()
     console = Console()
     facts = machine()
     settings = {"rounds": rounds, "steps": steps, "warmup": warmup, "size": size, "batch": batch}

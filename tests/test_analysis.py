@@ -20,38 +20,38 @@ from segstudy.runs.tables import comparable, print_study
 from segstudy.study.analysis.analyse import (
     _inspected,
     analyse,
+    clusters_of,
     first_sentence,
     in_images,
-    resampling_units,
+    most_influential_images,
     supported_classes,
-    telling_images,
 )
 from segstudy.study.analysis.claims import measure
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.analysis.plan import Plan, matching
 from segstudy.study.archetypes import predictors, scene
-from segstudy.study.collect import read_plan, read_records, read_study, without_seeds
+from segstudy.study.collect import read_plan, read_records, read_study, variant_names
 from segstudy.study.report.text import signed
-from segstudy.study.results import Counts, Tested, of_masks
-from segstudy.study.statistics.comparison import Measured, compare, pooled
+from segstudy.study.results import Counts, TestResult, from_masks
+from segstudy.study.statistics.comparison import MetricSamples, average, compare
 
 NAMES = ["background", "a", "b", "c", "d", "e"]
 TRUTHS = [scene(seed, 64) for seed in range(60)]
 
 
-def trained(variant: str, story: str, seed: int, every: int = 1, changes: Sequence[str] = ()) -> Tested:
+def trained(variant: str, story: str, seed: int, every: int = 1, changes: Sequence[str] = ()) -> TestResult:
     """A test that predicts as `story` does on every so manieth image, and perfectly else."""
     pairs = []
     for i, truth in enumerate(TRUTHS):
         told = predictors(truth, len(NAMES), i)
         pairs.append((str(i), truth, told[story if i % every == seed % every else "perfect"]))
     record = {"changes": [f"model={variant}", *changes], "palette": [[i, i, i] for i in range(6)], "steps": 9}
-    return replace(of_masks(variant, pairs, NAMES, 0), seed=seed, record=record)
+    return replace(from_masks(variant, pairs, NAMES, 0), seed=seed, record=record)
 
 
 @pytest.fixture(scope="module")
-def tests() -> list[Tested]:
+def tests() -> list[TestResult]:
     return [
         trained(name, story, seed, every)
         for name, story, every in (("v1", "speckled", 1), ("v2", "core only", 2), ("v3", "holed", 3))
@@ -71,7 +71,7 @@ CLAIMS = [
 
 
 @pytest.fixture(scope="module")
-def group(tests: list[Tested]) -> Group:
+def group(tests: list[TestResult]) -> Group:
     return analyse(tests, Plan.of({"min_images": 5, "claims": CLAIMS, "pairs": [["v1", "v2"], ["v1", "v3"]]}), "made")
 
 
@@ -100,7 +100,7 @@ def test_claims_are_supported_refuted_or_not_measured(group: Group) -> None:
     assert "v9" in group.claims[4].words
 
 
-def test_one_seed_decides_nothing_about_variants(tests: list[Tested]) -> None:
+def test_one_seed_decides_nothing_about_variants(tests: list[TestResult]) -> None:
     once = [t for t in tests if t.seed == 0]
     found = analyse(once, Plan.of({"min_images": 5, "claims": CLAIMS[:1]}), "made")
     assert [d.verdict for d in found.differences] == ["ahead", "ahead"]
@@ -109,21 +109,21 @@ def test_one_seed_decides_nothing_about_variants(tests: list[Tested]) -> None:
     assert any("one set of predictions" in w for w in found.warnings)
 
 
-def test_the_same_figures_twice_are_equal_or_undecided(tests: list[Tested]) -> None:
+def test_the_same_figures_twice_are_equal_or_undecided(tests: list[TestResult]) -> None:
     again = [replace(t, variant="again") for t in tests if t.variant == "v2"]
     found = analyse([t for t in tests if t.variant == "v2"] + again, Plan(min_images=5), "made")
     assert found.differences[0].verdict in ("equal", "undecided")
     assert found.differences[0].delta == 0
 
 
-def test_classes_with_few_images_carry_no_verdict(tests: list[Tested]) -> None:
+def test_classes_with_few_images_carry_no_verdict(tests: list[TestResult]) -> None:
     images = (tests[0].counts.truth > 0).sum(0)
     found = analyse(tests, Plan(min_images=int(images[1:].max())), "made")
     assert found.supported.sum() == (images >= images[1:].max()).sum()
     assert any("carry no verdict" in w for w in found.warnings)
 
 
-def test_without_a_supported_class_there_are_figures_but_no_verdicts(tests: list[Tested]) -> None:
+def test_without_a_supported_class_there_are_figures_but_no_verdicts(tests: list[TestResult]) -> None:
     found = analyse(tests, Plan.of({"min_images": 1000, "claims": [CLAIMS[2], CLAIMS[0]]}), "made")
     assert found.supported.sum() == 0
     assert found.scored.sum() == 6
@@ -133,10 +133,10 @@ def test_without_a_supported_class_there_are_figures_but_no_verdicts(tests: list
     assert "no class has truth in 1000 images" in found.differences[0].words
     assert [c.outcome for c in found.claims] == ["undecided", "supported"]  # the second is of no class
     assert any("no difference of it gets a verdict" in w for w in found.warnings)
-    assert not any(set(marks) & set(NAMES) for marks in found.worth.values())
+    assert not any(set(marks) & set(NAMES) for marks in found.significant.values())
 
 
-def test_a_class_of_one_drive_carries_no_verdict(tests: list[Tested]) -> None:
+def test_a_class_of_one_drive_carries_no_verdict(tests: list[TestResult]) -> None:
     """All its images belong together: how it varies from drive to drive is unknown."""
     held = in_images(tests[0])
     units = [f"drive {0 if there else 1 + i % 12}" for i, there in enumerate(held[:, 1])]
@@ -145,7 +145,7 @@ def test_a_class_of_one_drive_carries_no_verdict(tests: list[Tested]) -> None:
     assert supported_classes(held, 5)[0].all()
 
 
-def test_a_class_counts_at_the_images_original_size(tests: list[Tested]) -> None:
+def test_a_class_counts_at_the_images_original_size(tests: list[TestResult]) -> None:
     truth = np.zeros_like(tests[0].counts.truth)
     truth[:, 0], truth[:7, 3] = 100, 1
     found = analyse([replace(t, original=replace(t.counts, truth=truth)) for t in tests], Plan(min_images=7), "made")
@@ -153,12 +153,12 @@ def test_a_class_counts_at_the_images_original_size(tests: list[Tested]) -> None
     assert found.supported.tolist() == [True, False, False, True, False, False]
 
 
-def test_a_class_in_one_image_has_no_interval_and_is_said_to_have_none(tests: list[Tested]) -> None:
+def test_a_class_in_one_image_has_no_interval_and_is_said_to_have_none(tests: list[TestResult]) -> None:
     """Only image 0 holds class 5: its IoU in another image is unknown, and no width of 0 may say it is known."""
     first = np.arange(60)[:, None] == 0
     alone = np.arange(6) == 5
 
-    def only(t: Tested) -> Tested:
+    def only(t: TestResult) -> TestResult:
         hit, truth, predicted = (
             np.where(alone & ~first, 0, x) for x in (t.counts.hit, t.counts.truth, t.counts.predicted)
         )
@@ -178,7 +178,7 @@ def test_a_class_in_one_image_has_no_interval_and_is_said_to_have_none(tests: li
     assert not any("inf" in w for w in none.warnings)
 
 
-def test_claims_are_held_together(group: Group, tests: list[Tested]) -> None:
+def test_claims_are_held_together(group: Group, tests: list[TestResult]) -> None:
     """Of three with intervals, each at 1 − .05/3 with Student's quantile; that of a planned pair is its verdict's."""
     pair = {"say": "p", "figure": "miou", "variant": "v2", "against": "v1", "direction": "higher"}
     claims = [*(c for c in CLAIMS if c["figure"] != "epochs_to_90"), pair]
@@ -196,23 +196,23 @@ def test_claims_are_held_together(group: Group, tests: list[Tested]) -> None:
     assert f"all 2 planned pairs: {signed(d.wide_low)} … {signed(d.wide_high)})" in found.claims[-1].words
 
 
-def test_few_sequences_become_blocks(tests: list[Tested]) -> None:
+def test_few_sequences_become_blocks(tests: list[TestResult]) -> None:
     test = tests[0]
-    assert resampling_units(test) == (None, [])
-    units, said = resampling_units(replace(test, groups=[str(i // 3) for i in range(60)]))
+    assert clusters_of(test) == (None, [])
+    units, said = clusters_of(replace(test, groups=[str(i // 3) for i in range(60)]))
     assert units is not None
     assert len(set(units)) == 20
     assert "20 groups" in said[0]
-    units, said = resampling_units(replace(test, groups=["drive a"] * 25 + ["drive b"] * 35))
+    units, said = clusters_of(replace(test, groups=["drive a"] * 25 + ["drive b"] * 35))
     assert units is not None
     assert [units.count(u) for u in dict.fromkeys(units)] == [20, 5, 20, 15]
     assert "blocks of 20" in said[0]
 
 
 def test_the_images_that_carry_a_difference_come_first(group: Group) -> None:
-    a = Measured([0.5], [np.array([0.0, 0, 0, 0])])
-    b = Measured([0.6], [np.array([0.3, -0.1, -0.1, -0.1])])
-    told = telling_images(list("wxyz"), {"v1": a, "v2": b}, group.differences[:1])
+    a = MetricSamples([0.5], [np.array([0.0, 0, 0, 0])])
+    b = MetricSamples([0.6], [np.array([0.3, -0.1, -0.1, -0.1])])
+    told = most_influential_images(list("wxyz"), {"v1": a, "v2": b}, group.differences[:1])
     assert told[0][:2] == (0, "w")
     assert told[0][2] > 0
 
@@ -253,7 +253,7 @@ def test_seeds_of_one_variant_share_a_name() -> None:
         for model in ("v1", "v2")
         for seed in (0, 1)
     }
-    assert without_seeds(runs) == {"v1_0": "v1", "v1_1": "v1", "v2_0": "v2", "v2_1": "v2"}
+    assert variant_names(runs) == {"v1_0": "v1", "v1_1": "v1", "v2_0": "v2", "v2_1": "v2"}
 
 
 def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert "evaluate" in told["old"]
 
 
-def test_seeds_are_paired_by_what_they_are_and_not_by_place(tests: list[Tested]) -> None:
+def test_seeds_are_paired_by_what_they_are_and_not_by_place(tests: list[TestResult]) -> None:
     moved = [replace(t, seed=t.seed + 1) if t.variant == "v2" else t for t in tests if t.variant != "v3"]
     paired, free = (analyse(moved, Plan(min_images=5, pair_seeds=p), "made") for p in (True, False))
     assert paired.differences == free.differences
@@ -287,14 +287,14 @@ def test_seeds_are_paired_by_what_they_are_and_not_by_place(tests: list[Tested])
 
 def test_the_mean_of_variants_with_other_seeds_is_paired_with_none() -> None:
     phi = [np.array([0.1, -0.1])] * 2
-    one, other = Measured([0.4, 0.5], phi, [0, 1]), Measured([0.5, 0.7], phi, [1, 2])
-    assert pooled([one, one]).seeds == [0, 1]
-    assert pooled([one, other]).seeds == [(0, 1), (1, 2)]
+    one, other = MetricSamples([0.4, 0.5], phi, [0, 1]), MetricSamples([0.5, 0.7], phi, [1, 2])
+    assert average([one, one]).seeds == [0, 1]
+    assert average([one, other]).seeds == [(0, 1), (1, 2)]
     assert compare(one, other, paired=True) == compare(one, other)
-    assert compare(one, pooled([one, other]), paired=True) == compare(one, pooled([one, other]))
+    assert compare(one, average([one, other]), paired=True) == compare(one, average([one, other]))
 
 
-def test_a_figure_that_one_training_has_not_is_not_measured(tests: list[Tested]) -> None:
+def test_a_figure_that_one_training_has_not_is_not_measured(tests: list[TestResult]) -> None:
     once = [t for t in tests if t.seed == 0]
     worst = {"say": "w", "figure": "worst", "variant": "v2", "against": "v1", "direction": "higher"}
     never, alone = analyse(once, Plan.of({"min_images": 5, "claims": [CLAIMS[5], worst]}), "made").claims
@@ -303,7 +303,7 @@ def test_a_figure_that_one_training_has_not_is_not_measured(tests: list[Tested])
     assert "one seed says nothing of variants" in alone.words
 
 
-def test_a_run_without_a_history_hides_no_target(tests: list[Tested], tmp_path: Path) -> None:
+def test_a_run_without_a_history_hides_no_target(tests: list[TestResult], tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("epoch,val/miou\n0,0.1\n1,0.8\n")
     v1, v2 = ([t for t in tests if t.variant == name] for name in ("v1", "v2"))
     seen = [replace(t, folder=tmp_path) for t in v2]
@@ -313,10 +313,10 @@ def test_a_run_without_a_history_hides_no_target(tests: list[Tested], tmp_path: 
     assert told.outcome == "undecided"  # not "not measured": both reach it, in the same epoch
 
 
-def test_variants_of_one_seed_each_make_no_two_seeds_at_equal_spill(tests: list[Tested]) -> None:
+def test_variants_of_one_seed_each_make_no_two_seeds_at_equal_spill(tests: list[TestResult]) -> None:
     rng = np.random.default_rng(0)
 
-    def with_offsets(t: Tested, name: str, missed: int) -> Tested:
+    def with_offsets(t: TestResult, name: str, missed: int) -> TestResult:
         margins = rng.integers(50, 60, (60, BINS, len(KINDS)))
         margins[:, : BINS // 2, 0] += missed
         return replace(t, variant=name, sums={**t.sums, "offset_margins": margins})
@@ -329,14 +329,14 @@ def test_variants_of_one_seed_each_make_no_two_seeds_at_equal_spill(tests: list[
     assert "one seed says nothing of variants" in told.words
 
 
-def test_few_blocks_are_said_to_be_rough(tests: list[Tested]) -> None:
+def test_few_blocks_are_said_to_be_rough(tests: list[TestResult]) -> None:
     drive = [replace(t, groups=["drive"] * 60) for t in tests if t.seed == 0]
     assert any("interval from 3 groups: rough" in w for w in analyse(drive, Plan(min_images=5), "made").warnings)
 
 
 def test_images_without_counted_pixels_have_no_figures_and_raise_no_warning() -> None:
     void, labels = np.full((8, 8), 255, np.uint8), np.zeros((8, 8), np.uint8)
-    void_only = [of_masks(name, [("x", void, labels), ("y", void, labels)], NAMES, 0) for name in "ab"]
+    void_only = [from_masks(name, [("x", void, labels), ("y", void, labels)], NAMES, 0) for name in "ab"]
     found = analyse(void_only, Plan(), "made")
     assert np.isnan(found.variants[0].figures["image_miou"].value)
     assert found.differences[0].verdict == "undecided"
@@ -423,17 +423,17 @@ def test_a_bar_without_an_alternative_means_no_more() -> None:
     assert matching("v1|", {"v1": ["model=v1"], "v2": ["model=v2"]}) == ["v1"]
 
 
-def test_a_seed_that_lacks_a_sum_has_no_such_figure(tests: list[Tested]) -> None:
+def test_a_seed_that_lacks_a_sum_has_no_such_figure(tests: list[TestResult]) -> None:
     more = {"confidence_all_pixels": np.ones((60, 10)), "nll_all": np.ones(60), "pixels_all": np.ones(60)}
     runs = [replace(tests[0], sums={**tests[0].sums, **more}), tests[1]]
     assert np.isnan(analyse(runs, Plan(min_images=5), "made").variants[0].figures["nll"].value)
 
 
-def test_what_is_worth_a_look_differs_and_what_is_alike_does_not(group: Group, tests: list[Tested]) -> None:
-    assert "missed" in group.worth["v1", "v2"]
-    assert "objects_mixed" in group.worth["v1", "v3"]
+def test_what_is_worth_a_look_differs_and_what_is_alike_does_not(group: Group, tests: list[TestResult]) -> None:
+    assert "missed" in group.significant["v1", "v2"]
+    assert "objects_mixed" in group.significant["v1", "v3"]
     twice = [t for t in tests if t.variant == "v1"] + [replace(t, variant="v2") for t in tests if t.variant == "v1"]
-    assert analyse(twice, Plan.of({"min_images": 5}), "made").worth == {("v1", "v2"): set()}
+    assert analyse(twice, Plan.of({"min_images": 5}), "made").significant == {("v1", "v2"): set()}
 
 
 def test_histograms_are_shares_of_objects(group: Group) -> None:
@@ -445,7 +445,7 @@ def test_histograms_are_shares_of_objects(group: Group) -> None:
     assert v1.histograms["purity"][-1] < 0.5 < v2.histograms["purity"][-1]
 
 
-def test_planned_pairs_without_runs_are_said(tests: list[Tested]) -> None:
+def test_planned_pairs_without_runs_are_said(tests: list[TestResult]) -> None:
     found = analyse(tests, Plan.of({"min_images": 5, "pairs": [["v1", "v2"], ["v1", "v9"]]}), "made")
     assert [(d.a, d.b) for d in found.differences] == [("v1", "v2")]
     assert "planned, but not in this study: v9 against v1" in found.warnings
@@ -459,16 +459,18 @@ def test_the_last_look_of_the_inspector_is_a_file_and_no_pipe(tmp_path: Path) ->
     assert _inspected([run]) == [("b", "dead")]
 
 
-def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(tests: list[Tested], tmp_path: Path) -> None:
+def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(
+    tests: list[TestResult], tmp_path: Path
+) -> None:
     """Their fine bins were others, their void was measured near labels alone, and they have no margins."""
     lost = ("edge_unsure", "edge_length")
 
-    def old(t: Tested) -> Tested:
+    def old(t: TestResult) -> TestResult:
         bins = {f"confidence_all_{what}": np.ones((60, 200)) for what in ("pixels", "confidence", "correct")}
         kept = {key: value for key, value in t.sums.items() if key not in lost}
         return replace(t, sums=kept | bins, folder=tmp_path)
 
-    def new(t: Tested) -> Tested:
+    def new(t: TestResult) -> TestResult:
         bins = {f"confidence_all_{what}": np.ones((60, 300)) for what in ("pixels", "confidence", "correct")}
         margins = {"offset_margins": np.ones((60, BINS, len(KINDS)), int)}
         return replace(t, sums={**t.sums, **bins, **margins}, folder=tmp_path)

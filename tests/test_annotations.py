@@ -9,17 +9,17 @@ from PIL import Image, ImageOps
 
 from segstudy.data.folder.formats import (
     Coco,
-    Kind,
-    draw_colours,
-    draw_labelme,
-    draw_numbers,
+    MaskFormat,
+    detect_format,
     fill,
-    kind_of_files,
     polygon_area,
+    read_color_mask,
+    read_index_mask,
+    read_labelme,
     rle_counts,
     rle_mask,
 )
-from segstudy.data.images import Sample, turned
+from segstudy.data.images import Sample, apply_orientation
 from segstudy.errors import DataError
 
 
@@ -178,7 +178,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
         {"label": "box", "shape_type": "rectangle", "points": [[5, 5], [0, 3]]},
         {"label": "dot", "points": [[0, 0], [1, 0], [1, 1], [0, 1]]},
     ]
-    drawn = labelled(draw_labelme(labelme(tmp_path / "a.json", shapes)))
+    drawn = labelled(read_labelme(labelme(tmp_path / "a.json", shapes)))
     assert drawn == [
         ["dot", *["background"] * 4],
         ["background", "background", "disc", "background", "background"],
@@ -190,10 +190,10 @@ def test_labelme_shapes(tmp_path: Path) -> None:
 
 def test_labelme_lines_and_missing_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'line' of 'x' is no area"):
-        draw_labelme(labelme(tmp_path / "a.json", [{"label": "x", "shape_type": "line", "points": [[0, 0], [1, 1]]}]))
+        read_labelme(labelme(tmp_path / "a.json", [{"label": "x", "shape_type": "line", "points": [[0, 0], [1, 1]]}]))
     (tmp_path / "a.json").write_text('{"shapes": []}')
     with pytest.raises(DataError, match="imageHeight"):
-        draw_labelme(Sample("a", mask=tmp_path / "a.json"))
+        read_labelme(Sample("a", mask=tmp_path / "a.json"))
 
 
 # Pictures
@@ -207,15 +207,15 @@ def test_numbers_and_colours(tmp_path: Path) -> None:
     colours = np.array([[(0, 0, 0), (128, 64, 1)], [(0, 0, 255), (128, 64, 1)]], np.uint8)
     Image.fromarray(colours).save(tmp_path / "colours.png")
     for name in ("grey", "equal"):
-        assert labelled(draw_numbers(Sample("a", mask=tmp_path / f"{name}.png"))) == [["0", "7"], ["255", "7"]]
-    assert labelled(draw_numbers(Sample("a", mask=tmp_path / "deep.png"))) == [["0", "700"], ["25500", "700"]]
-    drawn = labelled(draw_colours(Sample("a", mask=tmp_path / "colours.png")))
+        assert labelled(read_index_mask(Sample("a", mask=tmp_path / f"{name}.png"))) == [["0", "7"], ["255", "7"]]
+    assert labelled(read_index_mask(Sample("a", mask=tmp_path / "deep.png"))) == [["0", "700"], ["25500", "700"]]
+    drawn = labelled(read_color_mask(Sample("a", mask=tmp_path / "colours.png")))
     assert drawn == [["0,0,0", "128,64,1"], ["0,0,255", "128,64,1"]]
     with pytest.raises(DataError, match="is a colour picture"):
-        draw_numbers(Sample("a", mask=tmp_path / "colours.png"))
-    kinds = {n: kind_of_files([tmp_path / f"{n}.png"], False).name for n in ("grey", "deep", "equal", "colours")}
+        read_index_mask(Sample("a", mask=tmp_path / "colours.png"))
+    kinds = {n: detect_format([tmp_path / f"{n}.png"], False).name for n in ("grey", "deep", "equal", "colours")}
     assert kinds == {"grey": "numbers", "deep": "numbers", "equal": "numbers", "colours": "colours"}
-    assert kind_of_files([tmp_path / "equal.png"], colours_known=True).name == "colours"
+    assert detect_format([tmp_path / "equal.png"], colours_known=True).name == "colours"
 
 
 def test_jpeg_and_smoothed_masks_are_refused(tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ def test_jpeg_and_smoothed_masks_are_refused(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "a.jpg")
     Image.fromarray(noise).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="JPEG: its compression changes the colours"):
-        kind_of_files([tmp_path / "a.jpg"], False)
+        detect_format([tmp_path / "a.jpg"], False)
     with pytest.raises(DataError, match=r"holds 1,600 colours: too many"):
-        draw_colours(Sample("a", mask=tmp_path / "a.png"))
+        read_color_mask(Sample("a", mask=tmp_path / "a.png"))
 
 
 # Orientation
@@ -236,12 +236,12 @@ def test_turned_is_what_pillow_does(turn: int) -> None:
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)
     picture = Image.fromarray(values)
     picture.getexif()[274] = turn
-    np.testing.assert_array_equal(turned(values, turn), np.asarray(ImageOps.exif_transpose(picture)))
+    np.testing.assert_array_equal(apply_orientation(values, turn), np.asarray(ImageOps.exif_transpose(picture)))
 
 
 def test_outlines_lie_on_what_their_size_fits() -> None:
     stored, upright = np.arange(12).reshape(3, 4), np.zeros((4, 3), int)
-    coco_kind, labelme_kind = (Kind("", "", draw_numbers, upright=u) for u in (False, True))
+    coco_kind, labelme_kind = (MaskFormat("", "", read_index_mask, upright=u) for u in (False, True))
     for kind in (coco_kind, labelme_kind):
         assert kind.seen(upright, 6, (4, 3)) is upright
         np.testing.assert_array_equal(kind.seen(stored, 6, (4, 3)), np.rot90(stored, -1))

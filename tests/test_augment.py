@@ -14,10 +14,10 @@ from torchvision.transforms.v2 import functional as reference
 from segstudy.config.compose import compose_config
 from segstudy.config.paths import CONF
 from segstudy.data.transforms.augment import Augment
-from segstudy.data.transforms.base import GREY, Part, rectangles
-from segstudy.data.transforms.color import Blur, Erase, Tint, turn_hue
+from segstudy.data.transforms.base import GREY, Transform, rectangles
+from segstudy.data.transforms.color import Blur, HueSaturation, RandomErasing, rotate_hue
 from segstudy.data.transforms.mixing import CopyPaste, CutMix, MixUp, beta_quantile, beta_table, dither
-from segstudy.seeds import uniforms
+from segstudy.seeds import uniform_numbers
 
 COLOURS = torch.rand(256, 3, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
 STRONG = Augment(flip=0.5, scale=(0.5, 2.0), brightness=0.5, contrast=0.5, colour=0.8)
@@ -303,7 +303,7 @@ def test_angles_are_drawn_evenly_to_both_sides() -> None:
 
 
 @pytest.mark.parametrize("then", [{}, {"mixup": MixUp(probability=0.5)}])
-def test_sizes_are_multiples_of_32_and_all_occur(then: dict[str, Part]) -> None:
+def test_sizes_are_multiples_of_32_and_all_occur(then: dict[str, Transform]) -> None:
     augment = Augment(sizes=(0.5, 0.75, 1.0, 1.25), scale=(0.8, 1.2), then=then, **GEOMETRY)
     mask = labels(4, 128, 192)
     seen = {}
@@ -343,14 +343,14 @@ def test_one_size_is_never_rounded() -> None:
 
 def test_more_numbers_leave_the_first_as_they_are() -> None:
     indices = torch.arange(50)
-    assert torch.equal(uniforms(4, 2, indices, 40)[:, :7], uniforms(4, 2, indices, 7))
+    assert torch.equal(uniform_numbers(4, 2, indices, 40)[:, :7], uniform_numbers(4, 2, indices, 7))
     full = Augment(rotation=5, then={"mixup": MixUp(probability=1), "blur": Blur(probability=1)})
     assert torch.equal(full.draws(4, 2, indices)[:, :7], Augment().draws(4, 2, indices))
 
 
 def test_switching_a_part_on_changes_no_draw_of_the_others() -> None:
     def draws(mixup: float, erase: float) -> Tensor:
-        then = {"mixup": MixUp(probability=mixup), "erase": Erase(probability=erase)}
+        then = {"mixup": MixUp(probability=mixup), "erase": RandomErasing(probability=erase)}
         return Augment(then=then).draws(1, 1, torch.arange(9))
 
     assert torch.equal(draws(0, 0.5)[:, 12:], draws(0.5, 0.5)[:, 12:])
@@ -370,9 +370,9 @@ PARTS = {
     "mixup": MixUp(alpha=0.4, probability=0.6),
     "cutmix": CutMix(probability=0.6),
     "copy_paste": CopyPaste(probability=0.6),
-    "tint": Tint(0.5, 0.2, probability=0.6),
+    "tint": HueSaturation(0.5, 0.2, probability=0.6),
     "blur": Blur((0.3, 1.2), probability=0.6),
-    "erase": Erase((0.05, 0.3), probability=0.6),
+    "erase": RandomErasing((0.05, 0.3), probability=0.6),
 }
 MIXING = ("mixup", "cutmix", "copy_paste")
 NAMES = [*PARTS, "all"]
@@ -411,7 +411,7 @@ def test_labels_and_colours_stay_in_range_and_the_batch_as_it_was(name: str) -> 
 
 @pytest.mark.parametrize("name", ["cutmix", "copy_paste", "erase", "blur", "all"])
 def test_a_painted_mask_stays_aligned_through_the_parts(name: str) -> None:
-    """MixUp and Tint change colours by design; all others and the geometry keep label and colour together.
+    """MixUp and HueSaturation change colours by design; all others and the geometry keep label and colour together.
 
     Where an edge that grid_sample made soft is pasted onto its own label, soft pixels lie inside: with all, 1 % may.
     """
@@ -464,7 +464,7 @@ def test_parts_within_an_image_do_not_depend_on_its_batch(name: str) -> None:
 def test_images_that_are_not_drawn_are_exactly_as_they_were(name: str) -> None:
     part = PARTS[name]
     image, mask = photos(40, 24, 24), labels(40, 32, 32, block=4)[:, :24, :24]
-    draws = part.prepare(uniforms(0, 0, torch.arange(40), part.numbers))
+    draws = part.prepare(uniform_numbers(0, 0, torch.arange(40), part.numbers))
     out, out_mask = part(image, mask, draws)
     off = draws[:, 0] >= 0.6
     assert 8 < off.sum() < 24
@@ -475,7 +475,7 @@ def test_images_that_are_not_drawn_are_exactly_as_they_were(name: str) -> None:
 
 
 def test_probability_0_is_not_even_called() -> None:
-    class Costly(Part):
+    class Costly(Transform):
         def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
             raise AssertionError("a part that is off was called")
 
@@ -495,7 +495,7 @@ def test_probability_0_is_not_even_called() -> None:
 def test_saturation_equals_torchvision() -> None:
     image, mask = photos(5, 16, 16), labels(5, 16, 16)
     draws = torch.tensor([[0.0, u, 0.5] for u in (0.0, 0.2, 0.5, 0.8, 1.0)])
-    out, out_mask = Tint(saturation=0.8, hue=0, probability=1)(image, mask, draws)
+    out, out_mask = HueSaturation(saturation=0.8, hue=0, probability=1)(image, mask, draws)
     for i, factor in enumerate((0.2, 0.52, 1.0, 1.48, 1.8)):
         torch.testing.assert_close(out[i], reference.adjust_saturation(image[i], factor), rtol=0, atol=1e-5)
     assert torch.equal(out_mask, mask)
@@ -506,10 +506,10 @@ def test_hue_equals_torchvision() -> None:
     image[:, :, 0] = image[:, :1, 0]  # greys
     image[:, :, 1] = image[:, :, 1].round()  # pure colours, with ties
     turn = torch.tensor([-0.5, -0.13, 0.0, 0.2, 0.45])
-    out, _ = Tint(saturation=0, hue=0.5, probability=1)(
+    out, _ = HueSaturation(saturation=0, hue=0.5, probability=1)(
         image, labels(5, 16, 16), torch.stack([turn * 0, turn * 0, turn + 0.5], 1)
     )
-    torch.testing.assert_close(out, turn_hue(image, turn))
+    torch.testing.assert_close(out, rotate_hue(image, turn))
     for i in range(5):
         torch.testing.assert_close(out[i], reference.adjust_hue(image[i], float(turn[i])), rtol=0, atol=1e-5)
 
@@ -527,9 +527,9 @@ def test_blur_equals_torchvision_and_scipy() -> None:
 
 def test_erased_rectangles_have_the_area_asked_for_and_are_ignored() -> None:
     height, width = 60, 100
-    erase = Erase(area=(0.1, 0.3), aspect=(0.5, 2.0), probability=1)
+    erase = RandomErasing(area=(0.1, 0.3), aspect=(0.5, 2.0), probability=1)
     image, mask = 0.5 + 0.5 * photos(200, height, width), torch.full((200, height, width), 4)
-    draws = uniforms(1, 0, torch.arange(200), 5)
+    draws = uniform_numbers(1, 0, torch.arange(200), 5)
     out, out_mask = erase(image, mask, draws)
     gone = out_mask == 255
     assert torch.equal(gone, (out == GREY).all(1))
@@ -561,7 +561,7 @@ def test_cutmix_moves_a_rectangle_of_the_share_1_minus_lambda() -> None:
     mask = mask.repeat(1, 40, 60)
     mask[1::10, :20] = 255  # void moves along
     part = CutMix(probability=1)
-    draws = part.prepare(uniforms(2, 0, torch.arange(50), 4))
+    draws = part.prepare(uniform_numbers(2, 0, torch.arange(50), 4))
     out, out_mask = part(image, mask, draws)
     theirs = out[:, 0] != image[:, 0]
     for i in range(50):
@@ -578,7 +578,7 @@ def test_mixup_mixes_colours_by_lambda_and_draws_labels_with_it() -> None:
     image, mask = photos(30, 32, 48), torch.arange(30).view(30, 1, 1).repeat(1, 32, 48)
     mask[3] = 255
     part = MixUp(alpha=1.0, probability=1)
-    draws = part.prepare(uniforms(5, 0, torch.arange(30), 3))
+    draws = part.prepare(uniform_numbers(5, 0, torch.arange(30), 3))
     out, out_mask = part(image, mask, draws)
     own = draws[:, 1]
     for i in range(30):
@@ -627,7 +627,7 @@ def test_copy_paste_by_hand() -> None:
 
 def test_copy_paste_draws_evenly_and_without_a_background_takes_class_0_too() -> None:
     mask = torch.tensor([0, 3, 200, 255]).view(1, 2, 2).repeat(600, 1, 1)
-    draws = uniforms(0, 0, torch.arange(600), 2)
+    draws = uniform_numbers(0, 0, torch.arange(600), 2)
     for background, there in ((None, [0, 3, 200]), (0, [3, 200]), (3, [0, 200])):
         target = torch.full_like(mask, 9)
         both = torch.stack([target, mask], 1).flatten(0, 1)
@@ -660,11 +660,14 @@ def test_a_batch_of_one_has_no_partner(name: str) -> None:
         (lambda: MixUp(probability=1.5), r"data\.augment\.then's MixUp\.probability is in 0…1, not 1\.5"),
         (lambda: CutMix(alpha=0), r"data\.augment\.then's CutMix\.alpha is above 0, not 0"),
         (lambda: CopyPaste(background=255), r"data\.augment\.then's CopyPaste\.background is a class"),
-        (lambda: Tint(saturation=2), r"data\.augment\.then's Tint\.saturation is in 0…1, not 2"),
-        (lambda: Tint(hue=0.6), r"data\.augment\.then's Tint\.hue is a share of the colour circle in 0…0\.5, not 0\.6"),
+        (lambda: HueSaturation(saturation=2), r"data\.augment\.then's HueSaturation\.saturation is in 0…1, not 2"),
+        (
+            lambda: HueSaturation(hue=0.6),
+            r"data\.augment\.then's HueSaturation\.hue is a share of the colour circle in 0…0\.5, not 0\.6",
+        ),
         (lambda: Blur(sigma=(2.0, 1.0)), r"data\.augment\.then's Blur\.sigma is \[low, high\]"),
-        (lambda: Erase(area=(0.1, 1.5)), r"data\.augment\.then's Erase\.area is a share of the image"),
-        (lambda: Erase(aspect=(0.0, 1.0)), r"data\.augment\.then's Erase\.aspect is \[low, high\]"),
+        (lambda: RandomErasing(area=(0.1, 1.5)), r"data\.augment\.then's RandomErasing\.area is a share of the image"),
+        (lambda: RandomErasing(aspect=(0.0, 1.0)), r"data\.augment\.then's RandomErasing\.aspect is \[low, high\]"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(make: object, words: str) -> None:

@@ -10,7 +10,7 @@ from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.archetypes import predictors, scene
 from segstudy.study.mask_folders import compare, match, read_groups, read_legend
-from segstudy.study.results import of_masks
+from segstudy.study.results import from_masks
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_the_same_folder_twice_is_a_mistake(folders: tuple[Path, list[Path]]) ->
 def test_a_mask_without_a_group_stands_alone() -> None:
     truth = scene(0, 48)
     pairs = [(name, truth, predictors(truth, 6, 0)["perfect"]) for name in ("a", "b", "c")]
-    test = of_masks("x", pairs, [str(c) for c in range(6)], 0, {"a": "", "b": "town"})
+    test = from_masks("x", pairs, [str(c) for c in range(6)], 0, {"a": "", "b": "town"})
     assert test.groups == ["a", "town", "c"]
 
 

@@ -7,10 +7,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from segstudy.config.check import check, check_overrides, read_config
-from segstudy.config.compose import adopt, compose_config
+from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import differences, run_name
-from segstudy.config.trust import allowed
+from segstudy.config.trust import is_trusted
 from segstudy.errors import ConfigError
 from segstudy.inference.loading import load_run
 from segstudy.study.analysis.plan import Plan
@@ -110,7 +110,7 @@ def test_an_unknown_target_says_what_was_meant() -> None:
 def test_a_loss_of_ones_own_needs_only_its_target() -> None:
     overrides = ["loss._target_=segstudy.losses.Focal", "loss.gamma=3"]
     cfg = compose_config([overrides[0], "+loss.gamma=3"])
-    adopt(cfg, [overrides[0], "+loss.gamma=3"])
+    apply_overrides(cfg, [overrides[0], "+loss.gamma=3"])
     check(cfg)
     assert dict(cfg.loss) == {"_target_": "segstudy.losses.Focal", "class_weights": None, "gamma": 3}
 
@@ -128,10 +128,10 @@ def test_a_run_folder_cannot_build_foreign_things(target: str, tmp_path: Path) -
 
 
 def test_trust_is_a_setting_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not allowed("my_loss.MyLoss")
+    assert not is_trusted("my_loss.MyLoss")
     monkeypatch.setenv("SEGSTUDY_TRUST", "my_loss, other")
-    assert allowed("my_loss.MyLoss")
-    assert not allowed("my_losses.MyLoss")
+    assert is_trusted("my_loss.MyLoss")
+    assert not is_trusted("my_losses.MyLoss")
 
 
 def test_names_of_runs() -> None:

@@ -11,9 +11,9 @@ from rich.console import Console
 from segstudy.build import build_data
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
-from segstudy.config.run_folder import claim
+from segstudy.config.run_folder import claim_folder
 from segstudy.inference.crf import CRF, refine
-from segstudy.inference.crf_evaluation import BoundaryRefinement, as_pixels
+from segstudy.inference.crf_evaluation import CRFEvaluation, as_pixels
 from segstudy.inference.loading import load_run
 from segstudy.metrics import Confusion, summary
 from segstudy.runs.tables import print_classes
@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused() -> None:
             refine(probabilities, other)
     for wrong in ({"radius": 0}, {"iterations": -1}, {"colour": 0.0}, {"smoothness": -1.0}):
         with pytest.raises(ValueError, match=rf"callbacks\.crf: .*{next(iter(wrong))}"):
-            BoundaryRefinement(**wrong)  # type: ignore[arg-type]
+            CRFEvaluation(**wrong)  # type: ignore[arg-type]
 
 
 # At the test
@@ -160,7 +160,7 @@ def test_the_record_keeps_its_figures_apart(tmp_path: Path) -> None:
     ])  # fmt: skip
     check(cfg)
     folder = tmp_path / "run"
-    record = claim(folder, cfg)
+    record = claim_folder(folder, cfg)
     run(cfg, folder, record)
     network, _ = load_run(folder)
     data = build_data(cfg)

@@ -26,7 +26,7 @@ from segstudy.errors import ConfigError, DataError
 from segstudy.inference import demo as web
 from segstudy.inference.areas import answers, areas, labels_and_confidence
 from segstudy.inference.demo import Demo, ask, disagreement, layer, open_photo, result
-from segstudy.inference.loading import Member
+from segstudy.inference.loading import LoadedRun
 from segstudy.inference.model import Model
 
 COLOURS = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
@@ -48,7 +48,7 @@ def model(name: str = "one", order: tuple[int, ...] = (0, 1, 2), classes: list[s
     record: dict[str, Any] = {"class_names": classes, "palette": COLOURS, "data": {"background": 0}}
     record["metrics"] = {"network": {"miou": 0.5}}
     cfg = OmegaConf.create({"data": {"size": [90, 120]}, "trainer": {"precision": "32-true"}})
-    return Model(Member(name, Path("runs") / name, Channels(order), record, cfg), "cpu")
+    return Model(LoadedRun(name, Path("runs") / name, Channels(order), record, cfg), "cpu")
 
 
 def stripes(height: int = 4, width: int = 8) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import nn
 from segstudy.callbacks import history, per_image_errors, pictures, test_diagnostics
 from segstudy.callbacks.pictures import predict
 from segstudy.callbacks.throughput import Throughput
-from segstudy.inference.crf_evaluation import BoundaryRefinement
+from segstudy.inference.crf_evaluation import CRFEvaluation
 from segstudy.inference.evaluate import retest
 
 SCENES = ["data.size=32", "data.train_images=3", "data.val_images=2"]
@@ -58,7 +58,7 @@ BREAKS: dict[str, tuple[Any, str, set[str]]] = {
     "shift_consistency": (per_image_errors, "shift_consistency", set()),
     "pictures": (pictures, "error_picture", {"samples.npz"}),
     "curves": (history, "draw_curves", set()),
-    "crf": (BoundaryRefinement, "probabilities", set()),
+    "crf": (CRFEvaluation, "probabilities", set()),
     "EventFiles": (TensorBoardLogger, "log_hyperparams", set()),
 }
 """What cannot be measured, what is broken for that, and the files of test/ that are then not there."""

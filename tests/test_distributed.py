@@ -13,14 +13,14 @@ from rich.console import Console
 from test_train import SMALL, THIN, train
 
 from segstudy.build import build_data, build_module, build_network
-from segstudy.callbacks.per_image_confusion import ImageCounts, dense
+from segstudy.callbacks.per_image_confusion import PerImageConfusion, dense
 from segstudy.config.compose import compose_config
-from segstudy.data.dataset import Order
+from segstudy.data.dataset import EpochSampler
 from segstudy.errors import TrainingError
 from segstudy.inference.evaluate import retest
 from segstudy.metrics import MeanLoss
 from segstudy.runs.tables import comparable, print_study, records
-from segstudy.study.analysis.analyse import study
+from segstudy.study.analysis.analyse import analyse_study
 
 ELEVEN = [*SMALL, *THIN, "loss=ce", "data.val_images=11", "data.batch_size=4"]
 
@@ -83,8 +83,8 @@ def test_processes_share_the_batches_of_one(length: int, batch: int, world: int)
     whole = [list(range(length))[i : i + batch] for i in range(0, length, batch)]
     shared = []
     for rank in range(world):
-        order = list(Order(length, 0, False, rank, world, batch_size=batch))
-        assert len(Order(length, 0, False, rank, world, batch_size=batch)) == len(order)
+        order = list(EpochSampler(length, 0, False, rank, world, batch_size=batch))
+        assert len(EpochSampler(length, 0, False, rank, world, batch_size=batch)) == len(order)
         shared.append([order[i : i + batch] for i in range(0, len(order), batch)])
     assert len({len(batches) for batches in shared}) == 1
     assert sorted(b for batches in shared for b in batches if b != [-1]) == whole
@@ -106,7 +106,7 @@ def test_a_limited_test_is_told_and_never_compared_with_whole_ones(tmp_path: Pat
     console = Console(record=True, width=200)
     print_study(tmp_path, console)
     assert "4 of 11 images tested" in console.export_text()
-    assert not any(group.differences for group in study(tmp_path)[0].groups)
+    assert not any(group.differences for group in analyse_study(tmp_path)[0].groups)
     again, line = retest(tmp_path / "part")
     assert (again["images_tested"], again["data"]["protocol"]) == (11, "")
     assert line == "not the run's own test, which was on 4 of the 11 images"
@@ -120,7 +120,7 @@ def test_an_image_that_is_counted_twice_or_left_out_is_an_error(seen: list[int],
         data.roles["report"], batch_size=1, sampler=seen, collate_fn=lambda batch: batch
     )
     with pytest.raises(TrainingError, match="counted 3 of the 4 images of 'val'"):
-        trainer(tmp_path, 1, callbacks=[ImageCounts()]).test(module, data, verbose=False)
+        trainer(tmp_path, 1, callbacks=[PerImageConfusion()]).test(module, data, verbose=False)
 
 
 def test_the_record_says_how_many_images_were_tested(tmp_path: Path) -> None:

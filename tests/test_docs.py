@@ -9,8 +9,8 @@ import pytest
 
 from segstudy.config.check import check_overrides
 from segstudy.measures import objects
-from segstudy.study.analysis.metrics import FIGURES
-from segstudy.study.analysis.plan import PLAIN
+from segstudy.study.analysis.metrics import METRICS
+from segstudy.study.analysis.plan import IMAGE_METRICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -47,7 +47,7 @@ def test_the_script_writes_the_page_and_a_small_picture(script: ModuleType, tmp_
 def test_every_figure_is_explained() -> None:
     page = re.sub(r"`_(\d)`", r"`blockiness_\1`", FAILURES)
     above = page.split("## Nine stories")[0]
-    missing = [name for name in (*(f.name for f in FIGURES), *PLAIN) if f"`{name}`" not in above]
+    missing = [name for name in (*(f.name for f in METRICS), *IMAGE_METRICS) if f"`{name}`" not in above]
     assert missing == []
 
 

@@ -112,7 +112,7 @@ def test_a_side_that_no_run_will_be_is_told_before_training(tmp_path: Path, caps
         ("trainer.precision=abc", "trainer: Precision 'abc' is invalid"),
         ("trainer.max_time=abc", "trainer: .*not a valid duration"),
         ("callbacks.best.save_top_k=-2", "callbacks.best: "),
-        ("trainer.logger._target_=segstudy.errors.near", "trainer.logger: "),
+        ("trainer.logger._target_=segstudy.errors.did_you_mean", "trainer.logger: "),
     ],
 )
 def test_what_lightning_refuses_is_a_mistake_with_its_words(setting: str, told: str, tmp_path: Path) -> None:

@@ -18,18 +18,26 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segstudy.build import build_data
-from segstudy.callbacks.per_image_confusion import SIZES, figures
+from segstudy.callbacks.per_image_confusion import SIZES, dataset_metrics
 from segstudy.cli.main import app
 from segstudy.cli.use import runs_and_settings
 from segstudy.config.compose import compose_config
-from segstudy.config.run_folder import claim
+from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.evaluate import Evaluation, Views, _name, evaluate, retest, save_mask, trained_on
-from segstudy.inference.loading import Member, Wanted, config_of, load_run, open_data, open_members, same_classes
+from segstudy.inference.evaluate import Evaluation, TestTimeAugmentation, _name, evaluate, retest, save_mask, trained_on
+from segstudy.inference.loading import (
+    EvaluationSpec,
+    LoadedRun,
+    evaluation_config,
+    evaluation_data,
+    load_run,
+    load_runs,
+    same_classes,
+)
 from segstudy.inference.tta import mean_over_views
 from segstudy.labels import labels_at, voc_palette
 from segstudy.networks.encoders import Encoder
-from segstudy.runs.locking import locked
+from segstudy.runs.locking import run_lock
 from segstudy.train import run
 
 TINY = [
@@ -41,7 +49,7 @@ TINY = [
 def train(folder: Path, *overrides: str) -> Path:
     """One small run in this process; its folder."""
     cfg = compose_config([*TINY, *overrides])
-    run(cfg, folder, claim(folder, cfg))
+    run(cfg, folder, claim_folder(folder, cfg))
     return folder
 
 
@@ -67,13 +75,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(
-    folders: list[Path], wanted: Wanted | None = None, views: Views | None = None, masks: Path | None = None
+    folders: list[Path],
+    wanted: EvaluationSpec | None = None,
+    views: TestTimeAugmentation | None = None,
+    masks: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The rows that the command prints: figures by name."""
-    members = open_members(folders)
-    cfg = config_of(members, wanted or Wanted())
-    data = open_data(cfg, members, wanted or Wanted())
-    return {name: figures(c, data.classes) for name, c in evaluate(members, cfg, data, views, masks).items()}
+    members = load_runs(folders)
+    cfg = evaluation_config(members, wanted or EvaluationSpec())
+    data = evaluation_data(cfg, members, wanted or EvaluationSpec())
+    return {name: dataset_metrics(c, data.classes) for name, c in evaluate(members, cfg, data, views, masks).items()}
 
 
 def command(*words: Any) -> str:
@@ -89,7 +100,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["a", "scenes"])
 def test_the_figures_are_those_of_the_runs_own_test(name: str, home: Path) -> None:
     record = record_of(home / name)
-    views = Views(flip=True)
+    views = TestTimeAugmentation(flip=True)
     rows = list(evaluated([home / name], views=views).values())
     assert rows[0]["metrics"] == record["metrics"]
     np.testing.assert_equal(rows[0]["classes"], record["classes"])
@@ -100,7 +111,7 @@ def test_the_figures_are_those_of_the_runs_own_test(name: str, home: Path) -> No
 def test_every_figure_can_be_computed_from_the_saved_masks(home: Path, tmp_path: Path) -> None:
     for runs in (["a"], ["a", "b"]):
         folder = tmp_path / "-".join(runs)
-        rows = evaluated([home / r for r in runs], views=Views(flip=True), masks=folder)
+        rows = evaluated([home / r for r in runs], views=TestTimeAugmentation(flip=True), masks=folder)
         expected = list(rows.values())[-1]["metrics"]["original"]
         truths, labels = [], []
         for file in sorted(folder.rglob("*.png")):
@@ -134,7 +145,7 @@ def test_an_ensemble_is_the_mean_probability(home: Path) -> None:
         for size, mask in (("network", batch["mask"][i]), ("original", data.original_mask("report", i))):
             labels, kept = labels_at(scores, mask.shape), mask != 255
             np.add.at(counts[size], (mask[kept].numpy(), labels[kept].numpy()), 1)
-    assert rows["ensemble of 2"]["metrics"] == figures(counts, data.classes)["metrics"]
+    assert rows["ensemble of 2"]["metrics"] == dataset_metrics(counts, data.classes)["metrics"]
 
 
 class Colour(nn.Module):
@@ -152,12 +163,12 @@ class Colour(nn.Module):
 def test_each_member_gets_its_own_normalisation_and_views() -> None:
     image = torch.rand(1, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     networks = {"plain": Colour(0.0, 1.0), "shifted": Colour(0.5, 0.25)}
-    members = [Member(name, Path(), network, {}, OmegaConf.create()) for name, network in networks.items()]
+    members = [LoadedRun(name, Path(), network, {}, OmegaConf.create()) for name, network in networks.items()]
     rows = Evaluation(members).scores(image)
     torch.testing.assert_close(rows["plain"], image)
     torch.testing.assert_close(rows["shifted"], (image - 0.5) * 4)
     torch.testing.assert_close(rows["ensemble of 2"], (image.softmax(1) + (image * 4).softmax(1)) / 2)
-    rows = Evaluation(members, Views(True, (0.5, 1.0))).scores(image)
+    rows = Evaluation(members, TestTimeAugmentation(True, (0.5, 1.0))).scores(image)
     seen = [mean_over_views(networks["plain"], x, (0.5, 1.0), True) for x in (image, (image - 0.5) * 4)]
     torch.testing.assert_close(rows["shifted, with views"], seen[1])
     torch.testing.assert_close(rows["ensemble of 2, with views"], (seen[0] + seen[1]) / 2)
@@ -165,16 +176,16 @@ def test_each_member_gets_its_own_normalisation_and_views() -> None:
 
 
 def test_other_sizes_splits_and_data(home: Path) -> None:
-    (seen,) = evaluated([home / "a"], Wanted(size="original")).values()
+    (seen,) = evaluated([home / "a"], EvaluationSpec(size="original")).values()
     assert seen["metrics"]["network"] == seen["metrics"]["original"]  # what the network saw is the image as it is
-    (row,) = evaluated([home / "a"], Wanted(size="40x56")).values()
-    (fit,) = evaluated([home / "a"], Wanted(split="fit")).values()
-    (train,) = evaluated([home / "a"], Wanted(split="train")).values()
-    (listed,) = evaluated([home / "a"], Wanted(settings=["data.val=train"])).values()
+    (row,) = evaluated([home / "a"], EvaluationSpec(size="40x56")).values()
+    (fit,) = evaluated([home / "a"], EvaluationSpec(split="fit")).values()
+    (train,) = evaluated([home / "a"], EvaluationSpec(split="train")).values()
+    (listed,) = evaluated([home / "a"], EvaluationSpec(settings=["data.val=train"])).values()
     assert row["metrics"]["network"] == row["metrics"]["original"] != record_of(home / "a")["metrics"]["original"]
     assert fit["metrics"] == train["metrics"] == listed["metrics"]
     own = [f"data.root={home / 'photos'}"]
-    (same,) = evaluated([home / "a"], Wanted(data="voc", settings=own)).values()
+    (same,) = evaluated([home / "a"], EvaluationSpec(data="voc", settings=own)).values()
     assert same["metrics"] == record_of(home / "a")["metrics"]
 
 
@@ -193,10 +204,10 @@ def test_the_command_tells_what_was_evaluated(home: Path, tmp_path: Path, monkey
 
 
 def test_members_that_may_have_seen_the_images_are_told(home: Path) -> None:
-    (member,) = open_members([home / "a"])
+    (member,) = load_runs([home / "a"])
     key = member.record["data"]["roles"]["fit"]["fingerprint"]
-    report = open_data(member.cfg, [member], Wanted())
-    fit = open_data(member.cfg, [member], Wanted(split="fit"))
+    report = evaluation_data(member.cfg, [member], EvaluationSpec())
+    fit = evaluation_data(member.cfg, [member], EvaluationSpec(split="fit"))
 
     def told(data: Any, fingerprint: str) -> list[str]:
         roles = member.record["data"]["roles"] | {"fit": {"fingerprint": fingerprint}}
@@ -265,7 +276,7 @@ def test_masks_follow_no_link(home: Path, tmp_path: Path) -> None:
 def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(home / "scenes", tmp_path / "run"))
     before = (folder / "record.json").read_bytes()
-    with locked(folder), pytest.raises(ConfigError, match="another process"):
+    with run_lock(folder), pytest.raises(ConfigError, match="another process"):
         retest(folder)
     with pytest.raises(ConfigError, match=r"data\.val=train would make another test"):
         retest(folder, ["data.val=train"])
@@ -336,8 +347,8 @@ def test_names_and_words(tmp_path: Path) -> None:
             _name(name)
     with pytest.raises(ConfigError, match="2: 'c', not '–'"):
         same_classes(["a", "b", "c"], "run", ["a", "b"], "data")
-    assert Views.parse("0.5,flip,1") == Views(True, (0.5, 1.0))
-    assert Views.parse("flip") == Views(True, (1.0,))
+    assert TestTimeAugmentation.parse("0.5,flip,1") == TestTimeAugmentation(True, (0.5, 1.0))
+    assert TestTimeAugmentation.parse("flip") == TestTimeAugmentation(True, (1.0,))
 
 
 def test_the_callers_data_keep_their_normalisation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +359,7 @@ def test_the_callers_data_keep_their_normalisation(home: Path, monkeypatch: pyte
 
     seen: list[Any] = []
     monkeypatch.setattr("segstudy.inference.evaluate.build_tester", lambda *_: Breaks())
-    members = open_members([home / "a"])
+    members = load_runs([home / "a"])
     data = SimpleNamespace(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     with pytest.raises(DataError, match="it broke"):
         evaluate(members, members[0].cfg, data)  # type: ignore[arg-type]

@@ -16,9 +16,9 @@ from segstudy.build import build_network
 from segstudy.callbacks.history import draw_curves
 from segstudy.callbacks.pictures import animate
 from segstudy.config.check import check, check_overrides
-from segstudy.config.compose import adopt, compose_config
+from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.paths import CONF
-from segstudy.config.run_folder import claim
+from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError
 from segstudy.runs.history import read_history, write_history
 from segstudy.train import run
@@ -64,9 +64,9 @@ def first_of(name: str) -> list[str]:
 
 def train(folder: Path, *overrides: str) -> dict[str, Any]:
     cfg = compose_config(list(overrides))
-    adopt(cfg, overrides)
+    apply_overrides(cfg, overrides)
     check(cfg)
-    record = claim(folder, cfg)
+    record = claim_folder(folder, cfg)
     run(cfg, folder, record)
     return record.values
 

@@ -23,7 +23,7 @@ from segstudy.inference import export as exports
 from segstudy.inference.agreement import TOLERANCE, Row, compare, shapes
 from segstudy.inference.export import FREE, SIDES, export, place_of, portable
 from segstudy.inference.int8 import measure, shrink
-from segstudy.inference.loading import open_members
+from segstudy.inference.loading import load_runs
 from segstudy.inference.model import Model, load
 from segstudy.metrics import confusion, summary
 
@@ -189,7 +189,7 @@ def test_what_is_compared() -> None:
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_int8_is_smaller_and_its_loss_is_measured(kind: str, home: Path, written: Path, tmp_path: Path) -> None:
-    members, file = open_members([home / "run"]), Path(shutil.copy(written, tmp_path / "int8.onnx"))
+    members, file = load_runs([home / "run"]), Path(shutil.copy(written, tmp_path / "int8.onnx"))
     data, _ = images_of(members, [f"data.cache_dir={home / 'cache'}"], kind)
     int8 = shrink(file, kind, Model(members[0], "cpu"), SIDES, data, 2)
     loss, before = int8["loss"], onnx.load(written)
@@ -204,7 +204,7 @@ def test_int8_is_smaller_and_its_loss_is_measured(kind: str, home: Path, written
 
 
 def test_the_loss_is_that_of_the_masks(home: Path, written: Path) -> None:
-    members = open_members([home / "run"])
+    members = load_runs([home / "run"])
     data, _ = images_of(members, [], "static")
     loss = measure(written, written, data.roles["report"], 8, 100)
     batch = data.roles["report"].__getitems__([0, 1, 2])
@@ -216,7 +216,7 @@ def test_the_loss_is_that_of_the_masks(home: Path, written: Path) -> None:
 
 def test_without_images_the_loss_is_said_to_be_unknown(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "data=voc", f"data.root={tmp_path}")
-    data, missing = images_of(open_members([run]), [], "dynamic")
+    data, missing = images_of(load_runs([run]), [], "dynamic")
     assert data is None
     lines: list[str] = []
     int8 = {"kind": "dynamic", "bytes": {"float": 2, "int8": 1}, "difference": 0.1, "agreement": 0.9, "loss": None}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segstudy.callbacks.per_image_confusion import ImageCounts
-from segstudy.callbacks.per_image_errors import Measures
+from segstudy.callbacks.per_image_confusion import PerImageConfusion
+from segstudy.callbacks.per_image_errors import PerImageErrors
 from segstudy.labels import IGNORE
 from segstudy.measures.boundaries import (
     band,
@@ -25,18 +25,18 @@ from segstudy.measures.boundaries import (
     phases,
     tolerance,
 )
-from segstudy.measures.objects import object_sums, which
-from segstudy.measures.pixels import CELLS, measure, partition, where_errors
-from segstudy.study.analysis.metrics import FIGURES, by_name, image_miou, worst
+from segstudy.measures.objects import object_sums, outcome_of
+from segstudy.measures.pixels import CATEGORIES, error_categories, image_errors, where_errors
+from segstudy.study.analysis.metrics import METRICS, by_name, image_miou, worst
 from segstudy.study.analysis.metrics import blockiness as blocks
 from segstudy.study.archetypes import STORIES, predictors, scene
-from segstudy.study.results import Tested, of_masks
+from segstudy.study.results import TestResult, from_masks
 
 CLASSES = 6
 NAMES = [str(c) for c in range(CLASSES)]
 
 
-def figure(tested: Tested, name: str) -> float:
+def figure(tested: TestResult, name: str) -> float:
     terms = by_name(name).of(tested)
     if terms is None:
         return math.nan
@@ -45,11 +45,11 @@ def figure(tested: Tested, name: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def stories() -> dict[str, Tested]:
+def stories() -> dict[str, TestResult]:
     truths = [scene(seed) for seed in range(6)]
     predicted = [predictors(truth, CLASSES, seed) for seed, truth in enumerate(truths)]
     return {
-        name: of_masks(name, [(str(i), t, p[name]) for i, (t, p) in enumerate(zip(truths, predicted, strict=True))],
+        name: from_masks(name, [(str(i), t, p[name]) for i, (t, p) in enumerate(zip(truths, predicted, strict=True))],
                        NAMES, 0)
         for name in STORIES
     }  # fmt: skip
@@ -67,14 +67,14 @@ OWN = {
 
 
 @pytest.mark.parametrize("story", OWN)
-def test_each_story_moves_its_own_number_most(stories: dict[str, Tested], story: str) -> None:
+def test_each_story_moves_its_own_number_most(stories: dict[str, TestResult], story: str) -> None:
     for name in OWN[story]:
         values = {s: v for s, t in stories.items() if not math.isnan(v := figure(t, name))}
         assert max(values, key=lambda s: values[s]) == story, (name, values)
         assert figure(stories["perfect"], name) == (1 if name == "pieces" else 0)
 
 
-def test_a_holed_object_is_whole_where_a_striped_one_is_not(stories: dict[str, Tested]) -> None:
+def test_a_holed_object_is_whole_where_a_striped_one_is_not(stories: dict[str, TestResult]) -> None:
     holed, striped = stories["holed"], stories["striped"]
     assert figure(holed, "pieces") == figure(holed, "coherence") == 1
     assert figure(striped, "coherence") < 0.5
@@ -82,21 +82,21 @@ def test_a_holed_object_is_whole_where_a_striped_one_is_not(stories: dict[str, T
     assert figure(holed, "roughness") > 1.5
 
 
-def test_the_perfect_predictor_is_perfect_through_the_void_ring(stories: dict[str, Tested]) -> None:
+def test_the_perfect_predictor_is_perfect_through_the_void_ring(stories: dict[str, TestResult]) -> None:
     perfect = stories["perfect"]
     ones = ("shape_iou", "precision", "objects_right", "boundary_iou", "boundary_f", "roughness", "coherence", "pieces")
     assert [figure(perfect, name) for name in ones] == [1] * len(ones)
     assert worst(perfect)[0] == 1
 
 
-def test_what_is_not_defined_is_not_zero(stories: dict[str, Tested]) -> None:
+def test_what_is_not_defined_is_not_zero(stories: dict[str, TestResult]) -> None:
     nothing = stories["all background"]
     for name in ("hallucinated_share", "mislabelled", "precision", "pieces"):
         assert math.isnan(figure(nothing, name)), name
     assert math.isnan(figure(stories["perfect"], "boundary_errors"))
 
 
-def test_overshoot_belongs_to_its_object_across_the_void(stories: dict[str, Tested]) -> None:
+def test_overshoot_belongs_to_its_object_across_the_void(stories: dict[str, TestResult]) -> None:
     assert figure(stories["dilated"], "extent_errors") == 1
     assert figure(stories["ghost"], "segment_errors") == 1
     assert figure(stories["core only"], "segment_errors") == 0
@@ -107,9 +107,9 @@ def test_the_cells_sum_to_the_counted_pixels(background: int | None) -> None:
     rng = np.random.default_rng(0)
     truth = rng.choice([0, 1, 2, 3, IGNORE], (20, 30)).astype(np.uint8)
     labels = rng.integers(0, CLASSES, (20, 30)).astype(np.uint8)
-    cells = partition(truth, labels, background)
+    cells = error_categories(truth, labels, background)
     assert (cells[truth == IGNORE] == IGNORE).all()
-    assert measure(truth, labels, CLASSES, background)["cells"].sum() == (truth != IGNORE).sum()
+    assert image_errors(truth, labels, CLASSES, background)["cells"].sum() == (truth != IGNORE).sum()
     wrong = np.isin(cells, (2, 3, 4, 5, 6))
     assert np.array_equal(wrong, (truth != labels) & (truth != IGNORE))
     if background is None:
@@ -120,7 +120,7 @@ def test_pixels_under_255_change_nothing_but_contours_drawn_through_it() -> None
     truth = scene(1)
     labels = predictors(truth, CLASSES)["speckled"]
     other = np.where(truth == IGNORE, 5, labels).astype(np.uint8)
-    a, b = measure(truth, labels, CLASSES, 0), measure(truth, other, CLASSES, 0)
+    a, b = image_errors(truth, labels, CLASSES, 0), image_errors(truth, other, CLASSES, 0)
     through = {"cracks", "contour_f", "contours", "phases", "changes", "false_positives"}
     assert all(np.array_equal(a[key], b[key]) for key in a if key not in through)
 
@@ -128,7 +128,7 @@ def test_pixels_under_255_change_nothing_but_contours_drawn_through_it() -> None
 def test_the_partition_by_hand() -> None:
     truth = np.array([[0, 0, 0, 1, 1, 1, 2, IGNORE]], np.uint8)
     labels = np.array([[0, 1, 3, 1, 0, 2, 4, 1]], np.uint8)
-    kinds = [CELLS[c] if c != IGNORE else "" for c in partition(truth, labels, 0)[0]]
+    kinds = [CATEGORIES[c] if c != IGNORE else "" for c in error_categories(truth, labels, 0)[0]]
     assert kinds == ["background", "overshoot", "ghost", "foreground", "missed", "confused", "foreign", ""]
 
 
@@ -137,7 +137,7 @@ def test_the_partition_by_hand() -> None:
     [(0.24, 1, True, 0), (0.25, 0.79, True, 1), (0.25, 0.8, False, 2), (0.74, 0.8, True, 3), (0.75, 0.8, True, 4)],
 )
 def test_outcomes_at_their_limits(found: float, purity: float, right: bool, outcome: int) -> None:
-    assert which(found, purity, right) == outcome
+    assert outcome_of(found, purity, right) == outcome
 
 
 def test_objects_by_hand() -> None:
@@ -161,8 +161,8 @@ def test_objects_by_hand() -> None:
 
 def test_without_a_background_what_needs_one_is_not_defined() -> None:
     truth = scene(2)
-    tested = of_masks("x", [("a", truth, predictors(truth, CLASSES)["speckled"])], NAMES, None)
-    for f in FIGURES:
+    tested = from_masks("x", [("a", truth, predictors(truth, CLASSES)["speckled"])], NAMES, None)
+    for f in METRICS:
         if "background" in f.needs:
             assert f.of(tested) is None, f.name
     assert figure(tested, "objects_mixed") > 0
@@ -171,7 +171,7 @@ def test_without_a_background_what_needs_one_is_not_defined() -> None:
 
 def test_two_classes_have_no_label_errors() -> None:
     truth = (scene(3) > 0).astype(np.uint8)
-    tested = of_masks("x", [("a", truth, np.roll(truth, 3, 0))], ["background", "pet"], 0)
+    tested = from_masks("x", [("a", truth, np.roll(truth, 3, 0))], ["background", "pet"], 0)
     for name in ("mislabelled", "hallucinated", "objects_mixed", "objects_wrong_label", "absent_classes"):
         assert by_name(name).of(tested) is None
     assert 0 < figure(tested, "missed") < 1
@@ -197,7 +197,7 @@ def test_where_errors_lie_by_hand() -> None:
 
 
 def test_an_image_of_nothing_but_255_counts_nowhere() -> None:
-    sums = measure(np.full((16, 16), IGNORE, np.uint8), np.ones((16, 16), np.uint8), 3, 0)
+    sums = image_errors(np.full((16, 16), IGNORE, np.uint8), np.ones((16, 16), np.uint8), 3, 0)
     assert all(not value.any() for key, value in sums.items() if key != "shape")
 
 
@@ -260,7 +260,7 @@ def test_boundary_f_is_not_defined_where_the_void_is_wider_than_its_tolerance(si
     width = 2 * int(tolerance((side, side))) + 2 * wide
     truth = strip(side, width)
     moved = (np.arange(side) >= side // 4 + width // 2 + int(0.9 * tolerance((side, side)))).astype(np.uint8)
-    tested = of_masks("x", [("a", truth, np.broadcast_to(moved, truth.shape))], NAMES[:2], 0)
+    tested = from_masks("x", [("a", truth, np.broadcast_to(moved, truth.shape))], NAMES[:2], 0)
     if wide:
         assert by_name("boundary_f").of(tested) is None
     else:
@@ -272,7 +272,7 @@ def test_pets_border_at_512_pixels_leaves_no_edge_to_judge() -> None:
     y, x = np.mgrid[:512, :512]
     radius = np.hypot(y - 256, x - 256)
     truth = np.where(abs(radius - 150) < 12.5, IGNORE, radius < 150).astype(np.uint8)
-    tested = of_masks("x", [("a", truth, (radius + 6 < 150).astype(np.uint8))], NAMES[:2], 0)
+    tested = from_masks("x", [("a", truth, (radius + 6 < 150).astype(np.uint8))], NAMES[:2], 0)
     assert tested.sums["edge_unsure"][0] == tested.sums["edge_length"][0] == pytest.approx(8 * 150, rel=0.01)
     assert by_name("boundary_f").of(tested) is None
     assert math.isnan(figure(tested, "roughness"))
@@ -283,7 +283,7 @@ def test_edges_through_wide_void_are_left_out_where_most_are_known() -> None:
     truth = strip(128, 30)
     truth[64:] = strip(64, 0).repeat(2, 1)[:, :128] * 2
     labels = np.where(truth == IGNORE, np.arange(128) % 2, truth).astype(np.uint8)
-    tested = of_masks("x", [("a", truth, labels)], NAMES[:3], 0)
+    tested = from_masks("x", [("a", truth, labels)], NAMES[:3], 0)
     assert 0 < tested.sums["edge_unsure"][0] < tested.sums["edge_length"][0] / 2
     assert figure(tested, "boundary_f") == 1
     assert figure(tested, "roughness") == pytest.approx(1, abs=0.05)  # a disc leaves the strip's corners
@@ -304,7 +304,7 @@ def test_blockiness_knows_nearest_from_smooth() -> None:
     assert np.isnan(blockiness(np.zeros((2, 3, 2)), np.array([99, 500]))).all()
 
 
-def test_blockiness_of_a_split_adds_images(stories: dict[str, Tested]) -> None:
+def test_blockiness_of_a_split_adds_images(stories: dict[str, TestResult]) -> None:
     assert np.isnan(blocks(stories["all background"], 2)[0])
     assert all(blocks(stories["perfect"], step)[0] < 0.1 for step in (2, 4, 8))
 
@@ -312,7 +312,7 @@ def test_blockiness_of_a_split_adds_images(stories: dict[str, Tested]) -> None:
 def test_the_worst_images_by_hand() -> None:
     truth = np.array([[0, 1]], np.uint8)
     pairs = [(str(i), truth, truth if i else 1 - truth) for i in range(20)]
-    tested = of_masks("x", pairs, NAMES[:2], 0)
+    tested = from_masks("x", pairs, NAMES[:2], 0)
     assert image_miou(tested).tolist() == [0] + [1] * 19
     assert worst(tested)[0] == 0
     assert worst(tested, 0.1)[0] == 0.5
@@ -323,7 +323,7 @@ def test_the_error_of_the_worst_images_is_that_of_drawing_them_again() -> None:
     sizes = rng.integers(0, 200, 400)
     truth = np.zeros((1, 200), np.uint8)
     pairs = [(str(i), truth, (np.arange(200) < n)[None].astype(np.uint8)) for i, n in enumerate(sizes)]
-    tested = of_masks("x", pairs, NAMES[:2], 0)
+    tested = from_masks("x", pairs, NAMES[:2], 0)
     value, phi = worst(tested, 0.2)
     assert value == pytest.approx(np.sort(1 - sizes / 200)[:80].mean())
     assert abs(phi.mean()) < 1e-9
@@ -332,7 +332,7 @@ def test_the_error_of_the_worst_images_is_that_of_drawing_them_again() -> None:
     assert phi.std(ddof=1) / 20 == pytest.approx(np.std(drawn), rel=0.1)
 
 
-def test_blockiness_knows_what_each_image_adds(stories: dict[str, Tested]) -> None:
+def test_blockiness_knows_what_each_image_adds(stories: dict[str, TestResult]) -> None:
     tested = stories["perfect"]
     value, phi = blocks(tested, 8)
     first = {key: sums[1:] for key, sums in tested.sums.items()}
@@ -350,7 +350,7 @@ def test_classes_of_an_image_are_those_at_its_original_size() -> None:
     labels = mask.clone()
     labels[0, :5], labels[1, :2], labels[0, 8:11] = 2, 3, 2
     logits = 9 * torch.nn.functional.one_hot(labels, 4).permute(2, 0, 1)[None].float()
-    counts, measures = ImageCounts(), Measures()
+    counts, measures = PerImageConfusion(), PerImageErrors()
     trainer = SimpleNamespace(
         datamodule=SimpleNamespace(classes=list("abcd"), background=0, original_mask=lambda role, index: original),
         precision_plugin=SimpleNamespace(forward_context=nullcontext),
@@ -361,8 +361,8 @@ def test_classes_of_an_image_are_those_at_its_original_size() -> None:
         callback.setup(trainer, SimpleNamespace(classes=trainer.datamodule.classes), "test")
         callback.on_test_start(trainer, None)
         callback.on_test_batch_end(trainer, lambda image: logits, logits, batch)
-    cells = dict(zip(CELLS, measures.images[0]["cells"].tolist(), strict=True))
-    assert {k: cells[k] for k in CELLS[3:]} == {"confused": 3, "foreign": 0, "overshoot": 5, "ghost": 2}
+    cells = dict(zip(CATEGORIES, measures.images[0]["cells"].tolist(), strict=True))
+    assert {k: cells[k] for k in CATEGORIES[3:]} == {"confused": 3, "foreign": 0, "overshoot": 5, "ghost": 2}
     assert measures.images[0]["absent"] == 1
     assert measures.images[0]["offset_cells"][3].tolist() == list(cells.values())
     assert measures.images[0]["offset_margins"].sum(0).tolist() == [125, 3, 0, 126, 2]  # 121: at large offsets alone

@@ -12,12 +12,12 @@ import pytest
 from segstudy.errors import ConfigError
 from segstudy.files import (
     PARTIAL,
+    atomic_write,
     move,
     open_lock,
     open_to_read,
     read_text,
     remove_partials,
-    replacing,
     subfolder,
     write_text,
 )
@@ -28,7 +28,7 @@ SOURCE = str(Path(__file__).parents[1] / "src")
 def test_a_file_is_replaced_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "figures.csv"
     file.write_text("old")
-    with replacing(tmp_path, "figures.csv") as new:
+    with atomic_write(tmp_path, "figures.csv") as new:
         new.write(b"new")
         new.flush()
         assert file.read_text() == "old"
@@ -39,7 +39,7 @@ def test_a_file_is_replaced_at_the_end(tmp_path: Path) -> None:
 def test_after_an_error_a_file_is_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "figures.csv"
     file.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path, "figures.csv") as new:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path, "figures.csv") as new:
         new.write(b"ne%d" % (1 // 0))
     assert file.read_text() == "old"
     with pytest.raises(OSError, match="figures"):
@@ -51,7 +51,10 @@ def test_after_an_error_a_file_is_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"No space left on device: '.*figures\.csv'"), replacing(tmp_path, "figures.csv"):
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*figures\.csv'"),
+        atomic_write(tmp_path, "figures.csv"),
+    ):
         os.write(os.open("/dev/full", os.O_WRONLY), b"x")  # a device on which every write fails so
     assert not list(tmp_path.iterdir())
 

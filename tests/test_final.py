@@ -10,7 +10,7 @@ from test_evaluate import TINY, train
 from torch import nn
 
 from segstudy.build import build_data
-from segstudy.callbacks.test_diagnostics import Final
+from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.config.compose import compose_config
 from segstudy.inference.evaluate import retest
 from segstudy.inference.loading import load_run
@@ -55,7 +55,7 @@ class See(nn.Module):
 
 @pytest.mark.parametrize("side", [1, 5, 9])
 def test_a_convolution_sees_its_kernel(side: int) -> None:
-    final = Final()
+    final = TestDiagnostics()
     final.first = torch.rand(2, 3, 32, 32)
     module = nn.Module()
     module.network = See(side)

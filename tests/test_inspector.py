@@ -18,7 +18,7 @@ from segstudy.callbacks.inspector import Inspector
 from segstudy.cli.main import app
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
-from segstudy.config.run_folder import claim
+from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError
 from segstudy.inspection.activations import SAMPLE, Probe, inspect_batch, sample
 from segstudy.train import run
@@ -222,7 +222,7 @@ def test_the_command_on_settings_and_on_a_run(tmp_path: Path, monkeypatch: pytes
     assert "layers flagged" in done.output
     cfg = compose_config([*SMALL, "trainer.max_epochs=1"])
     check(cfg)
-    run(cfg, tmp_path / "run", claim(tmp_path / "run", cfg))
+    run(cfg, tmp_path / "run", claim_folder(tmp_path / "run", cfg))
     of_run = CliRunner().invoke(app, ["inspect", str(tmp_path / "run")], catch_exceptions=False)
     assert of_run.exit_code == 0
     assert of_run.output.count("Conv2d") == done.output.count("Conv2d") > 5

@@ -10,7 +10,7 @@ from test_evaluate import evaluated, voc_run
 
 import segstudy
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.loading import Views
+from segstudy.inference.loading import TestTimeAugmentation
 from segstudy.inference.model import as_image
 
 
@@ -51,7 +51,7 @@ def test_kinds_of_photos_are_one(home: Path) -> None:
 def test_probabilities_and_labels_agree(home: Path) -> None:
     model = segstudy.load(home / "a")
     photo = np.random.default_rng(0).integers(0, 255, (50, 30, 3), np.uint8)
-    for views in (None, Views(flip=True)):
+    for views in (None, TestTimeAugmentation(flip=True)):
         chances = model.probabilities(photo, "64x32", views)
         assert chances.shape == (len(model.classes), 50, 30)
         np.testing.assert_allclose(chances.sum(0), 1, atol=1e-5)

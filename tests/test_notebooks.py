@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
-from segstudy.config.run_folder import claim
+from segstudy.config.run_folder import claim_folder
 from segstudy.study.analysis import analyse
 from segstudy.train import run
 
@@ -113,10 +113,10 @@ def test_pet_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "decoder.widths=[8,8,8,8]", "callbacks.pictures.count=1", "optim.lr=0.01",
         ])  # fmt: skip
         check(cfg)
-        records[model] = claim(study / model, cfg)
+        records[model] = claim_folder(study / model, cfg)
         run(cfg, study / model, records[model])
     # a run that failed is named in the table, and left out of all that follows
-    claim(study / "pet_2", cfg).note(status="failed", error="stopped")
+    claim_folder(study / "pet_2", cfg).note(status="failed", error="stopped")
     notebook = execute("pet_compare", tmp_path, monkeypatch, STUDY=study, ROOT=tmp_path / "photos", IMAGES=5, SHOWN=2)
     text = printed(notebook)
     for model, record in records.items():
@@ -137,11 +137,11 @@ def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "trainer.max_epochs=1", "encoder.widths=[8,8,8,8,8]", "decoder.widths=[8,8,8,8]",
             "callbacks.pictures.count=1", "optim.lr=0.01",
         ])  # fmt: skip
-        run(cfg, study / model, claim(study / model, cfg))
-    claim(study / "v3", cfg).note(status="failed", error="stopped")
+        run(cfg, study / model, claim_folder(study / model, cfg))
+    claim_folder(study / "v3", cfg).note(status="failed", error="stopped")
     notebook = execute("study", tmp_path, monkeypatch, STUDY=study)
     text, record = printed(notebook), json.loads((study / "v1" / "record.json").read_text())
-    findings, _ = analyse.study(study)
+    findings, _ = analyse.analyse_study(study)
     group = findings.groups[0]
     assert findings.sentence in text
     assert "left out: v3: failed: stopped" in text

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from segstudy import optim
 from segstudy.callbacks.freeze import FreezeEncoder
-from segstudy.config.compose import adopt, compose_config
+from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.losses import CrossEntropy
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import LibraryEncoder
@@ -100,7 +100,7 @@ def test_as_published_decays_what_its_author_decayed() -> None:
     for reproduce in ([], ["reproduce=as_published"]):
         given = ["experiment=resnet_unet", "data.root=x", *reproduce]
         cfg = compose_config(given)
-        adopt(cfg, given)
+        apply_overrides(cfg, given)
         assert (cfg.optim.decay_norms, cfg.optim.optimizer.weight_decay) == (bool(reproduce), 1e-5)
 
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from segstudy.callbacks import history
 from segstudy.callbacks.history import History
 from segstudy.config.compose import compose_config
-from segstudy.config.run_folder import claim
+from segstudy.config.run_folder import claim_folder
 from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record
-from segstudy.study.analysis.analyse import paces
+from segstudy.study.analysis.analyse import times_to_accuracy
 from segstudy.study.analysis.findings import Group, Variant
-from segstudy.study.analysis.time_to_accuracy import Reached, final, print_pace, reached, target
+from segstudy.study.analysis.time_to_accuracy import TimeToAccuracy, final, print_time_to_accuracy, reached, target
 from segstudy.study.statistics.comparison import Estimate
 from segstudy.train import run
 
@@ -29,7 +29,7 @@ def rows(*miou: float, seconds: float | None = 10.0) -> list[dict[str, float]]:
     return [{"epoch": i + 1, "val/miou": value} | t for i, (value, t) in enumerate(zip(miou, timed, strict=True))]
 
 
-def same(a: Reached, b: tuple[float, float]) -> bool:
+def same(a: TimeToAccuracy, b: tuple[float, float]) -> bool:
     return all(x == y or (math.isnan(x) and math.isnan(y))
                for x, y in zip((a.epochs, a.seconds), b, strict=True))  # fmt: skip
 
@@ -65,18 +65,20 @@ def test_a_study_says_how_soon_each_variant_was_there() -> None:
     goal = target(h for each in histories.values() for h in each)
     nan = Estimate(math.nan, math.nan, math.nan)
     variants = [
-        Variant(n, n, [{"encoder_weights": origin}], [0], nan, nan, nan, np.zeros(2), paces(histories[n], goal))
+        Variant(
+            n, n, [{"encoder_weights": origin}], [0], nan, nan, nan, np.zeros(2), times_to_accuracy(histories[n], goal)
+        )
         for n, origin in (("v1", "random"), ("v4", "weights/imagenet.pth"))
     ]
     none = np.zeros(2)
     group = Group("made", ["a", "b"], [], 0, 4, 4, none, none, variants, [], target=goal)
     console = Console(record=True, width=120)
-    print_pace(group, console)
+    print_time_to_accuracy(group, console)
     text = console.export_text()
     assert "until a val mIoU of 0.450, 90% of the best final one" in text
     cells = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
     assert cells == [["v1", "random", "n/a", "n/a"], ["v4", "imagenet.pth", "1.5", "11.5"]]
-    print_pace(replace(group, target=math.nan), console)
+    print_time_to_accuracy(replace(group, target=math.nan), console)
     assert console.export_text() == ""
 
 
@@ -125,7 +127,7 @@ def test_a_run_writes_seconds_and_goes_on_from_them(tmp_path: Path) -> None:
         "encoder.widths=[4,4,4,4,4]", "decoder.widths=[4,4,4,4]", "callbacks.pictures.count=1",
     ])  # fmt: skip
     folder = tmp_path / "run"
-    run(cfg, folder, claim(folder, cfg))
+    run(cfg, folder, claim_folder(folder, cfg))
     first = [row["seconds"] for row in read_history(folder / "history.csv")]
     assert 0 < first[0] < first[1] < first[2]
     # as if it had been much slower and stopped after its last epoch but before the test

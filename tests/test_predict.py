@@ -23,11 +23,11 @@ from segstudy.cli.main import app
 from segstudy.data.images import ORIENTATION
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference import predict as predicting
-from segstudy.inference.loading import Views
+from segstudy.inference.loading import TestTimeAugmentation
 from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import find_photos, is_ours
-from segstudy.inference.predict import Line, Task, kept_classes
+from segstudy.inference.predict import PredictionPipeline, PredictionTask, kept_classes
 from segstudy.inference.predictions import predict_all
 from segstudy.inference.tiles import Tiles
 
@@ -201,7 +201,12 @@ def test_batches_tiles_and_views_are_those_of_one_photo(tmp_path: Path, monkeypa
     monkeypatch.setattr(predicting, "HELD", 3000)  # so that batches are also cut short, and a photo is alone
     model = model_of(seeded(nn.Conv2d(3, 6, 5, padding=2)), 6)
     files = [write(tmp_path / f"{i}.png", smooth(20 + i, 70 - i)) for i in range(7)]
-    tasks = [Task(batch=3), Task(size="20x30", views=Views(True)), Task("original"), Task(tiles=Tiles(16), batch=2)]
+    tasks = [
+        PredictionTask(batch=3),
+        PredictionTask(size="20x30", views=TestTimeAugmentation(True)),
+        PredictionTask("original"),
+        PredictionTask(tiles=Tiles(16), batch=2),
+    ]
     for i, task in enumerate(tasks):
         out = tmp_path / f"out{i}"
         assert predict_all(model, task, [str(tmp_path / "*.png")], out, console=Console(quiet=True))
@@ -214,10 +219,16 @@ def test_batches_tiles_and_views_are_those_of_one_photo(tmp_path: Path, monkeypa
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(
     ("task", "number", "threads"),
-    [(Task(), 12, 1), (Task(batch=2), 12, 2), (Task(batch=3), 12, 2), (Task(), 1, 4), (Task("original"), 12, 4)],
+    [
+        (PredictionTask(), 12, 1),
+        (PredictionTask(batch=2), 12, 2),
+        (PredictionTask(batch=3), 12, 2),
+        (PredictionTask(), 1, 4),
+        (PredictionTask("original"), 12, 4),
+    ],
 )
 def test_batches_share_the_threads(
-    task: Task, number: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: PredictionTask, number: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores, used = Model.batch_scores, set()
 
@@ -245,7 +256,7 @@ def test_what_was_written_before_a_full_disk_is_kept(tmp_path: Path, monkeypatch
     for i in range(16):
         write(tmp_path / f"{i}.png")
     with pytest.raises(ConfigError, match="cannot be written: No space left"):
-        predict_all(colours(), Task(), [str(tmp_path)], tmp_path / "out", console=Console(quiet=True))
+        predict_all(colours(), PredictionTask(), [str(tmp_path)], tmp_path / "out", console=Console(quiet=True))
     assert [row["mask"] for row in rows_of(tmp_path / "out")] == ["0.png", "1.png", "2.png"]
 
 
@@ -253,7 +264,7 @@ def test_the_share_of_a_photo_in_tiles_is_told_until_nobody_waits(tmp_path: Path
     for i in range(2):
         write(tmp_path / f"{i}.png", smooth(40, 60))
     told: list[float] = []
-    line = Line(colours(), Task(tiles=Tiles(16, 0), batch=1), tmp_path / "out", told.append)
+    line = PredictionPipeline(colours(), PredictionTask(tiles=Tiles(16, 0), batch=1), tmp_path / "out", told.append)
     assert len(list(line.run(find_photos([str(tmp_path)])[0]))) == 2
     assert told == sorted(told)
     assert (told[0], len(told)) == (0, 2 * 3 * 4)

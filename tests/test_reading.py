@@ -10,7 +10,7 @@ import pytest
 from conftest import save_mask
 from PIL import Image
 
-from segstudy.data.images import Sample, eight_bits, read_image, read_mask, read_pair
+from segstudy.data.images import Sample, read_image, read_mask, read_pair, to_eight_bits
 from segstudy.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -278,12 +278,12 @@ def test_16_bit_rgb_of_small_values_is_refused_not_read_as_black(largest: int, t
 def test_other_colours_of_16_bits(mode: str) -> None:
     """As Pillow holds them: the upper bytes, and a note of ours; an opaque alpha is no light."""
     picture = Image.new(mode, (4, 4), tuple([9] * (len(mode) - 1) + ([255] if mode[-1] == "A" else [9])))
-    assert eight_bits(picture) is picture
+    assert to_eight_bits(picture) is picture
     picture.info["16-bit"] = True
     with pytest.raises(DataError, match="no value above 4095"):
-        eight_bits(picture)
+        to_eight_bits(picture)
     picture.putpixel((1, 2), tuple([16] * len(mode)))
-    assert eight_bits(picture) is picture
+    assert to_eight_bits(picture) is picture
 
 
 @pytest.mark.parametrize(
@@ -304,4 +304,4 @@ def test_grey_values_of_16_bits_in_32(tmp_path: Path) -> None:
 
 def test_a_picture_in_memory_of_floating_point_values_is_refused() -> None:
     with pytest.raises(DataError, match="the picture holds floating-point values"):
-        eight_bits(Image.new("F", (4, 4)))
+        to_eight_bits(Image.new("F", (4, 4)))

@@ -10,7 +10,7 @@ from test_train import SMALL, command
 
 from segstudy.build import build_data, build_module, build_start
 from segstudy.config.check import check
-from segstudy.config.compose import adopt, compose_config
+from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.paths import CONF
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError
@@ -99,7 +99,7 @@ def trained_batch(*overrides: str) -> tuple[torch.nn.Module, SegmentationData]:
     """The network of a config after a step of training, as build.py makes both, and its data."""
     own = ("data.size=32", "data.train_images=2", "data.val_images=2", "data.batch_size=2")
     cfg = compose_config([*own, *overrides])
-    adopt(cfg, overrides)
+    apply_overrides(cfg, overrides)
     check(cfg)
     data = build_data(cfg)
     network, origin, _ = build_start(cfg, data)

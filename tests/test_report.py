@@ -89,7 +89,9 @@ def three() -> Findings:
     variants = [variant("V1", 0.55), variant("V2", 0.566), variant("V3", 0.57)]
     differences = [difference("V1", "V2"), difference("V2", "V3", 0.004, "undecided")]
     claims = [ClaimResult("V2 is better", "supported", "by .016"), ClaimResult("V3 too", "not measured", "no curve")]
-    whole = group(variants, differences, claims=claims, telling=[(3, "2007_000032", 0.2)], warnings=["Few images."])
+    whole = group(
+        variants, differences, claims=claims, most_influential=[(3, "2007_000032", 0.2)], warnings=["Few images."]
+    )
     return Findings("journey", "V2 is better than V1.", [whole], [("v4", "TrainingError: the loss is nan <b>")])
 
 

@@ -11,7 +11,7 @@ from segstudy.build import build_network
 from segstudy.config.compose import register_resolvers
 from segstudy.config.paths import CONF
 from segstudy.networks.encoders import LibraryEncoder
-from segstudy.seeds import derive, initialise, permutation, stream, uniforms
+from segstudy.seeds import derive, initialise, permutation, stream, uniform_numbers
 
 
 def network(*overrides: str) -> nn.Module:
@@ -91,24 +91,24 @@ def test_derived_seeds_are_the_same_on_every_machine() -> None:
     # Frozen figures: if they change, no earlier run can be repeated.
     assert (derive(0, "order", 0), derive(7, "weights", "head.1")) == (3471081512423777433, 1049075704875650773)
     assert permutation(6, 0, 0).tolist() == [2, 5, 0, 3, 1, 4]
-    assert uniforms(0, 0, torch.arange(2), 2).flatten().tolist() == pytest.approx(
+    assert uniform_numbers(0, 0, torch.arange(2), 2).flatten().tolist() == pytest.approx(
         [0.3679541, 0.4684966, 0.9972901, 0.4731629]
     )
 
 
 def test_uniforms_are_a_function_of_seed_epoch_and_index() -> None:
-    whole = uniforms(3, 2, torch.arange(50), 6)
+    whole = uniform_numbers(3, 2, torch.arange(50), 6)
     picked = torch.tensor([41, 7, 7, 0])
-    assert torch.equal(uniforms(3, 2, picked, 6), whole[picked])
+    assert torch.equal(uniform_numbers(3, 2, picked, 6), whole[picked])
     torch.manual_seed(99)
-    assert torch.equal(uniforms(3, 2, torch.arange(50), 6), whole)
-    assert torch.equal(uniforms(3, 2, torch.arange(50), 4), whole[:, :4])  # one more draw changes no earlier one
+    assert torch.equal(uniform_numbers(3, 2, torch.arange(50), 6), whole)
+    assert torch.equal(uniform_numbers(3, 2, torch.arange(50), 4), whole[:, :4])  # one more draw changes no earlier one
     for seed, epoch in ((4, 2), (3, 3)):
-        assert not (uniforms(seed, epoch, torch.arange(50), 6) == whole).any()
+        assert not (uniform_numbers(seed, epoch, torch.arange(50), 6) == whole).any()
 
 
 def test_uniforms_are_uniform() -> None:
-    values = uniforms(0, 1, torch.arange(5000), 8)
+    values = uniform_numbers(0, 1, torch.arange(5000), 8)
     assert values.dtype == torch.float32
     assert 0 <= values.min() <= values.max() < 1
     for column in values.T:
@@ -119,13 +119,13 @@ def test_uniforms_are_uniform() -> None:
 
 
 def test_uniforms_are_uncorrelated() -> None:
-    columns = [uniforms(0, epoch, torch.arange(5000), 4).numpy() for epoch in range(3)]
+    columns = [uniform_numbers(0, epoch, torch.arange(5000), 4).numpy() for epoch in range(3)]
     correlation = np.corrcoef(np.concatenate(columns, 1).T) - np.eye(12)
     assert np.abs(correlation).max() < 0.07  # five standard errors of 5,000 pairs
 
 
 def test_the_filler_index_has_draws_too() -> None:
-    assert uniforms(0, 0, torch.tensor([-1]), 3).shape == (1, 3)
+    assert uniform_numbers(0, 0, torch.tensor([-1]), 3).shape == (1, 3)
 
 
 def test_permutation_is_of_the_seed_and_the_epoch() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from segstudy.build import build_data
 from segstudy.config.compose import compose_config
-from segstudy.data.dataset import Order, repeat_factors
+from segstudy.data.dataset import EpochSampler, repeat_factors
 from segstudy.data.splits import folds, hold_out
 
 ALONE = [""] * 60
@@ -58,7 +58,7 @@ def test_repeat_factors_by_hand() -> None:
 
 def test_balanced_order_draws_in_proportion_and_keeps_the_epochs_length() -> None:
     repeats = np.array([1.0] * 6 + [4.0, 2.0])
-    order = Order(8, seed=0, shuffle=True, repeats=repeats)
+    order = EpochSampler(8, seed=0, shuffle=True, repeats=repeats)
     drawn: Counter[int] = Counter()
     for epoch in range(300):
         order.set_epoch(epoch)
@@ -73,7 +73,7 @@ def test_balanced_order_draws_in_proportion_and_keeps_the_epochs_length() -> Non
 
 def test_balanced_order_is_the_seeds_and_the_epochs() -> None:
     def epoch(seed: int, number: int) -> list[int]:
-        order = Order(8, seed, True, repeats=np.arange(1.0, 9))
+        order = EpochSampler(8, seed, True, repeats=np.arange(1.0, 9))
         order.set_epoch(number)
         return list(order)
 
@@ -86,7 +86,7 @@ def test_balanced_order_is_the_seeds_and_the_epochs() -> None:
 def test_a_repeated_image_is_another_position_each_time(world: int) -> None:
     repeats = np.array([1.0] * 6 + [9.0, 1.0])
     for epoch in range(5):
-        plain, orders = [], [Order(8, 0, True, rank, world, repeats) for rank in range(world)]
+        plain, orders = [], [EpochSampler(8, 0, True, rank, world, repeats) for rank in range(world)]
         for order in orders:
             order.set_epoch(epoch)
         positions = [p for turn in zip(*orders, strict=True) for p in turn]  # as one process draws them

@@ -9,7 +9,7 @@ from scipy import stats
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.report.sentences import halving, sentence
 from segstudy.study.statistics.bootstrap import bootstrap, cross_check, percentile
-from segstudy.study.statistics.comparison import Comparison, Measured, compare, estimate, rough
+from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate, rough
 from segstudy.study.statistics.influence import image_error, influence
 from segstudy.study.statistics.multiplicity import Decision, benjamini_hochberg, decide
 
@@ -68,7 +68,7 @@ def test_nothing_counted_is_not_a_figure() -> None:
     figure = estimate([value], [phi])
     assert math.isnan(figure.value)
     assert math.isnan(figure.low)
-    found = compare(Measured([value], [phi]), Measured([0.5], [np.zeros(3)]))
+    found = compare(MetricSamples([value], [phi]), MetricSamples([0.5], [np.zeros(3)]))
     assert math.isnan(found.p)
     decision = decide({"a": found, "b": with_p(0.03)})
     assert decision["a"].verdict == "undecided"
@@ -101,7 +101,7 @@ def test_what_one_image_holds_alone_has_no_standard_error(leave_one_out: bool) -
     figure = estimate([value] * 3, [phi] * 3)
     assert figure.value == 0.75
     assert np.isnan([figure.low, figure.high]).all()
-    found = compare(Measured([0.5] * 3, [phi] * 3), Measured([value] * 3, [phi] * 3))
+    found = compare(MetricSamples([0.5] * 3, [phi] * 3), MetricSamples([value] * 3, [phi] * 3))
     decision = decide({"it": found})["it"]
     assert decision.verdict == "undecided"
     assert "has no standard error" in sentence("V1", "V2", "mIoU", found, decision)
@@ -114,7 +114,7 @@ def test_what_does_not_vary_has_no_interval() -> None:
     figure = estimate([value], [phi])
     assert figure.value == 0
     assert np.isnan([figure.low, figure.high]).all()
-    found = compare(Measured([5.0] * 3, [np.zeros(9)] * 3), Measured([6.0] * 3, [np.zeros(9)] * 3))
+    found = compare(MetricSamples([5.0] * 3, [np.zeros(9)] * 3), MetricSamples([6.0] * 3, [np.zeros(9)] * 3))
     assert found.delta == 1
     assert np.isnan([found.se, found.p, found.low]).all()
     thirds = influence(np.full(40, 1.0), np.full(40, 3.0))[1] + 1e-17 * np.arange(40)  # rounding is no scatter
@@ -215,12 +215,12 @@ def test_seeds_alone_are_welch_and_the_paired_t_test() -> None:
     """Where no image moves anything, what is left is a known test."""
     a, b, still = [0.58, 0.60, 0.61], [0.62, 0.63, 0.66], [np.zeros(10)] * 3
     welch, pairs = stats.ttest_ind(b, a, equal_var=False), stats.ttest_rel(b, a)
-    found = compare(Measured(a, still), Measured(b, still))
+    found = compare(MetricSamples(a, still), MetricSamples(b, still))
     assert (found.delta, found.p, found.df) == pytest.approx((0.04, welch.pvalue, welch.df))
     assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
-    together = compare(Measured(a, still), Measured(b, still), paired=True)
+    together = compare(MetricSamples(a, still), MetricSamples(b, still), paired=True)
     assert (together.p, together.df, together.seeds) == (pytest.approx(pairs.pvalue), pytest.approx(2), (3, 3))
-    unequal = compare(Measured(a, still), Measured(b[:2], still[:2]), paired=True)  # cannot be paired
+    unequal = compare(MetricSamples(a, still), MetricSamples(b[:2], still[:2]), paired=True)  # cannot be paired
     assert unequal.p == pytest.approx(stats.ttest_ind(b[:2], a, equal_var=False).pvalue)
 
 
@@ -228,7 +228,7 @@ def test_images_alone_are_the_paired_test_over_images() -> None:
     """Equal bottoms make the figure a mean; df images − 1, or groups − 1."""
     rng = np.random.default_rng(6)
     tops, bottom = rng.random((2, 200)), np.ones(200)
-    a, b = (Measured([v], [p]) for v, p in (influence(t, bottom) for t in tops))
+    a, b = (MetricSamples([v], [p]) for v, p in (influence(t, bottom) for t in tops))
     found, test = compare(a, b), stats.ttest_rel(tops[1], tops[0])
     assert found.delta / found.se == pytest.approx(test.statistic)
     assert found.p == pytest.approx(test.pvalue)
@@ -240,10 +240,10 @@ def test_images_alone_are_the_paired_test_over_images() -> None:
 def test_images_and_seeds_add_up() -> None:
     """The same trainings as one seed and as three: the seeds' variances come on top, and less certain ones."""
     rng = np.random.default_rng(7)
-    a = Measured([0.50, 0.52, 0.54], list(rng.standard_normal((3, 100))))
-    b = Measured([0.60, 0.60, 0.63], list(rng.standard_normal((3, 100))))
+    a = MetricSamples([0.50, 0.52, 0.54], list(rng.standard_normal((3, 100))))
+    b = MetricSamples([0.60, 0.60, 0.63], list(rng.standard_normal((3, 100))))
     found = compare(a, b)
-    images = image_error(np.mean(b.phis, 0) - np.mean(a.phis, 0)) ** 2
+    images = image_error(np.mean(b.influences, 0) - np.mean(a.influences, 0)) ** 2
     parts = [images, 0.0004 / 3, 0.0003 / 3]
     assert found.se**2 == pytest.approx(sum(parts))
     assert found.df == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 99 + parts[1] ** 2 / 2 + parts[2] ** 2 / 2))
@@ -253,7 +253,7 @@ def test_images_and_seeds_add_up() -> None:
 
 def test_a_run_against_itself() -> None:
     value, phi = influence(*counts(np.random.default_rng(8), 40))
-    one, three = Measured([value], [phi]), Measured([value] * 3, [phi] * 3)
+    one, three = MetricSamples([value], [phi]), MetricSamples([value] * 3, [phi] * 3)
     same = compare(three, three)
     assert (same.delta, same.se, same.p, same.low, same.high) == (0, 0, 1, 0, 0)
     assert decide({"it": same})["it"].verdict == "equal"
@@ -403,7 +403,7 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(DataError, match="3 images, 2 labels"):
         image_error(np.zeros(3), ["a", "b"])
     with pytest.raises(DataError, match="same images"):
-        compare(Measured([0.5], [np.zeros(3)]), Measured([0.5], [np.zeros(4)]))
+        compare(MetricSamples([0.5], [np.zeros(3)]), MetricSamples([0.5], [np.zeros(4)]))
     with pytest.raises(DataError, match="same images"):
         estimate([0.5, 0.5], [np.zeros(3), np.zeros(4)])
     with pytest.raises(ConfigError, match="margin"):

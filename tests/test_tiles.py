@@ -21,9 +21,16 @@ from segstudy.errors import ConfigError
 from segstudy.inference import labels as labelling
 from segstudy.inference.evaluate import evaluate
 from segstudy.inference.labels import labels_and_mean
-from segstudy.inference.loading import Member, Views, Wanted, config_of, open_data, open_members
+from segstudy.inference.loading import (
+    EvaluationSpec,
+    LoadedRun,
+    TestTimeAugmentation,
+    evaluation_config,
+    evaluation_data,
+    load_runs,
+)
 from segstudy.inference.model import Model
-from segstudy.inference.tiles import Place, Tiles, blended, blended_image
+from segstudy.inference.tiles import Place, Tiles, blend_tiles, predict_tiled
 from segstudy.labels import labels_at
 
 
@@ -42,7 +49,7 @@ def model_of(network: nn.Module, classes: int, background: int | None = 0) -> Mo
     palette = [[c * 10, 255 - c * 10, 128] for c in range(classes)]
     record = {"class_names": names, "palette": palette, "data": {"background": background}}
     cfg = OmegaConf.create({"data": {"size": [16, 24]}, "trainer": {"precision": "32-true"}})
-    return Model(Member("made", Path("made"), network.eval(), record, cfg), "cpu")
+    return Model(LoadedRun("made", Path("made"), network.eval(), record, cfg), "cpu")
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -105,8 +112,10 @@ def test_impossible_tiles_are_refused(side: int, overlap: float) -> None:
 
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(9, 13), (16, 16), (16, 40), (32, 48), (37, 61), (1, 50)])
-@pytest.mark.parametrize("views", [None, Views(flip=True)])
-def test_without_context_tiles_change_nothing(shape: tuple[int, int], overlap: float, views: Views | None) -> None:
+@pytest.mark.parametrize("views", [None, TestTimeAugmentation(flip=True)])
+def test_without_context_tiles_change_nothing(
+    shape: tuple[int, int], overlap: float, views: TestTimeAugmentation | None
+) -> None:
     model = model_of(seeded(nn.Conv2d(3, 5, 1)), 5)
     photo = smooth(*shape)
     whole = model.predict(photo, "original", views)
@@ -115,7 +124,7 @@ def test_without_context_tiles_change_nothing(shape: tuple[int, int], overlap: f
     network = model.network
     image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
-        chances = blended_image(lambda tile: network(tile).softmax(1), image, Tiles(16, overlap))
+        chances = predict_tiled(lambda tile: network(tile).softmax(1), image, Tiles(16, overlap))
         torch.testing.assert_close(chances, network(image).softmax(1))
 
 
@@ -169,7 +178,7 @@ def test_blocks_are_the_weighted_sum_of_all_tiles(
         return torch.from_numpy(np.stack([drawn[place] for place in places]))
 
     seen = np.zeros(shape, int)
-    for top, left, block in blended(shape, tiles, chances, batch):
+    for top, left, block in blend_tiles(shape, tiles, chances, batch):
         assert (top, left) in asked[-batch:]  # a block comes before any tile after its own is asked for
         rows, columns = slice(top, top + block.shape[1]), slice(left, left + block.shape[2])
         np.testing.assert_allclose(block, expected[:, rows, columns], atol=1e-6)
@@ -214,12 +223,13 @@ def test_confidence_is_the_mean_highest_probability() -> None:
 def test_evaluated_in_tiles_a_network_without_context_has_the_same_figures(tmp_path: Path) -> None:
     make_voc(tmp_path / "photos")
     own = ["data=voc", f"data.root={tmp_path / 'photos'}", "data.size=32", "trainer.precision=32-true"]
-    members = open_members([train(tmp_path / "run", *own)])
+    members = load_runs([train(tmp_path / "run", *own)])
     members = [replace(members[0], network=seeded(nn.Conv2d(3, 21, 1)))]
-    wanted = Wanted(size="original")
-    for views in (None, Views(flip=True)):
+    wanted = EvaluationSpec(size="original")
+    for views in (None, TestTimeAugmentation(flip=True)):
         whole, parts = (
-            evaluate(members, config_of(members, wanted), open_data(config_of(members, wanted), members, wanted), views,
+            evaluate(members, evaluation_config(members, wanted),
+                     evaluation_data(evaluation_config(members, wanted), members, wanted), views,
                      tiles=tiles)
             for tiles in (None, Tiles(16))
         )  # fmt: skip

@@ -28,18 +28,18 @@ from segstudy.build import build_data, build_module, build_network, build_traine
 from segstudy.callbacks.history import History
 from segstudy.callbacks.per_image_confusion import dense
 from segstudy.config.check import check
-from segstudy.config.compose import adopt, compose_config
+from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.paths import CONF
-from segstudy.config.run_folder import claim, claimed
+from segstudy.config.run_folder import claim_folder, claimed_folder
 from segstudy.config.summary import hyperparameters
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice
 from segstudy.runs.checkpoints import RunCheckpointIO
 from segstudy.runs.history import read_history
-from segstudy.runs.locking import locked
+from segstudy.runs.locking import run_lock
 from segstudy.runs.tables import comparable, print_study, records, variants
-from segstudy.study.analysis.analyse import study
+from segstudy.study.analysis.analyse import analyse_study
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.report.markdown import markdown_report
 from segstudy.study.results import read_run
@@ -85,9 +85,9 @@ def train(folder: Path, *overrides: str) -> dict[str, Any]:
     """One small run in this process; its record."""
     given = [*SMALL, *overrides]
     cfg = compose_config(given)
-    adopt(cfg, given)
+    apply_overrides(cfg, given)
     check(cfg)
-    record = claim(folder, cfg)
+    record = claim_folder(folder, cfg)
     run(cfg, folder, record)
     return record.values
 
@@ -237,14 +237,14 @@ def test_v1_and_v2_with_one_seed_start_alike_and_see_the_same_batches(finished: 
 
 def test_a_folder_of_another_config_is_refused(finished: Path) -> None:
     with pytest.raises(ConfigError, match=r"optim\.lr: 0\.001 → 0\.1"):
-        claim(finished, compose_config([*SMALL, *THIN, "optim.lr=0.1"]))
+        claim_folder(finished, compose_config([*SMALL, *THIN, "optim.lr=0.1"]))
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_gives_its_folder_up(tmp_path: Path) -> None:
-    claim(tmp_path / "run", compose_config(["optim.lr=0.1"])).note(status="failed")
-    claim(tmp_path / "run", compose_config(["optim.lr=0.2"])).note(status="running")
+    claim_folder(tmp_path / "run", compose_config(["optim.lr=0.1"])).note(status="failed")
+    claim_folder(tmp_path / "run", compose_config(["optim.lr=0.2"])).note(status="running")
     with pytest.raises(ConfigError, match="another config"):
-        claim(tmp_path / "run", compose_config(["optim.lr=0.3"]))
+        claim_folder(tmp_path / "run", compose_config(["optim.lr=0.3"]))
     assert "lr: 0.2" in (tmp_path / "run" / "config.yaml").read_text()
 
 
@@ -281,7 +281,7 @@ def test_a_run_selected_as_published_stands_apart(finished: Path, tmp_path: Path
     )
     assert ours[2:5] == [miou, original, accuracy]
     assert theirs[2:6] == ["–", "–", "–", f"mIoU {miou}, accuracy {accuracy}"]
-    findings, _ = study(tmp_path)
+    findings, _ = analyse_study(tmp_path)
     assert [[v.name for v in group.variants] for group in findings.groups] == [["ours"], ["theirs"]]
     assert not any(group.differences for group in findings.groups)
     assert [group.published for group in findings.groups] == [False, True]
@@ -295,11 +295,11 @@ def test_a_run_selected_as_published_stands_apart(finished: Path, tmp_path: Path
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="runs_dir"):
-        claim(tmp_path / "file" / "run", compose_config([]))
+        claim_folder(tmp_path / "file" / "run", compose_config([]))
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ConfigError, match="another process"), locked(tmp_path):
+    with run_lock(tmp_path), pytest.raises(ConfigError, match="another process"), run_lock(tmp_path):
         pass
 
 
@@ -310,28 +310,28 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_who_does_not_hold_the_lock_writes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ours, other = compose_config(["optim.lr=0.1"]), compose_config(["optim.lr=0.2"])
-    with claimed(folder, ours) as record:
+    with claimed_folder(folder, ours) as record:
         record.note(status="running")
         before = files_of(folder)
-        with pytest.raises(ConfigError, match="another process"), claimed(folder, ours):
+        with pytest.raises(ConfigError, match="another process"), claimed_folder(folder, ours):
             pass
-        with pytest.raises(ConfigError, match="another config"), claimed(folder, other):
+        with pytest.raises(ConfigError, match="another config"), claimed_folder(folder, other):
             pass
         assert files_of(folder) == before
-    with pytest.raises(ZeroDivisionError), claimed(folder, ours):
+    with pytest.raises(ZeroDivisionError), claimed_folder(folder, ours):
         _ = 1 / 0
     record_file = json.loads((folder / "record.json").read_text())
     assert record_file == {"status": "failed", "error": "ZeroDivisionError: division by zero"}
-    with locked(folder), pytest.raises(ConfigError, match="another process"), claimed(folder, other):
+    with run_lock(folder), pytest.raises(ConfigError, match="another process"), claimed_folder(folder, other):
         pass  # free to be taken, but not while it is held
     assert "lr: 0.1" in (folder / "config.yaml").read_text()
 
 
 def test_a_finished_run_in_a_folder_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     cfg = compose_config(["optim.lr=0.1"])
-    claim(tmp_path / "run", cfg).note(status="done")
+    claim_folder(tmp_path / "run", cfg).note(status="done")
     (tmp_path / "run" / ".lock").mkdir()  # for root, too, no lock can be had here
-    with claimed(tmp_path / "run", cfg) as record:
+    with claimed_folder(tmp_path / "run", cfg) as record:
         assert record.status == "done"
 
 
@@ -342,7 +342,7 @@ def test_a_failure_that_cannot_be_noted_does_not_hide_itself(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def fill_up() -> None:
-        with claimed(tmp_path / "run", compose_config([])) as record:
+        with claimed_folder(tmp_path / "run", compose_config([])) as record:
             record.note(status="running")
             monkeypatch.setattr(os, "fsync", full)
             with pytest.raises(TrainingError, match=r"record could not be written.*No space left.*record\.json"):

@@ -19,10 +19,10 @@ from segstudy import build
 from segstudy.config.check import read_config
 from segstudy.config.paths import CONF
 from segstudy.config.targets import locate
-from segstudy.config.trust import fits
+from segstudy.config.trust import is_allowed
 from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import drop_own_callbacks
-from segstudy.inference.loading import Wanted, config_of, load_run, open_members
+from segstudy.inference.loading import EvaluationSpec, evaluation_config, load_run, load_runs
 from segstudy.runs.checkpoints import start_from
 
 OPENED: list[str] = []
@@ -221,10 +221,12 @@ def test_testing_writes_and_downloads_only_where_this_machine_says(
     cfg.data = OmegaConf.load(CONF / "data" / "pet.yaml")
     cfg.data.update(root=str(tmp_path / "photos"), cache_dir=str(tmp_path / "theirs"), download=True, size=32)
     OmegaConf.save(cfg, folder / "config.yaml")
-    members = open_members([folder])
-    data = config_of(members, Wanted()).data
+    members = load_runs([folder])
+    data = evaluation_config(members, EvaluationSpec()).data
     assert (data.cache_dir, data.download) == (str(tmp_path / "ours"), False)
-    data = config_of(members, Wanted([f"data.cache_dir={tmp_path / 'mine'}", "data.download=true"])).data
+    data = evaluation_config(
+        members, EvaluationSpec([f"data.cache_dir={tmp_path / 'mine'}", "data.download=true"])
+    ).data
     assert (data.cache_dir, data.download) == (str(tmp_path / "mine"), True)
 
 
@@ -242,8 +244,8 @@ def test_what_each_group_may_hold() -> None:
         "data.augment.then.blur": "segstudy.data.transforms.color.Blur", "trainer": "lightning.Trainer",
         "callbacks.x": "lightning.pytorch.callbacks.EarlyStopping",
     }.items():  # fmt: skip
-        assert fits(place, locate(target))
-        assert not fits("schedule" if place != "schedule" else "loss", locate(target))
+        assert is_allowed(place, locate(target))
+        assert not is_allowed("schedule" if place != "schedule" else "loss", locate(target))
 
 
 OWN = {
@@ -264,9 +266,9 @@ def test_only_the_network_of_ones_own_needs_ones_word_to_predict(group: str, fol
 @pytest.mark.parametrize("group", ["data", "trainer"])
 def test_what_an_evaluation_builds_is_checked(group: str, folder: Path) -> None:
     change(folder, **{group: {**OmegaConf.load(folder / "config.yaml")[group], "_target_": "os.mkdir"}})
-    members = open_members([folder])
+    members = load_runs([folder])
     with pytest.raises(ConfigError, match=rf"{group}\._target_=os\.mkdir is not of segstudy"):
-        config_of(members, Wanted())
+        evaluation_config(members, EvaluationSpec())
 
 
 @pytest.mark.parametrize("group", ["data", "loss", "optim", "schedule", "trainer"])

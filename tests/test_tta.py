@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from segstudy.build import build_network
 from segstudy.config.compose import compose_config
-from segstudy.inference.tta import TestTimeAugmentation, mean_over_views
+from segstudy.inference.tta import TTAEvaluation, mean_over_views
 
 IMAGE = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
 
@@ -64,7 +64,7 @@ def test_scales_come_back_to_the_images_size(scales: Sequence[float]) -> None:
 def test_impossible_scales_are_refused() -> None:
     for scales in ([], [0.0], [-1.0, 1.0]):
         with pytest.raises(ValueError, match=r"callbacks\.tta\.scales"):
-            TestTimeAugmentation(scales=scales)
+            TTAEvaluation(scales=scales)
 
 
 def test_the_auxiliary_head_changes_only_training() -> None:

@@ -11,7 +11,7 @@ import torch
 from conftest import make_voc, save_mask
 from PIL import Image
 
-from segstudy.data.dataset import Order
+from segstudy.data.dataset import EpochSampler
 from segstudy.data.datasets.voc import CLASSES, VOC
 from segstudy.data.transforms.augment import Augment
 from segstudy.errors import ConfigError, DataError
@@ -388,10 +388,10 @@ def test_training_order_differs_by_epoch_and_is_the_seeds(make: Any) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_an_epoch(world: int) -> None:
-    parts = [list(Order(10, 0, True, rank, world)) for rank in range(world)]
+    parts = [list(EpochSampler(10, 0, True, rank, world)) for rank in range(world)]
     assert {len(p) for p in parts} == {10 // world}
     together = [i for p in parts for i in p]
     assert len(set(together)) == len(together)
-    evaluated = [list(Order(10, 0, False, rank, world)) for rank in range(world)]
+    evaluated = [list(EpochSampler(10, 0, False, rank, world)) for rank in range(world)]
     assert {len(p) for p in evaluated} == {-(-10 // world)}
     assert sorted(i for p in evaluated for i in p if i >= 0) == list(range(10))

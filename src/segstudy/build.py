@@ -17,13 +17,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from segstudy.callbacks.extra_evaluation import Apart
-from segstudy.callbacks.per_image_confusion import ImageCounts
-from segstudy.callbacks.per_image_errors import Measures
+from segstudy.callbacks.extra_evaluation import ExtraEvaluation
+from segstudy.callbacks.per_image_confusion import PerImageConfusion
+from segstudy.callbacks.per_image_errors import PerImageErrors
 from segstudy.callbacks.pictures import Pictures
-from segstudy.callbacks.reseed_each_step import Streams
-from segstudy.callbacks.signals import Terminable
-from segstudy.callbacks.test_diagnostics import Final
+from segstudy.callbacks.reseed_each_step import ReseedEachStep
+from segstudy.callbacks.signals import RestoreSignalHandlers
+from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.entry import RANKS
@@ -138,7 +138,7 @@ class EventFiles(TensorBoardLogger):
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
     settings, reason = _trainer_settings(cfg)
-    callbacks: list[Callback] = [Streams(cfg.seed), Terminable(), *run_callbacks(cfg)]
+    callbacks: list[Callback] = [ReseedEachStep(cfg.seed), RestoreSignalHandlers(), *run_callbacks(cfg)]
     for callback in callbacks:
         if hasattr(callback, "dirpath"):
             callback.dirpath = str(folder / "checkpoints")
@@ -186,13 +186,13 @@ def _further_loggers(given: Any, folder: Path) -> list[Logger]:
     return loggers
 
 
-TESTING = (ImageCounts, Measures, Apart, Pictures, Final)
+TESTING = (PerImageConfusion, PerImageErrors, ExtraEvaluation, Pictures, TestDiagnostics)
 """The callbacks that measure at a run's test, or write into its `test/`."""
 
 
 def run_callbacks(cfg: DictConfig) -> list[Callback]:
     """What every run's test measures, and the callbacks that the config names."""
-    callbacks: list[Callback] = [ImageCounts(), Measures(), Final()]
+    callbacks: list[Callback] = [PerImageConfusion(), PerImageErrors(), TestDiagnostics()]
     for name, part in cfg.callbacks.items():
         if part.get("enabled", True):
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])

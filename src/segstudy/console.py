@@ -12,14 +12,14 @@ from segstudy import entry
 from segstudy.precision import RANK
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """A figure for a table; n/a where it is not defined, – where it is not there."""
     if value is None:
         return "–"
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def clock(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Seconds as m:ss, or h:mm:ss from one hour on."""
     if seconds is None:
         return "–"
@@ -36,7 +36,7 @@ INTERRUPTED = [128 + number for number in entry.SIGNALS]
 """Exit codes of a run's process that was asked to end."""
 
 
-def tell(error: BaseException) -> None:
+def print_error(error: BaseException) -> None:
     """The user's mistake in red, without a traceback.
 
     Of several processes the first tells what all meet, and the launcher then ends the others, which wait for that; what
@@ -48,7 +48,7 @@ def tell(error: BaseException) -> None:
     print(error, file=sys.stderr)
 
 
-def quiet() -> None:
+def silence_warnings() -> None:
     """Silence what Lightning says on every run and what has a reason here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # One slice of a memory map a batch needs no worker processes (design: under 5 % of the step).

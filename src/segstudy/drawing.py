@@ -20,7 +20,7 @@ VOID = (224, 224, 192)
 ERRORS = {"correct": (235, 235, 235), "missed": (66, 133, 244), "spilled": (255, 160, 0), "wrong class": (200, 30, 110)}
 
 
-def coloured(labels: np.ndarray, palette: Palette) -> np.ndarray:
+def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
     """Labels (H,W) → RGB uint8 (H,W,3); 255 in the colour of void."""
     table = np.full((256, 3), VOID, np.uint8)
     table[: len(palette)] = palette
@@ -39,7 +39,7 @@ def error_picture(truth: np.ndarray, prediction: np.ndarray, background: int | N
     return picture
 
 
-def grid(
+def image_grid(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
     legend: dict[str, tuple[int, int, int]],

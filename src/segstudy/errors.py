@@ -28,7 +28,7 @@ class ExportError(SegstudyError):
     """What was written for another program does not do there what the network does."""
 
 
-def near(word: str, known: Sequence[str]) -> str:
+def did_you_mean(word: str, known: Sequence[str]) -> str:
     """'; did you mean …?' with the closest known words, or nothing."""
     found = get_close_matches(word, known, n=3)
     return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -18,7 +18,7 @@ HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(PARTIAL)}", re.DOTAL
 
 
 @contextmanager
-def replacing(folder: Path, name: str | Path, durable: bool = False) -> Iterator[BinaryIO]:
+def atomic_write(folder: Path, name: str | Path, durable: bool = False) -> Iterator[BinaryIO]:
     """A new file, which at the end takes the place of `folder/name`; after an error that is as it was.
 
     name: relative, with sub-folders, which are made. No link below `folder` is followed (`folder` itself may be one):
@@ -46,13 +46,13 @@ def replacing(folder: Path, name: str | Path, durable: bool = False) -> Iterator
 
 
 def write_text(folder: Path, name: str | Path, text: str) -> None:
-    """Write a text as UTF-8, as `replacing` does."""
-    with replacing(folder, name) as file:
+    """Write a text as UTF-8, as `atomic_write` does."""
+    with atomic_write(folder, name) as file:
         file.write(text.encode())
 
 
 def move(file: Path, folder: Path, name: str | Path) -> None:
-    """Let a file of the same disk take the place of `folder/name`, as `replacing` does."""
+    """Let a file of the same disk take the place of `folder/name`, as `atomic_write` does."""
     *inner, last = _parts(name)
     with opened_folder(folder, inner) as place:
         os.rename(file, last, dst_dir_fd=place)

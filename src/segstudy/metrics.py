@@ -118,7 +118,7 @@ def summary(counts: Tensor) -> dict[str, float]:
 
 
 def failure_modes(counts: Tensor, hallucinated: Tensor, background: int | None) -> dict[str, float]:
-    """Shares of pixels that fail in each way that is defined, as a study's figures of these names (`study/analysis/metrics.py`).
+    """Shares of pixels that fail in each way that is defined, as a study's metrics of these names.
 
     counts (C,C); hallucinated: the pixels of that metric. NaN is a share of nothing: where no object was found, none
     of what was found is mislabelled.

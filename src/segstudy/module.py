@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from segstudy.errors import ConfigError, near
+from segstudy.errors import ConfigError, did_you_mean
 from segstudy.metrics import Confusion, Hallucinated, MeanLoss, class_iou, failure_modes, summary
 from segstudy.optim import parameter_groups
 
@@ -115,7 +115,7 @@ class SegmentationModule(L.LightningModule):
     def _monitored(self, name: str) -> Tensor:
         metrics = self.trainer.callback_metrics
         if name not in metrics:
-            found = near(name, sorted(metrics)) or f" ({', '.join(sorted(metrics))})"
+            found = did_you_mean(name, sorted(metrics)) or f" ({', '.join(sorted(metrics))})"
             raise ConfigError(f"schedule.monitor={name}: no such figure is logged{found}")
         return metrics[name]
 

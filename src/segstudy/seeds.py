@@ -44,7 +44,7 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def uniforms(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
+def uniform_numbers(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
     """`count` numbers in [0, 1) for each sample, a function of (seed, epoch, index) alone: float32 (B, count).
 
     Counter-based (the splitmix64 finaliser of Steele et al. 2014, section 4): no loop over a batch, and no state.

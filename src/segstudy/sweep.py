@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from segstudy import entry
 from segstudy.config.run_folder import run_name
-from segstudy.console import INTERRUPTED, console, tell
+from segstudy.console import INTERRUPTED, console, print_error
 from segstudy.errors import ConfigError, SegstudyError
 from segstudy.runs.tables import records
 from segstudy.study.analysis.plan import Plan, matching
@@ -55,7 +55,7 @@ def changes(model: str, overrides: Sequence[str]) -> list[str]:
 
 def planned(config: DictConfig) -> dict[str, list[str]]:
     """The variants that a sweep will train and that its folder holds already: their changes by their names."""
-    from segstudy.study.collect import own, without_seeds
+    from segstudy.study.collect import variant_changes, variant_names
 
     swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
@@ -64,8 +64,8 @@ def planned(config: DictConfig) -> dict[str, list[str]]:
         for given in batch:
             model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
             runs |= {run_name(model, given): {"changes": changes(model, given)}}
-    names = without_seeds(runs)
-    return {names[run]: own(r["changes"]) for run, r in runs.items() if "changes" in r}
+    names = variant_names(runs)
+    return {names[run]: variant_changes(r["changes"]) for run, r in runs.items() if "changes" in r}
 
 
 class Study(Callback):
@@ -73,7 +73,7 @@ class Study(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            tell(ConfigError(NOT_BY_TORCHRUN))
+            print_error(ConfigError(NOT_BY_TORCHRUN))
             sys.exit(2)
         # Hydra writes this file next, and would follow a link.
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
@@ -107,7 +107,7 @@ class Study(Callback):
             return conclude(folder, console)
         except Exception as error:
             if isinstance(error, SegstudyError):
-                tell(error)
+                print_error(error)
             else:
                 traceback.print_exc()
             failed = f"; failed: {', '.join(FAILED)}" if FAILED else ""

@@ -18,21 +18,21 @@ from omegaconf import DictConfig
 from segstudy import entry
 from segstudy.build import build_data, build_module, build_start, build_tester, build_trainer
 from segstudy.callbacks.diagnostic import guard_loggers
-from segstudy.callbacks.per_image_confusion import ImageCounts, figures, tested, with_part
+from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, test_record, with_part
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config.check import check, check_overrides
-from segstudy.config.compose import adopt, register_resolvers
+from segstudy.config.compose import apply_overrides, register_resolvers
 from segstudy.config.paths import CONF
-from segstudy.config.run_folder import claimed
+from segstudy.config.run_folder import claimed_folder
 from segstudy.config.summary import hyperparameters
-from segstudy.console import console, number, quiet, tell
+from segstudy.console import console, format_number, print_error, silence_warnings
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, SegstudyError, TrainingError
 from segstudy.files import subfolder
 from segstudy.inspection.memory import memory_advice, out_of_memory
 from segstudy.inspection.summary import gflop
 from segstudy.runs.checkpoints import starting_file
-from segstudy.runs.record import Record, surroundings
+from segstudy.runs.record import Record, environment
 from segstudy.runs.tables import print_classes
 from segstudy.sweep import FAILED, alone, changes
 
@@ -41,11 +41,11 @@ def main() -> None:
     """`python train.py …` and `segstudy train …`."""
     register_resolvers()
     sys.path.insert(0, os.getcwd())  # a loss or network of the user's own beside train.py
-    quiet()
+    silence_warnings()
     try:
         sys.argv[1:] = check_overrides(sys.argv[1:])
     except SegstudyError as error:
-        tell(error)
+        print_error(error)
         sys.exit(2)
     task()
 
@@ -64,11 +64,11 @@ def task(cfg: DictConfig) -> None:
     if sweep and cfg.trainer.devices != 1:
         return alone(hydra_cfg, folder)
     try:
-        adopt(cfg, hydra_cfg.overrides.task)
+        apply_overrides(cfg, hydra_cfg.overrides.task)
         check(cfg)
         if cfg.start_from is not None:
             starting_file(Path(cfg.start_from))
-        with claimed(folder, cfg) as record:
+        with claimed_folder(folder, cfg) as record:
             if record.status == "done":
                 console.print(f"already done: {folder}")
                 return
@@ -78,7 +78,7 @@ def task(cfg: DictConfig) -> None:
         if entry.received:  # what an interruption broke (a group of processes) is no failure of the run
             raise
         if isinstance(error, SegstudyError | MisconfigurationException):
-            tell(error)
+            print_error(error)
         else:
             traceback.print_exc()
         if not sweep:
@@ -89,7 +89,7 @@ def task(cfg: DictConfig) -> None:
 def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     """Data, network, fit, test, record."""
     began = time.monotonic()
-    record.note(status="running", error=None, **surroundings())
+    record.note(status="running", error=None, **environment())
     data = build_data(cfg)
     network, origin, started = build_start(cfg, data)
     if started is not None:
@@ -118,11 +118,11 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     try:
         if cfg.start_from is not None and not last.is_file():
-            counts = ImageCounts()
+            counts = PerImageConfusion()
             build_tester(cfg, subfolder(folder, "before"), [counts]).test(module, datamodule=data, verbose=False)
-            before = figures(counts.total, data.classes)["metrics"]
+            before = dataset_metrics(counts.total, data.classes)["metrics"]
             record.note(metrics_before=before)
-            console.print(f"before: mIoU {number(before['network']['miou'])} on {counts.images} images")
+            console.print(f"before: mIoU {format_number(before['network']['miou'])} on {counts.images} images")
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         finish(cfg, trainer, module, data, record, time.monotonic() - began)
     except OSError as error:
@@ -169,7 +169,7 @@ def finish(cfg: DictConfig, trainer: Any, module: Any, data: Any, record: Record
         return
     speed = next((c.figures for c in trainer.callbacks if isinstance(c, Throughput)), {})
     before = record.values.get("seconds", 0.0)
-    entries = tested(trainer.callbacks, data.classes)
+    entries = test_record(trainer.callbacks, data.classes)
     images, whole = entries["images_tested"], len(data.roles["report"])
     record.note(
         status="done",

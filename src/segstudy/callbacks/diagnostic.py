@@ -30,7 +30,7 @@ class Diagnostic(L.Callback):
 
     def gather_failures(self, trainer: L.Trainer) -> None:
         """Let each process know what failed in the others; all of them call this."""
-        for failed in of_all_processes(trainer, self.not_measured):
+        for failed in gather_from_processes(trainer, self.not_measured):
             self.not_measured = failed | self.not_measured
 
 
@@ -42,7 +42,7 @@ def note_failure(what: str, error: Exception) -> str:
     return why
 
 
-def of_all_processes(trainer: L.Trainer, mine: Any) -> list[Any]:
+def gather_from_processes(trainer: L.Trainer, mine: Any) -> list[Any]:
     """What each process of the trainer holds, this one's `mine` among it."""
     if trainer.world_size == 1:
         return [mine]

@@ -9,7 +9,7 @@ from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.metrics import Confusion, summary
 
 
-class Apart(Diagnostic):
+class ExtraEvaluation(Diagnostic):
     """At the test, also measures what `probabilities` makes of each batch, at network size.
 
     Its figures are kept apart, as `metrics_<name>` of the record: a network is compared without them, and a run is done

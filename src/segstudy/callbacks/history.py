@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.drawing import save
-from segstudy.files import replacing
+from segstudy.files import atomic_write
 from segstudy.metrics import defined_failures
 from segstudy.runs.history import read_history, write_history
 
@@ -61,7 +61,7 @@ class History(Diagnostic):
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero and len(self.rows) > 1:
-            with self.spared("curves"), replacing(Path(trainer.default_root_dir), "pictures/curves.png") as file:
+            with self.spared("curves"), atomic_write(Path(trainer.default_root_dir), "pictures/curves.png") as file:
                 save(draw_curves(self.rows), file)
 
 

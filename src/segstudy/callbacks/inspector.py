@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from segstudy.files import subfolder
-from segstudy.inspection.activations import Probe, Row, sample, table, write
+from segstudy.inspection.activations import LayerStatistics, Probe, sample, table, write_table
 
 
 class Inspector(L.Callback):
@@ -38,7 +38,7 @@ class Inspector(L.Callback):
         probe.remove()
         rows, epoch = probe.rows(), trainer.current_epoch + 1
         path = subfolder(Path(trainer.default_root_dir), "inspector") / f"epoch_{epoch:03d}.csv"
-        write(rows, path)
+        write_table(rows, path)
         self._histograms(trainer, probe)
         self._tell(trainer, rows, epoch, path)
 
@@ -50,7 +50,7 @@ class Inspector(L.Callback):
         epoch = trainer.current_epoch + 1
         return epoch in (1, trainer.max_epochs) or (self.every > 0 and epoch % self.every == 0)
 
-    def _tell(self, trainer: L.Trainer, rows: Sequence[Row], epoch: int, path: Path) -> None:
+    def _tell(self, trainer: L.Trainer, rows: Sequence[LayerStatistics], epoch: int, path: Path) -> None:
         # While the bar is drawn, only its own console can write above it.
         bar = getattr(trainer.progress_bar_callback, "progress", None)
         console = bar.console if bar is not None else Console()

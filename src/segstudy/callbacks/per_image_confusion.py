@@ -8,19 +8,19 @@ import lightning as L
 import numpy as np
 import torch
 
-from segstudy.callbacks.diagnostic import Diagnostic, of_all_processes
-from segstudy.callbacks.extra_evaluation import Apart
-from segstudy.callbacks.test_diagnostics import Final
+from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
+from segstudy.callbacks.extra_evaluation import ExtraEvaluation
+from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import TrainingError
-from segstudy.files import replacing
+from segstudy.files import atomic_write
 from segstudy.labels import labels_at
 from segstudy.metrics import class_table, confusion, summary
 
 SIZES = ("network", "original")
 
 
-class ImageCounts(L.Callback):
+class PerImageConfusion(L.Callback):
     """Keeps a confusion matrix for each test image, so that a study can resample images.
 
     Writes `test/counts.npz`: names (N), and for each size `<size>` int64 rows (image, truth, prediction, pixels) of
@@ -69,7 +69,7 @@ class ImageCounts(L.Callback):
         self.num_classes = len(module.classes)  # type: ignore[arg-type]
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        parts = of_all_processes(trainer, (self.seen, self.rows))
+        parts = gather_from_processes(trainer, (self.seen, self.rows))
         seen = sorted(index for indices, _ in parts for index in indices)
         _check_images(trainer, seen)
         self.images = len(seen)
@@ -80,7 +80,7 @@ class ImageCounts(L.Callback):
             names = [samples[i].name for i in seen]
             for r in rows.values():
                 r[:, 0] = np.searchsorted(seen, r[:, 0])
-            with replacing(Path(trainer.default_root_dir), "test/counts.npz") as file:
+            with atomic_write(Path(trainer.default_root_dir), "test/counts.npz") as file:
                 np.savez_compressed(file, names=names, **rows)  # type: ignore[arg-type]
 
 
@@ -101,7 +101,7 @@ def with_part(protocol: str, images: int, whole: int) -> str:
     return ", ".join(filter(None, [protocol, f"{images} of {whole} images tested" if images < whole else ""]))
 
 
-def figures(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+def dataset_metrics(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
     """`metrics` and `classes` of a record, from the confusion matrix (C,C) at each size."""
     tensors = {size: torch.from_numpy(c) for size, c in counts.items()}
     return {
@@ -110,15 +110,15 @@ def figures(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[st
     }
 
 
-def tested(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str, Any]:
+def test_record(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str, Any]:
     """What a test's callbacks measured, as entries of the record."""
     kept = list(callbacks)
-    counts = next(c for c in kept if isinstance(c, ImageCounts))
-    entries = {"images_tested": counts.images} | figures(counts.total, classes)
-    entries |= {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, Apart) and c.figures}
+    counts = next(c for c in kept if isinstance(c, PerImageConfusion))
+    entries = {"images_tested": counts.images} | dataset_metrics(counts.total, classes)
+    entries |= {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, ExtraEvaluation) and c.figures}
     failed = (c.not_measured for c in kept if isinstance(c, Diagnostic))
     entries["not_measured"] = {what: why for each in failed for what, why in each.items()}
-    for final in (c for c in kept if isinstance(c, Final)):
+    for final in (c for c in kept if isinstance(c, TestDiagnostics)):
         entries |= final.entries
     return entries
 

@@ -7,23 +7,23 @@ import lightning as L
 import numpy as np
 import torch
 
-from segstudy.callbacks.diagnostic import Diagnostic, of_all_processes
-from segstudy.callbacks.per_image_confusion import ImageCounts
+from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
+from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.data.datamodule import SegmentationData
-from segstudy.files import remove, replacing
+from segstudy.files import atomic_write, remove
 from segstudy.measures.boundaries import near_edges
 from segstudy.measures.calibration import confidence_sums
 from segstudy.measures.operating_curve import offset_sums
-from segstudy.measures.pixels import measure
+from segstudy.measures.pixels import image_errors
 from segstudy.measures.shift import shift_consistency
 
 FILES = ("measures.npz", "labels.npz")
 
 
-class Measures(Diagnostic):
+class PerImageErrors(Diagnostic):
     """Keeps, of each test image at network size, the sums of failures, confidence, background offsets and shifts.
 
-    Which classes an image holds is taken from `ImageCounts`, which must stand before it among the callbacks.
+    Which classes an image holds is taken from `PerImageConfusion`, which must stand before it among the callbacks.
     Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
     labels and truth, uint8 (N,H,W), for pictures. Neither where something fails; without shifts where only they do.
     """
@@ -60,20 +60,20 @@ class Measures(Diagnostic):
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
         classes, background = len(data.classes), data.background
         labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
-        present = next(c for c in trainer.callbacks if isinstance(c, ImageCounts)).present  # type: ignore[attr-defined]
+        present = next(c for c in trainer.callbacks if isinstance(c, PerImageConfusion)).present  # type: ignore[attr-defined]
         for i, index in enumerate(batch["index"].tolist()):
             if index < 0:  # filled in for an even number of batches
                 continue
             mask = batch["mask"][i]
             edge = torch.from_numpy(near_edges(masks[i])).to(mask.device)
-            sums = measure(masks[i], labels[i], classes, background, present[index])
+            sums = image_errors(masks[i], labels[i], classes, background, present[index])
             sums |= confidence_sums(logits[i], mask, edge, background)
             sums |= offset_sums(logits[i], mask, background, present[index])
             self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.gather_failures(trainer)
-        parts = of_all_processes(trainer, self.images)
+        parts = gather_from_processes(trainer, self.images)
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
@@ -93,5 +93,5 @@ class Measures(Diagnostic):
         pictures = {key: stacked.pop(key) for key in ("labels", "truth")}
         told = {"names": [s.name for s in samples], "groups": [s.group or s.name for s in samples]}
         for name, arrays in (("measures", told | stacked), ("labels", pictures)):
-            with replacing(folder, f"test/{name}.npz") as file:
+            with atomic_write(folder, f"test/{name}.npz") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 
 from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.data.datamodule import SegmentationData
-from segstudy.data.dataset import Images
-from segstudy.drawing import ERRORS, as_array, class_legend, coloured, error_picture, grid
-from segstudy.files import replacing
+from segstudy.data.dataset import CachedDataset
+from segstudy.drawing import ERRORS, as_array, class_legend, colorize, error_picture, image_grid
+from segstudy.files import atomic_write
 
 
 class Pictures(Diagnostic):
@@ -56,7 +56,7 @@ class Pictures(Diagnostic):
         folder = Path(trainer.default_root_dir)
         with self.spared("pictures"):
             names, images, truths, predictions = self._draw(trainer, module, "final")
-            with replacing(folder, "test/samples.npz") as file:
+            with atomic_write(folder, "test/samples.npz") as file:
                 np.savez_compressed(file, names=names, image=images, truth=truths, prediction=predictions)
         if self.gif:
             with self.spared("gif"):
@@ -70,12 +70,12 @@ class Pictures(Diagnostic):
         pixels, truths = batch["image"].cpu().numpy(), batch["mask"].cpu().numpy()
         predictions = predict(module, data, batch)
         rows = [
-            (p, coloured(t, data.palette), coloured(q, data.palette), error_picture(t, q, data.background))
+            (p, colorize(t, data.palette), colorize(q, data.palette), error_picture(t, q, data.background))
             for p, t, q in zip(pixels, truths, predictions, strict=True)
         ]
         legend = class_legend([truths, predictions], data.classes, data.palette) | ERRORS
-        figure = grid(rows, ("image", "truth", "prediction", "error"), legend)
-        with replacing(Path(trainer.default_root_dir), f"pictures/{name}.png") as file:
+        figure = image_grid(rows, ("image", "truth", "prediction", "error"), legend)
+        with atomic_write(Path(trainer.default_root_dir), f"pictures/{name}.png") as file:
             figure.savefig(file, dpi=110)
         for logger in trainer.loggers:
             if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
@@ -98,7 +98,7 @@ def animate(folder: Path, seconds: float = 0.7) -> Path:
         ImageDraw.Draw(frame).text((6, frame.height - 16), name, fill="black")
         frames.append(frame.quantize(128))
     durations = [round(seconds * 1000)] * (len(frames) - 1) + [round(seconds * 4000)]
-    with replacing(folder, "progress.gif") as written:
+    with atomic_write(folder, "progress.gif") as written:
         frames[0].save(written, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return folder / "progress.gif"
 
@@ -115,7 +115,7 @@ def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, 
     return labels.to(torch.uint8).cpu().numpy()
 
 
-def fixed_samples(images: Images, count: int, background: int | None = 0) -> list[int]:
+def fixed_samples(images: CachedDataset, count: int, background: int | None = 0) -> list[int]:
     """Positions of images to show, chosen by their masks alone: the commonest classes in turn, each time the image in
     which that class is nearest to 30 % of the area and that is not shown yet."""
     share = images.pixels / images.pixels.sum(1, keepdims=True).clip(min=1)

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from segstudy.console import clock, number
+from segstudy.console import format_duration, format_number
 
 
 class Progress(RichProgressBar):
@@ -40,11 +40,11 @@ class Progress(RichProgressBar):
     def _line(self, trainer: L.Trainer) -> str:
         def figure(name: str, digits: int = 3) -> str:
             value: Any = trainer.callback_metrics.get(name)
-            return number(None if value is None else float(value), digits)
+            return format_number(None if value is None else float(value), digits)
 
         epochs = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         return (
             f"epoch {trainer.current_epoch + 1}{epochs}  train loss {figure('train/loss')}  "
             f"val loss {figure('val/loss')}  val mIoU {figure('val/miou')}  accuracy {figure('val/pixel_accuracy')}  "
-            f"{figure('speed/images_per_second', 1)} images/s  {clock(time.monotonic() - self.began)}"
+            f"{figure('speed/images_per_second', 1)} images/s  {format_duration(time.monotonic() - self.began)}"
         )

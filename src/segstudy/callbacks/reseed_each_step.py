@@ -8,7 +8,7 @@ import torch
 from segstudy.seeds import derive
 
 
-class Streams(L.Callback):
+class ReseedEachStep(L.Callback):
     """Starts torch's generators anew at each step, so that a step after a restart equals one without.
 
     By the epoch would not do: loaders draw from the same generator, at other moments after a restart.

@@ -6,7 +6,7 @@ import threading
 import lightning as L
 
 
-class Terminable(L.Callback):
+class RestoreSignalHandlers(L.Callback):
     """Puts the command's own handler of SIGTERM back, which Lightning replaces while a trainer works.
 
     Lightning's waits in it for the other processes, which may wait for this one; and a test would go on to its end.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import lightning as L
 
-from segstudy.files import replacing
+from segstudy.files import atomic_write
 from segstudy.runs.checkpoints import save_tensors
 
 
@@ -20,5 +20,5 @@ class StateDict(L.Callback):
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             state = {k: v.cpu() for k, v in module.network.state_dict().items()}  # type: ignore[union-attr]
-            with replacing(Path(trainer.default_root_dir), f"checkpoints/{self.filename}", durable=True) as file:
+            with atomic_write(Path(trainer.default_root_dir), f"checkpoints/{self.filename}", durable=True) as file:
                 save_tensors(state, file)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from segstudy.callbacks.diagnostic import Diagnostic
-from segstudy.callbacks.training_metrics import fit_figures
+from segstudy.callbacks.training_metrics import metrics_on_training_images
 from segstudy.data.datamodule import SegmentationData
 from segstudy.inspection.receptive_field import effective_receptive_field, field_side, receptive_fields
 
 
-class Final(Diagnostic):
+class TestDiagnostics(Diagnostic):
     """At the test's end, fills `entries` of the record: `metrics_fit` and `receptive_field`.
 
     metrics_fit: mIoU and accuracy on training images without augmentation, as many as are reported, `images` at most;
@@ -38,7 +38,7 @@ class Final(Diagnostic):
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
         images = min(self.images, len(data.roles["fit"]), len(data.roles["report"]))
         with self.spared("metrics_fit"):
-            self.entries["metrics_fit"] = {"images": images} | fit_figures(trainer, module, images)
+            self.entries["metrics_fit"] = {"images": images} | metrics_on_training_images(trainer, module, images)
         if trainer.is_global_zero and self.first is not None:
             with self.spared("receptive_field"):
                 self.entries["receptive_field"] = self._field(module)

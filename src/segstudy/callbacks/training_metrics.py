@@ -21,12 +21,12 @@ class TrainingMetrics(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        figures = fit_figures(trainer, module, self.images)
+        figures = metrics_on_training_images(trainer, module, self.images)
         chosen_figures = {f"train/{k}": torch.tensor(figures[k]) for k in ("miou", "pixel_accuracy")}
         module.log_dict(chosen_figures, reduce_fx="max", sync_dist=True)  # the same on every process
 
 
-def fit_figures(trainer: L.Trainer, module: L.LightningModule, images: int) -> dict[str, float]:
+def metrics_on_training_images(trainer: L.Trainer, module: L.LightningModule, images: int) -> dict[str, float]:
     """The metrics of so many training images without augmentation, the same ones each time.
 
     The module is in evaluation mode and without gradients, as Lightning's validation and test have it.

@@ -82,7 +82,7 @@ def show(dataset: Any, name: str, out: Path) -> None:
     import numpy as np
 
     from segstudy.callbacks.pictures import fixed_samples
-    from segstudy.drawing import class_legend, coloured, grid, save
+    from segstudy.drawing import class_legend, colorize, image_grid, save
 
     roles = dataset.roles
     for role, images in roles.items():
@@ -112,10 +112,10 @@ def show(dataset: Any, name: str, out: Path) -> None:
     batch = fit.__getitems__(fixed_samples(fit, min(12, len(fit)), dataset.background))
     pictures = [image.numpy() for image in batch["image"]]
     masks = [mask.numpy() for mask in batch["mask"]]
-    pairs = [p for image, mask in zip(pictures, masks, strict=True) for p in (image, coloured(mask, dataset.palette))]
+    pairs = [p for image, mask in zip(pictures, masks, strict=True) for p in (image, colorize(mask, dataset.palette))]
     rows = [pairs[i : i + 6] for i in range(0, len(pairs) - len(pairs) % 6, 6)] or [pairs]
     titles = ("image", "mask") * (len(rows[0]) // 2)
-    save(grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)
+    save(image_grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)
     console.print(f"picture: {out}")
 
 
@@ -181,13 +181,13 @@ def network(
     """
     from segstudy.build import build_network
     from segstudy.config.check import check_overrides
-    from segstudy.config.compose import adopt, compose_config
+    from segstudy.config.compose import apply_overrides, compose_config
     from segstudy.config.targets import locate
     from segstudy.errors import ConfigError
 
     given = [*(overrides or []), *unopened(overrides or [])]
     cfg = compose_config(check_overrides(given))
-    adopt(cfg, given)
+    apply_overrides(cfg, given)
     names = getattr(locate(cfg.data._target_), "classes", None)
     if classes is None and names is None:
         raise ConfigError(f"{cfg.data._target_} knows its classes only from its files\n  → --classes N")
@@ -282,9 +282,9 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
     """Network, config and data set of settings, or of a run's folder and settings of this machine."""
     from segstudy.build import build_data, build_start, tell_normalisation
     from segstudy.config.check import check, check_overrides
-    from segstudy.config.compose import adopt, compose_config
-    from segstudy.config.run_folder import MACHINE
-    from segstudy.config.trust import write_only_here
+    from segstudy.config.compose import apply_overrides, compose_config
+    from segstudy.config.run_folder import MACHINE_SETTINGS
+    from segstudy.config.trust import restrict_paths
     from segstudy.errors import ConfigError
     from segstudy.inference.loading import load_run
     from segstudy.runs.record import read_record
@@ -292,17 +292,17 @@ def opened(given: list[str]) -> tuple[Any, Any, Any]:
     folders, settings = use.runs_and_settings(given)
     if not folders:
         cfg = compose_config(check_overrides(given))
-        adopt(cfg, given)
+        apply_overrides(cfg, given)
         dataset = build_data(cfg)
         return build_start(cfg, dataset)[0], cfg, dataset
-    other = [*map(str, folders[1:]), *(s for s in settings if not MACHINE.match(s.partition("=")[0]))]
+    other = [*map(str, folders[1:]), *(s for s in settings if not MACHINE_SETTINGS.match(s.partition("=")[0]))]
     if other:
         raise ConfigError(
             f"{' '.join(other)} would make another run; after a folder, say only where things are: data.root=…"
         )
     last = (folders[0] / "checkpoints" / "last.ckpt").is_file()  # else only the tested one was kept
     built, cfg = load_run(folders[0], "last" if last else read_record(folders[0]).get("checkpoint", "last"))
-    write_only_here(cfg.data)
+    restrict_paths(cfg.data)
     cfg.merge_with_dotlist(settings)
     check(cfg, False, ("data", "loss", "optim", "schedule", "trainer"))
     dataset = build_data(cfg)
@@ -377,12 +377,12 @@ def find_batch(
 def settled(given: list[str]) -> Any:
     """The checked config of a command's settings, and Lightning told to say only what matters."""
     from segstudy.config.check import check_overrides
-    from segstudy.config.compose import adopt, compose_config
-    from segstudy.console import quiet
+    from segstudy.config.compose import apply_overrides, compose_config
+    from segstudy.console import silence_warnings
 
     cfg = compose_config(check_overrides(given))
-    adopt(cfg, given)
-    quiet()
+    apply_overrides(cfg, given)
+    silence_warnings()
     return cfg
 
 

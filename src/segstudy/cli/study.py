@@ -23,10 +23,10 @@ def report(
     report.html opens offline; beside it report.md, runs.csv, per_class.csv, table.tex and figures/. Exit code 1 if a
     run is not done. Example: segstudy report runs/voc-animals --plan journey
     """
-    from segstudy.console import quiet
+    from segstudy.console import silence_warnings
     from segstudy.study.conclude import conclude
 
-    quiet()
+    silence_warnings()
     if conclude(folder, console, plan):
         raise typer.Exit(1)
 
@@ -46,7 +46,7 @@ def compare(
     Example: segstudy compare masks old_model new_model --classes classes.csv
     """
     from segstudy.study.analysis.plan import Plan
-    from segstudy.study.conclude import tell
+    from segstudy.study.conclude import print_findings
     from segstudy.study.mask_folders import compare as compare_masks
     from segstudy.study.mask_folders import read_groups, read_legend
     from segstudy.study.report.html import write_report
@@ -54,7 +54,7 @@ def compare(
     legend = read_legend(truth, classes, background, ignore or [])
     named = read_groups(groups) if groups else None
     findings, _ = compare_masks(truth, predictions, legend, Plan(), named)
-    tell(findings, console)
+    print_findings(findings, console)
     console.print(f"report: {write_report(findings, out)}", soft_wrap=True)
 
 

@@ -40,19 +40,19 @@ def evaluate(
     and interpolated to the original one. --retest tests each run as its training did, and writes that into its folder.
     Example: segstudy evaluate runs/study/v1 runs/study/v4 data.root=photos --tta flip --save-masks masks
     """
-    from segstudy.console import quiet
+    from segstudy.console import silence_warnings
     from segstudy.errors import ConfigError
-    from segstudy.inference.evaluate import Views
-    from segstudy.inference.loading import Wanted
+    from segstudy.inference.evaluate import TestTimeAugmentation
+    from segstudy.inference.loading import EvaluationSpec
     from segstudy.inference.tiles import Tiles
 
-    quiet()
+    silence_warnings()
     folders, settings = runs_and_settings(what)
     if not folders:
         raise ConfigError(f"{' '.join(what)}: no run's folder among these\n  → segstudy evaluate RUN data.root=…")
     if not retest:
-        wanted = Wanted(settings, data, split, "original" if tiles is not None and size == "train" else size)
-        views = Views.parse(tta) if tta else None
+        wanted = EvaluationSpec(settings, data, split, "original" if tiles is not None and size == "train" else size)
+        views = TestTimeAugmentation.parse(tta) if tta else None
         parts = None if tiles is None else Tiles(tiles, overlap)
         return evaluate_runs(folders, wanted, views, parts, (save_masks, json))
     options = {"--data": data, "--split": split, "--tta": tta, "--tiles": tiles, "--save-masks": save_masks}
@@ -80,15 +80,15 @@ def evaluate_runs(
     folders: list[Path], wanted: Any, views: Any, tiles: Any, saved: tuple[Path | None, Path | None]
 ) -> None:
     """Evaluate runs together, print what came out, and save what is asked for: a folder of masks, a file of figures."""
-    from segstudy.callbacks.per_image_confusion import figures
+    from segstudy.callbacks.per_image_confusion import dataset_metrics
     from segstudy.inference import evaluate as tests
-    from segstudy.inference.loading import config_of, open_data, open_members
+    from segstudy.inference.loading import evaluation_config, evaluation_data, load_runs
     from segstudy.runs.tables import print_classes
 
     masks, file = saved
-    members = open_members(folders)
-    cfg = config_of(members, wanted)
-    dataset = open_data(cfg, members, wanted)
+    members = load_runs(folders)
+    cfg = evaluation_config(members, wanted)
+    dataset = evaluation_data(cfg, members, wanted)
     images, device = dataset.roles["report"], tests.device_line(cfg)
     at = "original size" if wanted.size == "original" else "×".join(map(str, dataset.size))
     at += f", in tiles of {tiles.side}×{tiles.side} that overlap by {tiles.overlap:g}" if tiles else ""
@@ -97,7 +97,7 @@ def evaluate_runs(
         console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
     counts = tests.evaluate(members, cfg, dataset, views, masks, tiles)
     rows = {
-        name: figures(c, dataset.classes) | {"confusion": {s: m.tolist() for s, m in c.items()}}
+        name: dataset_metrics(c, dataset.classes) | {"confusion": {s: m.tolist() for s, m in c.items()}}
         for name, c in counts.items()
     }
     last = list(rows)[-1]
@@ -142,21 +142,21 @@ def predict(
     The same command again continues: what is there is skipped. Photos that cannot be read are named at the end, and
     make the exit code 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
     """
-    from segstudy.console import quiet
-    from segstudy.inference.loading import Views, sides
+    from segstudy.console import silence_warnings
+    from segstudy.inference.loading import TestTimeAugmentation, parse_size
     from segstudy.inference.model import load
-    from segstudy.inference.predict import Task, kept_classes
+    from segstudy.inference.predict import PredictionTask, kept_classes
     from segstudy.inference.predictions import predict_all
     from segstudy.inference.tiles import Tiles
 
-    quiet()
+    silence_warnings()
     if size not in ("train", "original"):
-        sides(size)
-    views = Views.parse(tta) if tta else None
+        parse_size(size)
+    views = TestTimeAugmentation.parse(tta) if tta else None
     parts = None if tiles is None else Tiles(tiles, overlap)
     model = load(run, device)
     keep = kept_classes(model, classes) if classes is not None else None
-    task = Task(size, views, parts, batch, keep, alpha if overlay else None, max_pixels)
+    task = PredictionTask(size, views, parts, batch, keep, alpha if overlay else None, max_pixels)
     if not predict_all(model, task, paths, out, overwrite, json, console):
         raise typer.Exit(1)
 
@@ -172,10 +172,10 @@ def card(
 
     Example: segstudy card runs/study/v4 --license mit
     """
-    from segstudy.console import quiet
+    from segstudy.console import silence_warnings
     from segstudy.inference.card import write_card
 
-    quiet()
+    silence_warnings()
     with console.status("measuring the network's speed …" if latency else "writing …"):
         file = write_card(run, out, latency, license)
     console.print(f"card: {file}", highlight=False, markup=False, soft_wrap=True)
@@ -309,10 +309,10 @@ def export(
     hold weights alone, for images that are normalised before; segstudy.load opens hub's folder.
     Example: segstudy export runs/study/v4 --format onnx --out v4.onnx
     """
-    from segstudy.console import quiet
+    from segstudy.console import silence_warnings
     from segstudy.errors import ConfigError
 
-    quiet()
+    silence_warnings()
     folders, settings = runs_and_settings(what)
     if len(folders) != 1:
         raise ConfigError(f"{len(folders)} runs are given: one at a time\n  → segstudy export RUN --format onnx")
@@ -331,10 +331,10 @@ def export_run(
     from segstudy.inference import export as exports
     from segstudy.inference.evaluate import write_json
     from segstudy.inference.int8 import shrink
-    from segstudy.inference.loading import open_members
+    from segstudy.inference.loading import load_runs
     from segstudy.inference.model import Model
 
-    members = open_members([folder])
+    members = load_runs([folder])
     model = Model(members[0], "cpu")
     place = exports.place_of(
         out,
@@ -360,10 +360,12 @@ def export_run(
 def images_of(members: Any, settings: list[str], quantised: str) -> tuple[Any, str]:
     """The run's data, or None and why it cannot be opened. Raises ConfigError if static quantisation needs it."""
     from segstudy.errors import ConfigError, SegstudyError
-    from segstudy.inference.loading import Wanted, config_of, open_data
+    from segstudy.inference.loading import EvaluationSpec, evaluation_config, evaluation_data
 
     try:
-        return open_data(config_of(members, Wanted(settings)), members, Wanted(settings)), ""
+        return evaluation_data(
+            evaluation_config(members, EvaluationSpec(settings)), members, EvaluationSpec(settings)
+        ), ""
     except SegstudyError as error:
         if quantised == "static":
             raise ConfigError(

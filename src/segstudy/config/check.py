@@ -17,11 +17,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segstudy.config.compose import _keys, adopt, compose_config, register_resolvers
+from segstudy.config.compose import _keys, apply_overrides, compose_config, register_resolvers
 from segstudy.config.paths import CONF
 from segstudy.config.targets import _parts, locate, parameters
-from segstudy.config.trust import ALLOWED, allowed, fits
-from segstudy.errors import ConfigError, first_line, near
+from segstudy.config.trust import ALLOWED, is_allowed, is_trusted
+from segstudy.errors import ConfigError, did_you_mean, first_line
 from segstudy.files import read_text
 
 
@@ -54,7 +54,7 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF) -> list[str]:
         elif key not in known and not _may_add(cfg, key, override):
             folders = [p.name for p in conf.iterdir() if p.is_dir()]
             there = sorted({*known, *_takeable(key, targets), *folders})
-            mistakes.append(f"{text}: no setting {key!r}{near(key, there)}")
+            mistakes.append(f"{text}: no setting {key!r}{did_you_mean(key, there)}")
             continue
         settings.append(_each(text, override))
     mistakes += _mistakes_of_values(groups, settings, conf)
@@ -72,7 +72,9 @@ def _chosen(overrides: Sequence[Override], conf: Path) -> tuple[list[str], list[
             files = (conf / group).rglob("*.yaml")
             options = sorted(p.relative_to(conf / group).with_suffix("").as_posix() for p in files)
             wrong = [v for v in _values(override) if v not in (None, "null") and str(v) not in options]
-            mistakes += [f"{group}={v}: no such {group}{near(str(v), options)} ({', '.join(options)})" for v in wrong]
+            mistakes += [
+                f"{group}={v}: no such {group}{did_you_mean(str(v), options)} ({', '.join(options)})" for v in wrong
+            ]
             if not wrong:
                 groups.append(f"{group}={_values(override)[0]}")
     return groups, mistakes
@@ -86,7 +88,7 @@ def _mistakes_of_values(groups: Sequence[str], settings: Sequence[Sequence[str]]
     for given in [first, *other]:
         try:
             cfg = compose_config([*groups, *given], conf)
-            adopt(cfg, given)
+            apply_overrides(cfg, given)
             check(cfg)
         except ConfigError as error:
             mistakes += [line for line in str(error).splitlines() if line not in mistakes]
@@ -167,7 +169,7 @@ def check(cfg: DictConfig, trusted: bool = True, groups: Sequence[str] | None = 
         target = str(node["_target_"])
         if target in refused:
             continue
-        if not trusted and not allowed(target):
+        if not trusted and not is_trusted(target):
             refused.add(target)
             mistakes.append(
                 f"{place}._target_={target} is not of segstudy or its libraries; if it is yours, say so here: "
@@ -179,7 +181,7 @@ def check(cfg: DictConfig, trusted: bool = True, groups: Sequence[str] | None = 
         except ConfigError as error:
             mistakes.append(f"{place}._target_: {error}")
             continue
-        if not trusted and target.startswith(ALLOWED) and not fits(place, thing):
+        if not trusted and target.startswith(ALLOWED) and not is_allowed(place, thing):
             refused.add(target)
             mistakes.append(f"{place}._target_={target} is no part of a {place.split('.')[0]}: it is not built")
             continue
@@ -258,7 +260,9 @@ def _plain(cfg: DictConfig) -> list[str]:
     if not isinstance(cfg.optim.get("decay_norms", False), bool):
         mistakes.append(f"optim.decay_norms={cfg.optim.decay_norms}: it is true or false")
     if cfg.checkpoint not in ("last", "best"):
-        mistakes.append(f"checkpoint={cfg.checkpoint}: it is last or best{near(str(cfg.checkpoint), ['last', 'best'])}")
+        mistakes.append(
+            f"checkpoint={cfg.checkpoint}: it is last or best{did_you_mean(str(cfg.checkpoint), ['last', 'best'])}"
+        )
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
         mistakes.append(f"seed={cfg.seed}: it is a whole number from 0 on")
     for name, rate in (("lr", cfg.optim.get("lr")), ("encoder_lr", cfg.optim.get("encoder_lr") or 0)):
@@ -288,7 +292,7 @@ def _mistaken_options(side: str) -> list[str]:
     for group, option in re.findall(r"(?:^|[\s|])(\w+)=([^\s|]+)", side):
         options = [file.stem for file in (CONF / group).glob("*.yaml")]
         if options and option not in options:
-            mistakes.append(f"report: no variant can be {side!r}: no {group}={option}{near(option, options)}")
+            mistakes.append(f"report: no variant can be {side!r}: no {group}={option}{did_you_mean(option, options)}")
     return mistakes
 
 
@@ -299,7 +303,7 @@ def _mistaken_keys(place: str, node: DictConfig, thing: Callable[..., Any], trus
         known |= SWITCHES
     keys = [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_")]
     wrong = [] if more else [k for k in keys if k not in known]
-    mistakes = [f"{place}.{k}: {node['_target_']} takes no {k!r}{near(k, [*known])}" for k in wrong]
+    mistakes = [f"{place}.{k}: {node['_target_']} takes no {k!r}{did_you_mean(k, [*known])}" for k in wrong]
     if not trusted:
         return mistakes
     mistakes += _mistaken_kinds(place, node, known)

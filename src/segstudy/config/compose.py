@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import run_name
 from segstudy.config.targets import locate, parameters
-from segstudy.errors import ConfigError, near
+from segstudy.errors import ConfigError, did_you_mean
 
 
 def register_resolvers() -> None:
@@ -44,7 +44,7 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
                 yield from _keys(node[key], f"{prefix}{key}.")
 
 
-def adopt(cfg: DictConfig, overrides: Sequence[str]) -> None:
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Make a composed config the one that is meant: with what `reproduce` asks for, and without left-over settings.
 
     Where a command names a part's `_target_` itself, drop the old part's settings that the new one does not take.
@@ -73,7 +73,9 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> None:
     published = cfg.get("as_published")
     wanted = cfg.get("reproduce")
     if wanted not in (None, "as_published"):
-        raise ConfigError(f"reproduce={wanted}: it is null or as_published{near(str(wanted), ['as_published'])}")
+        raise ConfigError(
+            f"reproduce={wanted}: it is null or as_published{did_you_mean(str(wanted), ['as_published'])}"
+        )
     if wanted and published is None:
         raise ConfigError(
             "reproduce=as_published: this experiment follows no published study, or none is named\n"

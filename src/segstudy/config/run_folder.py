@@ -16,10 +16,10 @@ from segstudy.config.paths import CONF
 from segstudy.errors import ConfigError, SegstudyError
 from segstudy.files import read_text, remove_partials, write_text
 from segstudy.precision import RANK
-from segstudy.runs.locking import locked
+from segstudy.runs.locking import run_lock
 from segstudy.runs.record import Record
 
-MACHINE = re.compile(
+MACHINE_SETTINGS = re.compile(
     r"(runs_dir|study|report|data\.(name|root|cache_dir|workers|device_cache|download)"
     r"|trainer\.(accelerator|devices|num_nodes|logger)"
     r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress))(\.|$)"
@@ -37,7 +37,11 @@ def run_name(model: str, overrides: Sequence[str]) -> str:
     parts = [model]
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in ("model", "experiment") or MACHINE.match(key) or (key == "trainer" and not trains_otherwise(value)):
+        if (
+            key in ("model", "experiment")
+            or MACHINE_SETTINGS.match(key)
+            or (key == "trainer" and not trains_otherwise(value))
+        ):
             continue
         value = value.rsplit("/", 1)[-1]  # of a path, the file
         # parts of these share the names of their settings: mixup.probability, ema.enabled
@@ -81,23 +85,24 @@ def differences(old: DictConfig, new: DictConfig) -> list[str]:
     idle = [f"{name}." for name in names if a.get(f"{name}.enabled") is b.get(f"{name}.enabled") is False]
     if not any(c.get("optim.optimizer.weight_decay") for c in (a, b)):
         idle.append("optim.decay_norms")  # there is no decay to decide on
-    keys = [k for k in sorted({*a, *b}) if not MACHINE.match(k) and a.get(k) != b.get(k)]
+    keys = [k for k in sorted({*a, *b}) if not MACHINE_SETTINGS.match(k) and a.get(k) != b.get(k)]
     keys = [k for k in keys if not k.startswith(tuple(idle))]
     return [f"{k}: {a.get(k)} → {b.get(k)}" for k in keys]
 
 
 @contextmanager
-def claimed(folder: Path, cfg: DictConfig) -> Iterator[Record]:
+def claimed_folder(folder: Path, cfg: DictConfig) -> Iterator[Record]:
     """The record of the folder for this config, with the folder held for this process; an error is noted in it.
 
-    Of a run that is done, only the record: nothing is locked or written. Raises ConfigError as `claim` and `locked`.
+    Of a run that is done, only the record: nothing is locked or written. Raises ConfigError as
+    `claim_folder` and `run_lock`.
     """
     record = belongs(folder, cfg)
     if record.status == "done":
         yield record
         return
-    with locked(folder):  # what was read before may be out of date
-        record = claim(folder, cfg)
+    with run_lock(folder):  # what was read before may be out of date
+        record = claim_folder(folder, cfg)
         try:
             yield record
         except Exception as error:
@@ -133,7 +138,7 @@ def belongs(folder: Path, cfg: DictConfig) -> Record:
         raise ConfigError(f"the run folder {folder} cannot be read: {error}; set runs_dir=FOLDER") from error
 
 
-def claim(folder: Path, cfg: DictConfig) -> Record:
+def claim_folder(folder: Path, cfg: DictConfig) -> Record:
     """The record of the folder, in which this config is written if no run of it was there. The caller holds the lock.
 
     Raises ConfigError as `belongs`, and if the folder cannot be written.

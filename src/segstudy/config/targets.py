@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from segstudy.errors import ConfigError, near
+from segstudy.errors import ConfigError, did_you_mean
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -19,7 +19,7 @@ def locate(target: str) -> Callable[..., Any]:
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{target} cannot be imported: {error}") from error
     if not callable(thing := getattr(module, name, None)):
-        raise ConfigError(f"{module_name} has no {name!r}{near(name, dir(module))}")
+        raise ConfigError(f"{module_name} has no {name!r}{did_you_mean(name, dir(module))}")
     return thing
 
 

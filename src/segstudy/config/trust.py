@@ -10,18 +10,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 ALLOWED = ("segstudy.", "lightning.Trainer", "lightning.pytorch.callbacks.", "torch.optim.", "torch.nn.")
-"""What a run folder's config may build, if it is a part of its group (`fits`): not smp's own classes, which download.
+"""What a run folder's config may build, if it is a part of its group (`is_allowed`). Not smp's own classes: they download.
 
 A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
 
 
-def allowed(target: str) -> bool:
+def is_trusted(target: str) -> bool:
     """Whether a config that someone sent may build `target`."""
     own = tuple(f"{m.strip()}." for m in os.environ.get("SEGSTUDY_TRUST", "").split(",") if m.strip())
     return target.startswith(ALLOWED + own) and ".." not in target
 
 
-def fits(place: str, thing: Any) -> bool:
+def is_allowed(place: str, thing: Any) -> bool:
     """Whether a thing is what the group at the head of `place` builds, and so does nothing but be built.
 
     A function, or a class imported from elsewhere (pathlib.Path, subprocess.Popen), could do more.
@@ -29,19 +29,19 @@ def fits(place: str, thing: Any) -> bool:
     import lightning as L
 
     from segstudy.data.transforms.augment import Augment
-    from segstudy.data.transforms.base import Part
+    from segstudy.data.transforms.base import Transform
 
     group = place.split(".")[0]
     if group == "schedule":
         return getattr(thing, "__module__", None) == "segstudy.optim" and inspect.isfunction(thing)
     kinds: dict[str, tuple[type, ...]] = {
-        "data": (L.LightningDataModule, Augment, Part), "trainer": (L.Trainer,), "callbacks": (L.Callback,),
+        "data": (L.LightningDataModule, Augment, Transform), "trainer": (L.Trainer,), "callbacks": (L.Callback,),
         "optim": (Optimizer,),
     }  # fmt: skip
     return inspect.isclass(thing) and issubclass(thing, kinds.get(group, (nn.Module,)))
 
 
-def write_only_here(data: DictConfig) -> None:
+def restrict_paths(data: DictConfig) -> None:
     """Let the data of a finished run, which may be a stranger's, write nowhere that its config says.
 
     Unless it names a place of caches that is there, its own goes where this machine keeps them, and nothing is

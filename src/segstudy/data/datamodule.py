@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segstudy.data.cache import cached, read_checked
-from segstudy.data.dataset import Batch, Images, Order, repeat_factors
+from segstudy.data.dataset import Batch, CachedDataset, EpochSampler, repeat_factors
 from segstudy.data.images import Sample, read_pair
-from segstudy.data.splits import hold_out, rarest
+from segstudy.data.splits import hold_out, rarest_class
 from segstudy.data.transforms.augment import Augment
 from segstudy.errors import ConfigError, DataError
 from segstudy.labels import IGNORE
@@ -71,7 +71,7 @@ class SegmentationData(L.LightningDataModule):
         self.balanced = balanced
         self.mean: Sequence[float] = IMAGENET_MEAN
         self.std: Sequence[float] = IMAGENET_STD
-        self.roles: dict[str, Images] = {}
+        self.roles: dict[str, CachedDataset] = {}
 
     # What a data set defines
 
@@ -110,16 +110,16 @@ class SegmentationData(L.LightningDataModule):
             )
         self.roles = {"fit": fit, "report": report} | ({} if select is None else {"select": select})
 
-    def split(self, name: str) -> "Images":
+    def split(self, name: str) -> "CachedDataset":
         """A split of the data set at network size."""
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
         void_meant = IGNORE in (v for pair in (self.labels or {}).items() for v in map(int, pair))
         cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant)
-        return Images(name, samples, cache)
+        return CachedDataset(name, samples, cache)
 
-    def _selection(self, fit: "Images") -> tuple["Images", "Images | None"]:
+    def _selection(self, fit: "CachedDataset") -> tuple["CachedDataset", "CachedDataset | None"]:
         """(fit, select): the list `val` beside a `test`, or `select_fraction` taken out of fit."""
         if not 0 <= self.select_fraction < 1:
             raise ConfigError(
@@ -142,9 +142,9 @@ class SegmentationData(L.LightningDataModule):
             )
         return fit.subset(np.flatnonzero(~held)), fit.subset(np.flatnonzero(held))
 
-    def strata(self, images: "Images") -> Sequence:
+    def strata(self, images: "CachedDataset") -> Sequence:
         """What a division of the images keeps in proportion: here each image's rarest class."""
-        return rarest(images.pixels)
+        return rarest_class(images.pixels)
 
     def overlap(self) -> int:
         """How many images of `report` are also trained or selected on."""
@@ -195,7 +195,7 @@ class SegmentationData(L.LightningDataModule):
         return DataLoader(
             images,
             batch_size=self.batch_size,
-            sampler=Order(
+            sampler=EpochSampler(
                 len(images), self.seed, train, rank, world, self._repeats() if train else None, self.batch_size
             ),
             num_workers=0 if self.device_cache else self.workers,

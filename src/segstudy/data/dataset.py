@@ -17,7 +17,7 @@ Batch = dict[str, Any]
 """Tensors; while a batch is augmented, also the (height, width) in which it comes out."""
 
 
-class Images(Dataset):
+class CachedDataset(Dataset):
     """A split (or a part of it) in the cache; indexed by whole batches.
 
     A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B), and drawn int64 (B), by which augmentation is
@@ -45,10 +45,10 @@ class Images(Dataset):
         """Fingerprint of the files and of which of them are in."""
         return f"{self.cache.key[:12]}-{derive(0, *(s.name for s in self.samples)):016x}"
 
-    def subset(self, positions: np.ndarray) -> "Images":
-        return Images(self.name, [self.samples[i] for i in positions], self.cache, self.ids[positions])
+    def subset(self, positions: np.ndarray) -> "CachedDataset":
+        return CachedDataset(self.name, [self.samples[i] for i in positions], self.cache, self.ids[positions])
 
-    def on(self, device: torch.device) -> "Images":
+    def on(self, device: torch.device) -> "CachedDataset":
         """The same with its arrays in the memory of `device`."""
         if self.held is None:
             arrays = (self.cache.images[self.ids], self.cache.masks[self.ids])
@@ -72,7 +72,7 @@ class Images(Dataset):
         return {key: value[0] for key, value in self.__getitems__([position]).items()}
 
 
-class Order(DistributedSampler[int]):
+class EpochSampler(DistributedSampler[int]):
     """The positions of one process in one epoch: shuffled by (seed, epoch) for training, else in order.
 
     In training processes take turns image by image, and what does not come out even is cut. In evaluation they take

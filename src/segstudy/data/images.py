@@ -50,7 +50,7 @@ def require(samples: Sequence[Sample], wanted: str) -> None:
         )
 
 
-def found(folder: Path) -> str:
+def list_found(folder: Path) -> str:
     """What a folder holds, for messages: its first names."""
     if not folder.is_dir():
         return "no such folder"
@@ -64,11 +64,11 @@ def read_image(path: Path) -> tuple[np.ndarray, str]:
     for floating-point values, and for those of a grey picture or of colours that fill so little of their 16 bits (or so
     much more) that nothing would be seen.
     """
-    picture, note, _ = upright(path)
+    picture, note, _ = open_upright(path)
     return rgb(picture), note
 
 
-def upright(path: Path) -> tuple[Image.Image, str, int]:
+def open_upright(path: Path) -> tuple[Image.Image, str, int]:
     """The picture as a viewer shows it, 8 bits per channel; what had to be converted; the EXIF orientation applied."""
     picture = open_picture(path)
     note = "16-bit" if picture.info["16-bit"] else NOTES.get(picture.mode, picture.mode)
@@ -76,10 +76,10 @@ def upright(path: Path) -> tuple[Image.Image, str, int]:
     if turn != 1:
         note = (note + " EXIF-rotated").strip()
         picture = ImageOps.exif_transpose(picture)
-    return eight_bits(picture, str(path)), note, turn
+    return to_eight_bits(picture, str(path)), note, turn
 
 
-def eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Image:
+def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Image:
     """The picture, its values divided by 257 if it is one of 16 bits; unless it is grey and none is above 255.
 
     Raises DataError that names it for values that are no photo's: floating-point ones, and 16-bit ones that would be
@@ -116,7 +116,7 @@ def _refuse_dark(picture: Image.Image, name: str) -> None:
 
 
 def rgb(picture: Image.Image) -> np.ndarray:
-    """RGB uint8 (H,W,3); Pillow would cut 16-bit values off at 255 (see `eight_bits`)."""
+    """RGB uint8 (H,W,3); Pillow would cut 16-bit values off at 255 (see `to_eight_bits`)."""
     return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
@@ -151,7 +151,7 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
             f"the data has classes 0…{num_classes - 1} and 255 for ignored\n"
             "  → if these values have a meaning, map them: data.labels={" + f"{wrong[0]}:CLASS" + "}"
         )
-    return turned(labels, turn)
+    return apply_orientation(labels, turn)
 
 
 def read_pair(
@@ -163,7 +163,7 @@ def read_pair(
     """
     if sample.image is None or sample.mask is None:
         raise DataError(f"{sample.name} has no image or no mask: a data set without files defines its own `read`")
-    picture, note, turn = upright(sample.image)
+    picture, note, turn = open_upright(sample.image)
     image = rgb(picture)
     mask = read_mask(sample.mask, num_classes, mapping, turn) if draw is None else draw(turn, image.shape[:2])
     if image.shape[:2] != mask.shape:
@@ -176,7 +176,7 @@ def read_pair(
     return image, mask, note
 
 
-def turned(values: np.ndarray, turn: int) -> np.ndarray:
+def apply_orientation(values: np.ndarray, turn: int) -> np.ndarray:
     """An array (H,W) as a viewer shows it that obeys the EXIF orientation `turn` (1…8)."""
     values = values.swapaxes(0, 1) if turn > 4 else values
     down, right = (-1 if turn in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))

@@ -11,7 +11,7 @@ import numpy as np
 from segstudy.seeds import derive, permutation
 
 
-def rarest(pixels: np.ndarray) -> list[int]:
+def rarest_class(pixels: np.ndarray) -> list[int]:
     """Each image's rarest class, from the labels counted in it (N,C): what a division keeps in proportion."""
     return np.where(pixels > 0, pixels.sum(0).astype(float), np.inf).argmin(1).tolist()
 

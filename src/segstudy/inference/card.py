@@ -15,21 +15,21 @@ from PIL import Image
 
 from segstudy.build import build_network
 from segstudy.config.check import read_config
-from segstudy.drawing import ERRORS, class_legend, coloured, error_picture, grid, save
+from segstudy.drawing import ERRORS, class_legend, colorize, error_picture, image_grid, save
 from segstudy.errors import ConfigError, DataError
-from segstudy.files import open_to_read, replacing, write_text
+from segstudy.files import atomic_write, open_to_read, write_text
 from segstudy.inference import sections
 from segstudy.inference.latency import Latency, measure_latency
-from segstudy.inference.loading import open_members
+from segstudy.inference.loading import load_runs
 from segstudy.inference.model import Model
-from segstudy.inference.sections import Known
+from segstudy.inference.sections import CardContext
 from segstudy.inference.terms import layout, named
 from segstudy.runs.listing import read
 from segstudy.runs.record import read_record
-from segstudy.study.analysis.analyse import analyse, in_images, resampling_units, supported_classes
+from segstudy.study.analysis.analyse import analyse, clusters_of, in_images, supported_classes
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.report.text import markdown
-from segstudy.study.results import Tested, count, read_run
+from segstudy.study.results import TestResult, from_sparse, read_run
 
 PICTURES = "card"
 """The folder beside the card that holds its pictures."""
@@ -83,7 +83,7 @@ def model_card(folder: Path, latency: bool = True, license: str | None = None) -
 # What is known of the run
 
 
-def gather(folder: Path, measured: bool) -> Known:
+def gather(folder: Path, measured: bool) -> CardContext:
     """Record, config, network, speeds and test of a run. Raises ConfigError as `model_card`."""
     record = finished(folder)
     cfg = read_config(folder)
@@ -93,10 +93,10 @@ def gather(folder: Path, measured: bool) -> Known:
     tested, missing = read_tested(folder, record)
     group, units, supported = None, None, np.zeros(len(record["class_names"]), bool)
     if tested is not None:
-        units = resampling_units(tested)[0]
+        units = clusters_of(tested)[0]
         supported = supported_classes(in_images(tested), plan.min_images, units)[0]
         group = analyse([tested], plan, SELF) if tested.sums else None
-    return Known(folder, record, cfg, network, speeds, tested, group, missing, units, supported, plan.min_images)
+    return CardContext(folder, record, cfg, network, speeds, tested, group, missing, units, supported, plan.min_images)
 
 
 def finished(folder: Path) -> dict[str, Any]:
@@ -119,14 +119,14 @@ def speeds_of(folder: Path) -> list[Latency]:
     """The network's speed on the CPU, and on the GPU where there is one."""
     try:
         return [
-            measure_latency(Model(open_members([folder])[0], device))
+            measure_latency(Model(load_runs([folder])[0], device))
             for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
         ]
     except ConfigError as error:
         raise ConfigError(f"{error}\n  → --no-latency writes the card without the network's speed") from error
 
 
-def read_tested(folder: Path, record: Mapping[str, Any]) -> tuple[Tested | None, str]:
+def read_tested(folder: Path, record: Mapping[str, Any]) -> tuple[TestResult | None, str]:
     """The run's test, with nothing but counts where no more was kept; and what is missing, "" for nothing."""
     try:
         return read_run(folder, record, SELF), ""
@@ -135,15 +135,17 @@ def read_tested(folder: Path, record: Mapping[str, Any]) -> tuple[Tested | None,
     try:
         with open_to_read(folder / "test" / "counts.npz") as file, np.load(file) as held:
             names, classes = [str(n) for n in held["names"]], list(record["class_names"])
-            counts, original = (count(held[size], len(names), len(classes)) for size in ("network", "original"))
+            counts, original = (from_sparse(held[size], len(names), len(classes)) for size in ("network", "original"))
     except DAMAGED:
         return None, f"{again} Until then there are no intervals and no failure modes."
     known = "Until then there are no failure modes, and intervals take all images as independent."
     background = record["data"].get("background")
-    return Tested(SELF, 0, classes, background, names, names, counts, {}, original, record, folder), f"{again} {known}"
+    return TestResult(
+        SELF, 0, classes, background, names, names, counts, {}, original, record, folder
+    ), f"{again} {known}"
 
 
-def front(known: Known, license: str | None) -> str:
+def front(known: CardContext, license: str | None) -> str:
     """What model hubs read, between lines of ---."""
     report, metrics = known.data["roles"]["report"], known.record["metrics"].get("network", {})
     figures = {"mean_iou": ("mIoU", metrics.get("miou")), "accuracy": ("pixel accuracy", metrics.get("pixel_accuracy"))}
@@ -207,7 +209,7 @@ def _draw(folder: Path, place: Path) -> None:
     held = _samples(folder)
     if held is None:
         if _picture(folder):
-            with open_to_read(folder / "pictures" / "final.png") as last, replacing(place, name) as file:
+            with open_to_read(folder / "pictures" / "final.png") as last, atomic_write(place, name) as file:
                 Image.open(last, formats=["PNG"])  # a card is shown around: what is no picture does not get into it
                 last.seek(0)
                 shutil.copyfileobj(last, file)
@@ -215,11 +217,11 @@ def _draw(folder: Path, place: Path) -> None:
     record = read_record(folder)
     palette, background = [tuple(rgb) for rgb in record["palette"]], record["data"].get("background")
     rows = [
-        (image, coloured(truth, palette), coloured(labels, palette), error_picture(truth, labels, background))
+        (image, colorize(truth, palette), colorize(labels, palette), error_picture(truth, labels, background))
         for image, truth, labels in zip(*held.values(), strict=True)
     ]
     kinds = [k for k in ERRORS if background is not None or k not in ("missed", "spilled")]
     legend = class_legend([held["truth"], held["prediction"]], record["class_names"], palette)
     legend |= {kind: ERRORS[kind] for kind in kinds}
-    with replacing(place, name) as file:
-        save(grid(rows, ("image", "truth", "prediction", "errors"), legend), file)
+    with atomic_write(place, name) as file:
+        save(image_grid(rows, ("image", "truth", "prediction", "errors"), legend), file)

@@ -6,11 +6,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from segstudy.callbacks.extra_evaluation import Apart
+from segstudy.callbacks.extra_evaluation import ExtraEvaluation
 from segstudy.inference.crf import CRF, refine
 
 
-class BoundaryRefinement(Apart):
+class CRFEvaluation(ExtraEvaluation):
     """At the test, also refines each image's probabilities with a CRF over the image (`inference/crf.py`)."""
 
     name = "crf"

@@ -33,7 +33,7 @@ from segstudy.data.images import BROKEN, read_image
 from segstudy.drawing import Palette
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.areas import Area, answers, areas, labels_and_confidence
-from segstudy.inference.loading import open_each
+from segstudy.inference.loading import load_each_run
 from segstudy.inference.model import Model
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ def open_demo(folders: Sequence[Path], uploads: Path, device: str = "auto", max_
     _gradio()
     if max_pixels > (Image.MAX_IMAGE_PIXELS or max_pixels):
         Image.MAX_IMAGE_PIXELS = max_pixels  # what is asked for is no attack
-    models = [Model(member, device) for member in open_each(folders)]
+    models = [Model(member, device) for member in load_each_run(folders)]
     for model in models:
         if model.name == str(model.folder):  # the page does not tell where runs are kept
             model.name = model.folder.name

@@ -21,26 +21,34 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from segstudy.build import build_test_module, build_tester, tell_normalisation, testing_callbacks
-from segstudy.callbacks.per_image_confusion import SIZES, tested, with_part
+from segstudy.callbacks.per_image_confusion import SIZES, test_record, with_part
 from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
-from segstudy.config.run_folder import MACHINE
-from segstudy.config.trust import allowed
-from segstudy.console import number
+from segstudy.config.run_folder import MACHINE_SETTINGS
+from segstudy.config.trust import is_trusted
+from segstudy.console import format_number
 from segstudy.data.datamodule import SegmentationData
 from segstudy.drawing import VOID
 from segstudy.errors import ConfigError, DataError
-from segstudy.files import move, remove, replacing, write_text
-from segstudy.inference.loading import Member, OriginalSize, Views, Wanted, config_of, open_data, open_members
+from segstudy.files import atomic_write, move, remove, write_text
+from segstudy.inference.loading import (
+    EvaluationSpec,
+    LoadedRun,
+    OriginalSize,
+    TestTimeAugmentation,
+    evaluation_config,
+    evaluation_data,
+    load_runs,
+)
 from segstudy.inference.model import Normalised
 from segstudy.inference.photos import OURS
-from segstudy.inference.tiles import Tiles, blended_image
+from segstudy.inference.tiles import Tiles, predict_tiled
 from segstudy.labels import labels_at
 from segstudy.metrics import confusion
 from segstudy.precision import choose_device
-from segstudy.runs.locking import locked
-from segstudy.runs.record import Record, surroundings
+from segstudy.runs.locking import run_lock
+from segstudy.runs.record import Record, environment
 
 Counts = dict[str, np.ndarray]
 """The confusion matrix int64 (C,C) at each of SIZES."""
@@ -56,8 +64,8 @@ class Evaluation(L.LightningModule):
 
     def __init__(
         self,
-        members: Sequence[Member],
-        views: Views | None = None,
+        members: Sequence[LoadedRun],
+        views: TestTimeAugmentation | None = None,
         masks: Path | None = None,
         tiles: Tiles | None = None,
     ):
@@ -80,7 +88,7 @@ class Evaluation(L.LightningModule):
                 rows[f"{mean}, with views"] = torch.stack(seen).mean(0)
         return rows
 
-    def _seen(self, network: nn.Module, image: Tensor, views: Views | None = None) -> Tensor:
+    def _seen(self, network: nn.Module, image: Tensor, views: TestTimeAugmentation | None = None) -> Tensor:
         """Logits (B,C,H,W) of an image; with views or tiles, probabilities."""
         if self.tiles is None:
             return network.seen(image, views) if views else network(image)  # type: ignore[operator]
@@ -88,7 +96,7 @@ class Evaluation(L.LightningModule):
         def chances(tile: Tensor) -> Tensor:
             return network.seen(tile, views) if views else network(tile).float().softmax(1)  # type: ignore[operator]
 
-        return blended_image(chances, image, self.tiles)
+        return predict_tiled(chances, image, self.tiles)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         data: SegmentationData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -110,10 +118,10 @@ class Evaluation(L.LightningModule):
 
 
 def evaluate(
-    members: Sequence[Member],
+    members: Sequence[LoadedRun],
     cfg: DictConfig,
     data: SegmentationData,
-    views: Views | None = None,
+    views: TestTimeAugmentation | None = None,
     masks: Path | None = None,
     tiles: Tiles | None = None,
 ) -> dict[str, Counts]:
@@ -151,7 +159,7 @@ def save_mask(labels: np.ndarray, folder: Path, name: str | Path, palette: Seque
     picture.putpalette(colours.ravel().tolist())
     text = PngInfo()
     text.add_text("Software", OURS)
-    with replacing(folder, name) as file:  # runs of equal labels: a third of the default's time, a fifth more bytes
+    with atomic_write(folder, name) as file:  # runs of equal labels: a third of the default's time, a fifth more bytes
         picture.save(file, "PNG", pnginfo=text, compress_type=zlib.Z_RLE)
 
 
@@ -164,14 +172,14 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
     settings: where things are here. Returns the new record, and what has changed in a line. Raises ConfigError if the
     run is not done, if another process works in its folder, and if the reported images are others than the run's.
     """
-    if other := [s for s in settings if not MACHINE.match(s.partition("=")[0])]:
+    if other := [s for s in settings if not MACHINE_SETTINGS.match(s.partition("=")[0])]:
         raise ConfigError(f"{' '.join(other)} would make another test; a run's own can only be told where things are")
-    (member,) = open_members([folder])
+    (member,) = load_runs([folder])
     if member.record.get("status") != "done":
         raise ConfigError(f"{folder} is not done (status: {member.record.get('status')}): let its training end first")
-    cfg = config_of([member], Wanted(settings))
-    with locked(folder):
-        data = open_data(cfg, [member], Wanted(settings))
+    cfg = evaluation_config([member], EvaluationSpec(settings))
+    with run_lock(folder):
+        data = evaluation_data(cfg, [member], EvaluationSpec(settings))
         tell_normalisation(data, member.network)
         if said := other_images(data, member.record):
             raise ConfigError(f"{folder} cannot be tested again here: {said}")
@@ -187,9 +195,9 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
                     move(made[name], folder, f"test/{name}")
                 else:
                     remove(folder, f"test/{name}")
-        entries = tested(callbacks, data.classes)
+        entries = test_record(callbacks, data.classes)
         line = against_record(entries["metrics"], data, member.record) + own
-        again = surroundings() | {"device": device_line(cfg)}
+        again = environment() | {"device": device_line(cfg)}
         record = Record(folder)
         told = {"roles": data.describe()["roles"], "protocol": data.protocol()}  # of all images, whatever was before
         record.note(**entries, data=record.values["data"] | told, tested_again=again)
@@ -198,7 +206,7 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
 
 def drop_own_callbacks(cfg: DictConfig) -> str:
     """Take callbacks that are not trusted here out of a run's config; names those that were on, for the test's line."""
-    own = {name: str(part["_target_"]) for name, part in cfg.callbacks.items() if not allowed(str(part["_target_"]))}
+    own = {name: str(part["_target_"]) for name, part in cfg.callbacks.items() if not is_trusted(str(part["_target_"]))}
     missed = [name for name in own if cfg.callbacks[name].get("enabled", True)]
     for name in own:
         del cfg.callbacks[name]
@@ -254,7 +262,7 @@ def against_record(metrics: Mapping[str, Any], data: SegmentationData, record: M
     return f"largest difference from the run's own test: {largest:.2g} (tested on {record.get('device', '?')}){files}"
 
 
-def trained_on(data: SegmentationData, members: Sequence[Member]) -> list[str]:
+def trained_on(data: SegmentationData, members: Sequence[LoadedRun]) -> list[str]:
     """A line for each member that saw the evaluated images, or may have seen them."""
     lines = []
     held = [data.roles[role].key if role in data.roles else "" for role in ("fit", "select")]
@@ -284,7 +292,7 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int, console: Con
         table.add_column(column, justify="right" if column else "left")
     for name, row in rows.items():
         values = (row["metrics"][size][key] for key in ("miou", "pixel_accuracy") for size in SIZES)
-        table.add_row(escape(name), *(number(v, 4) for v in values))
+        table.add_row(escape(name), *(format_number(v, 4) for v in values))
     console.print(table)
     names = list(rows)
     step = members + 1 if members > 1 else 2

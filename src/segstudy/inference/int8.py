@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from segstudy.data.datamodule import SegmentationData
-from segstudy.data.dataset import Images
+from segstudy.data.dataset import CachedDataset
 from segstudy.errors import ExportError, first_line
 from segstudy.inference.agreement import compare, shapes
 from segstudy.inference.export import read_onnx, silent
@@ -48,14 +48,14 @@ def shrink(
     return told
 
 
-def spread(images: Images, count: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+def spread(images: CachedDataset, count: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Up to `count` images, evenly spaced: float32 (1,3,H,W) in 0…1, and mask int64 (1,H,W)."""
     for position in np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)):
         batch = images.__getitems__([int(position)])
         yield batch["image"].permute(0, 3, 1, 2).float().div(255).numpy(), batch["mask"].long()
 
 
-def quantise(source: Path, target: Path, kind: str, images: Images | None = None) -> None:
+def quantise(source: Path, target: Path, kind: str, images: CachedDataset | None = None) -> None:
     """Write an ONNX file with 8-bit weights, and the metadata of the first.
 
     kind: dynamic (the ranges of activations are found at each call) or static (from `images`, which are not to be those
@@ -79,7 +79,7 @@ def quantise(source: Path, target: Path, kind: str, images: Images | None = None
     onnx.save(model, target)
 
 
-def _reader(images: Images) -> Any:
+def _reader(images: CachedDataset) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
@@ -93,7 +93,7 @@ def _reader(images: Images) -> Any:
     return Reader()
 
 
-def measure(whole: Path, small: Path, images: Images, classes: int, count: int) -> dict[str, Any]:
+def measure(whole: Path, small: Path, images: CachedDataset, classes: int, count: int) -> dict[str, Any]:
     """mIoU at network size and seconds an image of a float and an int8 file, on up to `count` images of a split."""
     networks = {"float": read_onnx(whole), "int8": read_onnx(small)}
     counts = {name: torch.zeros(classes, classes, dtype=torch.int64) for name in networks}

@@ -17,12 +17,12 @@ from segstudy.build import build_data, build_network
 from segstudy.config.check import check, read_config
 from segstudy.config.compose import compose_config
 from segstudy.config.paths import CONF
-from segstudy.config.run_folder import MACHINE
-from segstudy.config.trust import write_only_here
+from segstudy.config.run_folder import MACHINE_SETTINGS
+from segstudy.config.trust import restrict_paths
 from segstudy.data.cache import read_checked
 from segstudy.data.datamodule import SegmentationData
-from segstudy.data.dataset import Batch, Images
-from segstudy.errors import ConfigError, near
+from segstudy.data.dataset import Batch, CachedDataset
+from segstudy.errors import ConfigError, did_you_mean
 from segstudy.networks.encoders import encoder_of
 from segstudy.networks.weights import expect
 from segstudy.runs.checkpoints import load_state, weights_file
@@ -49,7 +49,7 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
 
 
 @dataclass(frozen=True)
-class Member:
+class LoadedRun:
     """A trained network, its record and its config. name: short, and unlike the others'."""
 
     name: str
@@ -60,7 +60,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvaluationSpec:
     """What is evaluated on; the defaults are the first run's own.
 
     settings: of the machine and the data (data.root=…, data.val=…). data: another one of conf/data. split: a role (fit,
@@ -74,14 +74,14 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Views:
+class TestTimeAugmentation:
     """Of which the mean probability is taken: each size (a factor), and each of them mirrored if `flip`."""
 
     flip: bool
     scales: tuple[float, ...] = (1.0,)
 
     @classmethod
-    def parse(cls, text: str) -> "Views":
+    def parse(cls, text: str) -> "TestTimeAugmentation":
         """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
         words = [w.strip() for w in text.split(",")]
         try:
@@ -93,15 +93,15 @@ class Views:
         return cls("flip" in words, scales or (1.0,))
 
 
-def open_members(folders: Sequence[Path]) -> list[Member]:
+def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
     """The tested networks of run folders. Raises ConfigError if one is no run, or their classes are not the same."""
-    members = open_each(folders)
+    members = load_each_run(folders)
     for other in members[1:]:
         same_classes(members[0].record["class_names"], str(members[0].folder), other.record["class_names"], other.name)
     return members
 
 
-def open_each(folders: Sequence[Path]) -> list[Member]:
+def load_each_run(folders: Sequence[Path]) -> list[LoadedRun]:
     """The tested networks of run folders, whatever their classes. Raises ConfigError if one is no run."""
     if len({f.resolve() for f in folders}) < len(folders):
         raise ConfigError("the same run is given twice")
@@ -109,7 +109,7 @@ def open_each(folders: Sequence[Path]) -> list[Member]:
     members = []
     for folder, (name, record) in zip(folders, variants(held).items(), strict=True):
         network, cfg = load_run(folder, record.get("checkpoint", "last"))
-        members.append(Member(name, folder, network, record, cfg))
+        members.append(LoadedRun(name, folder, network, record, cfg))
     return members
 
 
@@ -126,12 +126,14 @@ def same_classes(ours: Sequence[str], run: str, theirs: Sequence[str], other: st
         )
 
 
-def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
+def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> DictConfig:
     """The first run's config with what is wanted of its data, for one device.
 
     Raises ConfigError for settings of another kind, and if the members' sizes differ where none is given.
     """
-    other = [s for s in wanted.settings if not s.startswith("data.") and not MACHINE.match(s.partition("=")[0])]
+    other = [
+        s for s in wanted.settings if not s.startswith("data.") and not MACHINE_SETTINGS.match(s.partition("=")[0])
+    ]
     if other:
         raise ConfigError(f"{' '.join(other)}: after the runs, only data.… and where things are can be set")
     if sized := [s for s in wanted.settings if s.startswith("data.size=")]:
@@ -139,9 +141,9 @@ def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
     cfg = copy.deepcopy(members[0].cfg)
     if wanted.data:
         cfg.data = _other_data(cfg, wanted.data)
-    write_only_here(cfg.data)
+    restrict_paths(cfg.data)
     cfg.merge_with_dotlist(list(wanted.settings))
-    trained = {m.name: sides(m.cfg.data.size) for m in members}
+    trained = {m.name: parse_size(m.cfg.data.size) for m in members}
     if wanted.size == "train" and len(set(trained.values())) > 1:
         found = "\n  ".join(f"{name}: {h}×{w}" for name, (h, w) in trained.items())
         say = "x".join(map(str, trained[members[0].name]))
@@ -149,7 +151,7 @@ def config_of(members: Sequence[Member], wanted: Wanted) -> DictConfig:
             f"the runs were trained at different sizes\n  {found}\n  → say at which to compare: --size {say}"
         )
     if wanted.size not in ("train", "original"):
-        cfg.data.size = list(sides(wanted.size))
+        cfg.data.size = list(parse_size(wanted.size))
     cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False})
     cfg.trainer.update({"limit_test_batches": 1.0, "fast_dev_run": False})  # all images, also of a smoke run
     check(cfg, False, ("data", "trainer"))
@@ -160,14 +162,14 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
     """The config of conf/data/`name`, loaded as the run's own."""
     known = sorted(p.stem for p in (CONF / "data").glob("*.yaml"))
     if name not in known:
-        raise ConfigError(f"--data {name}: no such data{near(name, known)} ({', '.join(known)})")
+        raise ConfigError(f"--data {name}: no such data{did_you_mean(name, known)} ({', '.join(known)})")
     other = compose_config([f"data={name}"]).data
     OmegaConf.set_struct(other, False)
     other.update({k: cfg.data[k] for k in ("size", "batch_size", "workers", "device_cache")})
     return other
 
 
-def sides(size: int | Sequence[int] | str) -> tuple[int, int]:
+def parse_size(size: int | Sequence[int] | str) -> tuple[int, int]:
     """(H,W) of data.size, or of --size: N or HEIGHTxWIDTH. Raises ConfigError for another text."""
     if isinstance(size, str):
         found = [int(side) for side in re.split("[x×]", size) if side.isdecimal()]
@@ -177,7 +179,7 @@ def sides(size: int | Sequence[int] | str) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def open_data(cfg: DictConfig, members: Sequence[Member], wanted: Wanted) -> SegmentationData:
+def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: EvaluationSpec) -> SegmentationData:
     """The data whose role `report` is what is evaluated.
 
     Raises ConfigError if its classes are not the members', or it has no such split.
@@ -192,7 +194,7 @@ def open_data(cfg: DictConfig, members: Sequence[Member], wanted: Wanted) -> Seg
     return data
 
 
-def _listed(data: SegmentationData, split: str) -> Images:
+def _listed(data: SegmentationData, split: str) -> CachedDataset:
     try:
         return data.split(split)
     except (KeyError, FileNotFoundError) as error:
@@ -200,10 +202,10 @@ def _listed(data: SegmentationData, split: str) -> Images:
         raise ConfigError(f"--split {split}: {type(data).__name__} has no such split\n  → a role: {roles}") from error
 
 
-class OriginalSize(Images):
+class OriginalSize(CachedDataset):
     """A split read from its files, each image in its own size: a batch is of one."""
 
-    def __init__(self, images: Images, data: SegmentationData):
+    def __init__(self, images: CachedDataset, data: SegmentationData):
         super().__init__(images.name, images.samples, images.cache, images.ids)
         self.data = data
 

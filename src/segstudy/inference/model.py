@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segstudy.data.images import eight_bits, rgb, upright
+from segstudy.data.images import open_upright, rgb, to_eight_bits
 from segstudy.errors import DataError
 from segstudy.inference.labels import labels_and_mean
-from segstudy.inference.loading import Member, Views, open_members, sides
-from segstudy.inference.tiles import Place, Tiles, at_once, blended, joined
+from segstudy.inference.loading import LoadedRun, TestTimeAugmentation, load_runs, parse_size
+from segstudy.inference.tiles import Place, Tiles, blend_tiles, join_blocks, tiles_per_batch
 from segstudy.inference.tta import mean_over_views
 from segstudy.module import two_channels
 from segstudy.networks.encoders import normalisation_of
@@ -45,7 +45,7 @@ class Normalised(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.network(self.normalised(image))
 
-    def seen(self, image: Tensor, views: Views) -> Tensor:
+    def seen(self, image: Tensor, views: TestTimeAugmentation) -> Tensor:
         """The mean probability (B,C,H,W) over views of the normalised image."""
         return mean_over_views(self.network, self.normalised(image), views.scales, views.flip)
 
@@ -69,13 +69,13 @@ class Model:
     without; device_line: device and precision, and why.
     """
 
-    def __init__(self, member: Member, device: str = "auto"):
+    def __init__(self, member: LoadedRun, device: str = "auto"):
         """device: auto, cpu, cuda or mps. Raises ConfigError if it is not there."""
         self.name, self.folder, self.record, self.cfg = member.name, member.folder, member.record, member.cfg
         self.classes: list[str] = list(member.record["class_names"])
         self.palette = [tuple(rgb) for rgb in member.record["palette"]]
         self.background: int | None = member.record["data"].get("background")
-        self.size = sides(member.cfg.data.size)
+        self.size = parse_size(member.cfg.data.size)
         accelerator, self.precision, reason = choose_device(device, member.cfg.trainer.precision)
         self.device = torch.device(accelerator)
         self.device_line = f"{accelerator}, {self.precision}: {reason}"
@@ -84,13 +84,19 @@ class Model:
 
     @overload
     def predict(
-        self, photo: Photo, size: str = "train", views: Views | None = None, tiles: Tiles | None = None
+        self, photo: Photo, size: str = "train", views: TestTimeAugmentation | None = None, tiles: Tiles | None = None
     ) -> np.ndarray: ...
     @overload
     def predict(
-        self, photo: list[Any], size: str = "train", views: Views | None = None, tiles: Tiles | None = None
+        self,
+        photo: list[Any],
+        size: str = "train",
+        views: TestTimeAugmentation | None = None,
+        tiles: Tiles | None = None,
     ) -> list[np.ndarray]: ...
-    def predict(self, photo: Any, size: str = "train", views: Views | None = None, tiles: Tiles | None = None) -> Any:
+    def predict(
+        self, photo: Any, size: str = "train", views: TestTimeAugmentation | None = None, tiles: Tiles | None = None
+    ) -> Any:
         """Labels uint8 (H,W) in the photo's own size; of a list of photos, a list.
 
         size: of the image that the network sees: train (as its test; with tiles, original), original, N or
@@ -100,14 +106,14 @@ class Model:
             return [self.predict(each, size, views, tiles) for each in photo]
         return self.labels(as_picture(photo), size, views, tiles)[0]
 
-    def probabilities(self, photo: Photo, size: str = "train", views: Views | None = None) -> np.ndarray:
+    def probabilities(self, photo: Photo, size: str = "train", views: TestTimeAugmentation | None = None) -> np.ndarray:
         """float32 (C,H,W) in the photo's own size, interpolated from the network's where they differ."""
         image = as_image(photo)
         scores = self.scores(image, size, views)
         chances = (scores if views else scores.softmax(0))[None]
         return nn.functional.interpolate(chances, size=image.shape[:2], mode="bilinear")[0].cpu().numpy()
 
-    def scores(self, image: np.ndarray, size: str = "train", views: Views | None = None) -> Tensor:
+    def scores(self, image: np.ndarray, size: str = "train", views: TestTimeAugmentation | None = None) -> Tensor:
         """Logits float32 (C,h,w) of an image uint8 (H,W,3), at the network's size; with views, probabilities."""
         return self.batch_scores(self.resized(Image.fromarray(image), size)[None], views)[0].float()
 
@@ -116,7 +122,7 @@ class Model:
         self,
         picture: Image.Image,
         size: str = "train",
-        views: Views | None = None,
+        views: TestTimeAugmentation | None = None,
         tiles: Tiles | None = None,
         batch: int | None = None,
         tell: Callable[[float], None] | None = None,
@@ -134,7 +140,7 @@ class Model:
         seen = picture.height, picture.width
         blocks = self.tiled(picture, tiles, views, batch, tell)
         if seen != shape:
-            return labels_and_mean(joined(seen, blocks), shape)
+            return labels_and_mean(join_blocks(seen, blocks), shape)
         labels, total = np.empty(shape, np.uint8), 0.0
         for top, left, block in blocks:
             best, winner = block.max(0)
@@ -147,11 +153,11 @@ class Model:
         self,
         picture: Image.Image,
         tiles: Tiles,
-        views: Views | None = None,
+        views: TestTimeAugmentation | None = None,
         batch: int | None = None,
         tell: Callable[[float], None] | None = None,
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """The probabilities of a picture in its own size, in blocks (see `blended`)."""
+        """The probabilities of a picture in its own size, in blocks (see `blend_tiles`)."""
         number, done = len(tiles.starts(picture.height)) * len(tiles.starts(picture.width)), 0
 
         def chances(places: Sequence[Place]) -> Tensor:
@@ -166,12 +172,12 @@ class Model:
             scores = self.batch_scores(np.stack([rgb(picture.crop(box)) for box in boxes]), views)
             return scores.float() if views else scores.float().softmax(1)
 
-        batch = batch or at_once(tiles.side**2, self.device)
-        return blended((picture.height, picture.width), tiles, chances, batch)
+        batch = batch or tiles_per_batch(tiles.side**2, self.device)
+        return blend_tiles((picture.height, picture.width), tiles, chances, batch)
 
     def image_shape(self, size: str) -> tuple[int, int]:
         """The (H,W) of the network's image, for any size but original. Raises ConfigError for another text."""
-        return self.size if size == "train" else sides(size)
+        return self.size if size == "train" else parse_size(size)
 
     def resized(self, picture: Image.Image, size: str = "train") -> np.ndarray:
         """RGB uint8 (h,w,3): the picture as the network sees it."""
@@ -183,7 +189,7 @@ class Model:
         return np.array(picture)
 
     @torch.inference_mode()
-    def batch_scores(self, images: np.ndarray, views: Views | None = None) -> Tensor:
+    def batch_scores(self, images: np.ndarray, views: TestTimeAugmentation | None = None) -> Tensor:
         """Logits (B,C,h,w) of images uint8 (B,h,w,3), in the network's precision; with views, probabilities."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
         with self.autocast():
@@ -200,14 +206,14 @@ def load(run: str | Path, device: str = "auto") -> Model:
 
     Raises ConfigError if it is no finished run or holds what segstudy does not build, and if the device is not there.
     """
-    return Model(open_members([Path(run).expanduser()])[0], device)
+    return Model(load_runs([Path(run).expanduser()])[0], device)
 
 
 def as_picture(photo: Photo) -> Image.Image:
     """A picture with 8 bits per channel, upright if it is a file. Raises DataError as `as_image` does."""
     if isinstance(photo, str | Path):
-        return upright(Path(photo).expanduser())[0]
-    return eight_bits(photo) if isinstance(photo, Image.Image) else Image.fromarray(as_image(photo))
+        return open_upright(Path(photo).expanduser())[0]
+    return to_eight_bits(photo) if isinstance(photo, Image.Image) else Image.fromarray(as_image(photo))
 
 
 def as_image(photo: Photo) -> np.ndarray:

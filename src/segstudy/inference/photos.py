@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from segstudy.errors import ConfigError, DataError, near
+from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.files import open_to_read
 
 MAX_PIXELS = 178_956_970
@@ -90,7 +90,7 @@ def _named(word: str) -> list[tuple[Path, bool]]:
     if not found:
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         what = "no file matches this pattern" if glob.has_magic(word) else "no such file or folder"
-        raise ConfigError(f"{word}: {what}{near(path.name, there)}")
+        raise ConfigError(f"{word}: {what}{did_you_mean(path.name, there)}")
     return [(Path(name), False) for name in found]
 
 

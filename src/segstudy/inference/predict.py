@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segstudy.data.images import upright
-from segstudy.errors import ConfigError, SegstudyError, near
-from segstudy.files import replacing
+from segstudy.data.images import open_upright
+from segstudy.errors import ConfigError, SegstudyError, did_you_mean
+from segstudy.files import atomic_write
 from segstudy.inference.evaluate import save_mask
 from segstudy.inference.labels import labels_and_mean
-from segstudy.inference.loading import Views
+from segstudy.inference.loading import TestTimeAugmentation
 from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import MAX_PIXELS, OURS, Photo, header
-from segstudy.inference.tiles import Tiles, at_once
+from segstudy.inference.tiles import Tiles, tiles_per_batch
 
 LANES = 4
 """Batches that a CPU's network sees side by side. The threads of one batch wait for the slowest of them at every layer,
@@ -41,11 +41,11 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Task:
+class PredictionTask:
     """What is done with each photo. keep: the classes that stay, the others become background. alpha: of an overlay."""
 
     size: str = "train"
-    views: Views | None = None
+    views: TestTimeAugmentation | None = None
     tiles: Tiles | None = None
     batch: int | None = None
     keep: tuple[int, ...] | None = None
@@ -71,7 +71,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedPhoto:
     """A decoded photo: its width and height; as the network sees it in a batch; itself, if that is still needed."""
 
     photo: Photo
@@ -80,7 +80,7 @@ class Opened:
     picture: Image.Image | None = None
 
 
-class AtOnce(Executor):
+class SynchronousExecutor(Executor):
     """Does what is submitted in the thread that submits it."""
 
     def submit(self, do: Callable, /, *given: Any) -> Future:  # type: ignore[override]
@@ -92,10 +92,10 @@ class AtOnce(Executor):
         return future
 
 
-class Line:
+class PredictionPipeline:
     """Photos are read, put to the network and written side by side; in their order, with a bounded number in memory."""
 
-    def __init__(self, model: Model, task: Task, out: Path, tell: Callable[[float], None] | None = None):
+    def __init__(self, model: Model, task: PredictionTask, out: Path, tell: Callable[[float], None] | None = None):
         """tell: is told how many photos the network has seen, a share of one in tiles."""
         self.model, self.task, self.out, self.tell = model, task, out, tell
         self.seen, self.scores, self.stopped = 0, 0, False
@@ -107,14 +107,14 @@ class Line:
         if self.task.batched:
             pixels = math.prod(self.model.image_shape(self.task.size))
             self.scores = pixels * len(self.model.classes)
-            size = min(self.task.batch or min(LARGEST, at_once(pixels, self.model.device)), len(photos))
+            size = min(self.task.batch or min(LARGEST, tiles_per_batch(pixels, self.model.device)), len(photos))
             if self.model.device.type == "cpu":
                 lanes = max(n for n in range(1, min(threads, size, LANES) + 1) if threads % n == 0)
         networks = ThreadPoolExecutor(lanes, "network", keep_threads, (threads // lanes,))
         # Each thread of torch's own would start as many again: beside the network's these are too many.
         self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", keep_threads, (1,))
         # On a CPU of several lanes a batch's scores lie in the cache of the core whose network gave them.
-        self.writers: Executor = self.pool if lanes == 1 else AtOnce()
+        self.writers: Executor = self.pool if lanes == 1 else SynchronousExecutor()
         line: deque[tuple[int, Future[list[Future]]]] = deque()
         held = 0
         try:
@@ -154,23 +154,23 @@ class Line:
             return failure(photo, error), 0
         return photo, width * height
 
-    def read(self, photo: Photo | Failure) -> Opened | Failure:
+    def read(self, photo: Photo | Failure) -> OpenedPhoto | Failure:
         """Decode a photo, and resize it if all are seen at one size."""
         if isinstance(photo, Failure):
             return photo
         try:
-            picture = upright(photo.file)[0]
+            picture = open_upright(photo.file)[0]
             if not self.task.batched:
-                return Opened(photo, picture.size, picture=picture)
+                return OpenedPhoto(photo, picture.size, picture=picture)
             kept = picture if self.task.alpha is not None else None
-            return Opened(photo, picture.size, self.model.resized(picture, self.task.size), kept)
+            return OpenedPhoto(photo, picture.size, self.model.resized(picture, self.task.size), kept)
         except Exception as error:
             return failure(photo, error)
 
     def put(self, reading: Sequence[Future]) -> list[Future]:
         """What is being written of a batch, after the network has seen it."""
         batch = [future.result() for future in reading]
-        task, there = self.task, [each for each in batch if isinstance(each, Opened)]
+        task, there = self.task, [each for each in batch if isinstance(each, OpenedPhoto)]
         found: Iterable[Tensor | tuple[np.ndarray, float]]
         if task.batched and there:
             found = self.model.batch_scores(np.stack([each.image for each in there]), task.views).cpu()  # type: ignore[misc]
@@ -178,7 +178,7 @@ class Line:
             found = [self.see(each.picture) for each in there if each.picture]
         results = iter(found)
         return [
-            self.writers.submit(self.write, each, next(results)) if isinstance(each, Opened)
+            self.writers.submit(self.write, each, next(results)) if isinstance(each, OpenedPhoto)
             else self.writers.submit(lambda failed: failed, each) for each in batch
         ]  # fmt: skip
 
@@ -196,7 +196,7 @@ class Line:
         if self.tell:
             self.tell(self.seen + share)
 
-    def write(self, opened: Opened, found: Tensor | tuple[np.ndarray, float]) -> Row:
+    def write(self, opened: OpenedPhoto, found: Tensor | tuple[np.ndarray, float]) -> Row:
         """Write a photo's mask and overlay, from the network's scores or from labels; its row of the table."""
         model, task, photo = self.model, self.task, opened.photo
         width, height = opened.size
@@ -216,14 +216,14 @@ class Line:
             raise ConfigError(f"--out {self.out} cannot be written: {error}") from error
         row: Row = {"file": os.path.abspath(photo.file), "mask": photo.mask.as_posix(), "width": width}
         row |= {"height": height, "confidence": round(sure, 4)}
-        return row | {f"area_{name}": round(areas[c], 6) for c, name in columns(model, task.keep)}
+        return row | {f"area_{name}": round(areas[c], 6) for c, name in area_columns(model, task.keep)}
 
     def draw(self, picture: Image.Image, labels: np.ndarray, areas: Sequence[float], name: Path) -> None:
         """Write an overlay, never half."""
         model = self.model
         drawn = overlay(picture, labels, model.palette, self.task.alpha or 0.0, model.background)
         there = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
-        with replacing(self.out, name) as file:
+        with atomic_write(self.out, name) as file:
             with_legend(drawn, there).save(file, "JPEG", quality=90, comment=OURS)
 
 
@@ -245,7 +245,7 @@ def failure(photo: Photo, error: Exception) -> Failure:
     return Failure(photo.file, said)
 
 
-def columns(model: Model, keep: Sequence[int] | None) -> list[tuple[int, str]]:
+def area_columns(model: Model, keep: Sequence[int] | None) -> list[tuple[int, str]]:
     """Number and name of the classes that predictions may have."""
     return [(c, n) for c, n in enumerate(model.classes) if keep is None or c in keep or c == model.background]
 
@@ -254,7 +254,7 @@ def kept_classes(model: Model, text: str) -> tuple[int, ...]:
     """The numbers of the classes in `cat,dog`. Raises ConfigError for unknown ones, and if there is no background."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in model.classes]:
-        hints = "".join(f"\n  {name!r}{near(name, model.classes)}" for name in unknown)
+        hints = "".join(f"\n  {name!r}{did_you_mean(name, model.classes)}" for name in unknown)
         raise ConfigError(f"--classes {text}: not among the run's classes{hints}\n  → {', '.join(model.classes)}")
     if not names:
         raise ConfigError("--classes names no class\n  → --classes " + ",".join(model.classes[:2]))

@@ -18,7 +18,7 @@ from segstudy.files import read_text, write_text
 from segstudy.inference.evaluate import write_json
 from segstudy.inference.model import Model
 from segstudy.inference.photos import RECORD, Photo, find_photos, is_ours, natural, pixel_limit
-from segstudy.inference.predict import Failure, Line, Row, Task, columns
+from segstudy.inference.predict import Failure, PredictionPipeline, PredictionTask, Row, area_columns
 
 TABLE = "predictions.csv"
 OFTEN = 10.0
@@ -32,9 +32,9 @@ class Predictions:
     anew then.
     """
 
-    def __init__(self, folder: Path, model: Model, task: Task, overwrite: bool = False):
+    def __init__(self, folder: Path, model: Model, task: PredictionTask, overwrite: bool = False):
         self.folder, self.task, self.overwrite = folder, task, overwrite
-        names = [name for _, name in columns(model, task.keep)]
+        names = [name for _, name in area_columns(model, task.keep)]
         self.fields = ["file", "mask", "width", "height", "confidence", *(f"area_{name}" for name in names)]
         self.about: dict[str, Any] = {"run": str(model.folder.resolve()), "made_by": settings(model, task)}
         self.about |= {"classes": model.classes, "palette": model.palette, "device": model.device_line}
@@ -123,7 +123,7 @@ class Predictions:
         self.written = time.monotonic()
 
 
-def settings(model: Model, task: Task) -> dict[str, Any]:
+def settings(model: Model, task: PredictionTask) -> dict[str, Any]:
     """What a prediction depends on: predictions made with other settings are not mixed."""
     sum_of = 0
     for name, values in sorted(model.network.state_dict().items()):
@@ -133,13 +133,13 @@ def settings(model: Model, task: Task) -> dict[str, Any]:
         "size": "original" if task.tiles and task.size == "train" else task.size,
         "tiles": [task.tiles.side, task.tiles.overlap] if task.tiles else None,
         "tta": [task.views.flip, list(task.views.scales)] if task.views else None,
-        "classes": [name for _, name in columns(model, task.keep)],
+        "classes": [name for _, name in area_columns(model, task.keep)],
     }
 
 
 def predict_all(
     model: Model,
-    task: Task,
+    task: PredictionTask,
     words: Sequence[str],
     out: Path,
     overwrite: bool = False,
@@ -177,7 +177,9 @@ def predict_all(
     return not failures
 
 
-def _predict(model: Model, task: Task, photos: Sequence[Photo], there: Predictions, console: Console) -> list[Failure]:
+def _predict(
+    model: Model, task: PredictionTask, photos: Sequence[Photo], there: Predictions, console: Console
+) -> list[Failure]:
     """Predict, draw the bar, and keep the table; what failed."""
     failures: list[Failure] = []
     texts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -185,7 +187,7 @@ def _predict(model: Model, task: Task, photos: Sequence[Photo], there: Predictio
     with Progress(*texts, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("predicting", total=len(photos))
         count = 0
-        line = Line(model, task, there.folder, lambda seen: bar.update(shown, completed=max(seen, count)))
+        line = PredictionPipeline(model, task, there.folder, lambda seen: bar.update(shown, completed=max(seen, count)))
         try:
             for outcome in line.run(photos):
                 count += 1

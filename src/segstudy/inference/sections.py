@@ -16,19 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from segstudy.callbacks.per_image_confusion import SIZES
-from segstudy.config.summary import SOCKETS, in_short
-from segstudy.console import clock
+from segstudy.config.summary import PARTS, describe_part
+from segstudy.console import format_duration
 from segstudy.errors import ConfigError
 from segstudy.inference.latency import Latency
 from segstudy.inference.terms import layout, named, published, terms_of, weights_of
 from segstudy.inspection.summary import gflop, parts
 from segstudy.runs.listing import counted
-from segstudy.runs.record import surroundings
-from segstudy.runs.tables import APART, command
+from segstudy.runs.record import environment
+from segstudy.runs.tables import EXTRA_METRICS, command
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.report.text import amount, estimate, items, markdown, millions, outcome_words, share, table
-from segstudy.study.results import Counts, Tested
+from segstudy.study.results import Counts, TestResult
 from segstudy.study.statistics import comparison, influence
 from segstudy.study.statistics.comparison import Estimate
 
@@ -50,7 +50,7 @@ BUSY = 0.5
 
 
 @dataclass(frozen=True)
-class Known:
+class CardContext:
     """What a card is written from. tested: counts of each image, None where they are not there, and then `missing`
     says why. group: with failures. units: labels of images that belong together."""
 
@@ -59,7 +59,7 @@ class Known:
     cfg: DictConfig
     network: nn.Module
     speeds: Sequence[Latency]
-    tested: Tested | None
+    tested: TestResult | None
     group: Group | None
     missing: str
     units: list[str] | None
@@ -80,7 +80,7 @@ class Known:
         return model.removeprefix("model=")
 
 
-def first(known: Known) -> str:
+def first(known: CardContext) -> str:
     """The card in a sentence."""
     report = known.data["roles"]["report"]
     said = share(known.record["metrics"].get("network", {}).get("miou"))
@@ -94,7 +94,7 @@ def first(known: Known) -> str:
     )
 
 
-def about(known: Known) -> str:
+def about(known: CardContext) -> str:
     """Network, input, output and classes."""
     record, size = known.record, known.data["size"]
     total = record.get("parameters") or sum(p.numel() for p in known.network.parameters())
@@ -124,8 +124,8 @@ def network(cfg: DictConfig) -> str:
     def part(name: str) -> str:
         settings: Any = OmegaConf.to_container(cfg[name], resolve=True) if cfg.get(name) else None
         if isinstance(settings, dict):  # a path says nothing, and the sockets are parts of their own
-            settings = {k: v for k, v in settings.items() if k not in ("weights", *SOCKETS)}
-        return f"`{in_short(settings).replace('`', '')}`"
+            settings = {k: v for k, v in settings.items() if k not in ("weights", *PARTS)}
+        return f"`{describe_part(settings).replace('`', '')}`"
 
     kind = str(cfg.network.get("_target_", "")).rpartition(".")[2]
     if kind == "SMPNetwork":
@@ -137,7 +137,7 @@ def network(cfg: DictConfig) -> str:
     return part("network")
 
 
-def use(known: Known) -> str:
+def use(known: CardContext) -> str:
     """Three lines of Python, and the commands."""
     run = " ".join(known.folder.resolve().name.split())
     return f"""With the run's folder beside you:
@@ -156,7 +156,7 @@ segstudy evaluate "$RUN" data.root=FOLDER
 ```"""
 
 
-def data(known: Known, license: str | None) -> str:
+def data(known: CardContext, license: str | None) -> str:
     """Which images, and under what terms."""
     told = known.data
     rows = [
@@ -176,7 +176,7 @@ def data(known: Known, license: str | None) -> str:
     return "\n\n".join(filter(None, [*text, "\n".join(f"* {note}" for note in notes)]))
 
 
-def training(known: Known) -> str:
+def training(known: CardContext) -> str:
     """The command and what it amounts to."""
     record: Mapping[str, Any] = known.record
     cfg: Any = OmegaConf.to_container(known.cfg, resolve=True)
@@ -186,11 +186,11 @@ def training(known: Known) -> str:
     encoder = f" (encoder {optim['encoder_lr']})" if optim.get("encoder_lr") is not None else ""
     speed = f", {amount(record['images_per_second'])} images/s" if record.get("images_per_second") else ""
     facts = [
-        f"loss: `{in_short(cfg['loss'])}`",
-        f"optimizer: `{in_short(optim.get('optimizer'))}`, learning rate {optim.get('lr')}{encoder}, "
-        f"schedule `{in_short(cfg['schedule'])}`",
+        f"loss: `{describe_part(cfg['loss'])}`",
+        f"optimizer: `{describe_part(optim.get('optimizer'))}`, learning rate {optim.get('lr')}{encoder}, "
+        f"schedule `{describe_part(cfg['schedule'])}`",
         f"length: {counted(record.get('epochs', 0), 'epoch')}, {counted(record.get('steps', 0), 'step')} of "
-        f"{cfg['data'].get('batch_size')} images, {clock(record.get('seconds'))}{speed}",
+        f"{cfg['data'].get('batch_size')} images, {format_duration(record.get('seconds'))}{speed}",
         f"tested weights: the {markdown(str(record.get('checkpoint', 'last')))} checkpoint",
         f"seed: {record.get('seed', 0)}",
     ]
@@ -200,7 +200,7 @@ def training(known: Known) -> str:
 # Figures
 
 
-def ratio(known: Known, top: np.ndarray, bottom: np.ndarray, keep: np.ndarray | None = None) -> Estimate:
+def ratio(known: CardContext, top: np.ndarray, bottom: np.ndarray, keep: np.ndarray | None = None) -> Estimate:
     """A ratio of sums over images with its interval over images, cut to 0…1."""
     value, phi = influence.influence(top, bottom, keep, leave_one_out=True)
     e = comparison.estimate([value], [phi], known.units)
@@ -212,7 +212,7 @@ def with_truth(counts: Counts) -> np.ndarray:
     return counts.truth.sum(0) > 0
 
 
-def figures(known: Known) -> str:
+def figures(known: CardContext) -> str:
     """mIoU and accuracies at both sizes, with intervals where the test's counts are there."""
     metrics, tested = known.record["metrics"], known.tested
     head = ("", f"at the network's size, {by(known.data['size'])}", "at each image's original size")
@@ -224,7 +224,7 @@ def figures(known: Known) -> str:
     rows = [[name, *(estimate(ratio(known, *terms(c))) for c in sizes)] for name, terms in _kinds(known, tested)]
     rows += [
         [f"mIoU, {said}", *(share(known.record[key].get(s, {}).get("miou")) for s in SIZES)]
-        for key, said in APART.items()
+        for key, said in EXTRA_METRICS.items()
         if key in known.record
     ]
     said = (
@@ -235,7 +235,7 @@ def figures(known: Known) -> str:
     return "\n\n".join(filter(None, [table(head, rows), said, known.missing]))
 
 
-def _kinds(known: Known, tested: Tested) -> Iterator[tuple[str, Callable[[Counts], tuple[Any, ...]]]]:
+def _kinds(known: CardContext, tested: TestResult) -> Iterator[tuple[str, Callable[[Counts], tuple[Any, ...]]]]:
     """Name and terms of each figure of the table."""
     yield "mIoU of the classes with truth", lambda c: (c.hit, c.union, with_truth(c))
     if known.supported.any() and (known.supported != with_truth(tested.counts)).any():
@@ -245,7 +245,7 @@ def _kinds(known: Known, tested: Tested) -> Iterator[tuple[str, Callable[[Counts
     yield "mean class accuracy", lambda c: (c.hit, c.truth, with_truth(c))
 
 
-def classes(known: Known) -> str:
+def classes(known: CardContext) -> str:
     """A row for each class with truth in the reported images, at either size."""
     tested = known.tested
     if tested is None:
@@ -276,7 +276,7 @@ def divided(top: int, bottom: int) -> str:
     return share(top / bottom if bottom else math.nan)
 
 
-def failures(known: Known) -> str:
+def failures(known: CardContext) -> str:
     """How it fails, with intervals; what is confused; what became of the objects."""
     if known.group is None:
         return ""
@@ -296,7 +296,7 @@ def failures(known: Known) -> str:
     return "\n\n".join(text)
 
 
-def speed(known: Known) -> str:
+def speed(known: CardContext) -> str:
     """Measured on this machine, where it was."""
     if not known.speeds:
         return ""
@@ -304,7 +304,7 @@ def speed(known: Known) -> str:
         [s.device, s.precision, _milliseconds(s.p50), _milliseconds(s.p95), str(s.batch), f"{s.images_per_second:,.1f}"]
         for s in known.speeds
     ]
-    machine, measured = surroundings()["machine"], known.speeds[0]
+    machine, measured = environment()["machine"], known.speeds[0]
     cores = f"{counted(machine['cores'], 'core')}, {counted(measured.threads, 'thread')} used"
     busy = f" The machine had other work (load {measured.load:.1f}): alone it is faster." * (measured.load > BUSY)
     return (
@@ -321,7 +321,7 @@ def _milliseconds(seconds: float) -> str:
 # What it cannot do, and what made it
 
 
-def limits(known: Known) -> str:
+def limits(known: CardContext) -> str:
     """What a reader must know before using it or its figures."""
     tested, record = known.tested, known.record
     said = [
@@ -346,7 +346,7 @@ def limits(known: Known) -> str:
     return items(said)
 
 
-def made(known: Known) -> str:
+def made(known: CardContext) -> str:
     """Date, commit, versions and machine of the training."""
     record = known.record
     machine = record.get("machine") or {}

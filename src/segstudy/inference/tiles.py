@@ -15,7 +15,7 @@ Place = tuple[int, int]
 GRID = 32
 """Networks of this stride or a divisor of it see an image that is moved by multiples of it alike, and no other."""
 
-STEEP = 8
+STEEPNESS = 8
 """How fast a tile's weight falls from its middle. Of 1 to 64, 8 agreed best with the whole image, or nearly so, for the
 networks of results/formats.md; 2 was clearly worse."""
 
@@ -57,17 +57,17 @@ class Tiles:
         total = torch.zeros(length, dtype=torch.float64)
         for start in starts:
             side = min(self.side, length - start)
-            humps.append(torch.sin((torch.arange(side, dtype=torch.float64) + 0.5) * (math.pi / side)) ** STEEP)
+            humps.append(torch.sin((torch.arange(side, dtype=torch.float64) + 0.5) * (math.pi / side)) ** STEEPNESS)
             total[start : start + side] += humps[-1]
         return [(hump / total[start : start + len(hump)]).float() for start, hump in zip(starts, humps, strict=True)]
 
 
-def at_once(pixels: int, device: torch.device) -> int:
+def tiles_per_batch(pixels: int, device: torch.device) -> int:
     """How many images of so many pixels make a batch: a larger one's maps fill a CPU's memory and gain nothing."""
     return max(1, (2**22 if device.type == "cuda" else 2**19) // pixels)
 
 
-def blended(
+def blend_tiles(
     shape: Sequence[int], tiles: Tiles, chances: Callable[[Sequence[Place]], Tensor], batch: int = 1
 ) -> Iterator[tuple[int, int, Tensor]]:
     """The mean probability over an image of `shape` (H,W), in finished blocks (C,rows,columns) with their top and left.
@@ -103,7 +103,7 @@ def blended(
                 part[..., :-ready], part[..., -ready:] = part[..., ready:].clone(), 0
 
 
-def blended_image(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Tiles) -> Tensor:
+def predict_tiled(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Tiles) -> Tensor:
     """The mean probability float32 (B,C,H,W) of an image float (B,3,H,W); network: tile (n,3,h,w) → probabilities."""
 
     side, shape = tiles.side, image.shape[2:]
@@ -113,11 +113,11 @@ def blended_image(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Til
         def chances(places: Sequence[Place], one: Tensor = one) -> Tensor:
             return network(torch.stack([one[:, y : y + side, x : x + side] for y, x in places])).float()
 
-        whole.append(joined(shape, blended(shape, tiles, chances, at_once(side**2, image.device))))
+        whole.append(join_blocks(shape, blend_tiles(shape, tiles, chances, tiles_per_batch(side**2, image.device))))
     return torch.stack(whole)
 
 
-def joined(shape: Sequence[int], blocks: Iterable[tuple[int, int, Tensor]]) -> Tensor:
+def join_blocks(shape: Sequence[int], blocks: Iterable[tuple[int, int, Tensor]]) -> Tensor:
     """The whole (C,H,W) of `shape` (H,W) from blocks that cover it."""
     whole = torch.empty(0)
     for top, left, block in blocks:

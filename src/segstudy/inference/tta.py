@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segstudy.callbacks.extra_evaluation import Apart
+from segstudy.callbacks.extra_evaluation import ExtraEvaluation
 
 
-class TestTimeAugmentation(Apart):
+class TTAEvaluation(ExtraEvaluation):
     """At the test, also predicts from the mean probability over views: sizes, and each of them mirrored."""
 
     __test__ = False  # no test, whatever pytest thinks of the name

@@ -31,7 +31,7 @@ SAMPLE = 10_000
 
 
 @dataclass
-class Row:
+class LayerStatistics:
     """What one layer did in one batch; None where there was nothing to measure.
 
     mean, std (of the population), min and max of all its outputs; `silent`: the share of its channels that are 0
@@ -95,13 +95,13 @@ class Probe:
         if self.histograms:
             self.samples[name] = sample(values)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LayerStatistics]:
         """A row a layer, after the forward and the backward pass."""
         rows = []
         for name, layer in self.layers.items():
-            row = Row(name, type(layer).__name__)
+            row = LayerStatistics(name, type(layer).__name__)
             if self.seen[name]:
-                row.mean, row.std, row.min, row.max, row.silent = _joined(self.seen[name])
+                row.mean, row.std, row.min, row.max, row.silent = _combined(self.seen[name])
             weight = getattr(layer, "weight", None)
             if isinstance(weight, Tensor) and weight.grad is not None:
                 gradient = weight.grad.float()
@@ -111,7 +111,7 @@ class Probe:
         return rows
 
 
-def flags(row: Row, trainable: bool | None) -> list[str]:
+def flags(row: LayerStatistics, trainable: bool | None) -> list[str]:
     """What is wrong with a layer; trainable: whether its weight is, None for a layer without one."""
     found = ["frozen"] if trainable is False else []
     numbers = [row.mean, row.std, row.min, row.max, row.gradient_mean, row.gradient_max]
@@ -129,7 +129,7 @@ def flags(row: Row, trainable: bool | None) -> list[str]:
     return found
 
 
-def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[Row]:
+def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[LayerStatistics]:
     """One forward and one backward pass of `loss` (logits, mask) in the network's present mode, without a step.
 
     In training mode the running statistics of batch normalisation move. Gradients are cleared before and after.
@@ -156,16 +156,16 @@ def sample(values: Tensor) -> Tensor:
     return values.detach().flatten()[:: step + (step + 1) % 2].float()
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
+def write_table(rows: Sequence[LayerStatistics], path: Path) -> None:
     """The rows as CSV; a layer's flags are joined by semicolons."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([f.name for f in fields(Row)])
+    writer.writerow([f.name for f in fields(LayerStatistics)])
     writer.writerows([*astuple(row)[:-1], ";".join(row.flags)] for row in rows)
     write_text(path.parent, path.name, text.getvalue())
 
 
-def table(rows: Sequence[Row], title: str) -> Table:
+def table(rows: Sequence[LayerStatistics], title: str) -> Table:
     """The rows for a terminal, flags in red."""
     grid = Table(title=title, box=SIMPLE_HEAD)
     grid.add_column("layer", overflow="fold")  # the numbers are kept whole in a narrow terminal
@@ -181,7 +181,7 @@ def table(rows: Sequence[Row], title: str) -> Table:
     return grid
 
 
-def _joined(seen: Sequence[tuple[int, Tensor]]) -> list[float]:
+def _combined(seen: Sequence[tuple[int, Tensor]]) -> list[float]:
     """mean, std, min, max and silent share of a layer that ran once or more often."""
     counts = torch.tensor([float(n) for n, _ in seen], dtype=torch.float64)
     means, variances, lows, highs, silent = torch.stack([s for _, s in seen]).double().cpu().T

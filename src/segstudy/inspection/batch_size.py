@@ -16,7 +16,7 @@ from segstudy.inspection.memory import peak_memory
 
 
 @dataclass
-class Batches:
+class BatchSizeTest:
     """A batch-size test: the largest that trained, all that did, what ended it, and the peak memory in GiB."""
 
     largest: int
@@ -25,7 +25,7 @@ class Batches:
     peak: float
 
 
-def find_batch(cfg: DictConfig, limit: int = 64) -> Batches:
+def find_batch(cfg: DictConfig, limit: int = 64) -> BatchSizeTest:
     """Double the batch from 2 on until memory is full, or `limit` or the number of training images is reached.
 
     Each size trains three steps of a fresh network. On a CPU the system ends a process that asks for too much, so
@@ -60,4 +60,4 @@ def find_batch(cfg: DictConfig, limit: int = 64) -> Batches:
     if largest == 2**trials:
         ended = f"--limit {limit} ended it" if limit <= images else f"there are {images} training images"
     fitted = sorted(size for size in trained if size <= largest)
-    return Batches(largest, fitted, ended, peak_memory(trainer.strategy.root_device))
+    return BatchSizeTest(largest, fitted, ended, peak_memory(trainer.strategy.root_device))

@@ -23,7 +23,7 @@ BETA = 0.98
 
 
 @dataclass
-class Rates:
+class LearningRateTest:
     """A learning-rate test: the rate of each step, its batch's loss, the smoothed loss, and the rate to begin with."""
 
     rates: np.ndarray
@@ -32,7 +32,7 @@ class Rates:
     suggested: float
 
 
-def find_lr(cfg: DictConfig, steps: int = 100, lowest: float = 1e-6, highest: float = 1.0) -> Rates:
+def find_lr(cfg: DictConfig, steps: int = 100, lowest: float = 1e-6, highest: float = 1.0) -> LearningRateTest:
     """Train a fresh network (or that of `start_from`) for `steps` steps while the rate grows geometrically.
 
     All parts have the same rate, and callbacks take no part; the test ends early where the loss explodes.
@@ -72,7 +72,7 @@ def batch_losses(averaged: np.ndarray) -> np.ndarray:
     return (sums - BETA * np.concatenate([[0.0], sums[:-1]])) / (1 - BETA)
 
 
-def suggest(rates: np.ndarray, losses: np.ndarray) -> Rates:
+def suggest(rates: np.ndarray, losses: np.ndarray) -> LearningRateTest:
     """The rate at which the loss falls fastest over the rate's logarithm, before its minimum.
 
     The loss is smoothed over a quarter of a decade to both sides. Raises TrainingError if it does not fall.
@@ -87,10 +87,10 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> Rates:
         raise TrainingError(
             f"the loss fell at no rate from {rates[0]:.1e} to {rates[-1]:.1e}\n  → a lower --lowest, or more --steps"
         )
-    return Rates(rates, losses, smooth, float(rates[slope.argmin()]))
+    return LearningRateTest(rates, losses, smooth, float(rates[slope.argmin()]))
 
 
-def draw_rates(found: Rates, title: str) -> Figure:
+def draw_rates(found: LearningRateTest, title: str) -> Figure:
     """The loss over the learning rate, each batch's and smoothed, and the suggestion."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()

@@ -68,7 +68,7 @@ def _add(sums: dict[str, np.ndarray], inside: np.ndarray, labels: np.ndarray, c:
     votes = np.bincount(labels[found_area], minlength=1)
     top = int(votes.argmax())
     purity = votes[top] / max(1, votes.sum())
-    outcome = which(found, purity, top == c)
+    outcome = outcome_of(found, purity, top == c)
     sums["outcomes"][outcome] += 1
     sums["outcome_areas"][outcome] += area
     if background is not None:
@@ -83,7 +83,7 @@ def _add(sums: dict[str, np.ndarray], inside: np.ndarray, labels: np.ndarray, c:
         sums["coherence"] += pieces.max() / int(found_area.sum())
 
 
-def which(found: float, purity: float, top_is_right: bool) -> int:
+def outcome_of(found: float, purity: float, top_is_right: bool) -> int:
     """The outcome's place in OUTCOMES, by the share found, the share of the commonest label in it, and whether it is
     the right one; the first rule that fits."""
     if found < FOUND_AT_ALL:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segstudy.labels import IGNORE
-from segstudy.measures.pixels import CELLS
+from segstudy.measures.pixels import CATEGORIES
 
 OFFSETS = (-4.0, -2.3, -1.0, 0.0, 1.0, 2.3, 4.0)
 """Added to the background's logit; 2.3 is ln 10: a background weighed ten times as much."""
@@ -31,7 +31,7 @@ margin."""
 KINDS = ("foreground", "confused", "foreign", "overshoot", "ghost")
 """The cells that a pixel may be in as long as the background does not win it."""
 
-BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CELLS))
+BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CATEGORIES))
 
 
 def offset_sums(
@@ -180,7 +180,7 @@ def _along_edges(margins: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndar
     """Missed, spilled and hallucinated (BINS + 1,) with each of EDGES as the offset, from all kept to none."""
     given_up = np.concatenate([np.zeros((1, len(KINDS))), np.cumsum(margins, 0)])
     kept = given_up[-1] - given_up
-    cells = np.empty((len(given_up), len(CELLS)))
+    cells = np.empty((len(given_up), len(CATEGORIES)))
     cells[:, [FOREGROUND, CONFUSED, FOREIGN, OVERSHOOT, GHOST]] = kept
     cells[:, MISSED], cells[:, BACKGROUND] = given_up[:, :3].sum(1), given_up[:, 3:].sum(1)
     return _shares(cells, classes)

@@ -12,7 +12,7 @@ from segstudy.labels import IGNORE
 from segstudy.measures.boundaries import band_sums, edge_sums, fill_void
 from segstudy.measures.objects import EIGHT, object_sums
 
-CELLS = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
+CATEGORIES = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
 """The seven exclusive kinds of counted pixels. missed: an object called background. confused, foreign: an object given
 another class, that is or is not in the image. overshoot, ghost: background given a class that is or is not in it."""
 
@@ -23,7 +23,7 @@ BAND = 0.01
 """Of the diagonal: how near to both right and rightly left pixels an error is one of the boundary."""
 
 
-def measure(
+def image_errors(
     truth: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
@@ -37,8 +37,8 @@ def measure(
     """
     counted = truth != IGNORE
     copied = np.where(counted, labels, IGNORE)
-    cells = partition(truth, labels, background, present)
-    sums = {"cells": np.bincount(cells[counted], minlength=len(CELLS)), "shape": np.array(truth.shape)}
+    cells = error_categories(truth, labels, background, present)
+    sums = {"cells": np.bincount(cells[counted], minlength=len(CATEGORIES)), "shape": np.array(truth.shape)}
     sums |= absent_classes(truth, copied, background, present)
     filled = fill_void(truth)
     sums |= where_errors(truth, labels, filled.labels, background)
@@ -48,7 +48,7 @@ def measure(
     return sums
 
 
-def partition(
+def error_categories(
     truth: np.ndarray, labels: np.ndarray, background: int | None, present: np.ndarray | None = None
 ) -> np.ndarray:
     """Each pixel's place in CELLS, uint8 (H,W); 255 where the truth is 255. Without a background there are no missed,

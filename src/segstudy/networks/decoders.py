@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segstudy.errors import near
+from segstudy.errors import did_you_mean
 from segstudy.networks.attention import build_attention
 from segstudy.networks.encoders import DoubleConv
 
@@ -97,7 +97,7 @@ class LibraryDecoder(nn.Module):
         decoders = smp_decoders()
         if name not in decoders:
             raise ValueError(
-                f"decoder.name={name!r} is none of {', '.join(sorted(decoders))}{near(name, list(decoders))}"
+                f"decoder.name={name!r} is none of {', '.join(sorted(decoders))}{did_you_mean(name, list(decoders))}"
             )
         taken = inspect.signature(decoders[name]).parameters
         unknown = sorted(set(options) - set(taken))

@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor, nn
 
-from segstudy.errors import near
+from segstudy.errors import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -126,11 +126,13 @@ class LibraryEncoder(Encoder):
         self.name, self.weights = name, weights
         if name.startswith("tu-") and not timm.is_model(name[3:]):
             known = [f"tu-{each}" for each in timm.list_models()]
-            raise ValueError(f"no encoder is called {name!r}{near(name, known)}")
+            raise ValueError(f"no encoder is called {name!r}{did_you_mean(name, known)}")
         try:
             self.body = smp.encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
         except KeyError:  # its own text lists every name
-            raise ValueError(f"no encoder is called {name!r}{near(name, smp.encoders.get_encoder_names())}") from None
+            raise ValueError(
+                f"no encoder is called {name!r}{did_you_mean(name, smp.encoders.get_encoder_names())}"
+            ) from None
         self.mean, self.std = published(name, self.body)
         # smp lists the image itself as the map at stride 1; some encoders hold empty maps at strides they skip.
         self.kept = [i for i, c in enumerate(self.body.out_channels) if i > 0 and c > 0]

@@ -4,7 +4,7 @@ import segmentation_models_pytorch as library
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segstudy.errors import near
+from segstudy.errors import did_you_mean
 from segstudy.networks.encoders import LibraryEncoder
 
 
@@ -25,7 +25,7 @@ class SMPNetwork(nn.Module):
                 f"  → network.arch= one of {', '.join(known.values())}"
             )
         if arch.lower() not in known:
-            raise ValueError(f"network.arch={arch!r} is unknown{near(arch, list(known.values()))}")
+            raise ValueError(f"network.arch={arch!r} is unknown{did_you_mean(arch, list(known.values()))}")
         if not isinstance(encoder, LibraryEncoder):
             raise ValueError("network=smp needs a library encoder: add encoder=resnet34 or encoder.name=…")
         self.model = library.create_model(

@@ -83,13 +83,13 @@ def load_file(encoder: Encoder, path: Path) -> None:
     want = body.state_dict()
     state = max(_spellings(have, want), key=lambda s: sum(k in want for k in s))
     known = {k: v for k, v in state.items() if k in want or not k.removeprefix("model.").startswith(CLASSIFIER)}
-    if lines := misfits(known, want):
+    if lines := mismatches(known, want):
         name = getattr(encoder, "name", type(encoder).__name__)
         raise WeightsError(f"encoder.weights={path} does not fit the encoder {name!r}:\n" + "\n".join(lines))
     nn.Module.load_state_dict(body, {k: v for k, v in state.items() if k in want}, strict=False)
 
 
-def misfits(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> list[str]:
+def mismatches(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> list[str]:
     """How a state dict does not fit another's names and shapes, in a line for each way; none if it fits."""
     missing = [k for k in want if k not in have and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in have if k not in want]

@@ -12,9 +12,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import nn
 
 from segstudy.errors import ConfigError, TrainingError, WeightsError, first_line
-from segstudy.files import open_to_read, read_text, replacing
+from segstudy.files import atomic_write, open_to_read, read_text
 from segstudy.networks.encoders import encoder_of
-from segstudy.networks.weights import expect, misfits, read_state, record_beside
+from segstudy.networks.weights import expect, mismatches, read_state, record_beside
 
 
 def weights_file(folder: Path, checkpoint: str) -> Path:
@@ -67,7 +67,7 @@ def load_state(network: nn.Module, file: Path) -> None:
         raise ConfigError(str(error)) from error
     inner = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
     state = inner or state  # a checkpoint also holds the loss's weights
-    if lines := misfits(state, network.state_dict()):
+    if lines := mismatches(state, network.state_dict()):
         raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(lines))
     network.load_state_dict(dict(state))
 
@@ -84,7 +84,7 @@ class RunCheckpointIO(TorchCheckpointIO):
         self.folder = folder
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(self.folder, self._name(path), durable=True) as file:
+        with atomic_write(self.folder, self._name(path), durable=True) as file:
             save_tensors(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from segstudy.console import clock, number
-from segstudy.errors import ConfigError, DataError, near
+from segstudy.console import format_duration, format_number
+from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.files import open_lock, read_text
 from segstudy.runs.record_schema import parse_record
 from segstudy.runs.tables import variants
@@ -61,7 +61,9 @@ class Run:
 def only(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
     """The runs of these statuses, all if none is given. Raises ConfigError for an unknown one."""
     if wrong := [s for s in statuses if s not in STATUSES]:
-        raise ConfigError(f"--status {wrong[0]}: no such status{near(wrong[0], STATUSES)} ({', '.join(STATUSES)})")
+        raise ConfigError(
+            f"--status {wrong[0]}: no such status{did_you_mean(wrong[0], STATUSES)} ({', '.join(STATUSES)})"
+        )
     return [run for run in runs if not statuses or run.status in statuses]
 
 
@@ -212,10 +214,10 @@ def _cells(run: Run) -> dict[str, str]:
     return {
         "status": (f"[{colour}]{run.status}[/]" if colour else run.status)
         + "*" * bool(run.record.get("selected_on_reported")),
-        "mIoU": number(run.figure("metrics", "network", "miou")),
-        "original": number(run.figure("metrics", "original", "miou")),
+        "mIoU": format_number(run.figure("metrics", "network", "miou")),
+        "original": format_number(run.figure("metrics", "original", "miou")),
         "epochs": epochs,
-        "time": clock(_finite(run.figure("seconds"))),
+        "time": format_duration(_finite(run.figure("seconds"))),
         "size": decimal(run.bytes),
         "begun": begun(run.record),
     }

@@ -12,7 +12,7 @@ from segstudy.precision import RANK
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process (the first of several). Raises ConfigError if another one holds it."""
     if RANK > 0:
         yield

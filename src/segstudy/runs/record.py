@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segstudy.errors import ConfigError, TrainingError
-from segstudy.files import read_text, replacing
+from segstudy.files import atomic_write, read_text
 from segstudy.precision import RANK
 from segstudy.runs.record_schema import parse_record
 
@@ -37,7 +37,7 @@ class Record:
             return
         text = json.dumps(self.values, indent=1, default=str, allow_nan=True)
         try:
-            with replacing(self.folder, "record.json", durable=True) as file:
+            with atomic_write(self.folder, "record.json", durable=True) as file:
                 file.write(text.encode())
         except OSError as error:
             raise TrainingError(
@@ -64,7 +64,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return values
 
 
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Versions, git commit, machine and time."""
     return {
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},

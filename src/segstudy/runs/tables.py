@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.console import clock, number
+from segstudy.console import format_duration, format_number
 from segstudy.files import read_text
 from segstudy.runs.record_schema import parse_record
 
-APART = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
+EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 """What is measured beside the plain test, by its entry in the record (`callbacks/extra_evaluation.py`)."""
 
 
@@ -86,8 +86,8 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
         status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
         table.add_row(
             escape(name), f"[red]{status}" if status == "failed" else status,
-            *(["–", "–", "–", _published(values)] if published else map(number, values)),
-            number(r.get("images_per_second"), 1), clock(r.get("seconds")), encoder_origin(r),
+            *(["–", "–", "–", _published(values)] if published else map(format_number, values)),
+            format_number(r.get("images_per_second"), 1), format_duration(r.get("seconds")), encoder_origin(r),
         )  # fmt: skip
     return table
 
@@ -95,7 +95,7 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
 def _published(values: tuple[float | None, float | None, float | None]) -> str:
     """The cell of a run that was selected as its original was: mIoU and accuracy at network size."""
     miou, _, accuracy = values
-    return "–" if miou is None else f"mIoU {number(miou)}, accuracy {number(accuracy)}"
+    return "–" if miou is None else f"mIoU {format_number(miou)}, accuracy {format_number(accuracy)}"
 
 
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -121,14 +121,14 @@ def print_classes(record: Mapping[str, Any], console: Console, title: str = "tes
     for column in ("class", "IoU", "recall", "precision", "share of pixels"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for row in record["classes"]["network"]:
-        table.add_row(row["class"], *(number(row[k]) for k in ("iou", "recall", "precision", "share")))
+        table.add_row(row["class"], *(format_number(row[k]) for k in ("iou", "recall", "precision", "share")))
     console.print(table)
     earlier = record.get("metrics_before", {})
     figures = {f"{size} size before": earlier[size] for size in earlier}
     figures |= {f"{size} size": values for size, values in record["metrics"].items()}
-    figures |= {said: record[key] for key, said in APART.items() if key in record}
+    figures |= {said: record[key] for key, said in EXTRA_METRICS.items() if key in record}
     for size, values in figures.items():
-        text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+        text = "  ".join(f"{name} {format_number(value)}" for name, value in values.items())
         console.print(f"{size + ':':15} {text}", highlight=False, soft_wrap=True)
 
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.console import number
+from segstudy.console import format_number
 from segstudy.errors import DataError
 from segstudy.files import read_text, write_text
 from segstudy.runs.history import read_history
-from segstudy.runs.tables import APART
+from segstudy.runs.tables import EXTRA_METRICS
 from segstudy.study.audit_definitions import (
     BATCHES,
     RULES,
@@ -171,7 +171,7 @@ def others(record: Mapping[str, Any], original: ClassCounts, floor: int, first: 
     ]
     found += [
         (said, "papers, often without saying so", record[key]["miou"], base)
-        for key, said in APART.items()
+        for key, said in EXTRA_METRICS.items()
         if key in record
     ]
     return [
@@ -227,11 +227,11 @@ def _voc(audit: Audit) -> str:
     same = (data["roles"]["report"]["images"], [*data["size"]]) == (1449, [256, 256]) and fit <= 1464
     needed = "trained on the 1,464 images of train, read on all 1,449 of val, at 256×256, border ignored"
     names = ("frequency-weighted IoU", "micro IoU", "batches of 8, all classes, absent = 1")
-    told = ", ".join(f"{number(audit[n].value)} ({n}; floor {number(audit[n].floor)})" for n in names)
+    told = ", ".join(f"{format_number(audit[n].value)} ({n}; floor {format_number(audit[n].floor)})" for n in names)
     return (
         'Published for resnet_unet: "mIoU" 79.38 %, the best of 100 epochs on the split it reports; how it was read is '
         f"not stated. {_rule(audit, needed, same)} "
-        f"Readings that fit its log turn our {number(audit.readings[0].value)} into {told}. "
+        f"Readings that fit its log turn our {format_number(audit.readings[0].value)} into {told}. "
         "What 79.38 % is as a dataset-level mIoU is not decidable from it."
     )
 
@@ -239,13 +239,13 @@ def _voc(audit: Audit) -> str:
 def _ade(audit: Audit) -> str:
     data, classes = audit.record["data"], len(audit.record["class_names"])
     same = (data["roles"]["report"]["images"], [*data["size"]]) == (2000, [256, 256])
-    low, high = map(number, audit.spread)
+    low, high = map(format_number, audit.spread)
     pixel, batches = audit["pixel accuracy"], audit["accuracy, mean of batches of 16"]
     return (
         "Published for ade_unet: IoU .1389 and accuracy .5928; how absent classes and batches were read is not stated. "
         f"{_rule(audit, 'all 2,000 validation images with 150 classes, at 256×256', same)} "
         f"Not decidable: with {classes} classes our own predictions read between {low} and {high} as IoU; "
-        f"as accuracy {number(pixel.value)} by pixels, {number(batches.value)} by batches of 16."
+        f"as accuracy {format_number(pixel.value)} by pixels, {format_number(batches.value)} by batches of 16."
     )
 
 
@@ -259,7 +259,8 @@ def _pet(audit: Audit) -> str:
         "batches, border counted as background; all background scores about 73 % there. "
         f"{_rule(audit, 'the last 20 % of the alphabetical list, at 128×128, border=background', same)} "
         "Accuracies under another border protocol are on another ruler. Ours reads "
-        f"{number(low)} to {number(high)}, by pixels or by batches of 32 ({audit.constant}: {number(pixel.floor)}). "
+        f"{format_number(low)} to {format_number(high)}, by pixels or by batches of 32 "
+        f"({audit.constant}: {format_number(pixel.floor)}). "
         "What 93.45 % is as an IoU is not decidable."
     )
 
@@ -322,7 +323,9 @@ def _table(audit: Audit) -> Table:
             table.add_section()
             table.add_row(f"[italic]{group}" + (" (no reading)" if group == "selection" else ""))
         style = "bold" if r is audit.readings[0] else None
-        table.add_row(_about(r.name, r.formula, r.who), number(r.value), signed(r.distance), _floor(r), style=style)
+        table.add_row(
+            _about(r.name, r.formula, r.who), format_number(r.value), signed(r.distance), _floor(r), style=style
+        )
     return table
 
 
@@ -338,7 +341,7 @@ def _grid(audit: Audit) -> Table:
     cells = [r for r in audit.readings if r.group == "per batch"]
     for (name, formula), first in zip(RULES.values(), range(0, len(cells), len(BATCHES)), strict=True):
         row = cells[first : first + len(BATCHES)]
-        shown = [f"{number(r.value)}\n{signed(r.distance)}\n{_floor(r)}" for r in row]
+        shown = [f"{format_number(r.value)}\n{signed(r.distance)}\n{_floor(r)}" for r in row]
         table.add_row(_about(name, formula, row[0].who), *shown)
         table.add_section()
     return table
@@ -349,15 +352,16 @@ def _about(name: str, formula: str, who: str) -> str:
 
 
 def _floor(r: Reading) -> str:
-    return f"[yellow]{number(r.floor)}" if r.unearned else number(r.floor)
+    return f"[yellow]{format_number(r.floor)}" if r.unearned else format_number(r.floor)
 
 
 def words(audit: Audit) -> list[str]:
     """What the readings say: the spread, the floors, the published figure if any, and what was not measured."""
-    low, high = map(number, audit.spread)
-    floors = " to ".join(map(number, audit.floors))
+    low, high = map(format_number, audit.spread)
+    floors = " to ".join(map(format_number, audit.floors))
     lines = [
-        f"The same predictions read between {low} and {high} as mIoU, {number(audit.readings[0].value)} at dataset "
+        f"The same predictions read between {low} and {high} as mIoU, "
+        f"{format_number(audit.readings[0].value)} at dataset "
         f"level; {audit.constant} reads {floors}. A figure whose reading is not stated could be any of these."
     ]
     unearned = [r.name for r in audit.readings if r.group in SAME and r.unearned]

@@ -9,13 +9,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segstudy.config.run_folder import MACHINE
+from segstudy.config.run_folder import MACHINE_SETTINGS
 from segstudy.errors import DataError, first_line
 from segstudy.files import read_text
 from segstudy.runs.record_schema import parse_record
 from segstudy.runs.tables import comparable, variants
 from segstudy.study.analysis.plan import Plan
-from segstudy.study.results import Tested, read_run
+from segstudy.study.results import TestResult, read_run
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -37,7 +37,7 @@ def read_records(folder: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[st
     return found, broken
 
 
-def read_study(folder: Path) -> tuple[list[list[Tested]], list[tuple[str, str]]]:
+def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, str]]]:
     """The tests of a study's finished runs, in groups that may be compared, and (name, reason) of the other runs."""
     records, left_out = read_records(folder)
     for name, record in records.items():
@@ -48,7 +48,7 @@ def read_study(folder: Path) -> tuple[list[list[Tested]], list[tuple[str, str]]]
     done = {name: r for name, r in records.items() if r.get("status") == "done"}
     groups = []
     for members in comparable(done):
-        names = without_seeds(members)
+        names = variant_names(members)
         tests = []
         kept: dict[tuple[str, Any], str] = {}
         for run, record in members.items():
@@ -66,18 +66,18 @@ def read_study(folder: Path) -> tuple[list[list[Tested]], list[tuple[str, str]]]
     return groups, left_out
 
 
-def without_seeds(runs: Records) -> dict[str, str]:
+def variant_names(runs: Records) -> dict[str, str]:
     """Each run's variant: its short name without the seed, the same for all its seeds."""
-    bare = {run: own(record.get("changes", [f"model={run}"])) for run, record in runs.items()}
+    bare = {run: variant_changes(record.get("changes", [f"model={run}"])) for run, record in runs.items()}
     first = {tuple(changes): run for run, changes in reversed(bare.items())}
     order = [run for run in runs if run in first.values()]
     named = dict(zip(order, variants({run: {"changes": bare[run]} for run in order}), strict=True))
     return {run: named[first[tuple(changes)]] for run, changes in bare.items()}
 
 
-def own(changes: Sequence[str]) -> list[str]:
+def variant_changes(changes: Sequence[str]) -> list[str]:
     """The changes that make a variant: without the seed, and without what only says where and how it was run."""
-    return [c for c in changes if not c.startswith("seed=") and not MACHINE.match(c.partition("=")[0])]
+    return [c for c in changes if not c.startswith("seed=") and not MACHINE_SETTINGS.match(c.partition("=")[0])]
 
 
 def read_plan(folder: Path) -> Plan:
@@ -95,9 +95,9 @@ def read_plan(folder: Path) -> Plan:
     return Plan()
 
 
-def seeds_of(tests: Sequence[Tested]) -> dict[str, list[Tested]]:
+def runs_by_variant(tests: Sequence[TestResult]) -> dict[str, list[TestResult]]:
     """The tests by variant, each variant's in the order of their seeds; variants in the order of their first run."""
-    found: dict[str, list[Tested]] = {}
+    found: dict[str, list[TestResult]] = {}
     for test in tests:
         found.setdefault(test.variant, []).append(test)
     return {name: sorted(runs, key=lambda t: t.seed) for name, runs in found.items()}

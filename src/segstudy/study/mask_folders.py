@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from segstudy.data.folder.description import read_class_table
 from segstudy.data.images import open_picture, read_mask
-from segstudy.errors import ConfigError, DataError, near
+from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE, voc_palette
 from segstudy.study.analysis.analyse import analyse, first_sentence
 from segstudy.study.analysis.findings import Findings
 from segstudy.study.analysis.plan import Plan
-from segstudy.study.results import Tested, of_masks
+from segstudy.study.results import TestResult, from_masks
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -36,7 +36,7 @@ class Legend:
 
 def compare(
     truth: Path, predictions: Sequence[Path], legend: Legend, plan: Plan, groups: Mapping[str, str] | None = None
-) -> tuple[Findings, dict[str, list[Tested]]]:
+) -> tuple[Findings, dict[str, list[TestResult]]]:
     """Findings and tests of folders of masks, by the names of the folders.
 
     Masks are matched by their paths without suffix. Raises DataError that names all that are missing, of another size,
@@ -46,7 +46,7 @@ def compare(
     pairs = match(truth, predictions)
     tests = [
         replace(
-            of_masks(name, _read(pairs, column, legend, name), legend.classes, legend.background, groups),
+            from_masks(name, _read(pairs, column, legend, name), legend.classes, legend.background, groups),
             record=_record(truth, folder, legend, len(pairs)),
         )
         for column, (name, folder) in enumerate(zip(names, predictions, strict=True))
@@ -210,7 +210,8 @@ def _number(option: str, wanted: str, classes: Sequence[str]) -> int:
     if wanted.isdigit() and int(wanted) < len(classes):
         return int(wanted)
     raise ConfigError(
-        f"{option} {wanted}: no such class{near(wanted, classes)}\n  → a name or a number ({', '.join(classes)})"
+        f"{option} {wanted}: no such class{did_you_mean(wanted, classes)}\n"
+        f"  → a name or a number ({', '.join(classes)})"
     )
 
 

@@ -11,7 +11,7 @@ from segstudy.errors import DataError
 from segstudy.files import open_to_read
 from segstudy.labels import IGNORE
 from segstudy.measures import operating_curve
-from segstudy.measures.pixels import measure
+from segstudy.measures.pixels import image_errors
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestResult:
     """The test of one training of a variant, or a folder of predicted masks.
 
     names, groups: of the N images; images of one group (a drive, a patient) are not independent.
@@ -53,7 +53,7 @@ class Tested:
     folder: Path | None = None
 
 
-def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> Tested:
+def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResult:
     """The test of a finished run. Raises DataError if its files are not there or do not fit each other."""
     files = {name: folder / "test" / f"{name}.npz" for name in ("counts", "measures")}
     for file in files.values():
@@ -75,22 +75,22 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> Tested:
             del sums["offset_margins"]  # an older version's bins, which stand for other margins
         if names != [str(n) for n in measures["names"]]:
             raise DataError(f"{files['counts']} and {files['measures']} are of different images")
-        return Tested(
+        return TestResult(
             variant=variant,
             seed=int(record.get("seed", 0)),
             classes=classes,
             background=record["data"]["background"],
             names=names,
             groups=[str(g) for g in measures["groups"]],
-            counts=count(counts["network"], len(names), len(classes)),
+            counts=from_sparse(counts["network"], len(names), len(classes)),
             sums=sums,
-            original=count(counts["original"], len(names), len(classes)),
+            original=from_sparse(counts["original"], len(names), len(classes)),
             record=record,
             folder=folder,
         )
 
 
-def count(rows: np.ndarray, images: int, num_classes: int) -> Counts:
+def from_sparse(rows: np.ndarray, images: int, num_classes: int) -> Counts:
     """Counts from sparse rows (image, truth, prediction, pixels)."""
     hit, truth, predicted = (np.zeros((images, num_classes), np.int64) for _ in range(3))
     confusion = np.zeros((num_classes, num_classes), np.int64)
@@ -103,24 +103,24 @@ def count(rows: np.ndarray, images: int, num_classes: int) -> Counts:
     return Counts(hit, truth, predicted, confusion)
 
 
-def of_masks(
+def from_masks(
     variant: str,
     pairs: Iterable[tuple[str, np.ndarray, np.ndarray]],
     classes: Sequence[str],
     background: int | None,
     groups: Mapping[str, str] | None = None,
-) -> Tested:
+) -> TestResult:
     """The test of predicted masks: pairs are (name, truth, labels), uint8 (H,W) each, of any size."""
     names, sums, counts = [], [], []
     number = len(classes)
     for name, truth, labels in pairs:
         names.append(name)
-        sums.append(measure(truth, labels, number, background))
+        sums.append(image_errors(truth, labels, number, background))
         counted = truth != IGNORE
         pair = truth[counted].astype(np.int64) * number + labels[counted]
         counts.append(np.bincount(pair, minlength=number**2).reshape(number, number))
     matrices = np.stack(counts)
-    return Tested(
+    return TestResult(
         variant=variant,
         seed=0,
         classes=classes,

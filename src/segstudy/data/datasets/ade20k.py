@@ -6,7 +6,7 @@ from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, found, require
+from segstudy.data.images import Sample, list_found, require
 from segstudy.errors import DataError
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -53,7 +53,7 @@ class ADE20K(SegmentationData):
         images = sorted(p for p in folder.glob("*.jpg") if not p.name.startswith("._"))
         if not images:
             raise DataError(
-                f"no images of the split {split!r} in {folder}\n  found: {found(folder.parent)}\n"
+                f"no images of the split {split!r} in {folder}\n  found: {list_found(folder.parent)}\n"
                 "  → set data.train and data.val to folders that are there"
             )
         samples = [Sample(p.stem, p, home / "annotations" / split / f"{p.stem}.png") for p in images]
@@ -76,7 +76,7 @@ class ADE20K(SegmentationData):
         raise DataError(
             f"no ADE20K SceneParsing under data.root={str(self.root)!r}\n"
             f"  expected: {self.root}/{HOME}/{{images,annotations}}/{{training,validation}}\n"
-            f"  found:    {found(self.root)}\n"
+            f"  found:    {list_found(self.root)}\n"
             f"  → set data.root to the folder that holds {HOME}, or data.download=true (1 GB)"
         )
 

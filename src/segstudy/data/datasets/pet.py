@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
-from segstudy.data.dataset import Images
+from segstudy.data.dataset import CachedDataset
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, found, require
+from segstudy.data.images import Sample, list_found, require
 from segstudy.errors import ConfigError, DataError
 
 PLACE = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
@@ -70,7 +70,7 @@ class Pet(SegmentationData):
         require(samples, f"{split!r} of Oxford-IIIT Pet")
         return samples
 
-    def strata(self, images: Images) -> Sequence:
+    def strata(self, images: CachedDataset) -> Sequence:
         """The breed: the name without its number."""
         return [sample.name.rpartition("_")[0] for sample in images.samples]
 
@@ -82,6 +82,6 @@ class Pet(SegmentationData):
         raise DataError(
             f"no Oxford-IIIT Pet under data.root={str(self.root)!r}\n"
             f"  expected: {self.root}/oxford-iiit-pet/{{images,annotations/trimaps,annotations/trainval.txt}}\n"
-            f"  found:    {found(self.root)}\n"
+            f"  found:    {list_found(self.root)}\n"
             "  → set data.root to the folder that holds oxford-iiit-pet, or data.download=true (800 MB)"
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from segstudy.data.datasets.voc import VOC
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, found
+from segstudy.data.images import Sample, list_found
 from segstudy.errors import DataError
 
 URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
@@ -63,7 +63,7 @@ class VOCSBD(VOC):
                 f"neither a ready trainaug nor SBD under data.root={str(self.root)!r}\n"
                 f"  expected: {self.home()}/{{SegmentationClassAug,ImageSets/Segmentation/trainaug.txt}}\n"
                 f"        or: {self.root}/benchmark_RELEASE/dataset/{{cls,train.txt,val.txt}}\n"
-                f"  found:    {found(self.root)}\n"
+                f"  found:    {list_found(self.root)}\n"
                 "  → unpack SBD's benchmark.tgz in data.root, or data.download=true (1.4 GB)"
             )
         voc, val = set(self.names("train")), set(self.names("val"))

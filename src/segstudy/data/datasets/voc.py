@@ -6,7 +6,7 @@ from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, found, require
+from segstudy.data.images import Sample, list_found, require
 from segstudy.errors import DataError
 from segstudy.labels import voc_palette
 
@@ -88,7 +88,7 @@ class VOC(SegmentationData):
         raise DataError(
             f"no VOC2012 under data.root={str(self.root)!r}\n"
             f"  expected: {self.root}/VOCdevkit/VOC2012/{{JPEGImages,SegmentationClass,ImageSets/Segmentation}}\n"
-            f"  found:    {found(self.root)}\n"
+            f"  found:    {list_found(self.root)}\n"
             "  → set data.root to the folder that holds VOCdevkit, or data.download=true (2 GB)"
         )
 

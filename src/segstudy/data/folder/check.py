@@ -12,12 +12,12 @@ import numpy as np
 import yaml
 
 from segstudy.data.folder.datamodule import ask_about_255, pixels_of
-from segstudy.data.folder.description import Description, Scheme, describe, make_scheme
-from segstudy.data.folder.formats import Kind
-from segstudy.data.folder.scan import Inventory, in_parallel, own_colours, take_inventory
-from segstudy.data.folder.split import ROLES, SHARE, Plan, make_plan
+from segstudy.data.folder.description import Description, LabelMap, describe, make_label_map
+from segstudy.data.folder.formats import MaskFormat
+from segstudy.data.folder.scan import FolderScan, map_parallel, own_colours, scan_folder
+from segstudy.data.folder.split import ROLES, SHARE, SplitPlan, make_split
 from segstudy.data.images import Sample, read_pair
-from segstudy.data.splits import rarest
+from segstudy.data.splits import rarest_class
 from segstudy.errors import ConfigError, DataError, SegstudyError
 from segstudy.labels import IGNORE
 
@@ -44,7 +44,7 @@ class Checked:
 
     findings: list[Finding] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    scheme: Scheme | None = None
+    scheme: LabelMap | None = None
     counts: dict[str, np.ndarray] = field(default_factory=dict)
     proposal: str | None = None
 
@@ -58,7 +58,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Look:
+class PairCheck:
     """One pair, decoded: what is wrong {kind: what}, a hash of the image's decoded pixels, and the mask's keys."""
 
     wrong: dict[str, str]
@@ -71,13 +71,13 @@ def check_folder(root: Path, about: Path | None = None) -> Checked:
     checked = Checked()
     try:
         description, file = describe(root, about)
-        found = take_inventory(root, description)
+        found = scan_folder(root, description)
     except SegstudyError as error:
         checked.add("the folder cannot be opened", [str(error)])
         return checked
     plan = _plan(checked, found, root, description)
     _leftovers(checked, found, plan)
-    seen = in_parallel(partial(look, found.kind), found.samples, "checking")
+    seen = map_parallel(partial(look, found.kind), found.samples, "checking")
     looks = dict(zip((s.name for s in found.samples), seen, strict=True))
     used = {s.name for members in (*plan.lists.values(), plan.pool) for s in members}
     _unreadable(checked, looks, used)
@@ -94,7 +94,7 @@ def check_folder(root: Path, about: Path | None = None) -> Checked:
     return checked
 
 
-def look(kind: Kind, sample: Sample) -> Look:
+def look(kind: MaskFormat, sample: Sample) -> PairCheck:
     """Decode one pair, and tell of image and mask alike what is wrong."""
     wrong, digest, keys, shown = {}, "", {}, []
     drawn = None
@@ -115,21 +115,21 @@ def look(kind: Kind, sample: Sample) -> Look:
     except DataError as error:
         # the mask is asked for only after the image has been read
         wrong["sizes that differ" if shown else "images that cannot be read"] = str(error).splitlines()[0]
-    return Look(wrong, digest, keys)
+    return PairCheck(wrong, digest, keys)
 
 
-def _plan(checked: Checked, found: Inventory, root: Path, about: Description) -> Plan:
+def _plan(checked: Checked, found: FolderScan, root: Path, about: Description) -> SplitPlan:
     """The plan of division; where it is impossible, all images as one list."""
     try:
-        plan = make_plan(found, root, about, dict.fromkeys(ROLES), 0 if about.folds else None)
+        plan = make_split(found, root, about, dict.fromkeys(ROLES), 0 if about.folds else None)
     except ConfigError as error:
         checked.add("images that cannot be divided as dataset.yaml says", [str(error)])
-        return Plan({"train": found.samples}, found.samples, {}, about.split_seed)
+        return SplitPlan({"train": found.samples}, found.samples, {}, about.split_seed)
     checked.add("lists that are not there, or empty", plan.wrong)
     return plan
 
 
-def _leftovers(checked: Checked, found: Inventory, plan: Plan) -> None:
+def _leftovers(checked: Checked, found: FolderScan, plan: SplitPlan) -> None:
     for kind, items in found.wrong.items():
         checked.add(kind, items)
     lists = [f"{role}: {name}" for role, names in plan.unknown.items() for name in names]
@@ -141,7 +141,7 @@ def _leftovers(checked: Checked, found: Inventory, plan: Plan) -> None:
     checked.add("masks without image", found.no_image, "warning", "names must be equal up to the suffix")
 
 
-def _unreadable(checked: Checked, looks: dict[str, Look], used: set[str]) -> None:
+def _unreadable(checked: Checked, looks: dict[str, PairCheck], used: set[str]) -> None:
     """Files that cannot be read and sizes that differ; only a warning where no list uses them."""
     kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, each in looks.items():
@@ -152,7 +152,7 @@ def _unreadable(checked: Checked, looks: dict[str, Look], used: set[str]) -> Non
         checked.add(kind if severity == "error" else f"{kind} (in no list)", items, severity)
 
 
-def _classes(checked: Checked, found: Inventory, about: Description, looks: dict[str, Look]) -> None:
+def _classes(checked: Checked, found: FolderScan, about: Description, looks: dict[str, PairCheck]) -> None:
     """The classes, and masks that hold something else."""
     counted = [each.keys for each in looks.values() if each.keys]
     try:
@@ -163,7 +163,7 @@ def _classes(checked: Checked, found: Inventory, about: Description, looks: dict
     present = list(dict.fromkeys(key for keys in counted for key in keys))
     try:
         readable = [s for s in found.samples if s.name in looks and looks[s.name].keys]
-        scheme = make_scheme(about, found.kind, present, own_colours(readable, found.kind))
+        scheme = make_label_map(about, found.kind, present, own_colours(readable, found.kind))
     except SegstudyError as error:
         checked.add("classes", [str(error)])
         return
@@ -180,19 +180,21 @@ def _classes(checked: Checked, found: Inventory, about: Description, looks: dict
     )
 
 
-def _divide(checked: Checked, plan: Plan, looks: dict[str, Look], about: Description) -> dict[str, list[Sample]]:
+def _divide(
+    checked: Checked, plan: SplitPlan, looks: dict[str, PairCheck], about: Description
+) -> dict[str, list[Sample]]:
     """The lists as they will be; what would be drawn is drawn only where nothing is broken."""
     if not (plan.count or plan.drawn) or checked.scheme is None or not checked.usable:
         return {"train": plan.pool} | plan.lists
     pixels = pixels_of([looks[s.name].keys for s in plan.pool], checked.scheme)
     try:
-        return plan.lists | plan.divide(rarest(pixels), about.split_seed)
+        return plan.lists | plan.divide(rarest_class(pixels), about.split_seed)
     except ConfigError as error:
         checked.add("images that cannot be divided as dataset.yaml says", [str(error)])
         return plan.lists
 
 
-def _sides(checked: Checked, lists: dict[str, list[Sample]], looks: dict[str, Look]) -> None:
+def _sides(checked: Checked, lists: dict[str, list[Sample]], looks: dict[str, PairCheck]) -> None:
     """Images, equal pictures and groups that are in more than one split."""
     splits: dict[str, dict[str, set[str]]] = {"name": {}, "picture": {}, "group": {}}
     names: dict[str, list[str]] = defaultdict(list)
@@ -215,7 +217,7 @@ def _told(crossing: dict[str, set[str]]) -> Iterator[str]:
         yield f"{key}: {', '.join(r for r in ROLES if r in roles)}"
 
 
-def _rare(checked: Checked, scheme: Scheme) -> None:
+def _rare(checked: Checked, scheme: LabelMap) -> None:
     """Classes that are nearly empty, and those that a split lacks."""
     pixels = np.concatenate(list(checked.counts.values()))
     images, share = (pixels > 0).sum(0), pixels.sum(0) / max(1, pixels.sum())
@@ -236,7 +238,7 @@ def _only_255(looks: Any) -> bool:
     return any(each.keys.keys() == {"0", str(IGNORE)} for each in looks)
 
 
-def propose(found: Inventory, scheme: Scheme | None, plan: Plan, file: str | None, only_255: bool) -> str:
+def propose(found: FolderScan, scheme: LabelMap | None, plan: SplitPlan, file: str | None, only_255: bool) -> str:
     """A dataset.yaml that says what was guessed, ready to be changed and saved. file: the folder's list of classes."""
     keys: dict[str, Any] = {"classes": file} if file else {}
     if scheme is None and only_255:

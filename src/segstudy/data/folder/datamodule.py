@@ -9,12 +9,12 @@ import numpy as np
 
 from segstudy.data.cache import cached
 from segstudy.data.datamodule import SegmentationData
-from segstudy.data.dataset import Images
-from segstudy.data.folder.description import Description, Scheme, describe, make_scheme
-from segstudy.data.folder.scan import own_colours, survey, take_inventory
-from segstudy.data.folder.split import ROLES, make_plan
+from segstudy.data.dataset import CachedDataset
+from segstudy.data.folder.description import Description, LabelMap, describe, make_label_map
+from segstudy.data.folder.scan import count_labels, own_colours, scan_folder
+from segstudy.data.folder.split import ROLES, make_split
 from segstudy.data.images import Sample, read_pair
-from segstudy.data.splits import rarest
+from segstudy.data.splits import rarest_class
 from segstudy.errors import DataError
 from segstudy.labels import IGNORE
 
@@ -56,22 +56,22 @@ class Folder(SegmentationData):
     def _open(self) -> None:
         """Find the files, decide the classes, and divide the images."""
         self.description, _ = describe(self.root, self.about)
-        found = take_inventory(self.root, self.description)
+        found = scan_folder(self.root, self.description)
         self.kind = found.kind
-        plan = make_plan(found, self.root, self.description, self.wanted, self.fold)
+        plan = make_split(found, self.root, self.description, self.wanted, self.fold)
         plan.refuse(found, self.root)
         self.lists, self.pool = plan.lists, plan.pool
         used = list({s.name: s for members in (*plan.lists.values(), plan.pool) for s in members}.values())
-        counted = survey(used, self.kind, self.cache_dir)
+        counted = count_labels(used, self.kind, self.cache_dir)
         ask_about_255(counted, self.kind.name, self.description)
         present = list(dict.fromkeys(key for keys in counted for key in keys))
-        self.scheme = make_scheme(self.description, self.kind, present, own_colours(used, self.kind))
+        self.scheme = make_label_map(self.description, self.kind, present, own_colours(used, self.kind))
         self.classes, self.palette = self.scheme.classes, self.scheme.palette
         self.background = self.scheme.background
         self.said = [*found.said, *self.scheme.said, *plan.said]
         of_name = dict(zip((s.name for s in used), counted, strict=True))
         pixels = pixels_of([of_name[s.name] for s in plan.pool], self.scheme)
-        self.lists |= plan.divide(rarest(pixels), self.description.split_seed)
+        self.lists |= plan.divide(rarest_class(pixels), self.description.split_seed)
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"
         self.val, self.test = ("val" if "val" in self.lists else None), ("test" if "test" in self.lists else None)
@@ -79,7 +79,7 @@ class Folder(SegmentationData):
     def samples(self, split: str) -> list[Sample]:
         return self.lists[split]
 
-    def split(self, name: str) -> Images:
+    def split(self, name: str) -> CachedDataset:
         """A split; what is drawn is a part of one cache of all that it was drawn from, so that folds share it."""
         samples = self.samples(name)
         if not samples:
@@ -89,7 +89,7 @@ class Folder(SegmentationData):
         cache = cached(base, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant=True)
         cache = replace(cache, stated=[*self.said, *cache.stated] if name == "train" else [])
         ids = np.array([pool[s.name] for s in samples]) if base is self.pool else None
-        return Images(self.titles[name], samples, cache, ids)
+        return CachedDataset(self.titles[name], samples, cache, ids)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
         def draw(turn: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -105,7 +105,7 @@ class Folder(SegmentationData):
         return super().describe() | {"description": self.description.values(), "said": self.said}
 
 
-def pixels_of(counted: Sequence[dict[str, int]], scheme: Scheme) -> np.ndarray:
+def pixels_of(counted: Sequence[dict[str, int]], scheme: LabelMap) -> np.ndarray:
     """Labels counted in each mask at its own size: int64 (N,C)."""
     pixels = np.zeros((len(counted), IGNORE + 1), np.int64)
     for row, keys in zip(pixels, counted, strict=True):

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from segstudy.data.folder.formats import BACKGROUND, Kind
-from segstudy.errors import ConfigError, DataError, near
+from segstudy.data.folder.formats import BACKGROUND, MaskFormat
+from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE, voc_palette
 
 Rgb = tuple[int, int, int]
@@ -71,7 +71,7 @@ def describe(root: Path, about: Path | None = None) -> tuple[Description, Path |
     known = [f.name for f in fields(Description) if f.name != "places"]
     if not isinstance(given, dict):
         raise ConfigError(f"{file} holds no keys\n  known: {', '.join(known)}")
-    mistakes = [f"no key {k!r}{near(str(k), known)}" for k in given if k not in known] + _mistakes(given)
+    mistakes = [f"no key {k!r}{did_you_mean(str(k), known)}" for k in given if k not in known] + _mistakes(given)
     if mistakes:
         raise ConfigError(f"{file}:\n  " + "\n  ".join(mistakes) + f"\n  known: {', '.join(known)}")
     if "ignore" in given and not isinstance(given["ignore"], list):
@@ -117,7 +117,7 @@ def _mistakes(given: Mapping) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Scheme:
+class LabelMap:
     """The classes of a folder, and the class (or 255) that each key in its masks means. said: what was guessed."""
 
     classes: list[str]
@@ -132,7 +132,7 @@ class Scheme:
         if unknown:
             known = ", ".join(list(self.table)[:12]) + (", …" if len(self.table) > 12 else "")
             raise DataError(
-                f"{source} holds {some(unknown)}, which is no class{near(unknown[0], list(self.table))}\n"
+                f"{source} holds {some(unknown)}, which is no class{did_you_mean(unknown[0], list(self.table))}\n"
                 f"  known: {known}\n"
                 f"  → in dataset.yaml, name it in classes, or say what it is: labels: {{{unknown[0]}: CLASS}}"
             )
@@ -149,7 +149,7 @@ class Declared:
     said: str = ""
 
 
-def make_scheme(about: Description, kind: Kind, present: Sequence[str], own: Mapping[str, Rgb]) -> Scheme:
+def make_label_map(about: Description, kind: MaskFormat, present: Sequence[str], own: Mapping[str, Rgb]) -> LabelMap:
     """The classes, as dataset.yaml says or as the masks suggest.
 
     present: the keys that occur. own: colours that the masks' own palette gives to keys.
@@ -172,10 +172,12 @@ def make_scheme(about: Description, kind: Kind, present: Sequence[str], own: Map
     colours = [declared.colours.get(n) or own.get(key_of.get(n, "")) for n in classes]
     whole = [c for c in colours if c is not None]
     palette = whole if len(set(whole)) == len(classes) else voc_palette(len(classes))
-    return Scheme(classes, palette, _background(about, declared, classes), table, [declared.said] * bool(declared.said))
+    return LabelMap(
+        classes, palette, _background(about, declared, classes), table, [declared.said] * bool(declared.said)
+    )
 
 
-def _targets(about: Description, kind: Kind, declared: Declared) -> tuple[dict[str, str], list[str]]:
+def _targets(about: Description, kind: MaskFormat, declared: Declared) -> tuple[dict[str, str], list[str]]:
     """(the class, or "" for 255, of each key after `labels`; all classes in order)."""
     names = list(dict.fromkeys(declared.names.values()))
     guessed = about.classes is None
@@ -187,7 +189,7 @@ def _targets(about: Description, kind: Kind, declared: Declared) -> tuple[dict[s
         elif str(target) in (*names, *declared.numbers) or (guessed and isinstance(target, str)):
             table[str(key)] = declared.numbers.get(str(target), str(target))
         else:
-            wrong.append(f"labels: {key}: {target!r} is no class{near(str(target), names)}")
+            wrong.append(f"labels: {key}: {target!r} is no class{did_you_mean(str(target), names)}")
     if wrong:
         raise ConfigError("\n".join(wrong) + f"\n  classes: {', '.join(names) or 'none are given'}")
     ordered = list(dict.fromkeys([*names, *table.values()]))
@@ -196,7 +198,7 @@ def _targets(about: Description, kind: Kind, declared: Declared) -> tuple[dict[s
 
 def _ignored(
     about: Description,
-    kind: Kind,
+    kind: MaskFormat,
     declared: Declared,
     table: Mapping[str, str],
     names: list[str],
@@ -209,7 +211,7 @@ def _ignored(
         if name is not None:
             ignored.add(name)
         elif entry not in present and not (kind.name == "numbers" and entry.isdigit()):
-            wrong.append(f"ignore: {entry} is no class{near(entry, names)}")
+            wrong.append(f"ignore: {entry} is no class{did_you_mean(entry, names)}")
     if wrong:
         raise ConfigError("\n".join(wrong) + f"\n  classes: {', '.join(names)}")
     return ignored
@@ -223,10 +225,12 @@ def _background(about: Description, declared: Declared, classes: list[str]) -> i
         return classes.index(name)
     if about.background == BACKGROUND:  # the default
         return None
-    raise ConfigError(f"background: {about.background!r} is no class{near(name, classes)} ({', '.join(classes)})")
+    raise ConfigError(
+        f"background: {about.background!r} is no class{did_you_mean(name, classes)} ({', '.join(classes)})"
+    )
 
 
-def declare(about: Description, kind: Kind, present: Sequence[str]) -> Declared:
+def declare(about: Description, kind: MaskFormat, present: Sequence[str]) -> Declared:
     """The classes as dataset.yaml gives them, or else as the masks suggest."""
     given = read_classes(about)
     if given is None:
@@ -270,7 +274,7 @@ def _palette(about: Description, names: list[str]) -> dict[str, Rgb]:
     return {n: (c[0], c[1], c[2]) for n, c in zip(names, about.palette, strict=True)}
 
 
-def _suggested(about: Description, kind: Kind, present: Sequence[str]) -> Declared:
+def _suggested(about: Description, kind: MaskFormat, present: Sequence[str]) -> Declared:
     """Classes from the keys that occur in the masks."""
     if about.labels and kind.name != "COCO" and kind.name != "LabelMe":
         return Declared({}, {}, {})  # `labels` names them all

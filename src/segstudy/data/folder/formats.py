@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.data.images import Sample, open_picture, turned
+from segstudy.data.images import Sample, apply_orientation, open_picture
 from segstudy.errors import DataError
 
-Drawn = tuple[np.ndarray, list[str]]
+IndexedMask = tuple[np.ndarray, list[str]]
 """Positions uint8 (H,W) in a list of keys."""
 
 BACKGROUND = "background"
@@ -24,7 +24,7 @@ BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
-class Kind:
+class MaskFormat:
     """A kind of masks: how a sample's is decoded, and the one line that says what was recognised.
 
     upright: of outlines, whether they lie on the photo as EXIF turns it, where their stated size does not tell.
@@ -33,7 +33,7 @@ class Kind:
 
     name: str
     said: str
-    draw: Callable[[Sample], Drawn]
+    draw: Callable[[Sample], IndexedMask]
     upright: bool | None = None
     keys: tuple[str, ...] = ()
 
@@ -46,7 +46,7 @@ class Kind:
             fits_stored = drawn.shape == (shape[::-1] if turn > 4 else shape)
             if drawn.shape == shape and (self.upright or not fits_stored):
                 return drawn
-        return turned(drawn, turn)
+        return apply_orientation(drawn, turn)
 
 
 def mask_picture(path: Path) -> Any:
@@ -68,7 +68,7 @@ def is_coloured(picture: Any) -> bool:
     return values.ndim == 3 and values.shape[2] > 2 and bool((values[..., :1] != values[..., 1:3]).any())
 
 
-def draw_numbers(sample: Sample) -> Drawn:
+def read_index_mask(sample: Sample) -> IndexedMask:
     """A picture whose values are class numbers: indexed, greyscale, or RGB with three equal channels."""
     path = _path(sample)
     picture = mask_picture(path)
@@ -81,14 +81,14 @@ def draw_numbers(sample: Sample) -> Drawn:
     return _keyed(path, values if values.ndim == 2 else values[..., 0], str, "values")
 
 
-def draw_colours(sample: Sample) -> Drawn:
+def read_color_mask(sample: Sample) -> IndexedMask:
     """A picture whose colours are classes; transparency is dropped."""
     path = _path(sample)
     red, green, blue = np.moveaxis(np.asarray(mask_picture(path).convert("RGB")).astype(np.int64), 2, 0)
     return _keyed(path, red << 16 | green << 8 | blue, lambda v: f"{v >> 16},{v >> 8 & 255},{v & 255}", "colours")
 
 
-def _keyed(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> Drawn:
+def _keyed(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> IndexedMask:
     found, positions = np.unique(values, return_inverse=True)
     if len(found) > 256:
         raise DataError(
@@ -107,7 +107,7 @@ class Object:
     draw: Callable[[], np.ndarray]
 
 
-def paint(height: int, width: int, objects: Sequence[Object]) -> Drawn:
+def paint(height: int, width: int, objects: Sequence[Object]) -> IndexedMask:
     """Objects over background: the larger first, so that smaller ones lie on top; of equal ones the later on top."""
     keys = list(dict.fromkeys([BACKGROUND, *(o.label for o in objects)]))
     drawn = np.zeros((height, width), np.uint8)
@@ -200,7 +200,7 @@ class Coco:
         """The image's entry, by its path below the images or, where only one has it, by its bare name."""
         return self.images.get(name) or self.images.get(self.bases.get(Path(name).name, ""))
 
-    def draw(self, sample: Sample) -> Drawn:
+    def draw(self, sample: Sample) -> IndexedMask:
         image = self.find(sample.name)
         if image is None:
             raise DataError(f"{self.path} has no image {sample.name!r}")
@@ -227,7 +227,7 @@ class Coco:
         return Object(label, area, lambda: np.any([fill(p, height, width) for p in parts], 0))
 
 
-def draw_labelme(sample: Sample) -> Drawn:
+def read_labelme(sample: Sample) -> IndexedMask:
     """Polygons, rectangles and circles of a LabelMe JSON; where they overlap, see `paint`."""
     path = _path(sample)
     content = read_json(path)
@@ -258,14 +258,14 @@ def _shape(shape: dict, height: int, width: int) -> Object:
     return Object(label, polygon_area(points), lambda: fill(points, height, width))
 
 
-def kind_of_coco(coco: Coco) -> Kind:
+def coco_format(coco: Coco) -> MaskFormat:
     """The kind of a COCO file."""
     said = f"COCO outlines of {len(coco.images)} images and {len(coco.names)} categories"
     keys = tuple(dict.fromkeys([BACKGROUND, *coco.names.values()]))
-    return Kind("COCO", f"{coco.path.name}: {said}", coco.draw, upright=False, keys=keys)
+    return MaskFormat("COCO", f"{coco.path.name}: {said}", coco.draw, upright=False, keys=keys)
 
 
-def kind_of_files(paths: Sequence[Path], colours_known: bool) -> Kind:
+def detect_format(paths: Sequence[Path], colours_known: bool) -> MaskFormat:
     """The kind of masks in files of their own, from up to 20 of them. colours_known: the classes have colours.
 
     Raises DataError if none of them can be read.
@@ -273,7 +273,7 @@ def kind_of_files(paths: Sequence[Path], colours_known: bool) -> Kind:
     looked = [paths[i * len(paths) // min(20, len(paths))] for i in range(min(20, len(paths)))]
     where = f"{paths[0].parent.name}/ (looked at {len(looked)} of {len(paths)})"
     if paths[0].suffix.lower() == ".json":
-        return Kind("LabelMe", f"{where}: LabelMe outlines", draw_labelme, upright=True)
+        return MaskFormat("LabelMe", f"{where}: LabelMe outlines", read_labelme, upright=True)
     pictures, broken = [], []
     for path in looked:
         try:
@@ -286,8 +286,8 @@ def kind_of_files(paths: Sequence[Path], colours_known: bool) -> Kind:
     three = any(len(p.getbands()) > 2 for p in pictures)
     # three equal channels are greys, which are class numbers unless the classes have been given colours
     if any(map(is_coloured, pictures)) or (three and colours_known):
-        return Kind("colours", f"{where}: pictures ({modes}) whose colours are classes", draw_colours)
-    return Kind("numbers", f"{where}: pictures ({modes}) whose values are class numbers", draw_numbers)
+        return MaskFormat("colours", f"{where}: pictures ({modes}) whose colours are classes", read_color_mask)
+    return MaskFormat("numbers", f"{where}: pictures ({modes}) whose values are class numbers", read_index_mask)
 
 
 def read_json(path: Path) -> Any:

@@ -19,9 +19,9 @@ import numpy as np
 from rich.progress import track
 
 from segstudy.data.folder.description import Description, Rgb, read_classes, some
-from segstudy.data.folder.formats import Coco, Kind, kind_of_coco, kind_of_files
+from segstudy.data.folder.formats import Coco, MaskFormat, coco_format, detect_format
 from segstudy.data.images import Sample, open_picture
-from segstudy.errors import ConfigError, DataError, near
+from segstudy.errors import ConfigError, DataError, did_you_mean
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -35,14 +35,14 @@ VERSION = 1
 
 
 @dataclass
-class Inventory:
+class FolderScan:
     """The pairs of a folder, in the order of their names, and what is left over.
 
     name: the path below the folder of images, without suffix. columns: of a pairs CSV, the split of each name.
     wrong: what must be mended before the folder can be used, by kind.
     """
 
-    kind: Kind
+    kind: MaskFormat
     samples: list[Sample]
     no_mask: list[str] = field(default_factory=list)
     no_image: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Inventory:
     said: list[str] = field(default_factory=list)
 
 
-def take_inventory(root: Path, about: Description) -> Inventory:
+def scan_folder(root: Path, about: Description) -> FolderScan:
     """Find the images and masks of a folder. Raises DataError if there are none, or for masks of no known kind."""
     found = _from_pairs(root, about) if about.pairs else _from_folders(root, about)
     if not found.samples:
@@ -67,7 +67,7 @@ def take_inventory(root: Path, about: Description) -> Inventory:
     return found
 
 
-def _from_folders(root: Path, about: Description) -> Inventory:
+def _from_folders(root: Path, about: Description) -> FolderScan:
     home = root / about.images
     if not home.is_dir():
         there = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
@@ -85,9 +85,9 @@ def _from_folders(root: Path, about: Description) -> Inventory:
     masks, masks_twice = jsons if len(jsons[0]) > len(pictures[0]) else pictures
     if not masks:
         raise DataError(f"no masks in {place}\n  expected: PNG pictures or LabelMe's .json files")
-    kind = kind_of_files([masks[n] for n in sorted(masks)], _colours_known(about))
+    kind = detect_format([masks[n] for n in sorted(masks)], _colours_known(about))
     both = sorted(images.keys() & masks.keys())
-    return Inventory(
+    return FolderScan(
         kind,
         [Sample(n, images[n], masks[n]) for n in both],
         sorted(images.keys() - masks.keys()),
@@ -111,12 +111,12 @@ def _masks_place(root: Path, about: Description, home: Path) -> Path:
     )
 
 
-def _from_coco(path: Path, images: dict[str, Path], twice: list[str]) -> Inventory:
+def _from_coco(path: Path, images: dict[str, Path], twice: list[str]) -> FolderScan:
     coco = Coco(path)
     known = {n: coco.find(n) for n in sorted(images)}
     taken = {entry["id"] for entry in known.values() if entry}
-    return Inventory(
-        kind_of_coco(coco),
+    return FolderScan(
+        coco_format(coco),
         [Sample(n, images[n], path) for n, entry in known.items() if entry],
         [n for n, entry in known.items() if not entry],
         [name for name, entry in coco.images.items() if entry["id"] not in taken],
@@ -124,7 +124,7 @@ def _from_coco(path: Path, images: dict[str, Path], twice: list[str]) -> Invento
     )
 
 
-def _from_pairs(root: Path, about: Description) -> Inventory:
+def _from_pairs(root: Path, about: Description) -> FolderScan:
     path = about.find(str(about.pairs))
     if path is None:
         raise DataError(f"pairs: no file {about.pairs} in {' or '.join(dict.fromkeys(about.places))}")
@@ -151,9 +151,9 @@ def _from_pairs(root: Path, about: Description) -> Inventory:
                 splits[name] = row["split"]
     if not samples:
         raise DataError(f"no pair of {path} is there: {some(lost)}\n  → its paths are below {root}")
-    kind = kind_of_files([s.mask for s in samples.values() if s.mask], _colours_known(about))
+    kind = detect_format([s.mask for s in samples.values() if s.mask], _colours_known(about))
     wrong = {f"files of {path.name} that are not there": lost} if lost else {}
-    return Inventory(kind, list(samples.values()), columns=splits, wrong=wrong | _same_names(twice))
+    return FolderScan(kind, list(samples.values()), columns=splits, wrong=wrong | _same_names(twice))
 
 
 def _same_names(items: list[str]) -> dict[str, list[str]]:
@@ -181,7 +181,7 @@ def _colours_known(about: Description) -> bool:
     return about.palette is not None or bool(classes and classes[1])
 
 
-def _group(found: Inventory, pattern: str) -> None:
+def _group(found: FolderScan, pattern: str) -> None:
     """Give each sample the group that `pattern` matches in its name (a column of the pairs has been read already)."""
     if any(s.group for s in found.samples):
         return
@@ -198,7 +198,7 @@ def _group(found: Inventory, pattern: str) -> None:
         found.said.append(f"group: {len(alone)} names ({some(alone, 3)}) do not match and are groups of their own")
 
 
-def listed(spec: str, root: Path, about: Description, found: Inventory) -> tuple[list[str], list[str]]:
+def read_list(spec: str, root: Path, about: Description, found: FolderScan) -> tuple[list[str], list[str]]:
     """The names that a split's setting means, and those of them that the folder does not have.
 
     spec: a value of the column split, a list file (with or without .txt), or a sub-folder of the images.
@@ -217,7 +217,8 @@ def listed(spec: str, root: Path, about: Description, found: Inventory) -> tuple
         lists = sorted({p.name for place in about.places for p in Path(place).glob("*.txt")})
         raise DataError(
             f"no list {spec!r}: no file {root / spec} or {spec}.txt, no folder {root / about.images / spec}"
-            f"{near(spec, [*lists, *found.columns.values()])}\n  found the lists: {', '.join(lists) or 'none'}\n"
+            f"{did_you_mean(spec, [*lists, *found.columns.values()])}\n"
+            f"  found the lists: {', '.join(lists) or 'none'}\n"
             "  → set train, val and test (in dataset.yaml or as data.train=…) to what is there, or val to a share: 0.2"
         )
     return inside, []
@@ -229,7 +230,7 @@ def _bare(line: str, images: str) -> str:
     return str(Path(name).with_suffix("").as_posix()) if Path(name).suffix.lower() in IMAGES else name
 
 
-def survey(samples: Sequence[Sample], kind: Kind, folder: Path) -> list[dict[str, int]]:
+def count_labels(samples: Sequence[Sample], kind: MaskFormat, folder: Path) -> list[dict[str, int]]:
     """Pixels of each key in each mask, at the masks' own size. Kept in `folder`, for masks are many and slow to open.
 
     Raises DataError that lists every mask that cannot be read.
@@ -242,7 +243,7 @@ def survey(samples: Sequence[Sample], kind: Kind, folder: Path) -> list[dict[str
     if home.is_file():
         counted: list[dict[str, int]] = json.loads(home.read_text())
         return counted
-    results = list(in_parallel(partial(count, kind), samples, "looking at masks"))
+    results = list(map_parallel(partial(count, kind), samples, "looking at masks"))
     broken = [str(r) for r in results if isinstance(r, DataError)]
     if broken:
         raise DataError(
@@ -259,7 +260,7 @@ def survey(samples: Sequence[Sample], kind: Kind, folder: Path) -> list[dict[str
     return [r for r in results if not isinstance(r, DataError)]
 
 
-def count(kind: Kind, sample: Sample) -> dict[str, int] | DataError:
+def count(kind: MaskFormat, sample: Sample) -> dict[str, int] | DataError:
     """Pixels of each key in a sample's mask, or what is wrong with it."""
     try:
         drawn, keys = kind.draw(sample)
@@ -269,7 +270,7 @@ def count(kind: Kind, sample: Sample) -> dict[str, int] | DataError:
     return {key: int(n) for key, n in zip(keys, counts, strict=True) if n}
 
 
-def in_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words: str) -> Iterator[Any]:
+def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words: str) -> Iterator[Any]:
     """Results in order, from one thread a core, with a progress bar."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         portions = (samples[start : start + 256] for start in range(0, len(samples), 256))
@@ -277,7 +278,7 @@ def in_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words:
         yield from track(done, words, len(samples), transient=True, disable=not sys.stdout.isatty())
 
 
-def own_colours(samples: Sequence[Sample], kind: Kind) -> dict[str, Rgb]:
+def own_colours(samples: Sequence[Sample], kind: MaskFormat) -> dict[str, Rgb]:
     """The colours that an indexed picture's palette gives to class numbers: of the first mask that has one."""
     for sample in samples[:1] if kind.name == "numbers" else []:
         picture = open_picture(sample.mask) if sample.mask else None

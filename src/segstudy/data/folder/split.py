@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segstudy.data.folder.description import Description, some
-from segstudy.data.folder.scan import Inventory, listed
+from segstudy.data.folder.scan import FolderScan, read_list
 from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
 from segstudy.errors import ConfigError, DataError
@@ -18,7 +18,7 @@ SHARE = 0.2
 ROLES = ("train", "val", "test")
 
 
-class Plan:
+class SplitPlan:
     """How the images are divided: `lists` as they were named, and what is drawn out of `pool` (the training images).
 
     drawn: {role: share of the pool}. count: of folds, 0 for none; fold: the one that is reported. unknown: names in the
@@ -32,7 +32,7 @@ class Plan:
         self.unknown: dict[str, list[str]] = {}
         self.wrong: list[str] = []
 
-    def refuse(self, found: Inventory, root: Path) -> None:
+    def refuse(self, found: FolderScan, root: Path) -> None:
         """Raise DataError if something must be mended before the folder can be used."""
         wrong = [*self.wrong, *(f"{len(items)} {kind}: {some(items)}" for kind, items in found.wrong.items())]
         wrong += [f"{role} lists {len(n)} names without image or mask: {some(n)}" for role, n in self.unknown.items()]
@@ -78,9 +78,9 @@ class Plan:
         return f"{role}: {self.drawn[role]:g} drawn with split_seed {self.seed}" if role in self.drawn else role
 
 
-def make_plan(
-    found: Inventory, root: Path, about: Description, wanted: dict[str, Any], fold: int | None = None
-) -> Plan:
+def make_split(
+    found: FolderScan, root: Path, about: Description, wanted: dict[str, Any], fold: int | None = None
+) -> SplitPlan:
     """The plan that dataset.yaml and the settings make; what is wrong with its lists is refused later.
 
     Raises ConfigError for settings that exclude each other.
@@ -95,7 +95,7 @@ def make_plan(
         specs["val"] = SHARE
         told.append(f"val: {SHARE:.0%} of the images, drawn with split_seed {about.split_seed}")
     _check_specs(specs, about.folds, fold)
-    plan = Plan({}, [], {role: spec for role, spec in specs.items() if isinstance(spec, float)}, about.split_seed)
+    plan = SplitPlan({}, [], {role: spec for role, spec in specs.items() if isinstance(spec, float)}, about.split_seed)
     plan.said, plan.needs_all = told, "train" not in specs
     plan.count, plan.fold = about.folds or 0, fold or 0
     _read_lists(plan, specs, found, root, about)
@@ -104,14 +104,14 @@ def make_plan(
     return plan
 
 
-def _read_lists(plan: Plan, specs: dict[str, Any], found: Inventory, root: Path, about: Description) -> None:
+def _read_lists(plan: SplitPlan, specs: dict[str, Any], found: FolderScan, root: Path, about: Description) -> None:
     """Fill in `lists`, `unknown` and `wrong`."""
     by_name = {s.name: s for s in found.samples}
     for role, spec in specs.items():
         if not isinstance(spec, str):
             continue
         try:
-            names, missing = listed(spec, root, about, found)
+            names, missing = read_list(spec, root, about, found)
         except DataError as error:
             plan.wrong.append(f"{role}: {error}")
             continue
@@ -122,7 +122,7 @@ def _read_lists(plan: Plan, specs: dict[str, Any], found: Inventory, root: Path,
             plan.wrong.append(f"{role}: the list {spec} is empty")
 
 
-def _named_so(found: Inventory, root: Path, about: Description) -> dict[str, Any]:
+def _named_so(found: FolderScan, root: Path, about: Description) -> dict[str, Any]:
     """The roles whose list, sub-folder or value of the column split is called as they are."""
     columns = set(found.columns.values())
     inside = {s.name.split("/")[0] for s in found.samples if "/" in s.name}

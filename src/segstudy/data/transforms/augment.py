@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segstudy.data.transforms.base import GREY, Part
+from segstudy.data.transforms.base import GREY, Transform
 from segstudy.labels import IGNORE
-from segstudy.seeds import uniforms
+from segstudy.seeds import uniform_numbers
 
 ROTATION, SIZE, THEN = 7, 8, 9
 """Columns of the random numbers. 0…6: colour, contrast, brightness, flip, zoom and its place; from THEN the parts'."""
@@ -35,7 +35,7 @@ class Augment:
         colour: float = 0.5,
         rotation: float = 0.0,
         sizes: Sequence[float] = (1.0,),
-        then: Mapping[str, Part | None] | None = None,
+        then: Mapping[str, Transform | None] | None = None,
     ):
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"data.augment.scale is [low, high] with 0 < low ≤ high, not {list(scale)}")
@@ -46,12 +46,12 @@ class Augment:
         self.flip, self.scale, self.rotation, self.sizes = flip, tuple(scale), rotation, tuple(sizes)
         self.brightness, self.contrast, self.colour = brightness, contrast, colour
         # Each part has its columns whether it is on or off, so that switching one on changes nothing of the others.
-        self.then: list[tuple[slice, Part]] = []
+        self.then: list[tuple[slice, Transform]] = []
         self.numbers = THEN
         for name, part in (then or {}).items():
             if part is None:
                 continue
-            if not isinstance(part, Part):
+            if not isinstance(part, Transform):
                 raise ValueError(f"data.augment.then.{name} is a Part of segstudy.data.transforms.color, not {part!r}")
             columns = slice(self.numbers, self.numbers + part.numbers)
             self.numbers = columns.stop
@@ -125,7 +125,7 @@ class Augment:
 
         In [0,1), but where a part has prepared its own.
         """
-        numbers = uniforms(seed, epoch, indices, self.numbers)
+        numbers = uniform_numbers(seed, epoch, indices, self.numbers)
         for columns, part in self.then:
             numbers[:, columns] = part.prepare(numbers[:, columns])
         return numbers

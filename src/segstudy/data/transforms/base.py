@@ -9,7 +9,7 @@ GREY = 0.45
 """What is put where nothing is known: the mean of photos."""
 
 
-class Part:
+class Transform:
     """A change to a batch that each image undergoes with `probability`; an image not drawn is left exactly as it is.
 
     A part takes `numbers` random numbers for each image, the first of which says whether it is drawn.
@@ -53,19 +53,19 @@ def _stretch(length: Tensor, place: Tensor, whole: int) -> Tensor:
     return (at >= first[:, None]) & (at < (first + length)[:, None])
 
 
-def setting(part: Part) -> str:
+def setting(part: Transform) -> str:
     """How errors name a part: data.augment.then's Blur."""
     return f"data.augment.then's {type(part).__name__}"
 
 
-def span(name: str, part: Part, values: Sequence[float]) -> tuple[float, float]:
+def span(name: str, part: Transform, values: Sequence[float]) -> tuple[float, float]:
     """Two positive numbers [low, high]. Raises ValueError for anything else."""
     if len(values) != 2 or not 0 < values[0] <= values[1]:
         raise ValueError(f"{setting(part)}.{name} is [low, high] with 0 < low ≤ high, not {list(values)}")
     return values[0], values[1]
 
 
-def _share(name: str, part: Part, value: float) -> float:
+def _share(name: str, part: Transform, value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{setting(part)}.{name} is in 0…1, not {value}")
     return value

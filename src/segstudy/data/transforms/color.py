@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segstudy.data.transforms.base import GREY, Part, _share, rectangles, setting, span
+from segstudy.data.transforms.base import GREY, Transform, _share, rectangles, setting, span
 from segstudy.labels import IGNORE
 
 
-class Tint(Part):
+class HueSaturation(Transform):
     """Saturation and hue. saturation: largest relative change; hue: largest turn, as a share of the colour circle."""
 
     numbers = 3
@@ -32,11 +32,11 @@ class Tint(Part):
             luma = 0.2989 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as torchvision has it
             out = torch.lerp(luma, image, gain[:, None, None, None]).clamp_(0, 1)
         if self.hue:
-            out = turn_hue(out, self.hue * (2 * draws[:, 2] - 1))
+            out = rotate_hue(out, self.hue * (2 * draws[:, 2] - 1))
         return torch.where(on, out, image), mask
 
 
-def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
+def rotate_hue(image: Tensor, turn: Tensor) -> Tensor:
     """Colours turned on the circle of hues, value and chroma kept. image (B,3,H,W) in 0…1, turn (B,) in circles."""
     red, green, blue = (plane.contiguous() for plane in image.unbind(1))  # strided planes take twice the time
     value = torch.maximum(red, green).maximum(blue)
@@ -56,7 +56,7 @@ def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
     return out
 
 
-class Blur(Part):
+class Blur(Transform):
     """Gaussian blur. sigma: [low, high] of its standard deviation in pixels, drawn evenly."""
 
     numbers = 2
@@ -90,7 +90,7 @@ def _filtered(image: Tensor, taps: Tensor) -> Tensor:
     return F.conv2d(down, kernels[:, :, None], groups=batch * channels).view_as(image)
 
 
-class Erase(Part):
+class RandomErasing(Transform):
     """A rectangle made grey; its pixels become 255 in the mask, since nobody could know them.
 
     area: [low, high] of its share of the image, drawn evenly; aspect: [low, high] of height/width, evenly in its

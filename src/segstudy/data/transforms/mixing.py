@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segstudy.data.transforms.base import Part, rectangles, setting
+from segstudy.data.transforms.base import Transform, rectangles, setting
 from segstudy.labels import IGNORE
 
 
-class Mix(Part):
+class Mix(Transform):
     """Base of mixtures by a share λ of the image's own, drawn from Beta(alpha, alpha).
 
     The higher alpha, the nearer λ is to 1/2; 1 draws it evenly from 0…1.
@@ -60,7 +60,7 @@ class CutMix(Mix):
         return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
 
 
-class CopyPaste(Part):
+class CopyPaste(Transform):
     """All pixels of one class of the partner, drawn evenly from those it has but for the background and 255.
 
     background: the number of a class that is never pasted, or null. Nothing is pasted from a partner without others.

@@ -15,15 +15,15 @@ from segstudy.measures.objects import OUTCOMES
 from segstudy.study.analysis import time_to_accuracy
 from segstudy.study.analysis.claims import Setting, history, hold_claims, measure, measure_figure, measure_plain
 from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
-from segstudy.study.analysis.metrics import FIGURES, PLAIN, Terms
+from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS, RatioTerms
 from segstudy.study.analysis.plan import Plan, Side
-from segstudy.study.analysis.significance import worth_a_look
-from segstudy.study.collect import own, read_plan, read_study, seeds_of
+from segstudy.study.analysis.significance import significant_differences
+from segstudy.study.collect import read_plan, read_study, runs_by_variant, variant_changes
 from segstudy.study.report import sentences
 from segstudy.study.report.text import share, signed
-from segstudy.study.results import Tested
+from segstudy.study.results import TestResult
 from segstudy.study.statistics import bootstrap, comparison, influence, multiplicity
-from segstudy.study.statistics.comparison import Estimate, Measured
+from segstudy.study.statistics.comparison import Estimate, MetricSamples
 
 BLOCK = 20
 """Images of a sequence that count as one, where there are too few sequences to draw from (results/statistics.md)."""
@@ -31,7 +31,7 @@ BLOCK = 20
 NAN = float("nan")
 
 
-def study(folder: Path, plan: Plan | None = None) -> tuple[Findings, list[list[Tested]]]:
+def analyse_study(folder: Path, plan: Plan | None = None) -> tuple[Findings, list[list[TestResult]]]:
     """What a folder of runs says, and the tests of each of its groups. Raises DataError if it holds no run."""
     plan = read_plan(folder) if plan is None else plan
     tests, left_out = read_study(folder)
@@ -42,20 +42,20 @@ def study(folder: Path, plan: Plan | None = None) -> tuple[Findings, list[list[T
     return Findings(folder.resolve().name, first_sentence(groups), groups, left_out), tests
 
 
-def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
+def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     """Variants, differences and claims of tests on the same images."""
-    seeds = seeds_of(tests)
+    seeds = runs_by_variant(tests)
     first = tests[0]
     class_images = in_images(first).sum(0)
-    units, warnings = resampling_units(first)
+    units, warnings = clusters_of(first)
     supported, said = supported_classes(in_images(first), plan.min_images, units)
     warnings = said + warnings
     scored = supported if supported.any() else class_images > 0
     common = shared_changes(seeds)
-    ratios = {name: {f.name: measure_figure(runs, f, scored) for f in FIGURES} for name, runs in seeds.items()}
+    ratios = {name: {f.name: measure_figure(runs, f, scored) for f in METRICS} for name, runs in seeds.items()}
     variants = [_variant(name, runs, scored, units, common, ratios[name]) for name, runs in seeds.items()]
     target = time_to_accuracy.target(rows for v in variants for rows in v.history)
-    variants = [replace(v, figures={**v.figures, **paces(v.history, target)}) for v in variants]
+    variants = [replace(v, figures={**v.figures, **times_to_accuracy(v.history, target)}) for v in variants]
     measured = {
         name: m
         for name, runs in seeds.items()
@@ -81,17 +81,17 @@ def analyse(tests: Sequence[Tested], plan: Plan, title: str) -> Group:
         variants=variants,
         differences=differences,
         claims=hold_claims(plan, seeds, setting, differences),
-        telling=telling_images(first.names, measured, differences),
+        most_influential=most_influential_images(first.names, measured, differences),
         warnings=warnings,
         min_images=plan.min_images,
         margin=plan.margin,
         paired=plan.pair_seeds,
         target=target,
-        worth=worth_a_look(seeds, ratios, pairs, setting),
+        significant=significant_differences(seeds, ratios, pairs, setting),
     )
 
 
-def in_images(test: Tested) -> np.ndarray:
+def in_images(test: TestResult) -> np.ndarray:
     """Which classes each image holds, bool (N,C): at its original size, where that was counted."""
     return (test.counts if test.original is None else test.original).truth > 0
 
@@ -117,7 +117,7 @@ def supported_classes(
     ]
 
 
-def resampling_units(test: Tested) -> tuple[list[str] | None, list[str]]:
+def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:
     """A label for each image, equal where images are not independent (None: all are), and what to say of it.
 
     Where fewer than 10 sequences hold all images, blocks of 20 consecutive ones stand for them.
@@ -139,7 +139,9 @@ def resampling_units(test: Tested) -> tuple[list[str] | None, list[str]]:
     ]
 
 
-def planned_pairs(variants: Mapping[str, Sequence[Tested]], plan: Plan) -> tuple[list[tuple[Side, Side]], list[str]]:
+def planned_pairs(
+    variants: Mapping[str, Sequence[TestResult]], plan: Plan
+) -> tuple[list[tuple[Side, Side]], list[str]]:
     """(a, b) for each planned comparison: the variants on either side; without a plan each against the one before.
 
     And what to say of the planned ones that no run is there for.
@@ -154,7 +156,7 @@ def planned_pairs(variants: Mapping[str, Sequence[Tested]], plan: Plan) -> tuple
 
 
 def compare_pairs(
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, MetricSamples],
     pairs: Sequence[tuple[Side, Side]],
     setting: Setting,
     plan: Plan,
@@ -163,7 +165,7 @@ def compare_pairs(
     undecided."""
     compared = {}
     for a, b in pairs:
-        against, variant = (comparison.pooled([measured[name] for name in side.variants]) for side in (a, b))
+        against, variant = (comparison.average([measured[name] for name in side.variants]) for side in (a, b))
         compared[a.name, b.name] = comparison.compare(against, variant, setting.units, setting.paired)
     decided = multiplicity.decide(compared, plan.margin)
     scatter = spread(measured)
@@ -186,13 +188,13 @@ def compare_pairs(
     return differences, list(compared.values())
 
 
-def spread(measured: Mapping[str, Measured]) -> float | None:
+def spread(measured: Mapping[str, MetricSamples]) -> float | None:
     """The root mean square SD over seeds of the variants that have more than one; None without any."""
     variances = [np.var(m.values, ddof=1) for m in measured.values() if len(m.values) > 1]
     return float(np.sqrt(np.mean(variances))) if variances else None
 
 
-def shared_changes(seeds: Mapping[str, Sequence[Tested]]) -> set[str]:
+def shared_changes(seeds: Mapping[str, Sequence[TestResult]]) -> set[str]:
     """What all runs of all variants change: no difference between them."""
     each = [set(t.record.get("changes", [])) for runs in seeds.values() for t in runs]
     return set.intersection(*each) if len(seeds) > 1 else set()
@@ -200,17 +202,17 @@ def shared_changes(seeds: Mapping[str, Sequence[Tested]]) -> set[str]:
 
 def own_changes(changes: Sequence[str], common: set[str]) -> str:
     """What this variant changes and others do not; of a path, its file."""
-    kept = [c.partition("=") for c in own(changes) if c not in common]
+    kept = [c.partition("=") for c in variant_changes(changes) if c not in common]
     return " ".join(f"{key}{equals}{value.rsplit('/', 1)[-1]}" for key, equals, value in kept)
 
 
 def _variant(
     name: str,
-    runs: Sequence[Tested],
+    runs: Sequence[TestResult],
     scored: np.ndarray,
     units: Sequence[str] | None,
     common: set[str],
-    ratios: Mapping[str, Measured | None],
+    ratios: Mapping[str, MetricSamples | None],
 ) -> Variant:
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
@@ -220,12 +222,12 @@ def _variant(
     outcomes, areas = added["outcomes"], added["outcome_areas"]
 
     def miou(keep: np.ndarray, original: bool = False) -> Estimate:
-        def terms(t: Tested) -> Terms | None:
+        def terms(t: TestResult) -> RatioTerms | None:
             counts = t.original if original else t.counts
             return None if counts is None else (counts.hit, counts.union)
 
         m = measure(runs, terms, keep)
-        return Estimate(NAN, NAN, NAN, len(runs)) if m is None else comparison.estimate(m.values, m.phis, units)
+        return Estimate(NAN, NAN, NAN, len(runs)) if m is None else comparison.estimate(m.values, m.influences, units)
 
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = np.mean([np.where(there, t.counts.hit.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
@@ -252,21 +254,21 @@ def _variant(
 
 
 def figures(
-    runs: Sequence[Tested], units: Sequence[str] | None, ratios: Mapping[str, Measured | None]
+    runs: Sequence[TestResult], units: Sequence[str] | None, ratios: Mapping[str, MetricSamples | None]
 ) -> dict[str, Estimate]:
     """Every figure of a variant; ratios: those of FIGURES, measured. Some have no interval."""
     found = {}
-    for figure in FIGURES:
+    for figure in METRICS:
         m = ratios[figure.name]
         if m is None:
             found[figure.name] = Estimate(NAN, NAN, NAN, len(runs))
             continue
-        e = comparison.estimate(m.values, m.phis, units)
+        e = comparison.estimate(m.values, m.influences, units)
         # A normal interval may reach beyond what a share can be: cut there.
         found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
-    for name, value_of in PLAIN.items():
+    for name, value_of in IMAGE_METRICS.items():
         m = measure_plain(runs, value_of)
-        e = comparison.estimate(m.values, m.phis, units)
+        e = comparison.estimate(m.values, m.influences, units)
         found[name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, 1)))
     for region in ("all", "foreground", "edge"):
         if all(f"confidence_{region}_pixels" in t.sums for t in runs):
@@ -278,7 +280,7 @@ def figures(
     return found
 
 
-def paces(histories: Sequence[time_to_accuracy.History], target: float) -> dict[str, Estimate]:
+def times_to_accuracy(histories: Sequence[time_to_accuracy.History], target: float) -> dict[str, Estimate]:
     """epochs_to_90 and seconds_to_90, means over the trainings; n/a where one never was so good."""
     if math.isnan(target) or not histories:
         return {}
@@ -314,7 +316,7 @@ def _reliability(added: Mapping[str, np.ndarray]) -> dict[str, list[tuple[float,
     return {r: calibration.reliability(*calibration.fine_bins(added, r)) for r in regions}
 
 
-def _inspected(runs: Sequence[Tested]) -> list[tuple[str, str]] | None:
+def _inspected(runs: Sequence[TestResult]) -> list[tuple[str, str]] | None:
     """(layer, flags) of the last look of the model inspector, of the first run that has one."""
     for test in runs:
         places = (test.folder / "inspector").glob("*.csv") if test.folder else []
@@ -325,8 +327,8 @@ def _inspected(runs: Sequence[Tested]) -> list[tuple[str, str]] | None:
     return None
 
 
-def telling_images(
-    names: Sequence[str], measured: Mapping[str, Measured], differences: Sequence[Difference], most: int = 6
+def most_influential_images(
+    names: Sequence[str], measured: Mapping[str, MetricSamples], differences: Sequence[Difference], most: int = 6
 ) -> list[tuple[int, str, float]]:
     """(index, name, share) of the images that carry the surest planned difference, by their influence on it.
 
@@ -336,7 +338,7 @@ def telling_images(
     if not known:
         return []
     surest = min(known, key=lambda d: d.p)
-    phi = np.mean(measured[surest.b].phis, 0) - np.mean(measured[surest.a].phis, 0) + surest.delta
+    phi = np.mean(measured[surest.b].influences, 0) - np.mean(measured[surest.a].influences, 0) + surest.delta
     size = np.abs(phi).sum()
     if not size > 0:
         return []
@@ -344,7 +346,9 @@ def telling_images(
     return [(int(i), names[i], float(phi[i] / size)) for i in order]
 
 
-def cross_checks(seeds: Mapping[str, Sequence[Tested]], scored: np.ndarray, units: Sequence[str] | None) -> list[str]:
+def cross_checks(
+    seeds: Mapping[str, Sequence[TestResult]], scored: np.ndarray, units: Sequence[str] | None
+) -> list[str]:
     """A warning for each variant whose standard error by influence and by 10,000 paired draws differ by over 15 %, or
     that has none to check."""
     first = [runs[0] for runs in seeds.values()]
@@ -368,7 +372,7 @@ def cross_checks(seeds: Mapping[str, Sequence[Tested]], scored: np.ndarray, unit
 
 
 def _warnings(
-    tests: Sequence[Tested],
+    tests: Sequence[TestResult],
     variants: Sequence[Variant],
     supported: np.ndarray,
     comparisons: Sequence[comparison.Comparison],
@@ -422,7 +426,7 @@ def _warnings(
     return said
 
 
-def _title(test: Tested) -> str:
+def _title(test: TestResult) -> str:
     data: Mapping[str, Any] = test.record["data"]
     size = "×".join(map(str, data["size"]))
     protocol = f", {data['protocol']}" if data.get("protocol") else ""

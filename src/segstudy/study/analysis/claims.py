@@ -10,17 +10,17 @@ from segstudy.measures import operating_curve
 from segstudy.runs.history import read_history
 from segstudy.study.analysis import time_to_accuracy
 from segstudy.study.analysis.findings import ClaimResult, Difference
-from segstudy.study.analysis.metrics import PLAIN, Figure, Terms, Valued, by_name
-from segstudy.study.analysis.plan import OF_SEEDS, Claim, Plan, Side
+from segstudy.study.analysis.metrics import IMAGE_METRICS, Metric, MetricValue, RatioTerms, by_name
+from segstudy.study.analysis.plan import PER_TRAINING, Claim, Plan, Side
 from segstudy.study.report.text import share, signed
-from segstudy.study.results import Tested
+from segstudy.study.results import TestResult
 from segstudy.study.statistics import comparison, influence, multiplicity
-from segstudy.study.statistics.comparison import Comparison, Measured
+from segstudy.study.statistics.comparison import Comparison, MetricSamples
 
 DRAWS = 400
 """Resamplings of the images for a claim at equal spill, which is no ratio of sums."""
 
-Seeds = Mapping[str, Sequence[Tested]]
+Seeds = Mapping[str, Sequence[TestResult]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _outcome(held: Held, setting: Setting) -> ClaimResult:
         return ClaimResult(claim.say, "not measured", held.words)
     where = " at equal spill" if claim.at == "equal_spill" else ""
     words = f"{claim.figure}{where}: {claim.variant} − {claim.against} = {signed(compared.delta)}"
-    if claim.figure in OF_SEEDS and min(compared.seeds) == 1:
+    if claim.figure in PER_TRAINING and min(compared.seeds) == 1:
         return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds alone, and one seed has none")
     if np.isnan(compared.p):
         return ClaimResult(claim.say, "undecided", f"{words}; no interval: it rests on one image, or does not vary")
@@ -131,7 +131,7 @@ def _between(interval: tuple[float, float]) -> str:
 
 def _compare(
     claim: Claim,
-    sides: Sequence[Sequence[Sequence[Tested]]],
+    sides: Sequence[Sequence[Sequence[TestResult]]],
     setting: Setting,
 ) -> Comparison | None:
     """The claimed figure of `variant` minus that of `against`; either side may be the mean of several variants."""
@@ -145,46 +145,46 @@ def _compare(
     against, variant = ([m for m in side if m is not None] for side in measured)
     if [len(against), len(variant)] != [len(side) for side in sides]:
         return None
-    return comparison.compare(comparison.pooled(against), comparison.pooled(variant), setting.units, setting.paired)
+    return comparison.compare(comparison.average(against), comparison.average(variant), setting.units, setting.paired)
 
 
-def _measured(figure: str, runs: Sequence[Tested], setting: Setting) -> Measured | None:
+def _measured(figure: str, runs: Sequence[TestResult], setting: Setting) -> MetricSamples | None:
     if figure == "miou":
         return measure(runs, lambda t: (t.counts.hit, t.counts.union), setting.scored)
     if figure == "epochs_to_90":
         values = [time_to_accuracy.reached(history(t), setting.target).epochs for t in runs]
         # Scatter over seeds alone is known.
-        return Measured(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
-    if figure in PLAIN:
-        return measure_plain(runs, PLAIN[figure])
+        return MetricSamples(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
+    if figure in IMAGE_METRICS:
+        return measure_plain(runs, IMAGE_METRICS[figure])
     return measure_figure(runs, by_name(figure), setting.scored)
 
 
-def measure_figure(runs: Sequence[Tested], figure: Figure, scored: np.ndarray) -> Measured | None:
+def measure_figure(runs: Sequence[TestResult], figure: Metric, scored: np.ndarray) -> MetricSamples | None:
     """A figure of FIGURES; if it is a mean over classes, of those of the mIoU."""
     there = runs[0].counts.truth.sum(0) > 0
     return measure(runs, figure.of, scored[there] if figure.by_class else None)
 
 
 def measure(
-    runs: Sequence[Tested], terms: Callable[[Tested], Terms | None], keep: np.ndarray | None = None
-) -> Measured | None:
+    runs: Sequence[TestResult], terms: Callable[[TestResult], RatioTerms | None], keep: np.ndarray | None = None
+) -> MetricSamples | None:
     """The ratio of the terms' sums for each seed (over the kept classes); None if a seed has no terms."""
     known = [t for run in runs if (t := terms(run)) is not None]
     if len(known) < len(runs):
         return None
     pairs = [influence.influence(top, bottom, keep, leave_one_out=True) for top, bottom in known]
-    return Measured([value for value, _ in pairs], [phi for _, phi in pairs], [run.seed for run in runs])
+    return MetricSamples([value for value, _ in pairs], [phi for _, phi in pairs], [run.seed for run in runs])
 
 
-def measure_plain(runs: Sequence[Tested], value_of: Callable[[Tested], Valued]) -> Measured:
+def measure_plain(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue]) -> MetricSamples:
     """The same for a figure that is no ratio of sums."""
     pairs = [value_of(t) for t in runs]
-    return Measured([value for value, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
+    return MetricSamples([value for value, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
 
 
 def _at_equal_spill(
-    figure: str, against: Sequence[Tested], variant: Sequence[Tested], units: Sequence[str] | None
+    figure: str, against: Sequence[TestResult], variant: Sequence[TestResult], units: Sequence[str] | None
 ) -> Comparison | None:
     """`missed` or `hallucinated` with `against` brought to the spill of `variant`: images drawn again for the standard
     error over images, the scatter of the trainings for that over seeds."""
@@ -207,7 +207,7 @@ def _at_equal_spill(
     for each in ([delta(t[0], all_b[0]) for t in a], [delta(all_a[0], t[0]) for t in b]):
         if len(each) > 1:
             parts.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
-    return comparison.from_parts(value, parts, (len(against), len(variant)))
+    return comparison.from_components(value, parts, (len(against), len(variant)))
 
 
 def _drawn(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -215,6 +215,6 @@ def _drawn(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (weights @ sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])
 
 
-def history(test: Tested) -> list[dict[str, float]]:
+def history(test: TestResult) -> list[dict[str, float]]:
     """The epochs of a training; none of masks."""
     return read_history(test.folder / "history.csv") if test.folder else []

@@ -50,7 +50,8 @@ class Variant:
 
     miou: over the group's scored classes; miou_all: over all classes with truth; miou_original: these, at each image's
     original size. class_iou (C,): NaN without truth.
-    figures: by the names of `study/analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label, partial, right,
+    figures: by the names of `analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label, partial,
+    right,
     and outcome_areas the same by area. histograms: of the objects' `found` and `purity`, shares of objects in equal
     bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
     confused: the commonest (truth, prediction, share of the truth's pixels). reliability: by region (all, foreground,
@@ -101,13 +102,13 @@ class Group:
     variants: Sequence[Variant]
     differences: Sequence[Difference]
     claims: Sequence[ClaimResult] = ()
-    telling: Sequence[tuple[int, str, float]] = ()
+    most_influential: Sequence[tuple[int, str, float]] = ()
     warnings: Sequence[str] = ()
     min_images: int = 20
     margin: float = math.nan
     paired: bool = False
     target: float = math.nan
-    worth: Mapping[tuple[str, str], set[str]] = field(default_factory=dict)
+    significant: Mapping[tuple[str, str], set[str]] = field(default_factory=dict)
 
     @property
     def scored(self) -> np.ndarray:

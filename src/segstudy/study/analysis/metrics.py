@@ -8,17 +8,17 @@ import numpy as np
 from segstudy.measures.boundaries import STEPS
 from segstudy.measures.boundaries import blockiness as blocks
 from segstudy.measures.objects import OUTCOMES
-from segstudy.measures.pixels import CELLS
-from segstudy.study.results import Tested
+from segstudy.measures.pixels import CATEGORIES
+from segstudy.study.results import TestResult
 
-Terms = tuple[np.ndarray, np.ndarray]
+RatioTerms = tuple[np.ndarray, np.ndarray]
 """Numerator and denominator of each image: (N,), or (N,C) for a mean over classes."""
 
-B, F, M, C, G, O, H = range(len(CELLS))  # noqa: E741
+B, F, M, C, G, O, H = range(len(CATEGORIES))  # noqa: E741
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A named number. terms: None where it is not defined for the data or was not measured.
 
     higher: whether more is better, None where neither is. most: its largest possible value. needs: what it needs of the
@@ -28,13 +28,13 @@ class Figure:
     name: str
     title: str
     says: str
-    terms: Callable[[Tested], Terms | None]
+    terms: Callable[[TestResult], RatioTerms | None]
     higher: bool | None = False
     most: float = 1.0
     needs: tuple[str, ...] = ()
     by_class: bool = False
 
-    def of(self, tested: Tested) -> Terms | None:
+    def of(self, tested: TestResult) -> RatioTerms | None:
         if "background" in self.needs and tested.background is None:
             return None
         if "labels" in self.needs and len(tested.classes) - (tested.background is not None) < 2:
@@ -42,16 +42,16 @@ class Figure:
         return self.terms(tested)
 
 
-def _cells(top: tuple[int, ...], bottom: tuple[int, ...]) -> Callable[[Tested], Terms]:
-    def terms(t: Tested) -> Terms:
+def _cells(top: tuple[int, ...], bottom: tuple[int, ...]) -> Callable[[TestResult], RatioTerms]:
+    def terms(t: TestResult) -> RatioTerms:
         cells = t.sums["cells"]
         return cells[:, list(top)].sum(1), cells[:, list(bottom)].sum(1)
 
     return terms
 
 
-def _sums(top: str, bottom: str, at: int | None = None) -> Callable[[Tested], Terms | None]:
-    def terms(t: Tested) -> Terms | None:
+def _sums(top: str, bottom: str, at: int | None = None) -> Callable[[TestResult], RatioTerms | None]:
+    def terms(t: TestResult) -> RatioTerms | None:
         if top not in t.sums or bottom not in t.sums:
             return None
         place = slice(None) if at is None else (slice(None), at)
@@ -60,31 +60,31 @@ def _sums(top: str, bottom: str, at: int | None = None) -> Callable[[Tested], Te
     return terms
 
 
-def _share(key: str, at: int) -> Callable[[Tested], Terms]:
+def _share(key: str, at: int) -> Callable[[TestResult], RatioTerms]:
     return lambda t: (t.sums[key][:, at], t.sums[key].sum(1))
 
 
-def _errors(at: int) -> Callable[[Tested], Terms]:
-    def terms(t: Tested) -> Terms:
+def _errors(at: int) -> Callable[[TestResult], RatioTerms]:
+    def terms(t: TestResult) -> RatioTerms:
         both = t.sums["false_positives"] + t.sums["false_negatives"]
         return both[:, at], both.sum(1)
 
     return terms
 
 
-def _boundary_iou(t: Tested) -> Terms:
+def _boundary_iou(t: TestResult) -> RatioTerms:
     there = t.counts.truth.sum(0) > 0
     return t.sums["band_both"][:, there], t.sums["band_either"][:, there]
 
 
-def _boundary_f(t: Tested) -> Terms | None:
+def _boundary_f(t: TestResult) -> RatioTerms | None:
     """None where most of the true edges run through void wider than twice the tolerance: their places are unknown."""
     if "edge_unsure" not in t.sums or 2 * t.sums["edge_unsure"].sum() > t.sums["edge_length"].sum():
         return None
     return t.sums["contour_f"], t.sums["contours"]
 
 
-def image_miou(tested: Tested) -> np.ndarray:
+def image_miou(tested: TestResult) -> np.ndarray:
     """mIoU of each image over the classes of its truth: float (N,), NaN without counted pixels (mIoU^I's terms)."""
     there = tested.counts.truth > 0
     iou = np.where(there, tested.counts.hit / np.maximum(tested.counts.union, 1), 0)
@@ -92,73 +92,73 @@ def image_miou(tested: Tested) -> np.ndarray:
     return np.where(number > 0, iou.sum(1) / np.maximum(number, 1), np.nan)
 
 
-def _image_miou_terms(tested: Tested) -> Terms:
+def _image_miou_terms(tested: TestResult) -> RatioTerms:
     values = image_miou(tested)
     return np.nan_to_num(values), ~np.isnan(values)
 
 
-ALL = tuple(range(len(CELLS)))
+ALL = tuple(range(len(CATEGORIES)))
 
-FIGURES = [
-    Figure("missed", "missed (timidity)", "of the foreground, called background", _cells((M,), (F, M, C, G)),
+METRICS = [
+    Metric("missed", "missed (timidity)", "of the foreground, called background", _cells((M,), (F, M, C, G)),
            needs=("background",)),
-    *(Figure(f"missed_{size}", f"missed, {size} objects", f"of the pixels of objects that cover {share} of the image",
+    *(Metric(f"missed_{size}", f"missed, {size} objects", f"of the pixels of objects that cover {share} of the image",
              _sums("size_missed", "size_pixels", i), needs=("background",))
       for i, (size, share) in enumerate((("small", "less than 1 %"), ("medium", "1–10 %"), ("large", "over 10 %")))),
-    Figure("spilled", "spilled", "of the background, called an object", _cells((O, H), (B, O, H)),
+    Metric("spilled", "spilled", "of the background, called an object", _cells((O, H), (B, O, H)),
            needs=("background",)),
-    Figure("mislabelled", "mislabelled", "of the foreground that was found, given another class",
+    Metric("mislabelled", "mislabelled", "of the foreground that was found, given another class",
            _cells((C, G), (F, C, G)), needs=("labels",)),
-    Figure("hallucinated", "hallucinated (classes absent from the image)", "of all pixels",
+    Metric("hallucinated", "hallucinated (classes absent from the image)", "of all pixels",
            _cells((G, H), ALL), needs=("labels",)),
-    Figure("hallucinated_inside", "hallucinated inside objects", "of all pixels", _cells((G,), ALL), needs=("labels",)),
-    Figure("hallucinated_outside", "hallucinated elsewhere", "of all pixels", _cells((H,), ALL),
+    Metric("hallucinated_inside", "hallucinated inside objects", "of all pixels", _cells((G,), ALL), needs=("labels",)),
+    Metric("hallucinated_outside", "hallucinated elsewhere", "of all pixels", _cells((H,), ALL),
            needs=("background", "labels")),
-    Figure("hallucinated_share", "hallucinated share", "of the predicted foreground, of classes absent from the image",
+    Metric("hallucinated_share", "hallucinated share", "of the predicted foreground, of classes absent from the image",
            _cells((G, H), (F, C, G, O, H)), needs=("labels",)),
-    Figure("absent_classes", "absent classes an image", "classes not in the image that cover .1 % of it or more",
+    Metric("absent_classes", "absent classes an image", "classes not in the image that cover .1 % of it or more",
            _sums("absent", "image"), most=np.inf, needs=("labels",)),
-    Figure("shape_iou", "shape IoU", "IoU of foreground against background, whatever the label",
+    Metric("shape_iou", "shape IoU", "IoU of foreground against background, whatever the label",
            _cells((F, C, G), (F, M, C, G, O, H)), higher=True, needs=("background",)),
-    Figure("precision", "foreground precision", "of the predicted foreground, on an object",
+    Metric("precision", "foreground precision", "of the predicted foreground, on an object",
            _cells((F, C, G), (F, C, G, O, H)), higher=True, needs=("background",)),
-    *(Figure(f"{place}_errors", f"errors at the {place}" if place == "boundary" else f"errors of {place}",
+    *(Metric(f"{place}_errors", f"errors at the {place}" if place == "boundary" else f"errors of {place}",
              "of the false positives and negatives of all classes but background", _errors(i), higher=None)
       for i, place in enumerate(("boundary", "extent", "segment"))),
-    *(Figure(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share("outcomes", i),
+    *(Metric(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share("outcomes", i),
              higher=name == "right",
              needs=("background",) if name in ("missed", "partial") else ("labels",) if name != "right" else ())
       for i, name in enumerate(OUTCOMES)),
-    Figure("pieces", "pieces an object", "pieces of foreground in an object that was found",
+    Metric("pieces", "pieces an object", "pieces of foreground in an object that was found",
            _sums("pieces", "found_objects"), most=np.inf, needs=("background",)),
-    Figure("class_pieces", "pieces of its class", "pieces of the right class in an object that was found",
+    Metric("class_pieces", "pieces of its class", "pieces of the right class in an object that was found",
            _sums("class_pieces", "found_objects"), most=np.inf),
-    Figure("coherence", "coherence", "largest piece's share of what was found of an object",
+    Metric("coherence", "coherence", "largest piece's share of what was found of an object",
            _sums("coherence", "found_objects"), higher=True, needs=("background",)),
-    Figure("boundary_iou", "Boundary IoU", "mean over classes, band of 2 % of the diagonal", _boundary_iou,
+    Metric("boundary_iou", "Boundary IoU", "mean over classes, band of 2 % of the diagonal", _boundary_iou,
            higher=True, by_class=True),
-    Figure("boundary_f", "boundary F", "mean over images and classes, tolerance .75 % of the diagonal", _boundary_f,
+    Metric("boundary_f", "boundary F", "mean over images and classes, tolerance .75 % of the diagonal", _boundary_f,
            higher=True),
-    Figure("roughness", "roughness", "length of the predicted edges by that of the true ones",
+    Metric("roughness", "roughness", "length of the predicted edges by that of the true ones",
            _sums("cracks", "true_cracks"), higher=None, most=np.inf),
-    Figure("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
+    Metric("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
            _sums("shift_kept", "shift_compared"), higher=True),
-    Figure("image_miou", "mIoU of single images", "mean over images, of the classes in each", _image_miou_terms,
+    Metric("image_miou", "mIoU of single images", "mean over images, of the classes in each", _image_miou_terms,
            higher=True),
-    Figure("nll", "negative log-likelihood", "nats a pixel", _sums("nll_all", "pixels_all"), most=np.inf),
+    Metric("nll", "negative log-likelihood", "nats a pixel", _sums("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
 """All that are ratios of sums: each gets an interval from its influence function."""
 
 
-def by_name(name: str) -> Figure:
-    return next(f for f in FIGURES if f.name == name)
+def by_name(name: str) -> Metric:
+    return next(f for f in METRICS if f.name == name)
 
 
-Valued = tuple[float, np.ndarray]
+MetricValue = tuple[float, np.ndarray]
 """A figure's value and phi (N,), as `statistics.influence` has them: n times what each image adds."""
 
 
-def worst(tested: Tested, share: float = 0.05) -> Valued:
+def worst(tested: TestResult, share: float = 0.05) -> MetricValue:
     """Mean mIoU of the worst 5 % of the images (Wang et al. 2023); NaN without any.
 
     phi of a mean below a quantile q: (q − value − max(0, q − x_i)/share). Source: Rockafellar and Uryasev 2000.
@@ -176,7 +176,7 @@ def worst(tested: Tested, share: float = 0.05) -> Valued:
     return value, phi * len(values) / len(known)
 
 
-def blockiness(tested: Tested, step: int) -> Valued:
+def blockiness(tested: TestResult, step: int) -> MetricValue:
     """R at this step over the split; NaN under 100 label changes an axis. phi by leaving each image out: NaN if under
     100 are then left, so that there is no interval."""
     phases, changes = tested.sums["phases"], tested.sums["changes"]
@@ -187,7 +187,7 @@ def blockiness(tested: Tested, step: int) -> Valued:
     return value, phi
 
 
-PLAIN: dict[str, Callable[[Tested], Valued]] = {
+IMAGE_METRICS: dict[str, Callable[[TestResult], MetricValue]] = {
     "worst": worst,
     **{f"blockiness_{step}": lambda t, step=step: blockiness(t, step) for step in STEPS},  # type: ignore[misc]
 }

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from segstudy.errors import ConfigError, near
-from segstudy.study.analysis.metrics import FIGURES, PLAIN
+from segstudy.errors import ConfigError, did_you_mean
+from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS
 
-OF_SEEDS = ("epochs_to_90",)
+PER_TRAINING = ("epochs_to_90",)
 """What has a value for each training, but none for each image."""
 
-FIGURE_NAMES = ("miou", *OF_SEEDS, *PLAIN, *(f.name for f in FIGURES))
+METRIC_NAMES = ("miou", *PER_TRAINING, *IMAGE_METRICS, *(f.name for f in METRICS))
 
 AT = ("trained", "equal_spill")
 
@@ -42,8 +42,8 @@ class Claim:
         _expect(self.variant != self.against, f"{self.variant!r} is held against itself")
         _expect(_is_number(self.margin), f"margin is a number from 0 on, not {self.margin!r}")
         _expect(isinstance(self.no_worse, bool), f"no_worse is true or false, not {self.no_worse!r}")
-        if self.figure not in FIGURE_NAMES:
-            raise ConfigError(f"report.claims: no figure {self.figure!r}{near(self.figure, FIGURE_NAMES)}")
+        if self.figure not in METRIC_NAMES:
+            raise ConfigError(f"report.claims: no figure {self.figure!r}{did_you_mean(self.figure, METRIC_NAMES)}")
         if self.direction not in ("lower", "higher"):
             raise ConfigError(f"report.claims: direction is lower or higher, not {self.direction!r}")
         if self.at not in AT:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segstudy.study.analysis.claims import Seeds, Setting, measure
-from segstudy.study.analysis.metrics import Terms
+from segstudy.study.analysis.metrics import RatioTerms
 from segstudy.study.analysis.plan import Side
-from segstudy.study.results import Tested
-from segstudy.study.statistics.comparison import Measured, compare, pooled
+from segstudy.study.results import TestResult
+from segstudy.study.statistics.comparison import MetricSamples, average, compare
 from segstudy.study.statistics.multiplicity import benjamini_hochberg
 
 LEVEL = 0.1
@@ -19,21 +19,21 @@ MARK = "◆"
 Pairs = Sequence[tuple[Side, Side]]
 
 
-def worth_a_look(
-    seeds: Seeds, ratios: Mapping[str, Mapping[str, Measured | None]], pairs: Pairs, setting: Setting
+def significant_differences(
+    seeds: Seeds, ratios: Mapping[str, Mapping[str, MetricSamples | None]], pairs: Pairs, setting: Setting
 ) -> dict[tuple[str, str], set[str]]:
     """For each planned pair, the names of the supported classes and of the figures that differ at a false discovery
     rate of 10 %, all pairs, classes and figures being one family.
     ratios: each variant's FIGURES, measured. Source: Benjamini and Hochberg 1995.
     """
     found: list[tuple[tuple[str, str], str, float]] = []
-    held: dict[str, Mapping[str, Measured]] = {}
+    held: dict[str, Mapping[str, MetricSamples]] = {}
     for a, b in pairs:
         for name in (*a.variants, *b.variants):
             held[name] = held.get(name) or _all_measured(seeds[name], ratios[name], setting)
         shared = set.intersection(*(set(held[name]) for name in (*a.variants, *b.variants)))
         for what in sorted(shared):
-            left, right = (pooled([held[name][what] for name in side.variants]) for side in (a, b))
+            left, right = (average([held[name][what] for name in side.variants]) for side in (a, b))
             found.append(((a.name, b.name), what, compare(left, right, setting.units, setting.paired).p))
     marks: dict[tuple[str, str], set[str]] = {(a.name, b.name): set() for a, b in pairs}
     kept = benjamini_hochberg([p for _, _, p in found], LEVEL)
@@ -44,12 +44,12 @@ def worth_a_look(
 
 
 def _all_measured(
-    runs: Sequence[Tested], ratios: Mapping[str, Measured | None], setting: Setting
-) -> dict[str, Measured]:
+    runs: Sequence[TestResult], ratios: Mapping[str, MetricSamples | None], setting: Setting
+) -> dict[str, MetricSamples]:
     """IoU of each supported class and every figure that is a ratio of sums, where it is defined."""
 
-    def iou(c: int) -> Measured | None:
-        def terms(t: Tested) -> Terms:
+    def iou(c: int) -> MetricSamples | None:
+        def terms(t: TestResult) -> RatioTerms:
             return t.counts.hit[:, c], t.counts.union[:, c]
 
         return measure(runs, terms)

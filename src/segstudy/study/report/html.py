@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from segstudy.console import clock
+from segstudy.console import format_duration
 from segstudy.errors import DataError
 from segstudy.files import move, opened_folder, subfolder
 from segstudy.runs.tables import command
@@ -236,7 +236,8 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     """The report as HTML that loads nothing: names and errors are the user's words and are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "share": share, "signed": signed, "amount": amount, "clock": clock, "estimate": estimate, "label": label,
+        "share": share, "signed": signed, "amount": amount, "clock": format_duration, "estimate": estimate,
+        "label": label,
         "millions": millions, "short": shortened, "outcome_words": outcome_words,
     }  # fmt: skip
     environment.globals |= {
@@ -284,7 +285,7 @@ def figure_names(group: Group) -> list[str]:
 
 def worth(group: Group, variant: Variant, figure: str) -> bool:
     """Whether a planned difference of this variant in the figure is worth a look."""
-    return any(b == variant.name and figure in names for (_, b), names in group.worth.items())
+    return any(b == variant.name and figure in names for (_, b), names in group.significant.items())
 
 
 def facts(group: Group) -> list[tuple[str, list[str]]]:

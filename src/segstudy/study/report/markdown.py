@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segstudy.console import clock
+from segstudy.console import format_duration
 from segstudy.study.analysis.findings import Findings, Group, Variant
 from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.report.text import (
@@ -35,7 +35,7 @@ def table_rows(group: Group) -> Iterator[list[str]]:
         yield [
             v.name + marks(v), v.changes, f"{estimate(v.miou)}, {_trainings(v)}", said or MISSING,
             outcome_words(v.outcomes), millions(mean_of(v, "parameters")), amount(mean_of(v, "gflop")),
-            amount(mean_of(v, "images_per_second")), clock(mean_of(v, "seconds")),
+            amount(mean_of(v, "images_per_second")), format_duration(mean_of(v, "seconds")),
         ]  # fmt: skip
 
 

@@ -8,19 +8,19 @@ from scipy import ndimage
 
 from segstudy.build import build_data
 from segstudy.config.check import read_config
-from segstudy.config.trust import write_only_here
-from segstudy.console import number
-from segstudy.drawing import ERRORS, VOID, as_array, class_legend, coloured, grid
+from segstudy.config.trust import restrict_paths
+from segstudy.console import format_number
+from segstudy.drawing import ERRORS, VOID, as_array, class_legend, colorize, image_grid
 from segstudy.errors import SegstudyError
 from segstudy.labels import IGNORE
-from segstudy.measures.objects import EIGHT, OUTCOMES, SMALLEST, which
-from segstudy.measures.pixels import CELLS, partition
+from segstudy.measures.objects import EIGHT, OUTCOMES, SMALLEST, outcome_of
+from segstudy.measures.pixels import CATEGORIES, error_categories
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
 from segstudy.study.report.text import shortened
-from segstudy.study.results import Tested
+from segstudy.study.results import TestResult
 
-CELL_COLOURS = {
+CATEGORY_COLOURS = {
     "background": (250, 250, 250), "foreground": (205, 205, 205), "missed": ERRORS["missed"],
     "confused": (148, 103, 189), "foreign": ERRORS["wrong class"], "overshoot": ERRORS["spilled"],
     "ghost": (178, 34, 34),
@@ -33,7 +33,7 @@ MOST = 5
 """Variants side by side in one picture; more would be too small to see."""
 
 
-def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Picture]:
+def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Picture]:
     """Captioned RGB pictures of a group: what carries the difference, the worst images, an object of each outcome.
 
     Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
@@ -48,9 +48,9 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[Tested]]) -> list[Pictur
     truth = next(iter(labels.values()))[1]
     drawn = {name: held[0] for name, held in labels.items()}
     found: list[Picture] = []
-    telling = [index for index, _, _ in group.telling]
+    telling = [index for index, _, _ in group.most_influential]
     if telling and len(drawn) > 1:
-        titles = [f"{name} ({share:+.1%})" for _, name, share in group.telling]
+        titles = [f"{name} ({share:+.1%})" for _, name, share in group.most_influential]
         sheet = _sheet(telling, titles, photos, truth, drawn, group)
         found.append(
             ("telling/images that carry the surest difference, with their share (+: for the later variant)", sheet)
@@ -74,7 +74,7 @@ def chosen(group: Group, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in kept]
 
 
-def _labels(test: Tested) -> tuple[np.ndarray, np.ndarray] | None:
+def _labels(test: TestResult) -> tuple[np.ndarray, np.ndarray] | None:
     """Predicted labels and truth (N,H,W) that a run kept at its test."""
     file = test.folder / "test" / "labels.npz" if test.folder else None
     if file is None or not file.is_file():
@@ -83,13 +83,13 @@ def _labels(test: Tested) -> tuple[np.ndarray, np.ndarray] | None:
         return held["labels"], held["truth"]
 
 
-def _photos(test: Tested) -> np.ndarray | None:
+def _photos(test: TestResult) -> np.ndarray | None:
     """The images (N,H,W,3) uint8 from the run's data set; None if it is not on this machine."""
     if test.folder is None:
         return None
     try:
         cfg = read_config(test.folder, ("data",))
-        write_only_here(cfg.data)
+        restrict_paths(cfg.data)
         images = build_data(cfg).roles["report"]
     except (SegstudyError, OSError):
         return None
@@ -111,25 +111,25 @@ def _sheet(
     blank = np.full((*truth.shape[1:], 3), 255, np.uint8)
     for index, title in zip(indices, titles, strict=True):
         photo = blank if photos is None else photos[index]
-        rows.append([photo, *(coloured(a[index], group.palette) for a in (truth, *drawn.values()))])
-        wrong = [cell_picture(truth[index], labels[index], group.background) for labels in drawn.values()]
+        rows.append([photo, *(colorize(a[index], group.palette) for a in (truth, *drawn.values()))])
+        wrong = [category_picture(truth[index], labels[index], group.background) for labels in drawn.values()]
         rows.append([blank, blank, *wrong])
         names += [title, ""]
     used = [truth[list(indices)], *(labels[list(indices)] for labels in drawn.values())]
     legend = class_legend(used, group.classes, group.palette)
     legend |= (
-        {c: CELL_COLOURS[c] for c in CELLS[2:]}
+        {c: CATEGORY_COLOURS[c] for c in CATEGORIES[2:]}
         if group.background is not None
-        else {c: CELL_COLOURS[c] for c in ("confused", "foreign")}
+        else {c: CATEGORY_COLOURS[c] for c in ("confused", "foreign")}
     )
-    return as_array(grid(rows, ["image", "truth", *drawn], legend, names))
+    return as_array(image_grid(rows, ["image", "truth", *drawn], legend, names))
 
 
-def cell_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
+def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
     """The pixel partition of one image in its colours, RGB uint8 (H,W,3); 255 as void."""
     table = np.full((256, 3), VOID, np.uint8)
-    table[: len(CELLS)] = [CELL_COLOURS[cell] for cell in CELLS]
-    return table[partition(truth, labels, background)]
+    table[: len(CATEGORIES)] = [CATEGORY_COLOURS[cell] for cell in CATEGORIES]
+    return table[error_categories(truth, labels, background)]
 
 
 def _outcome_examples(
@@ -152,12 +152,12 @@ def _outcome_examples(
     for outcome in sorted(best):
         _, index, name = best[outcome]
         pair = truth[index], drawn[name][index]
-        rows.append([blank if photos is None else photos[index], *(coloured(a, palette) for a in pair)])
+        rows.append([blank if photos is None else photos[index], *(colorize(a, palette) for a in pair)])
         titles.append(f"{OUTCOMES[outcome]}\n{shortened(name, 34)}")
         used += list(pair)
     if not rows:
         return []
-    sheet = as_array(grid(rows, ["image", "truth", "prediction"], class_legend(used, classes, palette), titles))
+    sheet = as_array(image_grid(rows, ["image", "truth", "prediction"], class_legend(used, classes, palette), titles))
     return [("objects/an object of each outcome", sheet)]
 
 
@@ -175,11 +175,11 @@ def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> 
                 there = inside if background is None else inside[inside != background]
                 votes = np.bincount(there, minlength=1)
                 purity = votes.max() / max(1, len(there))
-                found.append((int(area), which(len(there) / area, purity, int(votes.argmax()) == c)))
+                found.append((int(area), outcome_of(len(there) / area, purity, int(votes.argmax()) == c)))
     return found
 
 
-def gallery(seeds: Mapping[str, Sequence[Tested]]) -> np.ndarray | None:
+def gallery(seeds: Mapping[str, Sequence[TestResult]]) -> np.ndarray | None:
     """Image, truth and one column a variant (its first seed), RGB uint8 (H,W,3).
 
     None if fewer than two variants kept samples. Those that show other images than the first one are left out.
@@ -194,12 +194,14 @@ def gallery(seeds: Mapping[str, Sequence[Tested]]) -> np.ndarray | None:
     palette = [tuple(rgb) for rgb in runs[first_name].record["palette"]]
     predictions = [h["prediction"] for h in held.values()]
     rows = [
-        [first["image"][i], *(coloured(labels[i], palette) for labels in (first["truth"], *predictions))]
+        [first["image"][i], *(colorize(labels[i], palette) for labels in (first["truth"], *predictions))]
         for i in range(len(first["image"]))
     ]
     titles = ["image", "truth", *(f"{fill(n, 22)}\nmIoU {_miou(runs[n])}" for n in held)]
-    return as_array(grid(rows, titles, class_legend([first["truth"], *predictions], runs[first_name].classes, palette)))
+    return as_array(
+        image_grid(rows, titles, class_legend([first["truth"], *predictions], runs[first_name].classes, palette))
+    )
 
 
-def _miou(test: Tested) -> str:
-    return number(test.record["metrics"]["network"]["miou"])
+def _miou(test: TestResult) -> str:
+    return format_number(test.record["metrics"]["network"]["miou"])

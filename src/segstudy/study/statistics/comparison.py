@@ -39,14 +39,14 @@ TINY = 1e-12  # a standard error below it is rounding: nothing varies
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricSamples:
     """A figure of one variant: its value and its phi (N,) for each seed.
 
     seeds: which they are, in the same order; two variants can be paired where they have the same ones.
     """
 
     values: Sequence[float]
-    phis: Sequence[np.ndarray]
+    influences: Sequence[np.ndarray]
     seeds: Sequence[Hashable] = ()
 
 
@@ -80,7 +80,7 @@ def estimate(values: Sequence[float], phis: Sequence[np.ndarray], groups: Groups
     return Estimate(value, *_interval(value, se or np.nan, df, LEVEL), seeds=len(values))
 
 
-def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool = False) -> Comparison:
+def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, paired: bool = False) -> Comparison:
     """b minus a, both on the same images in the same order.
 
     SE² = SE²_images(mean phi of b − mean phi of a) + s²_a/S_a + s²_b/S_b. With `paired` and the same seeds of b as of a
@@ -88,7 +88,7 @@ def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool
     said then holds for that trained network, not for the variant.
     """
     seeds = (len(a.values), len(b.values))
-    phi_a, phi_b = _mean_phi(a.phis), _mean_phi(b.phis)
+    phi_a, phi_b = _mean_phi(a.influences), _mean_phi(b.influences)
     if phi_a.shape != phi_b.shape:
         raise DataError(f"variants can only be compared on the same images: {len(phi_a)} and {len(phi_b)} were found")
     images = _image_part(phi_b - phi_a, groups)
@@ -96,10 +96,10 @@ def compare(a: Measured, b: Measured, groups: Groups | None = None, paired: bool
         parts = [images, *_seed_parts(np.subtract(b.values, a.values))]
     else:
         parts = [images, *_seed_parts(a.values), *_seed_parts(b.values)]
-    return from_parts(float(np.mean(b.values) - np.mean(a.values)), parts, seeds)
+    return from_components(float(np.mean(b.values) - np.mean(a.values)), parts, seeds)
 
 
-def from_parts(delta: float, parts: Sequence["Part"], seeds: tuple[int, int]) -> Comparison:
+def from_components(delta: float, parts: Sequence["VarianceComponent"], seeds: tuple[int, int]) -> Comparison:
     """A comparison from a difference and the parts (variance, degrees of freedom) of its error, images first.
 
     Where nothing varies (SE = 0), a difference other than 0 has no p and no interval.
@@ -110,7 +110,7 @@ def from_parts(delta: float, parts: Sequence["Part"], seeds: tuple[int, int]) ->
     return Comparison(delta, se, df, _p(delta, se, df), *interval, seeds, float(parts[0][0] ** 0.5))
 
 
-def pooled(sides: Sequence[Measured]) -> Measured:
+def average(sides: Sequence[MetricSamples]) -> MetricSamples:
     """The mean over variants, seed by seed, of as many seeds as all have: one side of a comparison of settings.
 
     Where the variants' seeds differ, a place's seed is all of theirs, so that no other side is paired with it.
@@ -119,7 +119,7 @@ def pooled(sides: Sequence[Measured]) -> Measured:
     values = [float(np.mean([side.values[s] for side in sides])) for s in range(count)]
     named = zip(*(side.seeds for side in sides), strict=False)
     seeds: list[Hashable] = [each[0] if len(set(each)) == 1 else each for each in named]
-    return Measured(values, [np.mean([side.phis[s] for side in sides], 0) for s in range(count)], seeds)
+    return MetricSamples(values, [np.mean([side.influences[s] for side in sides], 0) for s in range(count)], seeds)
 
 
 def rough(images: int, groups: int | None = None) -> str | None:
@@ -139,22 +139,22 @@ def _mean_phi(phis: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean(phis, 0)
 
 
-Part = tuple[float, float]
+VarianceComponent = tuple[float, float]
 """A variance and its degrees of freedom."""
 
 
-def _image_part(phi: np.ndarray, groups: Groups | None) -> Part:
+def _image_part(phi: np.ndarray, groups: Groups | None) -> VarianceComponent:
     df = (len(phi) if groups is None else len(set(groups))) - 1
     return image_error(phi, groups) ** 2, df
 
 
-def _seed_parts(values: Sequence[float] | np.ndarray) -> list[Part]:
+def _seed_parts(values: Sequence[float] | np.ndarray) -> list[VarianceComponent]:
     if len(values) < 2:
         return []
     return [(float(np.var(values, ddof=1)) / len(values), len(values) - 1)]
 
 
-def _sum(parts: Sequence[Part]) -> tuple[float, float]:
+def _sum(parts: Sequence[VarianceComponent]) -> tuple[float, float]:
     """Standard error and degrees of freedom of a sum of independent parts (Satterthwaite 1946)."""
     total = sum(variance for variance, _ in parts)
     if total < TINY**2:
