@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segstudy.config.compose import _keys, apply_overrides, compose_config, register_resolvers
 from segstudy.config.paths import CONF
+from segstudy.config.renamed import with_current_names
 from segstudy.config.targets import _parts, locate, parameters
 from segstudy.config.trust import ALLOWED, is_allowed, is_trusted
 from segstudy.errors import ConfigError, did_you_mean, first_line
@@ -205,7 +206,7 @@ def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfi
         raise ConfigError(f"{folder} is not a run's folder: no file {file}")
     register_resolvers()
     try:
-        text = read_text(file)
+        text = with_current_names(read_text(file))
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{file} is not a run's config: it has YAML's aliases, which can grow without end")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=True)

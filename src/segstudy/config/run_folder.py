@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segstudy import entry
 from segstudy.config.paths import CONF
+from segstudy.config.renamed import with_current_names
 from segstudy.errors import ConfigError, SegstudyError
 from segstudy.files import read_text, remove_partials, write_text
 from segstudy.precision import RANK
@@ -125,7 +126,7 @@ def belongs(folder: Path, cfg: DictConfig) -> Record:
     try:
         record = Record(folder)
         if RANK == 0 and home.is_file() and not _lost(record):
-            other = differences(OmegaConf.create(read_text(home)), cfg)  # type: ignore[arg-type]
+            other = differences(OmegaConf.create(with_current_names(read_text(home))), cfg)  # type: ignore[arg-type]
             if other:
                 raise ConfigError(
                     f"{folder} holds a run of another config:\n  " + "\n  ".join(other[:12]) + "\n"
