@@ -49,7 +49,7 @@ from segstudy.study.report.text import (
 
 SECTIONS = {
     "objects": "Objects, one example of each outcome",
-    "telling": "Images that carry the difference",
+    "influential": "Most influential images",
     "gallery": "The same images through all variants",
     "worst": "Where it is worst",
 }
@@ -242,7 +242,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     }  # fmt: skip
     environment.globals |= {
         "between": between, "verdict": verdict, "single": single, "mean_of": mean_of, "verdicts_of": verdicts_of,
-        "worth": worth, "seen": seen, "mark": MARK,
+        "is_significant": is_significant, "seen": seen, "mark": MARK,
         "moved": moved, "confusions": confusions, "facts": facts, "commands": commands, "figure_names": figure_names,
         "outcome_colours": plots.OUTCOME_COLOURS, "section_titles": SECTIONS,
         "theme": plots.THEME, "outcome_names": OUTCOMES, "marks": marks, "claims_note": CLAIMS_NOTE,
@@ -283,8 +283,8 @@ def figure_names(group: Group) -> list[str]:
     return [name for name in names if not name.endswith("_to_90")]
 
 
-def worth(group: Group, variant: Variant, figure: str) -> bool:
-    """Whether a planned difference of this variant in the figure is worth a look."""
+def is_significant(group: Group, variant: Variant, figure: str) -> bool:
+    """Whether a planned difference of this variant in the figure is significant at FDR 10 %."""
     return any(b == variant.name and figure in names for (_, b), names in group.significant.items())
 
 

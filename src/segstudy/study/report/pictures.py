@@ -48,12 +48,12 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
     truth = next(iter(labels.values()))[1]
     drawn = {name: held[0] for name, held in labels.items()}
     found: list[Picture] = []
-    telling = [index for index, _, _ in group.most_influential]
-    if telling and len(drawn) > 1:
+    influential = [index for index, _, _ in group.most_influential]
+    if influential and len(drawn) > 1:
         titles = [f"{name} ({share:+.1%})" for _, name, share in group.most_influential]
-        sheet = _sheet(telling, titles, photos, truth, drawn, group)
+        sheet = _sheet(influential, titles, photos, truth, drawn, group)
         found.append(
-            ("telling/images that carry the surest difference, with their share (+: for the later variant)", sheet)
+            ("influential/share of the influence on the most certain difference (+: for the later variant)", sheet)
         )
     scores = np.mean([image_miou(test) for test in shown.values()], 0)  # NaN where nothing is counted: in all or none
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
