@@ -12,8 +12,7 @@ from segstudy.build import build_data
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
-from segstudy.inference.crf import CRF, refine
-from segstudy.inference.crf_evaluation import CRFEvaluation, as_pixels
+from segstudy.inference.crf import CRF, CRFEvaluation, as_pixels, refine
 from segstudy.inference.loading import load_run
 from segstudy.metrics import Confusion, summary
 from segstudy.runs.tables import print_classes

@@ -15,7 +15,7 @@ from torch import nn
 from segstudy.callbacks import history, per_image_errors, pictures, test_diagnostics
 from segstudy.callbacks.pictures import predict
 from segstudy.callbacks.throughput import Throughput
-from segstudy.inference.crf_evaluation import CRFEvaluation
+from segstudy.inference.crf import CRFEvaluation
 from segstudy.inference.evaluate import retest
 
 SCENES = ["data.size=32", "data.train_images=3", "data.val_images=2"]

@@ -92,7 +92,7 @@ with replacing(Path(sys.argv[1]), "last.ckpt", durable=True) as file:
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "last.ckpt").read_text() == "old"
     (left,) = set(tmp_path.iterdir()) - {tmp_path / "last.ckpt"}
-    assert left.suffix == PARTIAL  # what a cleaning knows
+    assert left.suffix == PARTIAL  # as `remove_partials` knows
     write_text(tmp_path, "last.ckpt", "new")  # and it is in nobody's way
     assert (tmp_path / "last.ckpt").read_text() == "new"
 

@@ -216,7 +216,7 @@ def test_the_epochs_it_looks_at() -> None:
 
 
 def test_the_command_on_settings_and_on_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segstudy.cli.main.console", Console(width=140))
+    monkeypatch.setattr("segstudy.cli.network.console", Console(width=140))
     done = CliRunner().invoke(app, ["inspect", *SMALL], catch_exceptions=False)
     assert done.exit_code == 0
     assert "layers flagged" in done.output

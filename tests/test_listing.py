@@ -1,4 +1,4 @@
-"""The table of all runs, and what of them is removed: hand-made folders, statuses, locks, what must stay."""
+"""The table of all runs: hand-made folders, statuses, locks, damaged records."""
 
 import fcntl
 import json
@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from segstudy.cli.main import app
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.cleaning import UNLOCKED, clean, plan
-from segstudy.runs.listing import Run, list_runs, only, print_runs, size
+from segstudy.runs.listing import Run, list_runs, print_runs, size, with_status
 
 CONFIG = "seed: 0\nstart_from: {start}\ntrainer:\n  _target_: lightning.Trainer\n  max_epochs: 5\ncallbacks: {{}}\n"
 
@@ -60,17 +59,13 @@ def named(folder: Path) -> dict[str, Run]:
     return {run.folder.name: run for run in list_runs(folder)}
 
 
-def command(*words: Any, given: str = "") -> tuple[int, str]:
+def command(*words: Any) -> tuple[int, str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segstudy.cli.use.console", Console(width=200))
-        ended = CliRunner().invoke(app, ["runs", *map(str, words)], input=given)
+        patch.setattr("segstudy.cli.runs.console", Console(width=200))
+        ended = CliRunner().invoke(app, ["runs", *map(str, words)])
     if isinstance(ended.exception, Exception) and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return ended.exit_code, ended.output
-
-
-def left(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 # The table
@@ -120,7 +115,7 @@ def test_figures_of_another_kind_are_left_out(tmp_path: Path) -> None:
     assert command(tmp_path)[0] == 0
 
 
-def test_the_table_names_studies_failures_and_what_can_go(home: Path) -> None:
+def test_the_table_names_studies_and_failures(home: Path) -> None:
     _, text = command(home)
     assert "s (4 runs" in text
     assert "v3: ConfigError: [no] VOC" in text
@@ -137,7 +132,7 @@ def test_json_paths_and_statuses(home: Path) -> None:
     ]  # fmt: skip
     assert command(home, "--paths", "--status", "done")[1].split() == [str(home / "s" / n) for n in "ab"]
     with pytest.raises(ConfigError, match="--status dne: no such status; did you mean done"):
-        only([], ["dne"])
+        with_status([], ["dne"])
 
 
 def test_one_study_and_one_run_are_listed_as_such(home: Path) -> None:
@@ -147,7 +142,7 @@ def test_one_study_and_one_run_are_listed_as_such(home: Path) -> None:
 
 def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    for words in ([tmp_path], [tmp_path, "--clean", "--yes"], [tmp_path / "nothing"]):
+    for words in ([tmp_path], [tmp_path / "nothing"]):
         with pytest.raises(DataError, match="no runs in"):
             command(*words)
 
@@ -160,7 +155,7 @@ def test_links_are_not_followed(home: Path, tmp_path: Path) -> None:
 
 
 def test_listing_needs_no_torch() -> None:
-    code = "import sys; from segstudy.inference import cleaning, listing; print('torch' in sys.modules)"
+    code = "import sys; from segstudy.cli import main; from segstudy.runs import listing; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert told.stdout.strip() == "False"
 
@@ -182,114 +177,4 @@ def test_pipes_and_links_in_place_of_files_are_not_waited_for(home: Path, tmp_pa
     runs = named(home)
     assert runs["record"].status == "unreadable"
     assert {runs[n].status for n in ("config", "history", "lock", "linked")} == {"done"}
-    clean(plan(list_runs(home), home))
     assert not (tmp_path / "mine").exists()
-
-
-# The removal
-
-
-def test_what_is_safe_to_remove_is_removed_and_nothing_else(home: Path) -> None:
-    (home / "s" / "a" / "record.partial").write_text("{")
-    (home / "s" / "a" / ".retest-x" / "test").mkdir(parents=True)
-    (home / "s" / "a" / ".retest-x" / "test" / "counts.npz").touch()
-    (home / "t" / "died" / "record.partial").write_text("{")  # it can be continued: nothing of it is touched
-    before = left(home)
-    code, text = command(home, "--clean", given="y\n")
-    gone = {"s/a/checkpoints/best.ckpt", "s/a/record.partial", "s/a/.retest-x/test/counts.npz",
-            "s/b/checkpoints/last.ckpt", "t/early/config.yaml", "t/early/record.json"}  # fmt: skip
-    assert before - left(home) == gone
-    assert not (home / "t" / "early").exists()
-    assert code == 0
-    assert "removed 5 items, freed 2." in text
-    assert "superseded: the run is done and was tested with best.ckpt" in text
-    assert "nothing in" in command(home, "--clean", "--yes")[1]
-
-
-def test_nothing_goes_without_an_answer_of_yes(home: Path) -> None:
-    before = left(home)
-    assert command(home, "--clean", given="n\n")[0] == 1
-    assert command(home, "--clean")[0] == 1  # no terminal to ask
-    assert left(home) == before
-    with pytest.raises(ConfigError, match="--clean too"):
-        command(home, "--yes")
-    assert command(home, "--clean", "--status", "failed", "--yes")[0] == 0
-    assert len(before - left(home)) == 2
-
-
-def test_a_run_that_another_process_works_in_is_left(home: Path) -> None:
-    items = plan(list_runs(home), home)
-    with open(home / "s" / "a" / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert not [i for i in plan(list_runs(home), home) if i.run == home / "s" / "a"]
-        freed = clean(items)  # planned before it was taken
-    assert [(item.path.name, why) for item, why in freed.left] == [
-        ("best.ckpt", "another process works in the run's folder")
-    ]
-    assert (home / "s" / "a" / "checkpoints" / "best.ckpt").exists()
-
-
-def test_a_run_that_was_begun_again_meanwhile_is_left(home: Path) -> None:
-    items = plan(list_runs(home), home, ["failed"])
-    (home / "t" / "early" / "record.json").write_text('{"status": "running"}')
-    freed = clean(items)
-    assert [why for _, why in freed.left] == ["it has changed meanwhile"]
-    assert (home / "t" / "early").is_dir()
-
-
-def test_no_checkpoint_goes_where_the_tested_one_is_not_whole(tmp_path: Path) -> None:
-    make(tmp_path / "s" / "gone", done(checkpoint="best"), ("last.ckpt",))
-    empty = make(tmp_path / "s" / "empty", done(), ("best.ckpt",))
-    (empty / "checkpoints" / "last.ckpt").touch()
-    assert plan(list_runs(tmp_path), tmp_path) == []
-
-
-def test_a_checkpoint_that_another_run_starts_from_stays(home: Path) -> None:
-    needed = home / "s" / "a" / "checkpoints" / "best.ckpt"
-    make(home / "u" / "tuned", {"status": "running", "changes": ["model=v1"]}, start=str(needed))
-    assert needed not in {item.path for item in plan(list_runs(home), home, ["done"])}
-
-
-def test_links_out_of_a_run_are_neither_followed_nor_removed(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    for name in ("best.ckpt", "last.ckpt", "x.partial"):
-        (outside / name).write_bytes(b"kept")
-    run = make(tmp_path / "runs" / "s" / "a", done(), ("last.ckpt",))
-    (run / "checkpoints" / "best.ckpt").symlink_to(outside / "best.ckpt")
-    (run / "pictures").symlink_to(outside)
-    other = make(tmp_path / "runs" / "s" / "b", done("seed=1"))
-    (other / "checkpoints").rmdir()
-    (other / "checkpoints").symlink_to(outside)
-    failed = make(tmp_path / "runs" / "s" / "c", {"status": "failed", "changes": ["model=v3"]})
-    (failed / "pictures").symlink_to(outside)
-    clean(plan(list_runs(tmp_path / "runs"), tmp_path / "runs"))
-    assert not failed.exists()
-    assert left(outside) == {"best.ckpt", "last.ckpt", "x.partial"}
-    assert (run / "checkpoints" / "best.ckpt").is_symlink()
-
-
-def test_a_failed_run_with_files_of_the_users_own_stays(home: Path) -> None:
-    (home / "t" / "early" / "notes.txt").write_text("why it failed")
-    assert plan(list_runs(home), home, ["failed"]) == []
-
-
-def test_a_half_written_report_goes_once_it_is_old(home: Path) -> None:
-    for name, age in ((".report-old", UNLOCKED + 60), (".report-new", 0)):
-        (home / "s" / name).mkdir()
-        os.utime(home / "s" / name, (time.time() - age,) * 2)
-        (home / "s" / f".gallery.{name[-3:]}.partial").touch()
-        os.utime(home / "s" / f".gallery.{name[-3:]}.partial", (time.time() - age,) * 2)
-    reports = [item.path.name for item in plan(list_runs(home), home) if item.run is None]
-    assert reports == [".report-old", ".gallery.old.partial"]
-
-
-def test_what_cannot_be_removed_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr(Path, "unlink", refuse)
-    code, text = command(home, "--clean", "--yes", "--status", "done")
-    assert code == 1
-    assert "best.ckpt: read-only" in text
-    assert "removed 0 items, freed 0 bytes" in text

@@ -75,7 +75,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The command in tmp_path, with the model of colours for a run: its exit code and what it says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("segstudy.inference.model.load", lambda run, device: colours())
-    monkeypatch.setattr("segstudy.cli.use.console", Console(width=300))
+    monkeypatch.setattr("segstudy.cli.predict.console", Console(width=300))
 
     def call(*words: Any, code: int = 0) -> str:
         done = CliRunner().invoke(app, ["predict", "run", *map(str, words)], catch_exceptions=False)

@@ -97,7 +97,7 @@ def test_an_honest_one_loads(honest: Path) -> None:
         ("segstudy.networks.weights.urlopen", "is no part of a"),
         ("segstudy.data.download.fetch_archive", "is no part of a"),
         ("segstudy.cli.main.main", "is no part of a"),
-        ("segstudy.cli.main.Path", "is no part of a"),  # a class, but no network
+        ("segstudy.cli.network.Path", "is no part of a"),  # a class, but no network
         ("segstudy.data.folder.datamodule.Folder", "is no part of a"),  # a data set where a network belongs
         ("lightning.pytorch.callbacks.ModelCheckpoint", "is no part of a"),
     ],
@@ -273,12 +273,12 @@ def test_what_an_evaluation_builds_is_checked(group: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("group", ["data", "loss", "optim", "schedule", "trainer"])
 def test_what_inspect_builds_is_checked(group: str, folder: Path) -> None:
-    from segstudy.cli.main import opened
+    from segstudy.cli.network import open_training
 
     part = {"optimizer": {"_target_": "os.mkdir"}, "lr": 0.1, "encoder_lr": None} if group == "optim" else None
     change(folder, **{group: part or {**OmegaConf.load(folder / "config.yaml")[group], "_target_": "os.mkdir"}})
     with pytest.raises(ConfigError, match=rf"{group}.*=os\.mkdir is not of segstudy"):
-        opened([str(folder)])
+        open_training([str(folder)])
 
 
 def test_a_reports_photos_are_of_data_that_is_checked(folder: Path) -> None:
@@ -298,4 +298,4 @@ def test_a_retest_builds_no_callback_that_measures_nothing() -> None:
     assert drop_own_callbacks(cfg) == "; without callbacks.mine, for which: SEGSTUDY_TRUST=my_parts"
     assert list(cfg.callbacks) == ["best", "pictures"]
     names = [type(c).__name__ for c in build.testing_callbacks(cfg)]
-    assert names == ["ImageCounts", "Measures", "Final", "Pictures"]
+    assert names == ["PerImageConfusion", "PerImageErrors", "TestDiagnostics", "Pictures"]

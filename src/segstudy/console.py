@@ -9,7 +9,7 @@ import warnings
 from rich.console import Console
 
 from segstudy import entry
-from segstudy.precision import RANK
+from segstudy.entry import RANK
 
 
 def format_number(value: float | None, digits: int = 3) -> str:

@@ -14,6 +14,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what clusters and torchrun send before they kill."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Variables that number the processes of one training; Lightning reads the same ones."""
+RANK = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
+"""This process's number, as Lightning's `rank_zero_only.rank`: without importing PyTorch, which takes seconds."""
 
 received: int | None = None
 """The first signal that asked this process to end."""

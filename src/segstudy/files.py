@@ -13,7 +13,7 @@ from typing import BinaryIO, TextIO
 from segstudy.errors import ConfigError
 
 PARTIAL = ".partial"
-"""How the names of files end that are being written; what a killed process left of them, `segstudy runs` can remove."""
+"""Suffix of files that are being written. What a killed process leaves of them is removed when its run goes on."""
 HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(PARTIAL)}", re.DOTALL)
 
 

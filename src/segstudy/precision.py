@@ -3,8 +3,7 @@
 import os
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
+from segstudy import entry
 from segstudy.errors import ConfigError
 
 
@@ -22,7 +21,7 @@ def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
     return wanted, *choose_precision(wanted)
 
 
-RANK: int = getattr(rank_zero_only, "rank", 0)
+RANK = entry.RANK
 """Which of several training processes this is (of Lightning, torchrun or SLURM); 0 for the first or only one."""
 
 

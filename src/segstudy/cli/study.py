@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from segstudy.cli.common import COMPARE, console
 
 app = typer.Typer()
 
-console = Console()
 
-
-@app.command(rich_help_panel="Compare")
+@app.command(rich_help_panel=COMPARE)
 def report(
     folder: Annotated[Path, typer.Argument(help="A study: a folder of runs, e.g. runs/ablation-scenes")],
     plan: Annotated[
@@ -31,7 +30,7 @@ def report(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel="Compare")
+@app.command(rich_help_panel=COMPARE)
 def compare(
     truth: Annotated[Path, typer.Argument(help="The folder of true masks (indexed or greyscale; 255 is ignored).")],
     predictions: Annotated[list[Path], typer.Argument(help="Folders of predicted masks with the same names.")],
@@ -58,7 +57,7 @@ def compare(
     console.print(f"report: {write_report(findings, out)}", soft_wrap=True)
 
 
-@app.command(rich_help_panel="Compare")
+@app.command(rich_help_panel=COMPARE)
 def audit(
     run: Annotated[Path, typer.Argument(help="The folder of one run, e.g. runs/ablation-scenes/v4")],
     out: Annotated[Path | None, typer.Option("--json", help="Also write the readings to this file.")] = None,

@@ -4,7 +4,7 @@ import re
 
 RENAMED = {
     "lightning.pytorch.callbacks.EarlyStopping": "segstudy.callbacks.early_stopping.EarlyStopping",
-    "segstudy.callbacks.crf.BoundaryRefinement": "segstudy.inference.crf_evaluation.CRFEvaluation",
+    "segstudy.callbacks.crf.BoundaryRefinement": "segstudy.inference.crf.CRFEvaluation",
     "segstudy.callbacks.guards.FiniteLoss": "segstudy.callbacks.finite_loss.FiniteLoss",
     "segstudy.callbacks.tta.TestTimeAugmentation": "segstudy.inference.tta.TTAEvaluation",
     "segstudy.callbacks.weights.StateDict": "segstudy.callbacks.state_dict.StateDict",

@@ -286,7 +286,7 @@ def _lists(fingerprints: Sequence[str]) -> set[str]:
 
 
 def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int, console: Console) -> None:
-    """Print a line for each row (`figures` by name, as `Evaluation.scores` names them), and what the means gained."""
+    """Print a line for each row (`dataset_metrics` by the names of `Evaluation.scores`), and what the means gained."""
     table = Table(title="mean IoU and pixel accuracy at both sizes")
     for column in ("", "mIoU", "mIoU original", "accuracy", "accuracy original"):
         table.add_column(column, justify="right" if column else "left")

@@ -22,41 +22,67 @@ from segstudy import __version__
 from segstudy.build import build_network
 from segstudy.errors import ConfigError, ExportError, first_line
 from segstudy.files import move
-from segstudy.inference.agreement import TOLERANCE, Row, Runs, compare, pictures, shapes
 from segstudy.inference.card import write_card
 from segstudy.inference.model import Model, Normalised, load
 from segstudy.runs.checkpoints import load_state
 
-FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2", "state_dict": ".safetensors", "hub": ""}
+FORMATS = {"onnx": ".onnx", "torch.export": ".pt2", "state_dict": ".safetensors", "hub": ""}
 """The suffix of each format's file; hub is a folder."""
 
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "state_dict": ("safetensors",), "hub": ("safetensors",)}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "state_dict": ("safetensors",), "hub": ("safetensors",)}
+"""What must be installed for a format."""
 
-SIDES = ("batch", "height", "width")
-FREE = (SIDES, ("height", "width"), ("batch",), ())
-"""Which sides of the input may be free: the first that the format can do for this network is taken."""
+AXES = {0: "batch", 2: "height", 3: "width"}
+DYNAMIC_AXES = (("batch", "height", "width"), ("height", "width"), ("batch",), ())
+"""Which axes of the input may have any length: the first choice that works for the network and format is taken."""
+
+TOLERANCE = 1e-4
+"""The largest difference allowed, as a share of the largest logit (of 1 at least). Sums in another order differ by some
+1e-7 a layer; a border, an interpolation or a constant done otherwise by 1e-2 and more. A pixel's class can then change
+only where its two best logits are within twice this."""
+
+Runner = Callable[[Tensor], Tensor]
+"""An exported network: image in 0…1 → logits."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Output of an exported network against PyTorch's, for images (batch,3,height,width).
+
+    difference: the largest of the logits. largest: PyTorch's largest logit. agreement: share of pixels of equal class.
+    """
+
+    batch: int
+    height: int
+    width: int
+    difference: float
+    largest: float
+    agreement: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.difference <= TOLERANCE * max(1.0, self.largest)
 
 
 @dataclass
-class Exported:
-    """A file that was kept. free: which sides of its input may change; why: what hindered the others; rows: how it
-    compares with PyTorch; skipped: sizes that the network itself refuses; int8: what quantising changed."""
+class ExportResult:
+    """A file that was kept. dynamic: axes of any length; why_not_more: what prevented the others; comparisons: with
+    PyTorch; refused: sizes that the network itself does not take."""
 
     path: Path
-    about: dict[str, Any]
-    free: Sequence[str]
-    why: list[str]
-    rows: list[Row]
-    skipped: list[str] = field(default_factory=list)
-    int8: dict[str, Any] | None = None
+    metadata: dict[str, Any]
+    dynamic: Sequence[str]
+    why_not_more: list[str]
+    comparisons: list[Comparison]
+    refused: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
-        own = {"file": str(self.path), "free": list(self.free), "why_not_more": self.why, "refused": self.skipped}
-        return own | {"metadata": self.about, "tolerance": TOLERANCE, "int8": self.int8}
+        own = {"file": str(self.path), "dynamic": list(self.dynamic), "why_not_more": self.why_not_more}
+        return own | {"refused": self.refused, "metadata": self.metadata, "tolerance": TOLERANCE}
 
 
-def place_of(out: Path | None, name: str, kind: str) -> Path:
+def output_path(out: Path | None, name: str, kind: str) -> Path:
     """Where a run's file goes: `out`, a file in that folder, or one in the current folder.
 
     Raises ConfigError for another format's suffix, and for a folder that hub's files do not belong in.
@@ -74,58 +100,58 @@ def place_of(out: Path | None, name: str, kind: str) -> Path:
     return out
 
 
-def export(model: Model, kind: str, out: Path, then: Callable[[Exported], dict[str, Any]] | None = None) -> Exported:
+def require_packages(kind: str) -> None:
+    """Raise ConfigError with what to install if a package is missing that this format needs."""
+    if missing := [p for p in PACKAGES.get(kind, ()) if find_spec(p) is None]:
+        raise ConfigError(f'{", ".join(missing)} not installed\n  → pip install "segstudy[export]"')
+
+
+def export(model: Model, kind: str, out: Path) -> ExportResult:
     """Write the network in a format of FORMATS, compare it there with PyTorch on the CPU, and only then keep it.
 
-    model: on the CPU. out: the file, or hub's folder; an earlier one stays until then. then: changes the checked
-    file and tells what it did (int8). Raises ConfigError if a package is missing, ExportError if no file agrees.
+    model: on the CPU. out: the file, or hub's folder; an earlier one stays until then. Raises ConfigError if a package
+    is missing, ExportError if no file agrees.
     """
-    require(*NEEDS.get(kind, ()))
+    require_packages(kind)
     model.network.to(memory_format=torch.contiguous_format).requires_grad_(False)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=".export-") as place:
-        written = _agreeing(model, kind, Path(place) / out.name)
-        if then:
-            written.int8 = then(written)
+    with TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        written = _write_and_compare(model, kind, Path(folder) / out.name)
         if kind == "hub":
             for file in sorted(p for p in written.path.rglob("*") if p.is_file()):
-                move(file, out, file.relative_to(written.path))  # an earlier export's files; others stay
+                move(file, out, file.relative_to(written.path))  # replaces an earlier export's files; others stay
         else:
             written.path.replace(out)
     written.path = out
     return written
 
 
-def require(*packages: str) -> None:
-    """Raise ConfigError with what to install if one of these is missing."""
-    if missing := [p for p in packages if find_spec(p) is None]:
-        raise ConfigError(f'{", ".join(missing)} not installed\n  → pip install "segstudy[export]"')
-
-
-def _agreeing(model: Model, kind: str, path: Path) -> Exported:
-    """Written with as many free sides as there can be. Raises ExportError that tells why there is no way."""
+def _write_and_compare(model: Model, kind: str, path: Path) -> ExportResult:
+    """Write with as many dynamic axes as work. Raises ExportError with the reasons if nothing works."""
     why: list[str] = []
-    ways = FREE if kind in WRITERS else FREE[:1]
-    for free in ways:
-        about = metadata(model, kind, free)
+    for dynamic in DYNAMIC_AXES if kind in WRITERS else DYNAMIC_AXES[:1]:
+        about = metadata(model, kind, dynamic)
+        with_any = f"with any {_listed(dynamic)}: " if dynamic else ""
         try:
-            with silent(), torch.no_grad():
+            with silenced(), torch.no_grad():
                 if kind in WRITERS:
-                    WRITERS[kind](model.network, _example(model.size, free), free, path, about)
+                    WRITERS[kind](model.network, _example(model.size, dynamic), dynamic, path, about)
                 else:
                     _write_weights(model, kind, path, about)
-                rows, skipped = compare(model.network, READERS[kind](path, model), shapes(model.size, free))
+                rows, refused = compare_outputs(
+                    model.network, READERS[kind](path, model), comparison_shapes(model.size, dynamic)
+                )
         except ConfigError:
             raise
         except Exception as error:  # exporters and runtimes raise types of their own
-            why.append(f"with any {_listed(free)}: {first_line(error)}" if free else first_line(error))
+            why.append(with_any + first_line(error))
             continue
         wrong = [row for row in rows if not row.agrees]
         if not wrong:
-            return Exported(path, about, free, why, rows, skipped)
+            return ExportResult(path, about, dynamic, why, rows, refused)
         worst = max(wrong, key=lambda row: row.difference)
         why.append(
-            f"{'with any ' + _listed(free) + ': ' if free else ''}differs from PyTorch by {worst.difference:.2g} at "
+            f"{with_any}differs from PyTorch by {worst.difference:.2g} at "
             f"{worst.batch}×3×{worst.height}×{worst.width}; allowed is {TOLERANCE:g} of {max(1, worst.largest):.3g}"
         )
     raise ExportError(
@@ -133,13 +159,13 @@ def _agreeing(model: Model, kind: str, path: Path) -> Exported:
     )
 
 
-def _listed(sides: Sequence[str]) -> str:
-    return " and ".join((", ".join(sides[:-1]), sides[-1])) if len(sides) > 1 else sides[0]
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
 @contextmanager
-def silent() -> Iterator[None]:
-    """Without what exporters say about themselves; what matters is an exception, or is measured."""
+def silenced() -> Iterator[None]:
+    """Without the log lines and warnings of exporters; errors are raised, and differences are measured."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -150,15 +176,66 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-# What is told with the file
+# Comparison with PyTorch
 
 
-def metadata(model: Model, kind: str, free: Sequence[str]) -> dict[str, Any]:
+def comparison_shapes(size: tuple[int, int], dynamic: Sequence[str]) -> list[tuple[int, int, int]]:
+    """(batch, height, width) of what is compared: the trained size, and others, odd ones too, along dynamic axes.
+
+    None is that of the example from which the file is made, unless height and width are fixed.
+    """
+    height, width = size
+    sizes = [(1, height, width), (2, height, width), (3, height, width)]
+    if "height" in dynamic:
+        sizes[2:] = [
+            (1, height + 19, width + 7), (3, height // 2 + 3, width // 2 + 5), (1, (2 * height // 3) | 1, width + 64),
+        ]  # fmt: skip
+    return list(dict.fromkeys((b if "batch" in dynamic else 1, h, w) for b, h, w in sizes))
+
+
+def synthetic_images(batch: int, height: int, width: int) -> Tensor:
+    """Smooth colours with some noise, float32 (B,3,H,W) in 0…1, the same at each call."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = nn.functional.interpolate(
+        torch.rand(batch, 3, 5, 5, generator=generator), (height, width), mode="bilinear"
+    )
+    return (smooth + 0.1 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
+
+
+def compare_outputs(
+    network: nn.Module, exported: Runner, sizes: Sequence[tuple[int, int, int]]
+) -> tuple[list[Comparison], list[str]]:
+    """A comparison for each (batch, height, width), and the sizes that the network refuses, with its error."""
+    rows: list[Comparison] = []
+    refused: list[str] = []
+    for batch, height, width in sizes:
+        image = synthetic_images(batch, height, width)
+        try:
+            expected = network(image)
+        except RuntimeError as error:
+            if not rows:  # the trained size is the first
+                raise
+            refused.append(f"{height}×{width}: {first_line(error)}")
+            continue
+        found = exported(image)
+        if found.shape != expected.shape:
+            raise ExportError(f"logits {tuple(found.shape)} for an image {tuple(image.shape)}")
+        same = (found.argmax(1) == expected.argmax(1)).double().mean().item()
+        difference = (found - expected).abs().nan_to_num(nan=torch.inf).max().item()
+        rows.append(Comparison(batch, height, width, difference, expected.abs().max().item(), same))
+    return rows, refused
+
+
+# What is stored with the file
+
+
+def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
     """What a program needs to know to use the file, as JSON values."""
     inside = kind in WRITERS
     height, width = model.size
-    sides = zip(SIDES, (1, height, width), strict=True)
-    batch, *area = (name if name in free else size for name, size in sides)
+    batch, *area = (
+        name if name in dynamic else length for name, length in zip(AXES.values(), (1, height, width), strict=True)
+    )
     return {
         "segstudy": __version__,
         "run": model.name,
@@ -183,16 +260,16 @@ def metadata(model: Model, kind: str, free: Sequence[str]) -> dict[str, Any]:
 
 
 def as_strings(about: dict[str, Any]) -> dict[str, str]:
-    """For formats whose metadata is text: JSON, but of what is text already."""
+    """For formats whose metadata is text: as JSON, unless it is text already."""
     return {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in about.items()}
 
 
-def portable(value: Any) -> Any:
-    """JSON values with this machine's places reduced to their last name: /data/photos → photos."""
+def without_local_paths(value: Any) -> Any:
+    """JSON values with absolute paths reduced to their last part: /data/photos → photos."""
     if isinstance(value, dict):
-        return {k: portable(v) for k, v in value.items()}
+        return {k: without_local_paths(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [portable(v) for v in value]
+        return [without_local_paths(v) for v in value]
     if not isinstance(value, str):
         return value
     key, equals, place = value.rpartition("=")
@@ -202,49 +279,39 @@ def portable(value: Any) -> Any:
 # The formats
 
 
-def _example(size: tuple[int, int], free: Sequence[str]) -> Tensor:
-    height, width = (size[0] + 3, size[1] + 35) if "height" in free else size
-    return pictures(2 if "batch" in free else 1, height, width)
+def _example(size: tuple[int, int], dynamic: Sequence[str]) -> Tensor:
+    height, width = (size[0] + 3, size[1] + 35) if "height" in dynamic else size
+    return synthetic_images(2 if "batch" in dynamic else 1, height, width)
 
 
-def _program(network: nn.Module, example: Tensor, free: Sequence[str]) -> Any:
-    dynamic = {
-        axis: torch.export.Dim.DYNAMIC for axis, name in ((0, "batch"), (2, "height"), (3, "width")) if name in free
-    }
+def _traced(network: nn.Module, example: Tensor, dynamic: Sequence[str]) -> Any:
+    shapes = {axis: torch.export.Dim.DYNAMIC for axis, name in AXES.items() if name in dynamic}
     # Without this, whether the padding to the stride is empty in the example becomes a condition on every later size.
     with symbols.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        return torch.export.export(network, (example,), dynamic_shapes=(dynamic,))
+        return torch.export.export(network, (example,), dynamic_shapes=(shapes,))
 
 
-def _write_onnx(network: nn.Module, example: Tensor, free: Sequence[str], path: Path, about: dict[str, Any]) -> None:
+def _write_onnx(network: nn.Module, example: Tensor, dynamic: Sequence[str], path: Path, about: dict[str, Any]) -> None:
     import onnx
 
     program = torch.onnx.export(
-        _program(network, example, free), input_names=["image"], output_names=["logits"], verbose=False
+        _traced(network, example, dynamic), input_names=["image"], output_names=["logits"], verbose=False
     )
     assert program is not None  # it is where no file is given
     model = program.model_proto
     for value in (model.graph.input[0], model.graph.output[0]):
-        sides = value.type.tensor_type.shape.dim
-        for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
-            if name in free:
-                sides[axis].dim_param = name
+        for axis, name in AXES.items():
+            if name in dynamic:
+                value.type.tensor_type.shape.dim[axis].dim_param = name
     onnx.helper.set_model_props(model, as_strings(about))
     onnx.save(model, path)
 
 
-def _write_torchscript(
-    network: nn.Module, example: Tensor, free: Sequence[str], path: Path, about: dict[str, Any]
-) -> None:
-    text = json.dumps(about, ensure_ascii=False)
-    torch.jit.trace(network, example, check_trace=False).save(str(path), _extra_files={"segstudy.json": text})
-
-
 def _write_torch_export(
-    network: nn.Module, example: Tensor, free: Sequence[str], path: Path, about: dict[str, Any]
+    network: nn.Module, example: Tensor, dynamic: Sequence[str], path: Path, about: dict[str, Any]
 ) -> None:
     text = json.dumps(about, ensure_ascii=False)
-    torch.export.save(_program(network, example, free), path, extra_files={"segstudy.json": text})
+    torch.export.save(_traced(network, example, dynamic), path, extra_files={"segstudy.json": text})
 
 
 def _write_weights(model: Model, kind: str, path: Path, about: dict[str, Any]) -> None:
@@ -256,20 +323,17 @@ def _write_weights(model: Model, kind: str, path: Path, about: dict[str, Any]) -
     if kind == "hub":
         path.mkdir()
         file = path / "model.safetensors"
-        config: Any = portable(OmegaConf.to_container(model.cfg, resolve=True))
+        config: Any = without_local_paths(OmegaConf.to_container(model.cfg, resolve=True))
         OmegaConf.save(config, path / "config.yaml")
         for name, values in {
-            "record.json": portable(dict(model.record)), "config.json": about | {"network": config["network"]},
-        }.items():  # fmt: skip
+            "record.json": without_local_paths(dict(model.record)),
+            "config.json": about | {"network": config["network"]},
+        }.items():
             (path / name).write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
         _write_card(model, path / "README.md")
     save_file(state, file, metadata={"format": "pt"} | as_strings(about))
-    file.chmod(0o666 & ~_umask())  # the library makes it the owner's alone
-
-
-def _umask() -> int:
-    os.umask(before := os.umask(0))
-    return before
+    os.umask(umask := os.umask(0))
+    file.chmod(0o666 & ~umask)  # the library makes it the owner's alone
 
 
 def _write_card(model: Model, file: Path) -> None:
@@ -281,7 +345,7 @@ def _write_card(model: Model, file: Path) -> None:
         file.write_text(f"# {model.name}\n\n{about}\nconfig.json says what it is and expects.\n", encoding="utf-8")
 
 
-def read_onnx(path: Path, model: Model | None = None) -> Runs:
+def _read_onnx(path: Path, model: Model) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -290,7 +354,7 @@ def read_onnx(path: Path, model: Model | None = None) -> Runs:
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
-def _read_weights(path: Path, model: Model) -> Runs:
+def _read_weights(path: Path, model: Model) -> Runner:
     network, _ = build_network(model.cfg, len(model.classes), load_weights=False)
     load_state(network, path)
     whole = Normalised(network.eval())
@@ -298,14 +362,13 @@ def _read_weights(path: Path, model: Model) -> Runs:
     return whole
 
 
-WRITERS = {"onnx": _write_onnx, "torchscript": _write_torchscript, "torch.export": _write_torch_export}
-"""Of the formats that hold the network, with its normalisation; the others hold weights for segstudy's."""
+WRITERS = {"onnx": _write_onnx, "torch.export": _write_torch_export}
+"""Formats that hold the network with its normalisation; the others hold weights for segstudy's own network."""
 
-READERS: dict[str, Callable[[Path, Model], Runs]] = {
-    "onnx": read_onnx,
-    "torchscript": lambda path, _: torch.jit.load(str(path)),
+READERS: dict[str, Callable[[Path, Model], Runner]] = {
+    "onnx": _read_onnx,
     "torch.export": lambda path, _: torch.export.load(path).module(),
     "state_dict": _read_weights,
     "hub": lambda path, _: load(path, "cpu").network,
 }
-"""How each format is run, as others will run it: image in 0…1 → logits."""
+"""How each format is run, as others will run it."""

@@ -58,7 +58,7 @@ class Run:
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def only(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
+def with_status(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
     """The runs of these statuses, all if none is given. Raises ConfigError for an unknown one."""
     if wrong := [s for s in statuses if s not in STATUSES]:
         raise ConfigError(

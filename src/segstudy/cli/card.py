@@ -1,0 +1,30 @@
+"""`segstudy card`: a run's model card."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segstudy.cli.common import USE, console, say
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=USE)
+def card(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="The file, if not RUN/card.md; pictures go beside it.")] = None,
+    latency: Annotated[bool, typer.Option(help="Measure the network's speed on this machine.")] = True,
+    license: Annotated[str | None, typer.Option(help="Of the weights, as model hubs name it: mit, cc-by-4.0.")] = None,
+) -> None:
+    """Write a run's model card: what it is, its data, figures with intervals, failures, speed, use and limits.
+
+    Example: segstudy card runs/study/v4 --license mit
+    """
+    from segstudy.console import silence_warnings
+    from segstudy.inference.card import write_card
+
+    silence_warnings()
+    with console.status("measuring the network's speed …" if latency else "writing …"):
+        file = write_card(run, out, latency, license)
+    say(f"card: {file}")

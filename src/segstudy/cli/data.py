@@ -1,0 +1,129 @@
+"""`segstudy data`: look at a data set, or check one's own images and masks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.table import Table
+
+from segstudy.cli.common import BEFORE, config_of, console
+
+SHOWN_IN_FULL = 40
+"""Of more classes, those without a pixel are left out of the table."""
+
+
+class DataCommands(typer.core.TyperGroup):
+    """`segstudy data NAME` is short for `segstudy data show NAME`."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["show", *args]
+        return super().parse_args(context, args)
+
+
+app = typer.Typer()
+data_app = typer.Typer(
+    cls=DataCommands,
+    no_args_is_help=True,
+    help="Look at a data set (segstudy data voc --root photos), or check your own (segstudy data check photos).",
+)
+app.add_typer(data_app, name="data", rich_help_panel=BEFORE)
+
+
+@data_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A file of conf/data: voc, scenes, …")],
+    root: Annotated[Path | None, typer.Option(help="The folder of the data set (data.root).")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Further settings: data.size=128 …")] = None,
+    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("data.png"),
+) -> None:
+    """Show a data set: its classes, how many images and pixels each has, and a grid of pictures with their masks.
+
+    Example: segstudy data voc --root photos data.train=trainaug
+    """
+    from segstudy.build import build_data
+    from segstudy.config.check import check
+
+    cfg = config_of([f"data={name}", *([f"data.root={root}"] if root else []), *(overrides or [])])
+    check(cfg)
+    dataset = build_data(cfg)
+    for role, images in dataset.roles.items():
+        console.print(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}", highlight=False)
+        for line in images.cache.stated:
+            console.print(f"  [yellow]{line}", highlight=False)
+    pixels = {role: images.pixels for role, images in dataset.roles.items()}
+    console.print(class_table(dataset, pixels, f"{name} at {dataset.size[0]}×{dataset.size[1]}"))
+    draw_samples(dataset, out)
+    console.print(f"picture: {out}")
+
+
+def class_table(data: Any, pixels: Mapping[str, Any], title: str = "") -> Table:
+    """In how many images each class occurs, and its share of the counted pixels.
+
+    data: has `classes` and `palette`. pixels: by role, how many pixels (images, classes) have a label.
+    """
+    table = Table(title=f"{title}: " * bool(title) + "images with the class, share of counted pixels")
+    for column in ("", "class", *(f"{role} {what}" for role in pixels for what in ("images", "pixels"))):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    occurs = sum(counts.sum(0) for counts in pixels.values()) > 0
+    for c, label in enumerate(data.classes):
+        if len(data.classes) > SHOWN_IN_FULL and not occurs[c]:
+            continue
+        cells = [
+            cell
+            for counts in pixels.values()
+            for cell in (str((counts[:, c] > 0).sum()), f"{counts[:, c].sum() / max(1, counts.sum()):.2%}")
+        ]
+        table.add_row(f"[rgb({','.join(map(str, data.palette[c]))})]■[/] {c}", label, *cells)
+    if len(data.classes) > SHOWN_IN_FULL and not occurs.all():
+        table.caption = f"not shown: {(~occurs).sum()} classes without a pixel"
+    return table
+
+
+def draw_samples(dataset: Any, out: Path) -> None:
+    """Draw up to twelve training images beside their masks."""
+    from segstudy.callbacks.pictures import fixed_samples
+    from segstudy.drawing import class_legend, colorize, image_grid, save
+
+    fit = dataset.roles["fit"]
+    batch = fit.__getitems__(fixed_samples(fit, min(12, len(fit)), dataset.background))
+    images, masks = ([each.numpy() for each in batch[key]] for key in ("image", "mask"))
+    pairs = [p for image, mask in zip(images, masks, strict=True) for p in (image, colorize(mask, dataset.palette))]
+    rows = [pairs[i : i + 6] for i in range(0, len(pairs) - len(pairs) % 6, 6)] or [pairs]
+    titles = ("image", "mask") * (len(rows[0]) // 2)
+    save(image_grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)
+
+
+@data_app.command("check")
+def check_data(
+    folder: Annotated[Path, typer.Argument(help="A folder with images and masks (data=folder)")],
+    about: Annotated[
+        Path | None, typer.Option(help="Its description (data.about), if not FOLDER/dataset.yaml.")
+    ] = None,
+) -> None:
+    """Tell everything that is wrong with your own images and masks, and propose a dataset.yaml if there is none.
+
+    Exit code 1 if anything makes training impossible. Example: segstudy data check photos
+    """
+    from segstudy.data.folder.check import check_folder
+
+    checked = check_folder(folder.expanduser(), about)
+    for line in checked.said:
+        console.print(line, highlight=False, markup=False)
+    if checked.scheme is not None and checked.counts:
+        console.print(class_table(checked.scheme, checked.counts))
+    for finding in sorted(checked.findings, key=lambda f: f.severity):
+        color = "red" if finding.severity == "error" else "yellow"
+        console.print(f"[{color}]{finding.severity}[/]: {finding.kind} ({len(finding.items)})", highlight=False)
+        more = len(finding.items) - 5
+        lines = [*finding.items[:5], *([f"… and {more} more"] if more > 0 else [])]
+        for line in [*lines, *([f"→ {finding.advice}"] if finding.advice else [])]:
+            console.print("  " + line.replace("\n", "\n  "), highlight=False, markup=False, soft_wrap=True)
+    if checked.proposal:
+        console.print(f"\nproposed {folder / 'dataset.yaml'} (change the names, and save it there):", highlight=False)
+        console.print(checked.proposal, highlight=False, markup=False, soft_wrap=True)
+    if not checked.usable:
+        raise typer.Exit(1)
+    console.print("nothing is wrong" if not checked.findings else "training is possible")

@@ -1,0 +1,80 @@
+"""`segstudy export`: a run's network for other programs."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from segstudy.cli.common import USE, console, say
+
+app = typer.Typer()
+
+
+class Format(StrEnum):
+    """What segstudy export writes."""
+
+    onnx = "onnx"
+    torch_export = "torch.export"
+    state_dict = "state_dict"
+    hub = "hub"
+
+
+@app.command(rich_help_panel=USE)
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    format: Annotated[Format, typer.Option(help="hub: a folder with weights, config and model card.")] = Format.onnx,
+    out: Annotated[
+        Path | None, typer.Option(help="A file or folder; else a file named after the run in the current folder.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="A file for what was compared and measured.")] = None,
+) -> None:
+    """Write a run's network for other programs: image in 0…1 → logits, with normalisation, classes and colours inside.
+
+    The file is run in its own format and compared with PyTorch at several sizes before it is kept. state_dict and hub
+    hold weights alone, for images that are normalised before; segstudy.load opens hub's folder.
+    Example: segstudy export runs/study/v4 --format onnx --out v4.onnx
+    """
+    from segstudy.console import silence_warnings
+    from segstudy.errors import ConfigError
+    from segstudy.inference import export as exports
+    from segstudy.inference.evaluate import write_json
+    from segstudy.inference.model import load
+
+    silence_warnings()
+    model = load(run, "cpu")
+    name = " ".join(word for word in model.name.split() if not word.startswith("study="))
+    place = exports.output_path(out, name, format.value)
+    exports.require_packages(format.value)
+    try:
+        with console.status(f"writing {place} and running it …"):
+            done = exports.export(model, format.value, place)
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be written: {error}") from error
+    print_export(done, format.value)
+    if json:
+        write_json([asdict(row) for row in done.comparisons], {"format": format.value} | done.as_json(), json)
+
+
+def print_export(done: Any, kind: str) -> None:
+    """Print what was written (an ExportResult), and how it compares."""
+    table = Table(title=f"{kind} against PyTorch, float32 on the CPU")
+    for column in ("images", "largest difference", "largest logit", "pixels of equal class"):
+        table.add_column(column, justify="right")
+    for row in done.comparisons:
+        size = f"{row.batch}×3×{row.height}×{row.width}"
+        table.add_row(size, f"{row.difference:.1e}", f"{row.largest:.3g}", f"{row.agreement:.4%}")
+    console.print(table)
+    for line in done.refused:
+        say(f"not compared, the network itself refuses it: {line}")
+    sides = "×".join(map(str, done.metadata["input_shape"]))
+    fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed, since {'; '.join(done.why_not_more)}"
+    say(f"input: {done.metadata['input']}, {sides}{fixed}")
+    say(f"written: {done.path} ({size_on_disk(done.path) / 1e6:.1f} MB)")
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of a folder's files."""
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size

@@ -1,0 +1,31 @@
+"""`segstudy runs`: all runs and what became of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segstudy.cli.common import USE, console
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=USE)
+def runs(
+    folder: Annotated[Path, typer.Argument(help="All studies, one of them, or one run.")] = Path("runs"),
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only done, failed, running, interrupted or unreadable; may be repeated.")
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print the runs' folders alone, one a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a list for machines instead of the table.")] = False,
+) -> None:
+    """List all runs: status, what they change, figures, epochs, time, size on disk. Nothing is changed.
+
+    Example: segstudy runs runs/voc-animals --status failed
+    """
+    from segstudy.runs import listing
+
+    found = listing.with_status(listing.list_runs(folder), status or [])
+    if json or paths:
+        return typer.echo(listing.as_json(found) if json else "\n".join(str(run.folder) for run in found))
+    listing.print_runs(found, console)
