@@ -1,6 +1,6 @@
 """One tested network, image by image: what a comparison is made from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from segstudy.measures.pixels import image_errors
 @dataclass(frozen=True)
 class Counts:
     """Pixels of each image and class, int64 (N,C): right ones, those of the truth, those predicted; and the split's
-    confusion matrix (C,C), truth by prediction."""
+    confusion matrix (C,C), truth by prediction, where it is known."""
 
     hit: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
-    confusion: np.ndarray
+    confusion: np.ndarray | None = None
 
     @property
     def union(self) -> np.ndarray:
@@ -51,6 +51,41 @@ class TestResult:
     original: Counts | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+
+    @classmethod
+    def from_counts(
+        cls,
+        true_positives: np.ndarray,
+        truth: np.ndarray,
+        predicted: np.ndarray,
+        *,
+        names: Sequence[str] | None = None,
+        groups: Sequence[Hashable] | None = None,
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+        variant: str = "",
+    ) -> "TestResult":
+        """A result from the pixels of each image and class, whole numbers (N,C) each, without ignored pixels.
+
+        names: of the images, else 0…N−1; groups: a label for each image, equal for images that are not independent;
+        classes: names, else "class 0" …. Raises DataError for counts that cannot be.
+        """
+        arrays = [np.asarray(a) for a in (true_positives, truth, predicted)]
+        if len({a.shape for a in arrays}) > 1 or arrays[0].ndim != 2:
+            raise DataError(f"counts of shapes {', '.join(str(a.shape) for a in arrays)}: each is (images, classes)")
+        right, true, guessed = (a.astype(np.int64) for a in arrays)
+        if any((whole != a).any() for whole, a in zip((right, true, guessed), arrays, strict=True)):
+            raise DataError("counts are whole numbers of pixels, not shares")
+        if (right < 0).any() or (right > np.minimum(true, guessed)).any():
+            raise DataError("true positives are at least 0, and at most the pixels of the truth and those predicted")
+        images, number = right.shape
+        names = [str(i) for i in range(images)] if names is None else [str(name) for name in names]
+        groups = names if groups is None else [str(group) for group in groups]
+        classes = [f"class {c}" for c in range(number)] if classes is None else list(classes)
+        for what, given, needed in (("names", names, images), ("groups", groups, images), ("classes", classes, number)):
+            if len(given) != needed:
+                raise DataError(f"{len(given)} {what} for counts of {images} images and {number} classes")
+        return cls(variant, seed, classes, None, names, groups, Counts(right, true, guessed), {})
 
 
 def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResult:

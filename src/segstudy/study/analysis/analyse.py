@@ -216,7 +216,7 @@ def _variant(
 ) -> Variant:
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
-    total = np.sum([t.counts.confusion for t in runs], 0)
+    matrices = [t.counts.confusion for t in runs if t.counts.confusion is not None]
     measured = [key for key in runs[0].sums if len({t.sums[key].shape if key in t.sums else None for t in runs}) == 1]
     added = {key: sum(t.sums[key].sum(0) for t in runs) for key in measured}
     outcomes, areas = added["outcomes"], added["outcome_areas"]
@@ -245,7 +245,7 @@ def _variant(
         outcome_areas=_shares(areas),
         histograms=_histograms(added),
         offsets=operating_curve.curve(added, scored),
-        confused=_confused(total, runs[0].classes),
+        confused=_confused(np.sum(matrices, 0), runs[0].classes) if matrices else (),
         reliability=_reliability(added),
         history=[history(t) for t in runs if t.folder],
         folders=[t.folder for t in runs if t.folder],

@@ -1,0 +1,118 @@
+"""Compare two networks in mIoU, from the test results or the pixel counts of each image."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from segstudy.errors import DataError
+from segstudy.study.analysis.analyse import clusters_of, compare_pairs, in_images, supported_classes
+from segstudy.study.analysis.claims import Setting, measure
+from segstudy.study.analysis.plan import Plan, Side
+from segstudy.study.results import TestResult
+from segstudy.study.statistics import comparison
+from segstudy.study.statistics.comparison import Verdict
+
+Tests = TestResult | np.ndarray | Sequence[TestResult] | Sequence[np.ndarray]
+"""One training or several (a list, a training a seed): test results, or counts (N,C,3) of each image and class, the
+last axis being true positives, pixels of the truth, pixels predicted."""
+
+
+@dataclass(frozen=True)
+class MiouDifference:
+    """mIoU of b minus mIoU of a, with its 95 % interval and the verdict on b. Printed, it is a sentence.
+
+    verdict: better, worse, equal (within the margin) or undecided; ahead or behind where a side has one seed, which
+    says nothing of another training. p: two-sided. detectable: a true difference that four of five such comparisons
+    would show. classes: bool (C,), those of the mIoU. NaN: not defined.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    verdict: Verdict
+    detectable: float
+    classes: np.ndarray
+    sentence: str
+    warnings: Sequence[str] = ()
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def __str__(self) -> str:
+        return "\n".join([self.sentence, *self.warnings])
+
+
+def compare(
+    a: Tests, b: Tests, *, min_images: int = 20, margin: float = 0.005, groups: Sequence[Hashable] | None = None
+) -> MiouDifference:
+    """Compare b with a on the same images: difference of mIoU, 95 % interval over images and seeds, verdict.
+
+    min_images: a class enters the mIoU if so many images (and two groups) have truth of it; where no class does, all
+    with truth enter and there is no verdict. margin: a difference within it counts as equal. groups: a label for each
+    image, equal for images that are not independent (None: those of the results). Raises DataError for results on other
+    images, truths or classes.
+    """
+    sides = [_results(tests, name, groups) for tests, name in ((a, "a"), (b, "b"))]
+    first, other = sides[0][0], sides[1][0]
+    for result in (*sides[0], *sides[1]):
+        _check_same_images(first, result)
+    names = [first.variant, other.variant]
+    if names[0] == names[1]:
+        names = [" ".join(filter(None, [name, letter])) for name, letter in zip(names, "ab", strict=True)]
+    clusters, warnings = clusters_of(first)
+    supported, unsupported = supported_classes(in_images(first), min_images, clusters)
+    scored = supported if supported.any() else in_images(first).any(0)
+    measured = {
+        name: samples
+        for name, runs in zip(names, sides, strict=True)
+        if (samples := measure(runs, lambda t: (t.counts.hit, t.counts.union), scored)) is not None
+    }
+    setting = Setting(scored, bool(supported.any()), clusters, False, float("nan"))
+    pair = Side(names[0], [names[0]]), Side(names[1], [names[1]])
+    (found,), _ = compare_pairs(measured, [pair], setting, Plan(margin=margin, min_images=min_images))
+    if rough := comparison.rough(len(first.names), None if clusters is None else len(set(clusters))):
+        warnings.append(rough)
+    return MiouDifference(
+        found.delta, found.low, found.high, found.p, found.verdict, found.detectable, scored, found.words,
+        unsupported + warnings,
+    )  # fmt: skip
+
+
+def _results(tests: Tests, name: str, groups: Sequence[Hashable] | None) -> list[TestResult]:
+    """The trainings of one side, those of arrays with the seeds 0, 1, 2, …"""
+    several = list(tests) if isinstance(tests, list | tuple) else [tests]
+    if not several:
+        raise DataError(f"{name} is an empty list: give at least one training's result")
+    results = []
+    for seed, each in enumerate(several):
+        if not isinstance(each, TestResult):
+            counts = np.asarray(each)
+            if counts.ndim != 3 or counts.shape[2] != 3:
+                raise DataError(
+                    f"{name}: an array of shape {counts.shape}\n"
+                    "  expected: (images, classes, 3), the last axis true positives, pixels of the truth, predicted"
+                )
+            each = replace(TestResult.from_counts(*np.moveaxis(counts, 2, 0), seed=seed), variant=name)
+        results.append(each if groups is None else replace(each, groups=_labels(groups, len(each.names))))
+    return results
+
+
+def _labels(groups: Sequence[Hashable], images: int) -> list[str]:
+    if len(groups) != images:
+        raise DataError(f"groups: {len(groups)} labels for {images} images; each image needs one")
+    return [str(label) for label in groups]
+
+
+def _check_same_images(first: TestResult, other: TestResult) -> None:
+    if list(first.names) != list(other.names):
+        raise DataError(
+            f"results can only be compared on the same images in the same order: {len(first.names)} and "
+            f"{len(other.names)} images, or other names"
+        )
+    if list(first.classes) != list(other.classes):
+        raise DataError(f"results of other classes cannot be compared: {first.classes} and {other.classes}")
+    if not np.array_equal(first.counts.truth, other.counts.truth):
+        raise DataError("results can only be compared against the same truth: its pixels of some class differ")
