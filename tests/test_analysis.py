@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from segstudy.console import signed
 from segstudy.errors import ConfigError, DataError
 from segstudy.measures.operating_curve import BINS, KINDS
 from segstudy.runs.record import read_record
@@ -29,11 +30,9 @@ from segstudy.study.analysis.analyse import (
 from segstudy.study.analysis.claims import measure
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
-from segstudy.study.analysis.plan import Plan, matching
+from segstudy.study.analysis.plan import Plan, matching, read_plan
 from segstudy.study.archetypes import predictors, scene
-from segstudy.study.collect import read_plan, read_records, read_study, variant_names
-from segstudy.study.report.text import signed
-from segstudy.study.results import Counts, TestResult, from_masks
+from segstudy.study.results import Counts, TestResult, from_masks, read_records, read_study, variant_names
 from segstudy.study.statistics.comparison import MetricSamples, average, compare
 
 NAMES = ["background", "a", "b", "c", "d", "e"]

@@ -11,12 +11,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchmetrics.segmentation import MeanIoU
 from typer.testing import CliRunner
 
-from segstudy.callbacks.per_image_confusion import total
 from segstudy.cli.main import app
 from segstudy.errors import DataError
+from segstudy.measures.confusion import total
 from segstudy.metrics import confusion, summary
 from segstudy.study.audit import audit, background_class, words
-from segstudy.study.audit_definitions import (
+from segstudy.study.readings import (
     BATCHES,
     MIN_IMAGES,
     RULES,

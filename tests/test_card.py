@@ -16,11 +16,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
+from segstudy.console import share
 from segstudy.errors import ConfigError
 from segstudy.inference.card import model_card, write_card
 from segstudy.inference.latency import BATCHES, CPU_PIXELS, measure_latency
 from segstudy.inference.terms import named, published, terms_of, weights_of
-from segstudy.study.report.text import share
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.archetypes import predictors, scene
-from segstudy.study.mask_folders import compare, match, read_groups, read_legend
+from segstudy.study.masks import compare, match, read_groups, read_legend
 from segstudy.study.results import from_masks
 
 

@@ -13,11 +13,12 @@ from rich.console import Console
 from test_train import SMALL, THIN, train
 
 from segstudy.build import build_data, build_module, build_network
-from segstudy.callbacks.per_image_confusion import PerImageConfusion, dense
+from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.config.compose import compose_config
 from segstudy.data.dataset import EpochSampler
 from segstudy.errors import TrainingError
 from segstudy.inference.evaluate import retest
+from segstudy.measures.confusion import dense
 from segstudy.metrics import MeanLoss
 from segstudy.runs.tables import comparable, print_study, records
 from segstudy.study.analysis.analyse import analyse_study

@@ -24,7 +24,15 @@ from segstudy.cli.main import app
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.evaluate import Evaluation, TestTimeAugmentation, _name, evaluate, retest, save_mask, trained_on
+from segstudy.inference.evaluate import (
+    Evaluation,
+    TestTimeAugmentation,
+    _name,
+    evaluate,
+    retest,
+    save_mask,
+    trained_on,
+)
 from segstudy.inference.loading import (
     EvaluationSpec,
     LoadedRun,

@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, distributed
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from segstudy.callbacks.per_image_confusion import dense, total
 from segstudy.data.dataset import EpochSampler
+from segstudy.measures.confusion import dense, total
 from segstudy.metrics import Confusion, Hallucinated, class_iou, class_table, confusion, failure_modes, summary
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.results import from_masks

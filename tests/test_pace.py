@@ -18,7 +18,8 @@ from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record
 from segstudy.study.analysis.analyse import times_to_accuracy
 from segstudy.study.analysis.findings import Group, Variant
-from segstudy.study.analysis.time_to_accuracy import TimeToAccuracy, final, print_time_to_accuracy, reached, target
+from segstudy.study.analysis.time_to_accuracy import TimeToAccuracy, final, reached, target
+from segstudy.study.report.terminal import print_time_to_accuracy
 from segstudy.study.statistics.comparison import Estimate
 from segstudy.train import run
 

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segstudy.console import share, signed
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
 from segstudy.study.report import html, plots
-from segstudy.study.report.html import write_report
 from segstudy.study.report.methods import REFERENCES, cited, methods
-from segstudy.study.report.text import latex, markdown, share, shortened, signed, verdict
+from segstudy.study.report.text import latex, markdown, shortened, verdict
+from segstudy.study.report.write import write_report
 from segstudy.study.statistics.comparison import Estimate
 
 NAN = math.nan

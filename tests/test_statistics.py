@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
-from segstudy.study.report.sentences import halving, sentence
+from segstudy.study.analysis.verdicts import halving, sentence
 from segstudy.study.statistics.bootstrap import bootstrap, cross_check, percentile
 from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate, rough
 from segstudy.study.statistics.influence import image_error, influence

@@ -26,7 +26,6 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from segstudy.build import build_data, build_module, build_network, build_trainer
 from segstudy.callbacks.history import History
-from segstudy.callbacks.per_image_confusion import dense
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.paths import CONF
@@ -35,6 +34,7 @@ from segstudy.config.summary import hyperparameters
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice
+from segstudy.measures.confusion import dense
 from segstudy.runs.checkpoints import RunCheckpointIO
 from segstudy.runs.history import read_history
 from segstudy.runs.locking import run_lock

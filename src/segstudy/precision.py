@@ -3,6 +3,7 @@
 import os
 
 import torch
+
 from segstudy import entry
 from segstudy.errors import ConfigError
 

@@ -55,7 +55,7 @@ def changes(model: str, overrides: Sequence[str]) -> list[str]:
 
 def planned(config: DictConfig) -> dict[str, list[str]]:
     """The variants that a sweep will train and that its folder holds already: their changes by their names."""
-    from segstudy.study.collect import variant_changes, variant_names
+    from segstudy.study.results import variant_changes, variant_names
 
     swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
@@ -101,7 +101,7 @@ class Study(Callback):
 
     def _conclude(self, folder: Path) -> list[str]:
         """The study's tables and report. Hydra turns an exception of a callback into a warning: it ends here."""
-        from segstudy.study.conclude import conclude  # a single run needs none of what a report is made with
+        from segstudy.study.report.write import conclude  # a single run needs none of what a report is made with
 
         try:
             return conclude(folder, console)

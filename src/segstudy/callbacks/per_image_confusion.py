@@ -15,6 +15,7 @@ from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import TrainingError
 from segstudy.files import atomic_write
 from segstudy.labels import labels_at
+from segstudy.measures.confusion import total
 from segstudy.metrics import class_table, confusion, summary
 
 SIZES = ("network", "original")
@@ -121,18 +122,3 @@ def test_record(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict
     for final in (c for c in kept if isinstance(c, TestDiagnostics)):
         entries |= final.entries
     return entries
-
-
-def dense(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:
-    """Sparse rows (image, truth, prediction, pixels) → int64 (N,C,C)."""
-    images = images if images is not None else int(rows[:, 0].max()) + 1
-    counts = np.zeros((images, num_classes, num_classes), np.int64)
-    counts[rows[:, 0], rows[:, 1], rows[:, 2]] = rows[:, 3]
-    return counts
-
-
-def total(rows: np.ndarray, num_classes: int) -> np.ndarray:
-    """Sparse rows → the split's confusion matrix, int64 (C,C)."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (rows[:, 1], rows[:, 2]), rows[:, 3])
-    return counts

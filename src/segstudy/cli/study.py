@@ -23,7 +23,7 @@ def report(
     run is not done. Example: segstudy report runs/voc-animals --plan journey
     """
     from segstudy.console import silence_warnings
-    from segstudy.study.conclude import conclude
+    from segstudy.study.report.write import conclude
 
     silence_warnings()
     if conclude(folder, console, plan):
@@ -45,10 +45,10 @@ def compare(
     Example: segstudy compare masks old_model new_model --classes classes.csv
     """
     from segstudy.study.analysis.plan import Plan
-    from segstudy.study.conclude import print_findings
-    from segstudy.study.mask_folders import compare as compare_masks
-    from segstudy.study.mask_folders import read_groups, read_legend
-    from segstudy.study.report.html import write_report
+    from segstudy.study.masks import compare as compare_masks
+    from segstudy.study.masks import read_groups, read_legend
+    from segstudy.study.report.terminal import print_findings
+    from segstudy.study.report.write import write_report
 
     legend = read_legend(truth, classes, background, ignore or [])
     named = read_groups(groups) if groups else None

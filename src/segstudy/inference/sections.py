@@ -17,7 +17,7 @@ from torch import nn
 
 from segstudy.callbacks.per_image_confusion import SIZES
 from segstudy.config.summary import PARTS, describe_part
-from segstudy.console import format_duration
+from segstudy.console import amount, format_duration, millions, share
 from segstudy.errors import ConfigError
 from segstudy.inference.latency import Latency
 from segstudy.inference.terms import layout, named, published, terms_of, weights_of
@@ -27,7 +27,7 @@ from segstudy.runs.record import environment
 from segstudy.runs.tables import EXTRA_METRICS, command
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
-from segstudy.study.report.text import amount, estimate, items, markdown, millions, outcome_words, share, table
+from segstudy.study.report.text import estimate, items, markdown, outcome_words, table
 from segstudy.study.results import Counts, TestResult
 from segstudy.study.statistics import comparison, influence
 from segstudy.study.statistics.comparison import Estimate

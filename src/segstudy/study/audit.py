@@ -17,15 +17,7 @@ from segstudy.errors import DataError
 from segstudy.files import read_text, write_text
 from segstudy.runs.history import read_history
 from segstudy.runs.tables import EXTRA_METRICS
-from segstudy.study.audit_definitions import (
-    BATCHES,
-    RULES,
-    ClassCounts,
-    Definition,
-    batch_accuracy,
-    dataset,
-    definitions,
-)
+from segstudy.study.readings import BATCHES, RULES, ClassCounts, Definition, batch_accuracy, dataset, definitions
 
 SAME = ("dataset", "per image", "per batch", "other batch means")
 """Groups of readings of the same predictions as a mIoU."""

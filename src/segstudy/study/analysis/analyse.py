@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from segstudy.console import share, signed
 from segstudy.measures import calibration, operating_curve
 from segstudy.measures.objects import OUTCOMES
-from segstudy.study.analysis import time_to_accuracy
+from segstudy.study.analysis import time_to_accuracy, verdicts
 from segstudy.study.analysis.claims import Setting, history, hold_claims, measure, measure_figure, measure_plain
 from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS, RatioTerms
-from segstudy.study.analysis.plan import Plan, Side
+from segstudy.study.analysis.plan import Plan, Side, read_plan
 from segstudy.study.analysis.significance import significant_differences
-from segstudy.study.collect import read_plan, read_study, runs_by_variant, variant_changes
-from segstudy.study.report import sentences
-from segstudy.study.report.text import share, signed
-from segstudy.study.results import TestResult
+from segstudy.study.results import TestResult, read_study, runs_by_variant, variant_changes
 from segstudy.study.statistics import bootstrap, comparison, influence, multiplicity
 from segstudy.study.statistics.comparison import Estimate, MetricSamples
 
@@ -172,7 +170,7 @@ def compare_pairs(
     differences = []
     for (left, right), c in compared.items():
         d = decided[left, right]
-        words = sentences.sentence(left, right, "mIoU", c, d, plan.margin, scatter)
+        words = verdicts.sentence(left, right, "mIoU", c, d, plan.margin, scatter)
         if not setting.verdicts:
             d = replace(d, verdict="undecided")
             words = (

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from segstudy.console import share, signed
 from segstudy.measures import operating_curve
 from segstudy.runs.history import read_history
 from segstudy.study.analysis import time_to_accuracy
 from segstudy.study.analysis.findings import ClaimResult, Difference
 from segstudy.study.analysis.metrics import IMAGE_METRICS, Metric, MetricValue, RatioTerms, by_name
 from segstudy.study.analysis.plan import PER_TRAINING, Claim, Plan, Side
-from segstudy.study.report.text import share, signed
 from segstudy.study.results import TestResult
 from segstudy.study.statistics import comparison, influence, multiplicity
 from segstudy.study.statistics.comparison import Comparison, MetricSamples

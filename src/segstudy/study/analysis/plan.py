@@ -4,9 +4,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from segstudy.errors import ConfigError, did_you_mean
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segstudy.config.compose import compose_config
+from segstudy.config.paths import CONF
+from segstudy.errors import ConfigError, DataError, did_you_mean, first_line
+from segstudy.files import read_text
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS
 
 PER_TRAINING = ("epochs_to_90",)
@@ -147,3 +155,28 @@ def matching(wanted: str, variants: Mapping[str, Sequence[str]]) -> list[str]:
                 found.append(name)
                 break
     return found
+
+
+def read_plan(folder: Path) -> Plan:
+    """The `report` section of the first run's config; the default if no run has one.
+
+    Raises DataError for a config that cannot be read: its plan could be the one that was meant.
+    """
+    for file in sorted(folder.glob("*/config.yaml")):
+        try:
+            section = OmegaConf.to_container(OmegaConf.create(read_text(file))).get("report")  # type: ignore[union-attr]
+        except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise DataError(f"{file} cannot be read as a config: {first_line(error)}\n  → remove that run") from error
+        if section:
+            return Plan.of(section)
+    return Plan()
+
+
+def read_plan_file(name: str) -> Plan:
+    """The plan in conf/report/NAME.yaml. Raises ConfigError if there is none."""
+    names = sorted(file.stem for file in (CONF / "report").glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(
+            f"--plan {name}: no file conf/report/{name}.yaml{did_you_mean(name, names)} ({', '.join(names)})"
+        )
+    return Plan.of(OmegaConf.to_container(compose_config([f"report={name}"]).report))  # type: ignore[arg-type]

@@ -5,9 +5,9 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from segstudy.console import NOT_DEFINED
 from segstudy.study.analysis.findings import Findings
 from segstudy.study.report.markdown import Row
-from segstudy.study.report.text import NOT_DEFINED
 
 NOTED = (
     "parameters", "gflop", "images_per_second", "seconds", "epochs", "steps", "encoder_weights", "device", "git",

@@ -3,10 +3,7 @@
 import base64
 import io
 import math
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,32 +13,23 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from segstudy.console import format_duration
-from segstudy.errors import DataError
-from segstudy.files import move, opened_folder, subfolder
+from segstudy.console import amount, between, format_duration, millions, share, signed
 from segstudy.runs.tables import command
 from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
 from segstudy.study.analysis.significance import MARK
 from segstudy.study.report import plots
-from segstudy.study.report.csv import CLASS_COLUMNS, RUN_COLUMNS, as_csv, class_rows, run_rows
-from segstudy.study.report.latex import latex_tables
-from segstudy.study.report.markdown import markdown_report, seen
+from segstudy.study.report.markdown import seen
 from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.report.text import (
     OUTCOMES,
-    amount,
-    between,
     distinct,
     estimate,
     label,
     main_figure,
     marks,
     mean_of,
-    millions,
     outcome_words,
-    share,
     shortened,
-    signed,
     single,
     verdict,
     verdicts_of,
@@ -61,10 +49,6 @@ PICTURE_BYTES = 6_000_000
 """For the pictures of a page, in base64; what is beyond is left out and counted."""
 
 PICTURE_WIDTH = 1600
-
-FIGURE_NAME = re.compile(
-    r"\d+_(forest_\w+|outcomes|distributions|operating_\w+|learning|classes|reliability)\.(svg|pdf)"
-)
 
 CAPTIONS = {
     "outcomes": "What became of the objects. Thick bars: share of objects; thin bars: of their area.",
@@ -108,61 +92,6 @@ class Section:
     plots: Mapping[str, Plot]
     pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     pictures_left_out: int = 0
-
-
-def write_report(
-    findings: Findings, folder: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
-) -> Path:
-    """Write report.html, report.md, runs.csv, per_class.csv, table.tex and figures/*.svg, *.pdf; returns the page.
-
-    pictures: by a group's title, (`<section>/<caption>`, RGB uint8 (H,W,3)), sections as in SECTIONS.
-    Everything is written beside the earlier report and then takes its place. Raises DataError if that fails.
-    """
-    work = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
-        _write(findings, work, pictures)
-        _move(work, folder)
-    except OSError as error:
-        raise DataError(
-            f"the report of {findings.name} could not be written to {folder}: {error}\n"
-            "  an earlier one is still there; free some space or choose another folder, and report again"
-        ) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-    return folder / "report.html"
-
-
-def _write(findings: Findings, work: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> None:
-    """All files of a report into an empty folder."""
-    (work / "figures").mkdir()
-    left = PICTURE_BYTES
-    sections = []
-    for number, group in enumerate(findings.groups, 1):
-        shown, missing, used = _embed(pictures.get(group.title, ()), left)
-        left -= used
-        sections.append(Section(number, group, _draw(group, number, work / "figures"), shown, missing))
-    (work / "runs.csv").write_text(as_csv(RUN_COLUMNS, run_rows(findings)), encoding="utf-8")
-    (work / "per_class.csv").write_text(as_csv(CLASS_COLUMNS, class_rows(findings)), encoding="utf-8")
-    (work / "table.tex").write_text(latex_tables(findings), encoding="utf-8")
-    drawn = [[(plot.name, plot.caption) for plot in section.plots.values()] for section in sections]
-    (work / "report.md").write_text(markdown_report(findings, drawn), encoding="utf-8")
-    (work / "report.html").write_text(page(findings, sections), encoding="utf-8")
-
-
-def _move(work: Path, folder: Path) -> None:
-    """Put the files in place, the page last; figures of an earlier report that are no longer drawn go."""
-    subfolder(folder, "figures")  # a linked one is refused before anything is replaced
-    new = sorted((p for p in work.rglob("*") if p.is_file()), key=lambda p: p.name == "report.html")
-    for path in new:
-        move(path, folder, path.relative_to(work))
-    drawn = {p.name for p in new}
-    with opened_folder(folder, ["figures"]) as place:
-        for old in os.listdir(place):
-            if FIGURE_NAME.fullmatch(old) and old not in drawn:
-                os.unlink(old, dir_fd=place)
 
 
 def _draw(group: Group, number: int, folder: Path) -> dict[str, Plot]:

@@ -4,20 +4,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segstudy.console import format_duration
+from segstudy.console import MISSING, amount, format_duration, millions, share
 from segstudy.study.analysis.findings import Findings, Group, Variant
 from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.report.text import (
-    MISSING,
-    amount,
     estimate,
     items,
     markdown,
     marks,
     mean_of,
-    millions,
     outcome_words,
-    share,
     table,
     verdict,
     verdicts_of,

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from segstudy.console import share
 from segstudy.study.analysis.findings import Findings, Group
-from segstudy.study.report.text import distinct, share
+from segstudy.study.report.text import distinct
 
 REFERENCES = {
     "everingham": (

@@ -23,9 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from segstudy.console import share
 from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE
 from segstudy.study.analysis.findings import Difference, Group, Variant
-from segstudy.study.report.text import OUTCOMES, label, share, shortened, single
+from segstudy.study.report.text import OUTCOMES, label, shortened, single
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
 

@@ -4,15 +4,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from segstudy.console import MISSING, NOT_DEFINED, between, share, signed
 from segstudy.study.analysis.findings import Difference, Group, Variant
 from segstudy.study.statistics.comparison import Estimate
 
 OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
 """What may become of an object, from nothing of it to all."""
-
-MISSING = "–"
-
-NOT_DEFINED = "n/a"
 
 LABELS = {
     "miou": "mIoU",
@@ -29,40 +26,6 @@ LATEX = {
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "…": r"\ldots{}", "±": r"$\pm$", "Δ": r"$\Delta$",
     "×": r"$\times$", "→": r"$\to$", "–": "--",
 }  # fmt: skip
-
-
-def share(value: float | None, digits: int = 3) -> str:
-    """A figure between −1 and 1 without its leading 0: .016, −.016, 1.000; n/a for NaN, – for None."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return NOT_DEFINED
-    text = f"{abs(value):.{digits}f}"
-    text = text.removeprefix("0") if text.startswith("0.") else text
-    return f"−{text}" if value < 0 and text.strip(".0") else text
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """As `share`, with a plus where it is above 0."""
-    text = share(value, digits)
-    return f"+{text}" if value > 0 and text.strip(".0") else text
-
-
-def amount(value: float | None, digits: int = 1) -> str:
-    """A figure of any size: 12.4; n/a for NaN, – for None."""
-    if value is None:
-        return MISSING
-    return f"{value:,.{digits}f}" if math.isfinite(value) else NOT_DEFINED
-
-
-def millions(value: float | None) -> str:
-    """2,686,613 → 2.69 M."""
-    return amount(value if value is None else value / 1e6, 2) + (" M" if value is not None else "")
-
-
-def between(low: float, high: float) -> str:
-    """(.005 to .027) on one line, or nothing where there is no interval."""
-    return f"({share(low)}\u00a0to\u00a0{share(high)})" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def estimate(value: Estimate | None) -> str:

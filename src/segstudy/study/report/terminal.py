@@ -1,0 +1,45 @@
+"""A study's findings in the terminal."""
+
+import math
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segstudy.console import format_number
+from segstudy.runs.tables import encoder_origin
+from segstudy.study.analysis.findings import Findings, Group
+from segstudy.study.analysis.time_to_accuracy import SHARE
+
+
+def print_time_to_accuracy(group: Group, console: Console) -> None:
+    """Print when each variant was at the target, means over its seeds; nothing without histories."""
+    if math.isnan(group.target):
+        return
+    console.print(
+        f"[bold]how soon:[/] until a val mIoU of {format_number(group.target)}, {SHARE:.0%} of the best final one; means over "
+        "seeds, n/a: a training never was so good; seconds include validation",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table()
+    for column in ("variant", "encoder from", "epochs", "seconds"):
+        table.add_column(column, justify="left" if column in ("variant", "encoder from") else "right")
+    for v in group.variants:
+        epochs, seconds = (e.value if (e := v.figures.get(f"{what}_to_90")) else None for what in ("epochs", "seconds"))
+        table.add_row(escape(v.name), encoder_origin(v.records[0]), format_number(epochs, 1), format_number(seconds, 1))
+    console.print(table)
+
+
+def print_findings(findings: Findings, console: Console) -> None:
+    """What a study found, in a few lines."""
+    console.print(f"[bold]{escape(findings.sentence)}", soft_wrap=True, highlight=False)
+    for group in findings.groups:
+        for difference in group.differences:
+            console.print(f"  {escape(difference.words)}", soft_wrap=True, highlight=False)
+        for claim in group.claims:
+            console.print(f"  {claim.outcome}: {escape(claim.text)} ({escape(claim.words)})", soft_wrap=True)
+        for warning in group.warnings:
+            console.print(f"  [yellow]{escape(warning)}", soft_wrap=True, highlight=False)
+    for name, reason in findings.left_out:
+        console.print(f"  [red]left out:[/] {escape(name)}: {escape(reason)}", soft_wrap=True, highlight=False)

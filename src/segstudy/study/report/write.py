@@ -1,0 +1,111 @@
+"""Write a study's report: the page, and the same for papers, spreadsheets and repositories."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+
+from segstudy.errors import DataError
+from segstudy.files import atomic_write, move, opened_folder, subfolder
+from segstudy.runs.tables import print_study
+from segstudy.study.analysis.analyse import analyse_study
+from segstudy.study.analysis.findings import Findings
+from segstudy.study.analysis.plan import read_plan_file
+from segstudy.study.report.csv import CLASS_COLUMNS, RUN_COLUMNS, as_csv, class_rows, run_rows
+from segstudy.study.report.html import PICTURE_BYTES, Section, _draw, _embed, page
+from segstudy.study.report.latex import latex_tables
+from segstudy.study.report.markdown import markdown_report
+from segstudy.study.report.pictures import Picture, gallery, pictures
+from segstudy.study.report.terminal import print_findings, print_time_to_accuracy
+from segstudy.study.results import runs_by_variant
+
+
+def conclude(folder: Path, console: Console, plan: str | None = None) -> list[str]:
+    """Print a study's tables, write its gallery and report; returns the names of the runs that are not done.
+
+    plan: a file of conf/report instead of the study's own plan. Raises DataError if the folder holds no run.
+    """
+    findings, tests = analyse_study(folder, read_plan_file(plan) if plan else None)
+    unfinished = print_study(folder, console)
+    for group in findings.groups:
+        print_time_to_accuracy(group, console)
+    print_findings(findings, console)
+    drawn: dict[str, list[Picture]] = {}
+    for group, members in zip(findings.groups, tests, strict=True):
+        seeds = runs_by_variant(members)
+        drawn[group.title] = pictures(group, seeds)
+        if (evolution := gallery(seeds)) is not None:
+            drawn[group.title].insert(0, ("gallery/the same images through all variants, their first seeds", evolution))
+            if group is findings.groups[0]:
+                with atomic_write(folder, "gallery.png") as file:
+                    Image.fromarray(evolution).save(file, "PNG")
+                console.print(f"gallery: {escape(str(folder / 'gallery.png'))}", soft_wrap=True)
+    console.print(f"report: {escape(str(write_report(findings, folder, drawn)))}", soft_wrap=True)
+    return unfinished
+
+
+FIGURE_NAME = re.compile(
+    r"\d+_(forest_\w+|outcomes|distributions|operating_\w+|learning|classes|reliability)\.(svg|pdf)"
+)
+
+
+def write_report(
+    findings: Findings, folder: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
+) -> Path:
+    """Write report.html, report.md, runs.csv, per_class.csv, table.tex and figures/*.svg, *.pdf; returns the page.
+
+    pictures: by a group's title, (`<section>/<caption>`, RGB uint8 (H,W,3)), sections as in SECTIONS.
+    Everything is written beside the earlier report and then takes its place. Raises DataError if that fails.
+    """
+    work = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+        _write(findings, work, pictures)
+        _move(work, folder)
+    except OSError as error:
+        raise DataError(
+            f"the report of {findings.name} could not be written to {folder}: {error}\n"
+            "  an earlier one is still there; free some space or choose another folder, and report again"
+        ) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+    return folder / "report.html"
+
+
+def _write(findings: Findings, work: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> None:
+    """All files of a report into an empty folder."""
+    (work / "figures").mkdir()
+    left = PICTURE_BYTES
+    sections = []
+    for number, group in enumerate(findings.groups, 1):
+        shown, missing, used = _embed(pictures.get(group.title, ()), left)
+        left -= used
+        sections.append(Section(number, group, _draw(group, number, work / "figures"), shown, missing))
+    (work / "runs.csv").write_text(as_csv(RUN_COLUMNS, run_rows(findings)), encoding="utf-8")
+    (work / "per_class.csv").write_text(as_csv(CLASS_COLUMNS, class_rows(findings)), encoding="utf-8")
+    (work / "table.tex").write_text(latex_tables(findings), encoding="utf-8")
+    drawn = [[(plot.name, plot.caption) for plot in section.plots.values()] for section in sections]
+    (work / "report.md").write_text(markdown_report(findings, drawn), encoding="utf-8")
+    (work / "report.html").write_text(page(findings, sections), encoding="utf-8")
+
+
+def _move(work: Path, folder: Path) -> None:
+    """Put the files in place, the page last; figures of an earlier report that are no longer drawn go."""
+    subfolder(folder, "figures")  # a linked one is refused before anything is replaced
+    new = sorted((p for p in work.rglob("*") if p.is_file()), key=lambda p: p.name == "report.html")
+    for path in new:
+        move(path, folder, path.relative_to(work))
+    drawn = {p.name for p in new}
+    with opened_folder(folder, ["figures"]) as place:
+        for old in os.listdir(place):
+            if FIGURE_NAME.fullmatch(old) and old not in drawn:
+                os.unlink(old, dir_fd=place)
