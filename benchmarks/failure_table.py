@@ -62,7 +62,7 @@ def value(figure: Metric, test: TestResult) -> float:
 
 def miou(test: TestResult) -> float:
     """The mean over classes with truth."""
-    hit, union = test.counts.hit.sum(0), test.counts.union.sum(0)
+    hit, union = test.counts.true_positives.sum(0), test.counts.union.sum(0)
     return float((hit / np.maximum(union, 1))[test.counts.truth.sum(0) > 0].mean())
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate
 from segstudy.study.statistics.influence import image_error, influence
-from segstudy.study.statistics.multiplicity import decide, together
+from segstudy.study.statistics.multiplicity import decide, simultaneous_interval
 
 IMAGES, PIXELS, CLASSES = 2000, 65536, 7
 SEEDS = (1, 2, 3, 5)
@@ -210,7 +210,7 @@ def holm(found: dict[int, Comparison]) -> dict[int, tuple[float, float]]:
     intervals, tests, going = {}, len(found), True
     for left, key in zip(range(len(found), 0, -1), sorted(found, key=lambda k: found[k].p), strict=True):
         tests = left if going else tests
-        low, high = intervals[key] = together(found[key], tests)
+        low, high = intervals[key] = simultaneous_interval(found[key], tests)
         going = going and not low <= 0 <= high
     return intervals
 

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from segstudy.console import signed
+from segstudy.console import format_signed
 from segstudy.errors import ConfigError, DataError
-from segstudy.measures.operating_curve import BINS, KINDS
+from segstudy.measures.operating_curve import BINS, MARGIN_CATEGORIES
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import comparable, print_study
 from segstudy.study.analysis.analyse import (
@@ -27,7 +27,7 @@ from segstudy.study.analysis.analyse import (
     most_influential_images,
     supported_classes,
 )
-from segstudy.study.analysis.claims import measure
+from segstudy.study.analysis.claims import samples_of_ratio
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.analysis.plan import Plan, matching, read_plan
@@ -138,8 +138,8 @@ def test_without_a_supported_class_there_are_figures_but_no_verdicts(tests: list
 def test_a_class_of_one_drive_carries_no_verdict(tests: list[TestResult]) -> None:
     """All its images belong together: how it varies from drive to drive is unknown."""
     held = in_images(tests[0])
-    units = [f"drive {0 if there else 1 + i % 12}" for i, there in enumerate(held[:, 1])]
-    supported, _ = supported_classes(held, 5, units)
+    clusters = [f"drive {0 if there else 1 + i % 12}" for i, there in enumerate(held[:, 1])]
+    supported, _ = supported_classes(held, 5, clusters)
     assert supported.tolist() == [True, False, *[True] * 4]
     assert supported_classes(held, 5)[0].all()
 
@@ -159,7 +159,7 @@ def test_a_class_in_one_image_has_no_interval_and_is_said_to_have_none(tests: li
 
     def only(t: TestResult) -> TestResult:
         hit, truth, predicted = (
-            np.where(alone & ~first, 0, x) for x in (t.counts.hit, t.counts.truth, t.counts.predicted)
+            np.where(alone & ~first, 0, x) for x in (t.counts.true_positives, t.counts.truth, t.counts.predicted)
         )
         return replace(t, counts=Counts(hit, truth + 9 * (alone & first), predicted, t.counts.confusion))
 
@@ -184,27 +184,27 @@ def test_claims_are_held_together(group: Group, tests: list[TestResult]) -> None
     plan = Plan.of({"min_images": 5, "claims": claims, "pairs": [["v1", "v2"], ["v1", "v3"]]})
     found = analyse(tests, plan, "made")
     runs = {name: [t for t in tests if t.variant == name] for name in ("v1", "v2")}
-    a, b = (measure(r, by_name("missed").of) for r in runs.values())
+    a, b = (samples_of_ratio(r, by_name("missed").of) for r in runs.values())
     assert a is not None
     assert b is not None
     c = compare(a, b)
     half = float(stats.t.isf(0.025 / 4, c.df)) * c.se
-    assert f"({signed(c.low)} … {signed(c.high)}; all 4 claims: " in found.claims[1].words
-    assert f"{signed(c.delta - half)} … {signed(c.delta + half)})" in found.claims[1].words
+    assert f"({format_signed(c.low)} … {format_signed(c.high)}; all 4 claims: " in found.claims[1].words
+    assert f"{format_signed(c.delta - half)} … {format_signed(c.delta + half)})" in found.claims[1].words
     d = found.differences[0]
-    assert f"all 2 planned pairs: {signed(d.wide_low)} … {signed(d.wide_high)})" in found.claims[-1].words
+    assert f"all 2 planned pairs: {format_signed(d.wide_low)} … {format_signed(d.wide_high)})" in found.claims[-1].words
 
 
 def test_few_sequences_become_blocks(tests: list[TestResult]) -> None:
     test = tests[0]
     assert clusters_of(test) == (None, [])
-    units, said = clusters_of(replace(test, groups=[str(i // 3) for i in range(60)]))
-    assert units is not None
-    assert len(set(units)) == 20
+    clusters, said = clusters_of(replace(test, groups=[str(i // 3) for i in range(60)]))
+    assert clusters is not None
+    assert len(set(clusters)) == 20
     assert "20 groups" in said[0]
-    units, said = clusters_of(replace(test, groups=["drive a"] * 25 + ["drive b"] * 35))
-    assert units is not None
-    assert [units.count(u) for u in dict.fromkeys(units)] == [20, 5, 20, 15]
+    clusters, said = clusters_of(replace(test, groups=["drive a"] * 25 + ["drive b"] * 35))
+    assert clusters is not None
+    assert [clusters.count(u) for u in dict.fromkeys(clusters)] == [20, 5, 20, 15]
     assert "blocks of 20" in said[0]
 
 
@@ -285,8 +285,8 @@ def test_seeds_are_paired_by_what_they_are_and_not_by_place(tests: list[TestResu
 
 
 def test_the_mean_of_variants_with_other_seeds_is_paired_with_none() -> None:
-    phi = [np.array([0.1, -0.1])] * 2
-    one, other = MetricSamples([0.4, 0.5], phi, [0, 1]), MetricSamples([0.5, 0.7], phi, [1, 2])
+    influences = [np.array([0.1, -0.1])] * 2
+    one, other = MetricSamples([0.4, 0.5], influences, [0, 1]), MetricSamples([0.5, 0.7], influences, [1, 2])
     assert average([one, one]).seeds == [0, 1]
     assert average([one, other]).seeds == [(0, 1), (1, 2)]
     assert compare(one, other, paired=True) == compare(one, other)
@@ -316,7 +316,7 @@ def test_variants_of_one_seed_each_make_no_two_seeds_at_equal_spill(tests: list[
     rng = np.random.default_rng(0)
 
     def with_offsets(t: TestResult, name: str, missed: int) -> TestResult:
-        margins = rng.integers(50, 60, (60, BINS, len(KINDS)))
+        margins = rng.integers(50, 60, (60, BINS, len(MARGIN_CATEGORIES)))
         margins[:, : BINS // 2, 0] += missed
         return replace(t, variant=name, sums={**t.sums, "offset_margins": margins})
 
@@ -471,7 +471,7 @@ def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(
 
     def new(t: TestResult) -> TestResult:
         bins = {f"confidence_all_{what}": np.ones((60, 300)) for what in ("pixels", "confidence", "correct")}
-        margins = {"offset_margins": np.ones((60, BINS, len(KINDS)), int)}
+        margins = {"offset_margins": np.ones((60, BINS, len(MARGIN_CATEGORIES)), int)}
         return replace(t, sums={**t.sums, **bins, **margins}, folder=tmp_path)
 
     mixed = [old(t) if t.seed == 0 else new(t) for t in tests]

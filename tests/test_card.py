@@ -16,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.console import share
+from segstudy.console import format_fraction
 from segstudy.errors import ConfigError
 from segstudy.inference.card import model_card, write_card
 from segstudy.inference.latency import BATCHES, CPU_PIXELS, measure_latency
@@ -59,14 +59,16 @@ def test_figures_are_those_of_the_runs_test(home: Path, card: str) -> None:
     for name, key in {"mIoU": "miou", "pixel accuracy": "pixel_accuracy", "mean class": "mean_accuracy"}.items():
         told = next(cells for row, cells in rows.items() if row.startswith(f"| {name}"))
         for cell, size in zip(told, ("network", "original"), strict=True):
-            assert cell.split(" ")[0] == share(metrics[size][key])  # no interval where one image holds a class
+            assert cell.split(" ")[0] == format_fraction(
+                metrics[size][key]
+            )  # no interval where one image holds a class
     assert "this network" not in card.split("## Limits")[0]
 
 
 def test_every_class_with_truth_has_its_row(home: Path, card: str) -> None:
     rows = record_of(home / "a")["classes"]["original"]  # a small one may vanish at the network's size
     told = re.findall(r"^\| (\w+) \| \S+ \(few images\) \| (\S+) \|", section(card, "Classes"), re.MULTILINE)
-    assert told == [(row["class"], share(row["iou"])) for row in rows if row["share"] > 0]
+    assert told == [(row["class"], format_fraction(row["iou"])) for row in rows if row["share"] > 0]
     assert "4 images: too few images for a 95 % interval" in section(card, "Limits")
 
 
@@ -225,7 +227,7 @@ def test_without_counts_the_records_figures_stand(copy: Path, content: bytes | N
         file = copy / "test" / f"{name}.npz"
         file.write_bytes(content) if content is not None else file.unlink()
     text = write_card(copy, latency=False).read_text()
-    miou = share(record_of(copy)["metrics"]["network"]["miou"])
+    miou = format_fraction(record_of(copy)["metrics"]["network"]["miou"])
     assert f"| mIoU | {miou} |" in text
     assert "no intervals" in text
     assert (copy / "card" / "examples.png").read_bytes() == (copy / "pictures" / "final.png").read_bytes()

@@ -9,7 +9,7 @@ from PIL import Image
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.archetypes import predictors, scene
-from segstudy.study.masks import compare, match, read_groups, read_legend
+from segstudy.study.masks import compare_masks, match_masks, read_classes, read_groups
 from segstudy.study.results import from_masks
 
 
@@ -27,7 +27,7 @@ def folders(tmp_path: Path) -> tuple[Path, list[Path]]:
 
 def test_folders_of_masks_give_findings(folders: tuple[Path, list[Path]]) -> None:
     truth, predictions = folders
-    findings, tests = compare(truth, predictions, read_legend(truth, None, None), Plan(min_images=3))
+    findings, tests = compare_masks(truth, predictions, read_classes(truth, None, None), Plan(min_images=3))
     group = findings.groups[0]
     assert list(tests) == ["a/out", "b/out"]
     assert [v.miou_all.value for v in group.variants][1] == 1
@@ -38,7 +38,7 @@ def test_folders_of_masks_give_findings(folders: tuple[Path, list[Path]]) -> Non
 
 def test_miou_equals_numpys(folders: tuple[Path, list[Path]]) -> None:
     truth, predictions = folders
-    findings, _ = compare(truth, predictions, read_legend(truth, None, None), Plan(min_images=1))
+    findings, _ = compare_masks(truth, predictions, read_classes(truth, None, None), Plan(min_images=1))
     inter, union = np.zeros(6), np.zeros(6)
     for path in truth.rglob("*.png"):
         t, p = np.asarray(Image.open(path)), np.asarray(Image.open(predictions[0] / "town" / path.name))
@@ -53,7 +53,7 @@ def test_all_that_is_wrong_is_said_at_once(folders: tuple[Path, list[Path]]) -> 
     (a / "town" / "3.png").unlink()
     (b / "town" / "4.png").unlink()
     with pytest.raises(DataError, match=r"(?s)lacks 1 of the 12.*town/3.*lacks 1.*town/4"):
-        match(truth, [a, b])
+        match_masks(truth, [a, b])
 
 
 def test_odd_masks_are_named(folders: tuple[Path, list[Path]]) -> None:
@@ -62,7 +62,7 @@ def test_odd_masks_are_named(folders: tuple[Path, list[Path]]) -> None:
     Image.fromarray(np.full((48, 48), 77, np.uint8)).save(a / "town" / "2.png")
     Image.fromarray(np.full((48, 48), 255, np.uint8)).save(a / "town" / "3.png")
     with pytest.raises(DataError) as error:
-        compare(truth, [a, b], read_legend(truth, None, None), Plan())
+        compare_masks(truth, [a, b], read_classes(truth, None, None), Plan())
     said = str(error.value)
     assert "3 masks" in said
     assert "is 7×5, its truth 48×48" in said
@@ -73,15 +73,15 @@ def test_odd_masks_are_named(folders: tuple[Path, list[Path]]) -> None:
 def test_classes_come_from_a_table(folders: tuple[Path, list[Path]], tmp_path: Path) -> None:
     table = tmp_path / "classes.csv"
     table.write_text("index,name,red,green,blue\n" + "".join(f"{i},n{i},{i},0,0\n" for i in range(6)))
-    legend = read_legend(folders[0], table, None, ["n5"])
+    legend = read_classes(folders[0], table, None, ["n5"])
     assert list(legend.classes) == ["n0", "n1", "n2", "n3", "n4"]
     assert legend.background is None
     assert list(legend.ignored) == [5]
     assert legend.palette[4] == (4, 0, 0)
-    assert read_legend(folders[0], table, "n1").background == 1
+    assert read_classes(folders[0], table, "n1").background == 1
     for background, ignore, said in (("n9", [], "no such class"), (None, ["n2"], "only the last")):
         with pytest.raises(ConfigError, match=said):
-            read_legend(folders[0], table, background, ignore)
+            read_classes(folders[0], table, background, ignore)
 
 
 def test_groups_come_from_a_table(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_groups_come_from_a_table(tmp_path: Path) -> None:
 def test_the_same_folder_twice_is_a_mistake(folders: tuple[Path, list[Path]]) -> None:
     truth, (a, _) = folders
     with pytest.raises(ConfigError, match="twice"):
-        compare(truth, [a, a], read_legend(truth, None, None), Plan())
+        compare_masks(truth, [a, a], read_classes(truth, None, None), Plan())
 
 
 def test_a_mask_without_a_group_stands_alone() -> None:
@@ -112,8 +112,8 @@ def test_255_in_a_prediction_draws_no_edges(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         Image.fromarray(mask).save(tmp_path / folder / "1.png")
         Image.fromarray(np.full_like(truth, 255) if folder != "b" else mask).save(tmp_path / folder / "2.png")
-    legend = read_legend(tmp_path / "truth", None, "none")
-    findings, _ = compare(tmp_path / "truth", [tmp_path / "a", tmp_path / "b"], legend, Plan())
+    legend = read_classes(tmp_path / "truth", None, "none")
+    findings, _ = compare_masks(tmp_path / "truth", [tmp_path / "a", tmp_path / "b"], legend, Plan())
     assert findings.groups[0].variants[0].figures["roughness"].value == 1
     assert findings.groups[0].variants[0].figures["class_pieces"].value == 1
 
@@ -122,4 +122,4 @@ def test_two_masks_of_one_name_are_refused(folders: tuple[Path, list[Path]]) -> 
     truth, predictions = folders
     Image.open(truth / "town" / "3.png").save(truth / "town" / "3.tif")
     with pytest.raises(DataError, match=r"3\.png and .*3\.tif are two masks of one name"):
-        match(truth, predictions)
+        match_masks(truth, predictions)

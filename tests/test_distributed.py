@@ -18,7 +18,7 @@ from segstudy.config.compose import compose_config
 from segstudy.data.dataset import EpochSampler
 from segstudy.errors import TrainingError
 from segstudy.inference.evaluate import retest
-from segstudy.measures.confusion import dense
+from segstudy.measures.confusion import confusion_per_image
 from segstudy.metrics import MeanLoss
 from segstudy.runs.tables import comparable, print_study, records
 from segstudy.study.analysis.analyse import analyse_study
@@ -99,7 +99,7 @@ def test_a_limited_test_is_told_and_never_compared_with_whole_ones(tmp_path: Pat
     assert (whole["data"]["protocol"], part["data"]["protocol"]) == ("", "4 of 11 images tested")
     assert [list(group) for group in comparable(records(tmp_path))] == [["part"], ["whole"]]
     held = np.load(tmp_path / "part" / "test" / "counts.npz")
-    counts = dense(held["network"], 8, 4)
+    counts = confusion_per_image(held["network"], 8, 4)
     assert list(held["names"]) == [s.name for s in build_data(compose_config(ELEVEN)).roles["report"].samples[:4]]
     masks = build_data(compose_config(ELEVEN)).roles["report"].__getitems__(range(4))["mask"]
     assert np.array_equal(counts.sum((1, 2)), (masks != 255).sum((1, 2)).numpy())

@@ -81,7 +81,7 @@ def test_a_report_that_fails_is_told_and_the_exit_code_is_1(
     def failing(*_: Any) -> list[str]:
         raise error
 
-    monkeypatch.setattr(write, "conclude", failing)
+    monkeypatch.setattr(write, "report_study", failing)
     monkeypatch.setattr(sweep, "FAILED", ["v2"])
     with pytest.raises(SystemExit) as ended:  # Hydra makes a warning of an Exception, and goes on to exit code 0
         sweep.Study().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))

@@ -26,7 +26,7 @@ from segstudy.measures.boundaries import (
     tolerance,
 )
 from segstudy.measures.objects import object_sums, outcome_of
-from segstudy.measures.pixels import CATEGORIES, error_categories, image_errors, where_errors
+from segstudy.measures.pixels import CATEGORIES, error_categories, error_locations, image_errors
 from segstudy.study.analysis.metrics import METRICS, by_name, image_miou, worst
 from segstudy.study.analysis.metrics import blockiness as blocks
 from segstudy.study.archetypes import STORIES, predictors, scene
@@ -184,16 +184,16 @@ def test_where_errors_lie_by_hand() -> None:
     truth[40:60, 40:60] = 1
     labels = truth.copy()
     labels[60, 40:60] = 1
-    assert where_errors(truth, labels, truth, 0)["false_positives"].tolist() == [20, 0, 0]
+    assert error_locations(truth, labels, truth, 0)["false_positives"].tolist() == [20, 0, 0]
     labels[61:63, 40:60] = 1
-    assert where_errors(truth, labels, truth, 0)["false_positives"].tolist() == [
+    assert error_locations(truth, labels, truth, 0)["false_positives"].tolist() == [
         2,
         58,
         0,
     ]  # its two corners are near others
     labels[80:90, 80:90] = 1
-    assert where_errors(truth, labels, truth, 0)["false_positives"].tolist() == [2, 58, 100]
-    assert where_errors(truth, np.zeros_like(truth), truth, 0)["false_negatives"].tolist() == [0, 0, 400]
+    assert error_locations(truth, labels, truth, 0)["false_positives"].tolist() == [2, 58, 100]
+    assert error_locations(truth, np.zeros_like(truth), truth, 0)["false_negatives"].tolist() == [0, 0, 400]
 
 
 def test_an_image_of_nothing_but_255_counts_nowhere() -> None:
@@ -324,20 +324,20 @@ def test_the_error_of_the_worst_images_is_that_of_drawing_them_again() -> None:
     truth = np.zeros((1, 200), np.uint8)
     pairs = [(str(i), truth, (np.arange(200) < n)[None].astype(np.uint8)) for i, n in enumerate(sizes)]
     tested = from_masks("x", pairs, NAMES[:2], 0)
-    value, phi = worst(tested, 0.2)
+    value, influences = worst(tested, 0.2)
     assert value == pytest.approx(np.sort(1 - sizes / 200)[:80].mean())
-    assert abs(phi.mean()) < 1e-9
+    assert abs(influences.mean()) < 1e-9
     scores = 1 - sizes / 200
     drawn = [np.sort(scores[rng.integers(0, 400, 400)])[:80].mean() for _ in range(2000)]
-    assert phi.std(ddof=1) / 20 == pytest.approx(np.std(drawn), rel=0.1)
+    assert influences.std(ddof=1) / 20 == pytest.approx(np.std(drawn), rel=0.1)
 
 
 def test_blockiness_knows_what_each_image_adds(stories: dict[str, TestResult]) -> None:
     tested = stories["perfect"]
-    value, phi = blocks(tested, 8)
+    value, influences = blocks(tested, 8)
     first = {key: sums[1:] for key, sums in tested.sums.items()}
     without, _ = blocks(replace(tested, sums=first), 8)
-    assert phi[0] == pytest.approx((len(phi) - 1) * (value - without))
+    assert influences[0] == pytest.approx((len(influences) - 1) * (value - without))
 
 
 def test_classes_of_an_image_are_those_at_its_original_size() -> None:

@@ -18,7 +18,7 @@ from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record
 from segstudy.study.analysis.analyse import times_to_accuracy
 from segstudy.study.analysis.findings import Group, Variant
-from segstudy.study.analysis.time_to_accuracy import TimeToAccuracy, final, reached, target
+from segstudy.study.analysis.time_to_accuracy import TimeToAccuracy, final_miou, target_miou, time_to_target
 from segstudy.study.report.terminal import print_time_to_accuracy
 from segstudy.study.statistics.comparison import Estimate
 from segstudy.train import run
@@ -42,28 +42,28 @@ def test_the_first_epoch_at_90_percent_of_the_best_final() -> None:
         "never": rows(0.10, 0.44),
         "fell back": rows(0.60, 0.20),  # its peak is no final value, but it was there
     }
-    goal = target(histories.values())
+    goal = target_miou(histories.values())
     assert goal == pytest.approx(0.45)
-    found = {name: reached(values, goal) for name, values in histories.items()}
+    found = {name: time_to_target(values, goal) for name, values in histories.items()}
     assert same(found["pretrained"], (2, 40))
     assert same(found["random"], (4, 60))
     assert same(found["never"], (math.nan, math.nan))
     assert same(found["fell back"], (1, 10))
-    assert math.isnan(target([]))
-    assert math.isnan(target([rows(0.0, 0.0), [{"epoch": 1, "val/loss": 1.0}]]))
+    assert math.isnan(target_miou([]))
+    assert math.isnan(target_miou([rows(0.0, 0.0), [{"epoch": 1, "val/loss": 1.0}]]))
 
 
 def test_epochs_without_validation_and_without_seconds() -> None:
     gaps = [{"epoch": 1.0, "seconds": 5.0}, {"epoch": 2.0, "val/miou": 0.4, "seconds": 9.0}, {"epoch": 3.0}]
-    assert final(gaps) == 0.4
-    assert same(reached(gaps, 0.3), (2, 9))
-    assert same(reached(rows(0.1, 0.5, seconds=None), 0.3), (2, math.nan))
-    assert same(reached([{"epoch": 1, "val/miou": math.nan}], 0.3), (math.nan, math.nan))
+    assert final_miou(gaps) == 0.4
+    assert same(time_to_target(gaps, 0.3), (2, 9))
+    assert same(time_to_target(rows(0.1, 0.5, seconds=None), 0.3), (2, math.nan))
+    assert same(time_to_target([{"epoch": 1, "val/miou": math.nan}], 0.3), (math.nan, math.nan))
 
 
 def test_a_study_says_how_soon_each_variant_was_there() -> None:
     histories = {"v1": [rows(0.1, 0.2, 0.3, seconds=7)], "v4": [rows(0.3, 0.5, seconds=9), rows(0.45, seconds=5)]}
-    goal = target(h for each in histories.values() for h in each)
+    goal = target_miou(h for each in histories.values() for h in each)
     nan = Estimate(math.nan, math.nan, math.nan)
     variants = [
         Variant(

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segstudy.console import share, signed
+from segstudy.console import format_fraction, format_signed
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
-from segstudy.study.report import html, plots
+from segstudy.study.report import html, plots, write
+from segstudy.study.report.csv import RUN_COLUMNS
 from segstudy.study.report.methods import REFERENCES, cited, methods
-from segstudy.study.report.text import latex, markdown, shortened, verdict
+from segstudy.study.report.text import escape_latex, escape_markdown, format_verdict, shorten
 from segstudy.study.report.write import write_report
 from segstudy.study.statistics.comparison import Estimate
 
@@ -108,7 +109,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is slow, and not what the test is about."""
-    monkeypatch.setattr(plots, "figures", lambda group: {})
+    monkeypatch.setattr(plots, "draw_all", lambda group: {})
 
 
 class Page(HTMLParser):
@@ -217,7 +218,7 @@ def test_names_of_users_are_text_everywhere(tmp_path: Path) -> None:
     assert "<script" not in (tmp_path / "report.md").read_text()
     for path in (tmp_path / "figures").glob("*.svg"):
         ElementTree.parse(path)
-    assert all(len(r) == len(html.RUN_COLUMNS) for r in csv.reader((tmp_path / "runs.csv").open()))
+    assert all(len(r) == len(RUN_COLUMNS) for r in csv.reader((tmp_path / "runs.csv").open()))
 
 
 def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
@@ -229,13 +230,13 @@ def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
     assert "<pattern" in (tmp_path / "figures" / "1_forest_miou.svg").read_text()
     assert "two networks, not of variants" in text
     # With three seeds nothing is hatched.
-    drawn = plots.forest(three().groups[0], "miou")
+    drawn = plots.forest_plot(three().groups[0], "miou")
     assert drawn is not None
     assert not any(patch.get_hatch() for patch in drawn.axes[0].patches)
 
 
 def test_a_bar_of_the_forest_plot_is_the_wide_interval() -> None:
-    drawn = plots.forest(three().groups[0], "miou")
+    drawn = plots.forest_plot(three().groups[0], "miou")
     assert drawn is not None
     bars = [p for p in drawn.axes[0].patches if p.get_height() == 0.26]  # type: ignore[attr-defined]
     ends = [(p.get_x(), p.get_x() + p.get_width()) for p in bars]  # type: ignore[attr-defined]
@@ -278,7 +279,7 @@ def test_a_full_disk_leaves_the_earlier_report(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(html, "page", full)
+    monkeypatch.setattr(write, "page", full)
     with pytest.raises(DataError, match="No space left"):
         write_report(three(), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
@@ -324,7 +325,7 @@ def test_the_same_findings_give_the_same_page(tmp_path: Path, written: Path) -> 
 def test_pictures_beyond_the_budget_are_counted(
     tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(html, "PICTURE_BYTES", 30_000)
+    monkeypatch.setattr(write, "PICTURE_BYTES", 30_000)
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     write_report(three(), tmp_path, {"VOC-animals": [("gallery/a", noise), ("gallery/b", noise), ("gallery/c", noise)]})
     page = page_of(tmp_path)
@@ -343,18 +344,18 @@ def test_colours_of_label_maps_are_kept() -> None:
 
 
 def test_figures_in_words() -> None:
-    assert [share(v) for v in (0.016, -0.016, 1.0, 0.0, -0.0001, NAN, None)] == [
+    assert [format_fraction(v) for v in (0.016, -0.016, 1.0, 0.0, -0.0001, NAN, None)] == [
         ".016", "−.016", "1.000", ".000", ".000", "n/a", "–",
     ]  # fmt: skip
-    assert [signed(v) for v in (0.5, -0.5, 0.0)] == ["+.500", "−.500", ".000"]
-    assert shortened("two\nlines\x00", 20) == "two lines"
-    assert shortened("a long name of a variant", 11) == "a lon…riant"
-    assert latex("50 % of x_1 & {y}\nΔ") == r"50 \% of x\_1 \& \{y\} $\Delta$"
-    assert markdown("a|b *c* <d>") == r"a\|b \*c\* &lt;d>"
+    assert [format_signed(v) for v in (0.5, -0.5, 0.0)] == ["+.500", "−.500", ".000"]
+    assert shorten("two\nlines\x00", 20) == "two lines"
+    assert shorten("a long name of a variant", 11) == "a lon…riant"
+    assert escape_latex("50 % of x_1 & {y}\nΔ") == r"50 \% of x\_1 \& \{y\} $\Delta$"
+    assert escape_markdown("a|b *c* <d>") == r"a\|b \*c\* &lt;d>"
     whole = three().groups[0]
     equal = replace(difference("V1", "V2", 0.001, "equal"), wide_low=-0.002, wide_high=0.004)
-    assert verdict(whole, equal) == "equal within ±.005: +.001 (−.002\u00a0to\u00a0.004)"
-    assert verdict(whole, replace(equal, delta=NAN)) == "n/a"
+    assert format_verdict(whole, equal) == "equal within ±.005: +.001 (−.002\u00a0to\u00a0.004)"
+    assert format_verdict(whole, replace(equal, delta=NAN)) == "n/a"
 
 
 def test_methods_cite_what_was_measured_and_no_more() -> None:
@@ -378,7 +379,7 @@ def test_many_variants_share_a_grey() -> None:
     many = group([variant(f"V{i}", 0.3 + 0.01 * i) for i in range(12)], [])
     colours = plots.colours_of(many)
     assert [name for name, colour in colours.items() if colour == plots.OTHER] == [f"V{i}" for i in range(1, 6)]
-    assert colours["V0"] == plots.SERIES[0]
+    assert colours["V0"] == plots.VARIANT_COLOURS[0]
 
 
 def test_classes_are_ordered_by_support_then_figure() -> None:

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
-from segstudy.study.analysis.verdicts import halving, sentence
+from segstudy.study.analysis.verdicts import how_to_halve, verdict_sentence
 from segstudy.study.statistics.bootstrap import bootstrap, cross_check, percentile
-from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate, rough
+from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate, small_sample_warning
 from segstudy.study.statistics.influence import image_error, influence
 from segstudy.study.statistics.multiplicity import Decision, benjamini_hochberg, decide
 
@@ -37,57 +37,57 @@ def with_p(p: float) -> Comparison:
 def test_influence_by_hand() -> None:
     """R = 3/4 and 2/8; B = 4 and 8; n/|K| = 2/2."""
     top, bottom = np.array([[1, 2], [2, 0]]), np.array([[2, 4], [2, 4]])
-    value, phi = influence(top, bottom)
+    value, influences = influence(top, bottom)
     assert value == pytest.approx(0.5)
-    assert phi == pytest.approx([(1 - 1.5) / 4 + (2 - 1) / 8, (2 - 1.5) / 4 + (0 - 1) / 8])
-    assert image_error(phi) == 0  # its two parts cancel
+    assert influences == pytest.approx([(1 - 1.5) / 4 + (2 - 1) / 8, (2 - 1.5) / 4 + (0 - 1) / 8])
+    assert image_error(influences) == 0  # its two parts cancel
 
 
 def test_influence_of_one_ratio() -> None:
-    value, phi = influence(np.array([1, 0, 2]), np.array([2, 2, 2]))
+    value, influences = influence(np.array([1, 0, 2]), np.array([2, 2, 2]))
     assert value == 0.5
-    assert phi == pytest.approx([0, -0.5, 0.5])
-    assert image_error(phi) == pytest.approx(0.5 / math.sqrt(3))
+    assert influences == pytest.approx([0, -0.5, 0.5])
+    assert image_error(influences) == pytest.approx(0.5 / math.sqrt(3))
 
 
 def test_only_kept_columns_count() -> None:
     top, bottom = counts(np.random.default_rng(0), 50)
     keep = np.array([True, False, True, False])
-    value, phi = influence(top, bottom, keep)
+    value, influences = influence(top, bottom, keep)
     assert value == pytest.approx((top.sum(0) / bottom.sum(0))[keep].mean())
-    assert phi == pytest.approx(influence(top[:, keep], bottom[:, keep])[1])
-    assert phi.sum() == pytest.approx(0, abs=1e-9)
+    assert influences == pytest.approx(influence(top[:, keep], bottom[:, keep])[1])
+    assert influences.sum() == pytest.approx(0, abs=1e-9)
 
 
 def test_nothing_counted_is_not_a_figure() -> None:
-    value, phi = influence(np.zeros(3), np.zeros(3))
+    value, influences = influence(np.zeros(3), np.zeros(3))
     assert math.isnan(value)
-    assert np.isnan(phi).all()
+    assert np.isnan(influences).all()
     assert math.isnan(influence(np.ones((3, 2)), np.ones((3, 2)), np.zeros(2, bool))[0])
     assert influence(np.array([[1, 0], [1, 0]]), np.array([[2, 0], [2, 0]]))[0] == 0.5  # the empty column is left out
-    figure = estimate([value], [phi])
+    figure = estimate([value], [influences])
     assert math.isnan(figure.value)
     assert math.isnan(figure.low)
-    found = compare(MetricSamples([value], [phi]), MetricSamples([0.5], [np.zeros(3)]))
+    found = compare(MetricSamples([value], [influences]), MetricSamples([0.5], [np.zeros(3)]))
     assert math.isnan(found.p)
     decision = decide({"a": found, "b": with_p(0.03)})
     assert decision["a"].verdict == "undecided"
     assert math.isnan(decision["a"].p)
     assert decision["b"].p == pytest.approx(0.03)  # the undefined one is not corrected for
-    assert "n/a" in sentence("V1", "V2", "mIoU", found, decision["a"])
+    assert "n/a" in verdict_sentence("V1", "V2", "mIoU", found, decision["a"])
 
 
 def test_standard_error_equals_jackknife_and_bootstrap() -> None:
     top, bottom = counts(np.random.default_rng(1), 400)
-    value, phi = influence(top, bottom)
+    value, influences = influence(top, bottom)
     without = ((top.sum(0) - top) / (bottom.sum(0) - bottom)).mean(1)
     jackknife = math.sqrt(399 / 400 * ((without - without.mean()) ** 2).sum())
-    assert image_error(phi) == pytest.approx(jackknife, rel=0.02)
+    assert image_error(influences) == pytest.approx(jackknife, rel=0.02)
     assert image_error(influence(top, bottom, leave_one_out=True)[1]) == pytest.approx(jackknife)
     draws = bootstrap(top[None], bottom[None], draws=4000)
-    assert abs(cross_check(image_error(phi), draws[:, 0])) < 0.05
+    assert abs(cross_check(image_error(influences), draws[:, 0])) < 0.05
     assert draws.mean() == pytest.approx(value, abs=0.002)
-    figure = estimate([value], [phi])
+    figure = estimate([value], [influences])
     assert percentile(draws[:, 0]) == pytest.approx((figure.low, figure.high), abs=0.002)
 
 
@@ -95,23 +95,23 @@ def test_standard_error_equals_jackknife_and_bootstrap() -> None:
 def test_what_one_image_holds_alone_has_no_standard_error(leave_one_out: bool) -> None:
     """Its residual is 0 whatever it holds: a width of 0 would say that all images are like it."""
     top, bottom = np.array([[1, 0], [2, 0], [0, 3]]), np.array([[2, 0], [2, 0], [0, 4]])
-    value, phi = influence(top, bottom, leave_one_out=leave_one_out)
+    value, influences = influence(top, bottom, leave_one_out=leave_one_out)
     assert value == 0.75
-    assert np.isnan(phi).all()
-    figure = estimate([value] * 3, [phi] * 3)
+    assert np.isnan(influences).all()
+    figure = estimate([value] * 3, [influences] * 3)
     assert figure.value == 0.75
     assert np.isnan([figure.low, figure.high]).all()
-    found = compare(MetricSamples([0.5] * 3, [phi] * 3), MetricSamples([value] * 3, [phi] * 3))
+    found = compare(MetricSamples([0.5] * 3, [influences] * 3), MetricSamples([value] * 3, [influences] * 3))
     decision = decide({"it": found})["it"]
     assert decision.verdict == "undecided"
-    assert "has no standard error" in sentence("V1", "V2", "mIoU", found, decision)
+    assert "has no standard error" in verdict_sentence("V1", "V2", "mIoU", found, decision)
     assert np.isfinite(influence(top, bottom, np.array([True, False]), leave_one_out)[1]).all()
 
 
 def test_what_does_not_vary_has_no_interval() -> None:
     """Hallucinated nowhere in 40 images: 0, but not 0 ± 0. The same of three seeds that end in the same epoch."""
-    value, phi = influence(np.zeros(40), np.full(40, 100.0), leave_one_out=True)
-    figure = estimate([value], [phi])
+    value, influences = influence(np.zeros(40), np.full(40, 100.0), leave_one_out=True)
+    figure = estimate([value], [influences])
     assert figure.value == 0
     assert np.isnan([figure.low, figure.high]).all()
     found = compare(MetricSamples([5.0] * 3, [np.zeros(9)] * 3), MetricSamples([6.0] * 3, [np.zeros(9)] * 3))
@@ -123,24 +123,26 @@ def test_what_does_not_vary_has_no_interval() -> None:
 
 def test_groups_by_hand() -> None:
     """Sums −1, 0 and 1 over three groups of two: SE² = 3/2 · 2 / 36."""
-    phi = np.array([-2.0, 1, 3, -3, 0.5, 0.5])
-    assert image_error(phi, ["a", "a", "b", "b", "c", "c"]) == pytest.approx(math.sqrt(3) / 6)
-    assert math.isnan(image_error(phi, [7] * 6))
-    assert math.isnan(image_error(phi[:1]))
+    influences = np.array([-2.0, 1, 3, -3, 0.5, 0.5])
+    assert image_error(influences, ["a", "a", "b", "b", "c", "c"]) == pytest.approx(math.sqrt(3) / 6)
+    assert math.isnan(image_error(influences, [7] * 6))
+    assert math.isnan(image_error(influences[:1]))
 
 
 def test_a_group_an_image_is_no_group() -> None:
-    _, phi = influence(*counts(np.random.default_rng(2), 60))
-    assert image_error(phi, range(60)) == pytest.approx(image_error(phi))
+    _, influences = influence(*counts(np.random.default_rng(2), 60))
+    assert image_error(influences, range(60)) == pytest.approx(image_error(influences))
 
 
 def test_copies_of_images_add_nothing_within_groups() -> None:
     top, bottom = counts(np.random.default_rng(3), 60)
-    _, phi = influence(top, bottom)
+    _, influences = influence(top, bottom)
     value, doubled = influence(np.repeat(top, 2, 0), np.repeat(bottom, 2, 0))
     assert value == pytest.approx(influence(top, bottom)[0])
-    assert image_error(doubled, np.repeat(np.arange(60), 2)) == pytest.approx(image_error(phi))
-    assert image_error(doubled) == pytest.approx(image_error(phi) / math.sqrt(2), rel=0.02)  # the mistake they prevent
+    assert image_error(doubled, np.repeat(np.arange(60), 2)) == pytest.approx(image_error(influences))
+    assert image_error(doubled) == pytest.approx(
+        image_error(influences) / math.sqrt(2), rel=0.02
+    )  # the mistake they prevent
 
 
 def test_groups_are_drawn_whole() -> None:
@@ -148,11 +150,13 @@ def test_groups_are_drawn_whole() -> None:
     groups = np.repeat(np.arange(80), 5)
     bottom = np.full((400, 1), 100.0)
     top = 100 * np.clip(0.6 + 0.1 * rng.standard_normal(80)[groups] + 0.02 * rng.standard_normal(400), 0, 1)[:, None]
-    _, phi = influence(top, bottom)
+    _, influences = influence(top, bottom)
     draws = bootstrap(top[None], bottom[None], draws=4000, groups=[f"drive {g}" for g in groups])
-    assert abs(cross_check(image_error(phi, groups), draws[:, 0])) < 0.05
-    assert image_error(phi, groups) > 2 * image_error(phi)
-    assert estimate([0.6], [phi], groups).high - 0.6 == pytest.approx(stats.t.isf(0.025, 79) * image_error(phi, groups))
+    assert abs(cross_check(image_error(influences, groups), draws[:, 0])) < 0.05
+    assert image_error(influences, groups) > 2 * image_error(influences)
+    assert estimate([0.6], [influences], groups).high - 0.6 == pytest.approx(
+        stats.t.isf(0.025, 79) * image_error(influences, groups)
+    )
 
 
 def test_bootstrap_by_hand() -> None:
@@ -202,12 +206,12 @@ def test_cross_check() -> None:
 
 def test_estimate_by_hand() -> None:
     """Four images .02², two seeds s² = .0001: SE² = .0004 + .00005, df .00045² / (.0004²/3 + .00005²/1) = 3.627."""
-    phi = 0.02 * math.sqrt(4) * np.array([1, -1, 1, -1]) * math.sqrt(3 / 4)
-    assert image_error(phi) == pytest.approx(0.02)
-    found = estimate([0.5 - math.sqrt(0.00005), 0.5 + math.sqrt(0.00005)], [phi, phi])
+    influences = 0.02 * math.sqrt(4) * np.array([1, -1, 1, -1]) * math.sqrt(3 / 4)
+    assert image_error(influences) == pytest.approx(0.02)
+    found = estimate([0.5 - math.sqrt(0.00005), 0.5 + math.sqrt(0.00005)], [influences, influences])
     assert (found.value, found.seeds) == (pytest.approx(0.5), 2)
     assert found.high - 0.5 == pytest.approx(stats.t.isf(0.025, 3.62687) * math.sqrt(0.00045), rel=1e-5)
-    one = estimate([0.5], [phi])
+    one = estimate([0.5], [influences])
     assert (one.low, one.high) == pytest.approx((0.5 - 3.182446 * 0.02, 0.5 + 3.182446 * 0.02))  # t of 3 degrees
 
 
@@ -252,8 +256,8 @@ def test_images_and_seeds_add_up() -> None:
 
 
 def test_a_run_against_itself() -> None:
-    value, phi = influence(*counts(np.random.default_rng(8), 40))
-    one, three = MetricSamples([value], [phi]), MetricSamples([value] * 3, [phi] * 3)
+    value, influences = influence(*counts(np.random.default_rng(8), 40))
+    one, three = MetricSamples([value], [influences]), MetricSamples([value] * 3, [influences] * 3)
     same = compare(three, three)
     assert (same.delta, same.se, same.p, same.low, same.high) == (0, 0, 1, 0, 0)
     assert decide({"it": same})["it"].verdict == "equal"
@@ -338,22 +342,22 @@ def test_benjamini_hochberg() -> None:
 def test_better_in_words() -> None:
     better = Decision(0.01, 0.005, 0.027, "better", 0.01)
     text = "V2 is better than V1 in mIoU by .016 (.005 … .027; three seeds each)"
-    assert sentence("V1", "V2", "mIoU", compared(0.016, 0.005), better) == text
+    assert verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005), better) == text
     worse = Decision(0.01, -0.027, -0.005, "worse", 0.01)
-    assert "V2 is worse than V1 in mIoU by .016 (.005 … .027; three and five" in sentence(
+    assert "V2 is worse than V1 in mIoU by .016 (.005 … .027; three and five" in verdict_sentence(
         "V1", "V2", "mIoU", compared(-0.016, 0.005, seeds=(3, 5)), worse
     )
 
 
 def test_one_seed_in_words() -> None:
     ahead = Decision(0.01, 0.005, 0.027, "ahead", 0.01)
-    text = sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 1)), ahead, spread=0.009)
+    text = verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 1)), ahead, spread=0.009)
     assert text == (
         "checkpoint V2 is ahead of checkpoint V1 in mIoU by .016 (.005 … .027, images only). One training each: "
         "whether variant V2 is better is not known; how far the same recipe moves with another seed: "
         ".009 (SD) in this study"
     )
-    half = sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 3)), ahead)
+    half = verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 3)), ahead)
     assert "One training of V1: " in half
     assert half.endswith("unknown here")
 
@@ -361,14 +365,14 @@ def test_one_seed_in_words() -> None:
 def test_equal_and_undecided_in_words() -> None:
     equal = Decision(0.5, -0.002, 0.003, "equal", 0.003)
     text = "V2 and V1 are equal in mIoU within ±.005 (−.002 … +.003; two seeds each)"
-    assert sentence("V1", "V2", "mIoU", compared(0.0005, 0.001, seeds=(2, 2)), equal) == text
+    assert verdict_sentence("V1", "V2", "mIoU", compared(0.0005, 0.001, seeds=(2, 2)), equal) == text
     shown = Decision(0.01, 0.001, 0.003, "equal", 0.003)
-    assert "more than chance, but smaller" in sentence("V1", "V2", "mIoU", compared(0.002, 0.0005), shown)
+    assert "more than chance, but smaller" in verdict_sentence("V1", "V2", "mIoU", compared(0.002, 0.0005), shown)
     unsure = decide({"it": compared(0.004, 0.012 / 2.8)})["it"]
-    text = sentence("V1", "V2", "mIoU", compared(0.004, 0.012 / 2.8), unsure)
+    text = verdict_sentence("V1", "V2", "mIoU", compared(0.004, 0.012 / 2.8), unsure)
     assert text.startswith("undecided: V2 − V1 in mIoU is +.004 (−.004 … +.012; three seeds each); ")
     assert "the smallest difference this study could have shown is .012; " in text
-    assert "between these checkpoints; about 4 times the images would halve it" in sentence(
+    assert "between these checkpoints; about 4 times the images would halve it" in verdict_sentence(
         "V1", "V2", "mIoU", Comparison(0.0, 0.01, math.inf, 1, -0.02, 0.02, (1, 1), 0.01),
         Decision(1, -0.02, 0.02, "undecided", 0.028),
     )  # fmt: skip
@@ -378,21 +382,21 @@ def test_what_would_halve_it() -> None:
     """SE² = 100: 25 is the aim. Seeds 90 of it: 90/(25 − 10) = 6 times; images likewise; half and half: neither."""
 
     def of(images: float) -> str:
-        return halving(Comparison(0, 10, math.inf, 1, -20, 20, (3, 3), math.sqrt(images)))
+        return how_to_halve(Comparison(0, 10, math.inf, 1, -20, 20, (3, 3), math.sqrt(images)))
 
     assert of(10) == "about 18 seeds would halve it"
     assert of(90) == "about 6 times the images would halve it"
     assert of(50).startswith("only more seeds and more images together")
     assert of(24.9).startswith("only")  # 751 times as many seeds is no advice
-    assert "no seed" in halving(Comparison(0, 0, math.inf, 1, 0, 0, (3, 3), 0))
+    assert "no seed" in how_to_halve(Comparison(0, 0, math.inf, 1, 0, 0, (3, 3), 0))
 
 
 def test_rough_warnings() -> None:
-    assert rough(50) is None
-    assert rough(445, 10) is None
-    assert rough(49) == "49 images: too few images for a 95 % interval to be trusted"
-    assert rough(445, 2) == "interval from 2 groups: rough"
-    assert str(rough(49, 1)).endswith("to be trusted; interval from 1 group: rough")
+    assert small_sample_warning(50) is None
+    assert small_sample_warning(445, 10) is None
+    assert small_sample_warning(49) == "49 images: too few images for a 95 % interval to be trusted"
+    assert small_sample_warning(445, 2) == "interval from 2 groups: rough"
+    assert str(small_sample_warning(49, 1)).endswith("to be trusted; interval from 1 group: rough")
 
 
 def test_mistakes_are_named() -> None:

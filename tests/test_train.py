@@ -34,7 +34,7 @@ from segstudy.config.summary import hyperparameters
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice
-from segstudy.measures.confusion import dense
+from segstudy.measures.confusion import confusion_per_image
 from segstudy.runs.checkpoints import RunCheckpointIO
 from segstudy.runs.history import read_history
 from segstudy.runs.locking import run_lock
@@ -145,7 +145,7 @@ def test_the_figures_can_be_computed_again_from_the_folder(finished: Path) -> No
 
 def test_counts_of_images_add_up(finished: Path) -> None:
     held = np.load(finished / "test" / "counts.npz")
-    counts = dense(held["network"], 8, len(held["names"]))
+    counts = confusion_per_image(held["network"], 8, len(held["names"]))
     record = json.loads((finished / "record.json").read_text())
     assert counts.trace(axis1=1, axis2=2).sum() / counts.sum() == pytest.approx(
         record["metrics"]["network"]["pixel_accuracy"]
@@ -569,7 +569,7 @@ def test_two_processes_count_each_image_once(tmp_path: Path) -> None:
     assert "sync_dist" not in done.stderr  # Lightning's advice for figures that differ between processes
     (folder,) = (tmp_path / "runs" / "study").iterdir()
     held = np.load(folder / "test" / "counts.npz")
-    counts = dense(held["network"], 8, len(held["names"]))
+    counts = confusion_per_image(held["network"], 8, len(held["names"]))
     assert len(counts) == 7
     assert (counts.sum((1, 2)) > 0).all()
     record = json.loads((folder / "record.json").read_text())

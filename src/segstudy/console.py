@@ -11,18 +11,63 @@ from rich.console import Console
 from segstudy import entry
 from segstudy.entry import RANK
 
+MISSING = "–"
 
-def format_number(value: float | None, digits: int = 3) -> str:
-    """A figure for a table; n/a where it is not defined, – where it is not there."""
+NOT_DEFINED = "n/a"
+
+
+def format_number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """0.016 or, with `sign`, +0.016; n/a for NaN, – for None."""
     if value is None:
-        return "–"
-    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+        return MISSING
+    return NOT_DEFINED if math.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def format_amount(value: float | None, digits: int = 1) -> str:
+    """A number of any size, 1,234.5; n/a where it is not finite, – for None."""
+    if value is None:
+        return MISSING
+    return f"{value:,.{digits}f}" if math.isfinite(value) else NOT_DEFINED
+
+
+def format_millions(value: float | None) -> str:
+    """2,686,613 → 2.69 M."""
+    return MISSING if value is None else f"{format_amount(value / 1e6, 2)} M"
+
+
+def format_fraction(value: float | None, digits: int = 3) -> str:
+    """A number between −1 and 1 without its leading 0: .016, −.016, 1.000; n/a where it is not finite, – for None."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return NOT_DEFINED
+    text = f"{abs(value):.{digits}f}"
+    text = text.removeprefix("0") if text.startswith("0.") else text
+    return f"−{text}" if value < 0 and text.strip(".0") else text
+
+
+def format_signed(value: float, digits: int = 3) -> str:
+    """As `format_fraction`, with a plus where it is above 0."""
+    text = format_fraction(value, digits)
+    return f"+{text}" if value > 0 and text.strip(".0") else text
+
+
+def format_interval(low: float, high: float) -> str:
+    """(.005 to .027) on one line, or nothing where there is no interval."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"({format_fraction(low)}\u00a0to\u00a0{format_fraction(high)})"
+
+
+def format_range(low: float, high: float) -> str:
+    """−.006 … +.014."""
+    return f"{format_signed(low)} … {format_signed(high)}"
 
 
 def format_duration(seconds: float | None) -> str:
     """Seconds as m:ss, or h:mm:ss from one hour on."""
     if seconds is None:
-        return "–"
+        return MISSING
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
@@ -59,42 +104,3 @@ def silence_warnings() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     # A resumed or time-limited run tests what it holds in memory, which is meant.
     warnings.filterwarnings("ignore", ".*You are resuming.*|.*Checkpoint directory .* exists and is not empty.*")
-
-
-MISSING = "–"
-
-NOT_DEFINED = "n/a"
-
-
-def share(value: float | None, digits: int = 3) -> str:
-    """A figure between −1 and 1 without its leading 0: .016, −.016, 1.000; n/a for NaN, – for None."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return NOT_DEFINED
-    text = f"{abs(value):.{digits}f}"
-    text = text.removeprefix("0") if text.startswith("0.") else text
-    return f"−{text}" if value < 0 and text.strip(".0") else text
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """As `share`, with a plus where it is above 0."""
-    text = share(value, digits)
-    return f"+{text}" if value > 0 and text.strip(".0") else text
-
-
-def amount(value: float | None, digits: int = 1) -> str:
-    """A figure of any size: 12.4; n/a for NaN, – for None."""
-    if value is None:
-        return MISSING
-    return f"{value:,.{digits}f}" if math.isfinite(value) else NOT_DEFINED
-
-
-def millions(value: float | None) -> str:
-    """2,686,613 → 2.69 M."""
-    return amount(value if value is None else value / 1e6, 2) + (" M" if value is not None else "")
-
-
-def between(low: float, high: float) -> str:
-    """(.005 to .027) on one line, or nothing where there is no interval."""
-    return f"({share(low)}\u00a0to\u00a0{share(high)})" if math.isfinite(low) and math.isfinite(high) else ""

@@ -101,10 +101,10 @@ class Study(Callback):
 
     def _conclude(self, folder: Path) -> list[str]:
         """The study's tables and report. Hydra turns an exception of a callback into a warning: it ends here."""
-        from segstudy.study.report.write import conclude  # a single run needs none of what a report is made with
+        from segstudy.study.report.write import report_study  # a single run needs none of what a report is made with
 
         try:
-            return conclude(folder, console)
+            return report_study(folder, console)
         except Exception as error:
             if isinstance(error, SegstudyError):
                 print_error(error)

@@ -15,7 +15,7 @@ from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import TrainingError
 from segstudy.files import atomic_write
 from segstudy.labels import labels_at
-from segstudy.measures.confusion import total
+from segstudy.measures.confusion import total_confusion
 from segstudy.metrics import class_table, confusion, summary
 
 SIZES = ("network", "original")
@@ -75,7 +75,7 @@ class PerImageConfusion(L.Callback):
         _check_images(trainer, seen)
         self.images = len(seen)
         rows = {size: np.concatenate([r for _, part in parts for r in part[size]]) for size in SIZES}
-        self.total = {size: total(r, self.num_classes) for size, r in rows.items()}
+        self.total = {size: total_confusion(r, self.num_classes) for size, r in rows.items()}
         if trainer.is_global_zero:
             samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
             names = [samples[i].name for i in seen]

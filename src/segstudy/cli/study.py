@@ -23,10 +23,10 @@ def report(
     run is not done. Example: segstudy report runs/voc-animals --plan journey
     """
     from segstudy.console import silence_warnings
-    from segstudy.study.report.write import conclude
+    from segstudy.study.report.write import report_study
 
     silence_warnings()
-    if conclude(folder, console, plan):
+    if report_study(folder, console, plan):
         raise typer.Exit(1)
 
 
@@ -45,12 +45,11 @@ def compare(
     Example: segstudy compare masks old_model new_model --classes classes.csv
     """
     from segstudy.study.analysis.plan import Plan
-    from segstudy.study.masks import compare as compare_masks
-    from segstudy.study.masks import read_groups, read_legend
+    from segstudy.study.masks import compare_masks, read_classes, read_groups
     from segstudy.study.report.terminal import print_findings
     from segstudy.study.report.write import write_report
 
-    legend = read_legend(truth, classes, background, ignore or [])
+    legend = read_classes(truth, classes, background, ignore or [])
     named = read_groups(groups) if groups else None
     findings, _ = compare_masks(truth, predictions, legend, Plan(), named)
     print_findings(findings, console)

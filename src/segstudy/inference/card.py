@@ -28,7 +28,7 @@ from segstudy.runs.listing import read
 from segstudy.runs.record import read_record
 from segstudy.study.analysis.analyse import analyse, clusters_of, in_images, supported_classes
 from segstudy.study.analysis.plan import Plan
-from segstudy.study.report.text import markdown
+from segstudy.study.report.text import escape_markdown
 from segstudy.study.results import TestResult, from_sparse, read_run
 
 PICTURES = "card"
@@ -74,7 +74,7 @@ def model_card(folder: Path, latency: bool = True, license: str | None = None) -
         "Limits": sections.limits(known),
         "Made with": sections.made(known),
     }
-    title = f"# {markdown(known.name)}: a segmentation network for {len(known.classes)} classes"
+    title = f"# {escape_markdown(known.name)}: a segmentation network for {len(known.classes)} classes"
     parts = [front(known, license), title, sections.first(known), _shown(known.folder)]
     parts += [f"## {heading}\n\n{text}" for heading, text in told.items() if text]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -91,12 +91,14 @@ def gather(folder: Path, measured: bool) -> CardContext:
     network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
     plan = Plan.of(OmegaConf.to_container(cfg.report) if cfg.get("report") else None)  # type: ignore[arg-type]
     tested, missing = read_tested(folder, record)
-    group, units, supported = None, None, np.zeros(len(record["class_names"]), bool)
+    group, clusters, supported = None, None, np.zeros(len(record["class_names"]), bool)
     if tested is not None:
-        units = clusters_of(tested)[0]
-        supported = supported_classes(in_images(tested), plan.min_images, units)[0]
+        clusters = clusters_of(tested)[0]
+        supported = supported_classes(in_images(tested), plan.min_images, clusters)[0]
         group = analyse([tested], plan, SELF) if tested.sums else None
-    return CardContext(folder, record, cfg, network, speeds, tested, group, missing, units, supported, plan.min_images)
+    return CardContext(
+        folder, record, cfg, network, speeds, tested, group, missing, clusters, supported, plan.min_images
+    )
 
 
 def finished(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from segstudy.callbacks.per_image_confusion import SIZES
 from segstudy.config.summary import PARTS, describe_part
-from segstudy.console import amount, format_duration, millions, share
+from segstudy.console import format_amount, format_duration, format_fraction, format_millions
 from segstudy.errors import ConfigError
 from segstudy.inference.latency import Latency
 from segstudy.inference.terms import layout, named, published, terms_of, weights_of
@@ -27,7 +27,7 @@ from segstudy.runs.record import environment
 from segstudy.runs.tables import EXTRA_METRICS, command
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
-from segstudy.study.report.text import estimate, items, markdown, outcome_words, table
+from segstudy.study.report.text import escape_markdown, format_estimate, format_outcomes, markdown_list, markdown_table
 from segstudy.study.results import Counts, TestResult
 from segstudy.study.statistics import comparison, influence
 from segstudy.study.statistics.comparison import Estimate
@@ -62,7 +62,7 @@ class CardContext:
     tested: TestResult | None
     group: Group | None
     missing: str
-    units: list[str] | None
+    clusters: list[str] | None
     supported: np.ndarray
     min_images: int
 
@@ -83,14 +83,14 @@ class CardContext:
 def first(known: CardContext) -> str:
     """The card in a sentence."""
     report = known.data["roles"]["report"]
-    said = share(known.record["metrics"].get("network", {}).get("miou"))
+    said = format_fraction(known.record["metrics"].get("network", {}).get("miou"))
     if known.tested is not None:
         counts = known.tested.counts
-        said = f"{estimate(ratio(known, counts.hit, counts.union, with_truth(counts)))}, in brackets the 95 % "
+        said = f"{format_estimate(ratio(known, counts.true_positives, counts.union, with_truth(counts)))}, in brackets the 95 % "
         said += "interval over images,"
     return (
         f"It gives every pixel of a photo one of {len(known.classes)} classes: mIoU {said} on {report['images']:,} "
-        f"images of {markdown(repr(report['split']))} ({markdown(named(known.data))}), at {by(known.data['size'])}."
+        f"images of {escape_markdown(repr(report['split']))} ({escape_markdown(named(known.data))}), at {by(known.data['size'])}."
     )
 
 
@@ -102,19 +102,19 @@ def about(known: CardContext) -> str:
     inner = {}
     with suppress(ConfigError):  # an architecture of other parts
         inner = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(known.network).items()}
-    held = ", ".join(f"{name} {millions(n)}" for name, n in inner.items())
+    held = ", ".join(f"{name} {format_millions(n)}" for name, n in inner.items())
     marked = (c == known.data.get("background") and name != "background" for c, name in enumerate(known.classes))
     names = [f"{name} (the background)" if mark else name for name, mark in zip(known.classes, marked, strict=True)]
     values = record.get("normalisation", {})
     told = ", ".join(f"{key} {' '.join(map(str, values[key]))}" for key in ("mean", "std") if key in values)
     one = " (one channel for both classes)" if known.cfg.get("head", {}).get("single") else ""
     return "\n".join([
-        f"* Network: {network(known.cfg)}; {millions(total)} parameters{f' ({held})' if held else ''}, "
-        f"{amount(work, 2)} GFLOP for an image of {by(size)}",
+        f"* Network: {network(known.cfg)}; {format_millions(total)} parameters{f' ({held})' if held else ''}, "
+        f"{format_amount(work, 2)} GFLOP for an image of {by(size)}",
         f"* Input: an RGB photo of any size, brought to {by(size)} (height × width, bilinear, proportions not kept); "
-        f"values in 0…1, normalised{f' with {markdown(told)}' if told else ''}",
+        f"values in 0…1, normalised{f' with {escape_markdown(told)}' if told else ''}",
         f"* Output{one}: a logit for each class and pixel, interpolated to the photo's own size; the largest decides",
-        f"* Classes ({len(names)}): {markdown(', '.join(names))}",
+        f"* Classes ({len(names)}): {escape_markdown(', '.join(names))}",
     ])  # fmt: skip
 
 
@@ -168,7 +168,11 @@ def data(known: CardContext, license: str | None) -> str:
     about = f", described by {Path(str(described)).name}" if known.cfg.data.get("about") else ""
     protocol = f", {told['protocol']}" if told.get("protocol") else ""
     said = f"{named(told)} (data={layout(told).lower()}{about}{protocol}), read at {by(told['size'])} pixels."
-    text = [markdown(said[0].upper() + said[1:]), table(("", "list", "images", "fingerprint"), rows), published(told)]
+    text = [
+        escape_markdown(said[0].upper() + said[1:]),
+        markdown_table(("", "list", "images", "fingerprint"), rows),
+        published(told),
+    ]
     if told.get("overlap"):
         text.append(f"**{told['overlap']} of the reported images were also trained on.**")
     kept = "not said; `--license` adds it" if license is None else f"`{license.replace('`', '')}`"
@@ -184,14 +188,14 @@ def training(known: CardContext) -> str:
     text = [f"```bash\n{told}\n```\n\nPaths are shortened to their last part."] if told else []
     optim = cfg["optim"]
     encoder = f" (encoder {optim['encoder_lr']})" if optim.get("encoder_lr") is not None else ""
-    speed = f", {amount(record['images_per_second'])} images/s" if record.get("images_per_second") else ""
+    speed = f", {format_amount(record['images_per_second'])} images/s" if record.get("images_per_second") else ""
     facts = [
         f"loss: `{describe_part(cfg['loss'])}`",
         f"optimizer: `{describe_part(optim.get('optimizer'))}`, learning rate {optim.get('lr')}{encoder}, "
         f"schedule `{describe_part(cfg['schedule'])}`",
         f"length: {counted(record.get('epochs', 0), 'epoch')}, {counted(record.get('steps', 0), 'step')} of "
         f"{cfg['data'].get('batch_size')} images, {format_duration(record.get('seconds'))}{speed}",
-        f"tested weights: the {markdown(str(record.get('checkpoint', 'last')))} checkpoint",
+        f"tested weights: the {escape_markdown(str(record.get('checkpoint', 'last')))} checkpoint",
         f"seed: {record.get('seed', 0)}",
     ]
     return "\n\n".join([*text, "\n".join(f"* {fact}" for fact in facts)])
@@ -202,8 +206,8 @@ def training(known: CardContext) -> str:
 
 def ratio(known: CardContext, top: np.ndarray, bottom: np.ndarray, keep: np.ndarray | None = None) -> Estimate:
     """A ratio of sums over images with its interval over images, cut to 0…1."""
-    value, phi = influence.influence(top, bottom, keep, leave_one_out=True)
-    e = comparison.estimate([value], [phi], known.units)
+    value, influences = influence.influence(top, bottom, keep, leave_one_out=True)
+    e = comparison.estimate([value], [influences], known.clusters)
     return Estimate(e.value, float(np.maximum(e.low, 0)), float(np.minimum(e.high, 1)))
 
 
@@ -218,12 +222,12 @@ def figures(known: CardContext) -> str:
     head = ("", f"at the network's size, {by(known.data['size'])}", "at each image's original size")
     if tested is None:
         names = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean class accuracy"}
-        rows = [[name, *(share(metrics.get(s, {}).get(key)) for s in SIZES)] for key, name in names.items()]
-        return f"{table(head, rows)}\n\n{known.missing}"
+        rows = [[name, *(format_fraction(metrics.get(s, {}).get(key)) for s in SIZES)] for key, name in names.items()]
+        return f"{markdown_table(head, rows)}\n\n{known.missing}"
     sizes = [tested.counts, tested.original or tested.counts]
-    rows = [[name, *(estimate(ratio(known, *terms(c))) for c in sizes)] for name, terms in _kinds(known, tested)]
+    rows = [[name, *(format_estimate(ratio(known, *terms(c))) for c in sizes)] for name, terms in _kinds(known, tested)]
     rows += [
-        [f"mIoU, {said}", *(share(known.record[key].get(s, {}).get("miou")) for s in SIZES)]
+        [f"mIoU, {said}", *(format_fraction(known.record[key].get(s, {}).get("miou")) for s in SIZES)]
         for key, said in EXTRA_METRICS.items()
         if key in known.record
     ]
@@ -232,17 +236,17 @@ def figures(known: CardContext) -> str:
         "class. All pixels of the reported images are added up and divided once; classes without truth in them enter "
         "no mean. At the original size, logits are interpolated first. Other readings of these words: `segstudy audit`."
     )
-    return "\n\n".join(filter(None, [table(head, rows), said, known.missing]))
+    return "\n\n".join(filter(None, [markdown_table(head, rows), said, known.missing]))
 
 
 def _kinds(known: CardContext, tested: TestResult) -> Iterator[tuple[str, Callable[[Counts], tuple[Any, ...]]]]:
     """Name and terms of each figure of the table."""
-    yield "mIoU of the classes with truth", lambda c: (c.hit, c.union, with_truth(c))
+    yield "mIoU of the classes with truth", lambda c: (c.true_positives, c.union, with_truth(c))
     if known.supported.any() and (known.supported != with_truth(tested.counts)).any():
         name = f"mIoU of those in at least {known.min_images} images ({known.supported.sum()})"
-        yield name, lambda c: (c.hit, c.union, known.supported)
-    yield "pixel accuracy", lambda c: (c.hit.sum(1), c.truth.sum(1))
-    yield "mean class accuracy", lambda c: (c.hit, c.truth, with_truth(c))
+        yield name, lambda c: (c.true_positives, c.union, known.supported)
+    yield "pixel accuracy", lambda c: (c.true_positives.sum(1), c.truth.sum(1))
+    yield "mean class accuracy", lambda c: (c.true_positives, c.truth, with_truth(c))
 
 
 def classes(known: CardContext) -> str:
@@ -251,29 +255,30 @@ def classes(known: CardContext) -> str:
     if tested is None:
         keys = ("iou", "recall", "precision")
         rows = [
-            [str(row.get("class")), *(share(row.get(k)) for k in keys)] for row in known.record["classes"]["network"]
+            [str(row.get("class")), *(format_fraction(row.get(k)) for k in keys)]
+            for row in known.record["classes"]["network"]
         ]
-        return table(("class", "IoU", "recall", "precision"), rows)
+        return markdown_table(("class", "IoU", "recall", "precision"), rows)
     counts, full = tested.counts, tested.original or tested.counts
     images = (full.truth > 0).sum(0)
     few = images < known.min_images
-    hit, truth, predicted = (a.sum(0) for a in (counts.hit, counts.truth, counts.predicted))
+    hit, truth, predicted = (a.sum(0) for a in (counts.true_positives, counts.truth, counts.predicted))
     rows = []
     for c in np.flatnonzero(with_truth(counts) | with_truth(full)):
-        iou = ratio(known, counts.hit[:, c], counts.union[:, c], np.array([truth[c] > 0]))
+        iou = ratio(known, counts.true_positives[:, c], counts.union[:, c], np.array([truth[c] > 0]))
         rows.append([
-            known.classes[c], f"{share(iou.value)} (few images)" if few[c] else estimate(iou),
-            divided(full.hit[:, c].sum() * (images[c] > 0), full.union[:, c].sum() * (images[c] > 0)),
+            known.classes[c], f"{format_fraction(iou.value)} (few images)" if few[c] else format_estimate(iou),
+            divided(full.true_positives[:, c].sum() * (images[c] > 0), full.union[:, c].sum() * (images[c] > 0)),
             divided(hit[c], truth[c]), divided(hit[c], predicted[c]), f"{images[c]:,}", f"{truth[c] / truth.sum():.2%}",
         ])  # fmt: skip
     head = ("class", "IoU (95 %)", "IoU, original size", "recall", "precision", "images", "share of pixels")
     said = f"\n\nfew images: the class is in fewer than {known.min_images}, and its IoU is mostly chance."
-    return table(head, rows) + said * bool((few & (images > 0)).any())
+    return markdown_table(head, rows) + said * bool((few & (images > 0)).any())
 
 
 def divided(top: int, bottom: int) -> str:
     """A share as text; n/a of nothing."""
-    return share(top / bottom if bottom else math.nan)
+    return format_fraction(top / bottom if bottom else math.nan)
 
 
 def failures(known: CardContext) -> str:
@@ -286,13 +291,13 @@ def failures(known: CardContext) -> str:
         e = variant.figures.get(name)
         if e is not None and math.isfinite(e.value):
             title, says = CALIBRATION if name == "ece_all" else (by_name(name).title, by_name(name).says)
-            rows.append([title, estimate(e), says])
-    text = [table(("", "share (95 %)", "of what"), rows)]
+            rows.append([title, format_estimate(e), says])
+    text = [markdown_table(("", "share (95 %)", "of what"), rows)]
     if variant.confused:
         lines = [f"{truth} taken for {guess}: {part:.0%} of its pixels" for truth, guess, part in variant.confused[:6]]
-        text.append(f"Taken for each other, most pixels first:\n\n{items(lines)}")
+        text.append(f"Taken for each other, most pixels first:\n\n{markdown_list(lines)}")
     if variant.outcomes:
-        text.append(f"What became of the objects: {outcome_words(variant.outcomes)}.")
+        text.append(f"What became of the objects: {format_outcomes(variant.outcomes)}.")
     return "\n\n".join(text)
 
 
@@ -308,9 +313,9 @@ def speed(known: CardContext) -> str:
     cores = f"{counted(machine['cores'], 'core')}, {counted(measured.threads, 'thread')} used"
     busy = f" The machine had other work (load {measured.load:.1f}): alone it is faster." * (measured.load > BUSY)
     return (
-        table(("device", "precision", "one image, p50", "p95", "best batch", "images/s with it"), rows)
+        markdown_table(("device", "precision", "one image, p50", "p95", "best batch", "images/s with it"), rows)
         + f"\n\nThe network alone at {by(measured.size)}, without reading and resizing photos, measured "
-        f"{datetime.now().astimezone():%Y-%m-%d} on {markdown(str(machine['cpu']))} ({cores}).{busy}"
+        f"{datetime.now().astimezone():%Y-%m-%d} on {escape_markdown(str(machine['cpu']))} ({cores}).{busy}"
     )
 
 
@@ -343,7 +348,7 @@ def limits(known: CardContext) -> str:
         said.append(
             f"Nothing is known of classes without truth in the reported images: {', '.join(absent[:12])}{more}."
         )
-    return items(said)
+    return markdown_list(said)
 
 
 def made(known: CardContext) -> str:
@@ -359,7 +364,7 @@ def made(known: CardContext) -> str:
         "device": record.get("device"),
         "tested again": (record.get("tested_again") or {}).get("started"),
     }
-    return items(f"{name}: {value}" for name, value in facts.items() if value)
+    return markdown_list(f"{name}: {value}" for name, value in facts.items() if value)
 
 
 def by(size: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segstudy.study.report.text import markdown
+from segstudy.study.report.text import escape_markdown
 
 LAYOUTS = {
     "VOC": "PASCAL VOC 2012", "VOCSBD": "PASCAL VOC 2012 with the masks of SBD", "ADE20K": "ADE20K SceneParsing",
@@ -50,12 +50,12 @@ def terms_of(data: Mapping[str, Any], described: str) -> str:
     """The terms of a record's images in Markdown; described: the file or folder that tells of a user's own."""
     name = layout(data)
     if name == "Folder" and "camvid" in described.lower():
-        return markdown(f"If these are frames of CamVid: {CAMVID}")
+        return escape_markdown(f"If these are frames of CamVid: {CAMVID}")
     if name in LAYOUTS:
-        return markdown(
+        return escape_markdown(
             f"If these are images of {LAYOUTS[name]}: {TERMS[name]} Of other images in its layout, {UNKNOWN}"
         )
-    return markdown(TERMS.get(name, UNKNOWN.capitalize()))
+    return escape_markdown(TERMS.get(name, UNKNOWN.capitalize()))
 
 
 def published(data: Mapping[str, Any]) -> str:
@@ -74,7 +74,7 @@ def published(data: Mapping[str, Any]) -> str:
     ]
     known = "The run's record tells the layout of the files, not where they came from."
     if other:
-        return f"{known} They are not the published data set, or not all of it: {markdown('; '.join(other))}."
+        return f"{known} They are not the published data set, or not all of it: {escape_markdown('; '.join(other))}."
     return f"{known} The published lists have as many images." if lists.keys() & here.keys() else known
 
 
@@ -86,17 +86,17 @@ def weights_of(record: Mapping[str, Any]) -> Iterator[str]:
     )
     imagenet += "made from them is not settled."
     if origin.startswith("start_from"):
-        run = markdown(origin)
+        run = escape_markdown(origin)
         yield f"The network began with the weights of another run ({run}): their data and licence are theirs."
     elif "(" in origin:
-        yield f"The encoder began {markdown(origin)}: other weights were asked for and could not be had."
+        yield f"The encoder began {escape_markdown(origin)}: other weights were asked for and could not be had."
     elif origin == "random":
         yield "The network began with random weights: no other data are in it."
     elif origin == "imagenet":
         yield f"The encoder began with weights trained on ImageNet. {imagenet}"
     elif origin:
         name = Path(origin).name
-        yield f"The encoder began with the weights of the file {markdown(name)}" + (
+        yield f"The encoder began with the weights of the file {escape_markdown(name)}" + (
             f", by its name trained on ImageNet. {imagenet}" if "imagenet" in name.lower()
             else ": their data and licence are not known, add them."
         )  # fmt: skip

@@ -7,7 +7,7 @@ from segstudy.labels import IGNORE
 
 OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
 
-EIGHT = np.ones((3, 3), bool)
+EIGHT_CONNECTED = np.ones((3, 3), bool)
 """Components are 8-connected."""
 
 # The cut-offs, in one place; the report shows the histograms of found and purity, so that nobody need trust them.
@@ -37,7 +37,7 @@ def object_sums(truth: np.ndarray, copied: np.ndarray, background: int | None) -
     for c in np.unique(truth):
         if c in (IGNORE, background):
             continue
-        numbers, _ = ndimage.label(truth == c, EIGHT)
+        numbers, _ = ndimage.label(truth == c, EIGHT_CONNECTED)
         for number, place in enumerate(ndimage.find_objects(numbers), 1):
             inside = numbers[place] == number
             area = int(inside.sum())
@@ -97,6 +97,6 @@ def outcome_of(found: float, purity: float, top_is_right: bool) -> int:
 
 def _pieces(part: np.ndarray, area: int) -> np.ndarray:
     """Sizes of the components of `part` with at least 1 % of the object's area."""
-    numbers, _ = ndimage.label(part, EIGHT)
+    numbers, _ = ndimage.label(part, EIGHT_CONNECTED)
     sizes = np.bincount(numbers.ravel())[1:]
     return sizes[sizes >= PIECE * area]

@@ -28,7 +28,7 @@ EDGES = np.concatenate([-HALF[:0:-1], HALF]).astype(np.float32)
 """Limits of the bins (BINS + 1), to ±100,000: even in the inverse hyperbolic sine, .0004 wide at 0, and 4 % of a larger
 margin."""
 
-KINDS = ("foreground", "confused", "foreign", "overshoot", "ghost")
+MARGIN_CATEGORIES = ("foreground", "confused", "foreign", "overshoot", "ghost")
 """The cells that a pixel may be in as long as the background does not win it."""
 
 BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CATEGORIES))
@@ -62,17 +62,17 @@ def offset_sums(
     predicted[:, background] = lost.sum(1)
     there = truth > 0 if present is None else np.isin(np.arange(len(truth)), present)
     others = np.arange(len(truth)) != background
-    cells = np.empty((len(OFFSETS), 7), np.int64)
-    cells[:, BACKGROUND] = lost[:, background]
-    cells[:, FOREGROUND] = hit[:, others].sum(1)
-    cells[:, MISSED] = lost[:, others].sum(1)
-    cells[:, CONFUSED] = kept[:, others][:, :, there].sum((1, 2)) - cells[:, FOREGROUND]
-    cells[:, FOREIGN] = kept[:, others][:, :, ~there].sum((1, 2))
-    cells[:, OVERSHOOT] = kept[:, background, there].sum(1)
-    cells[:, GHOST] = kept[:, background, ~there].sum(1)
+    categories = np.empty((len(OFFSETS), 7), np.int64)
+    categories[:, BACKGROUND] = lost[:, background]
+    categories[:, FOREGROUND] = hit[:, others].sum(1)
+    categories[:, MISSED] = lost[:, others].sum(1)
+    categories[:, CONFUSED] = kept[:, others][:, :, there].sum((1, 2)) - categories[:, FOREGROUND]
+    categories[:, FOREIGN] = kept[:, others][:, :, ~there].sum((1, 2))
+    categories[:, OVERSHOOT] = kept[:, background, there].sum(1)
+    categories[:, GHOST] = kept[:, background, ~there].sum(1)
     bins = (torch.bucketize(margin, edges) - 1).clamp(0, BINS - 1)
     margins = _by_kind(labels, best, bins, background, there)
-    sums = {"cells": cells, "hit": hit, "predicted": predicted, "truth": truth, "margins": margins}
+    sums = {"cells": categories, "hit": hit, "predicted": predicted, "truth": truth, "margins": margins}
     return {f"offset_{name}": value.astype(np.int32) for name, value in sums.items()}
 
 
@@ -101,8 +101,8 @@ def _by_kind(labels: Tensor, best: Tensor, bins: Tensor, background: int, there:
     inside = torch.as_tensor(there, device=best.device)[best]
     absent = (~inside).long()
     kind = torch.where(labels == background, 3 + absent, torch.where(labels == best, 0, 1 + absent))
-    code = (bins * len(KINDS) + kind).cpu().numpy()
-    return np.bincount(code, minlength=BINS * len(KINDS)).reshape(BINS, len(KINDS))
+    code = (bins * len(MARGIN_CATEGORIES) + kind).cpu().numpy()
+    return np.bincount(code, minlength=BINS * len(MARGIN_CATEGORIES)).reshape(BINS, len(MARGIN_CATEGORIES))
 
 
 def curve(
@@ -124,14 +124,14 @@ def curve(
     return [(float(o), float(m), float(s), float(h), float(i)) for o, m, s, h, i in rows]
 
 
-def _shares(cells: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _shares(categories: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Missed of the foreground, spilled of the background, hallucinated of all: (offsets,) each, NaN of nothing."""
-    cells = cells.astype(float)
-    object_ = cells[:, [FOREGROUND, MISSED, CONFUSED, FOREIGN]].sum(1)
-    ground = cells[:, [BACKGROUND, OVERSHOOT, GHOST]].sum(1)
-    spill, absent = cells[:, OVERSHOOT] + cells[:, GHOST], cells[:, FOREIGN] + cells[:, GHOST]
+    categories = categories.astype(float)
+    object_ = categories[:, [FOREGROUND, MISSED, CONFUSED, FOREIGN]].sum(1)
+    ground = categories[:, [BACKGROUND, OVERSHOOT, GHOST]].sum(1)
+    spill, absent = categories[:, OVERSHOOT] + categories[:, GHOST], categories[:, FOREIGN] + categories[:, GHOST]
     whole = object_ + ground if classes > 2 else np.zeros_like(ground)
-    return _ratio(cells[:, MISSED], object_), _ratio(spill, ground), _ratio(absent, whole)
+    return _ratio(categories[:, MISSED], object_), _ratio(spill, ground), _ratio(absent, whole)
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -178,9 +178,9 @@ def at_equal_spill(margins_a: np.ndarray, margins_b: np.ndarray, classes: int) -
 
 def _along_edges(margins: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Missed, spilled and hallucinated (BINS + 1,) with each of EDGES as the offset, from all kept to none."""
-    given_up = np.concatenate([np.zeros((1, len(KINDS))), np.cumsum(margins, 0)])
+    given_up = np.concatenate([np.zeros((1, len(MARGIN_CATEGORIES))), np.cumsum(margins, 0)])
     kept = given_up[-1] - given_up
-    cells = np.empty((len(given_up), len(CATEGORIES)))
-    cells[:, [FOREGROUND, CONFUSED, FOREIGN, OVERSHOOT, GHOST]] = kept
-    cells[:, MISSED], cells[:, BACKGROUND] = given_up[:, :3].sum(1), given_up[:, 3:].sum(1)
-    return _shares(cells, classes)
+    categories = np.empty((len(given_up), len(CATEGORIES)))
+    categories[:, [FOREGROUND, CONFUSED, FOREIGN, OVERSHOOT, GHOST]] = kept
+    categories[:, MISSED], categories[:, BACKGROUND] = given_up[:, :3].sum(1), given_up[:, 3:].sum(1)
+    return _shares(categories, classes)

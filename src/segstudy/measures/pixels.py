@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from segstudy.labels import IGNORE
 from segstudy.measures.boundaries import band_sums, edge_sums, fill_void
-from segstudy.measures.objects import EIGHT, object_sums
+from segstudy.measures.objects import EIGHT_CONNECTED, object_sums
 
 CATEGORIES = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
 """The seven exclusive kinds of counted pixels. missed: an object called background. confused, foreign: an object given
@@ -37,11 +37,11 @@ def image_errors(
     """
     counted = truth != IGNORE
     copied = np.where(counted, labels, IGNORE)
-    cells = error_categories(truth, labels, background, present)
-    sums = {"cells": np.bincount(cells[counted], minlength=len(CATEGORIES)), "shape": np.array(truth.shape)}
+    categories = error_categories(truth, labels, background, present)
+    sums = {"cells": np.bincount(categories[counted], minlength=len(CATEGORIES)), "shape": np.array(truth.shape)}
     sums |= absent_classes(truth, copied, background, present)
     filled = fill_void(truth)
-    sums |= where_errors(truth, labels, filled.labels, background)
+    sums |= error_locations(truth, labels, filled.labels, background)
     sums |= object_sums(truth, copied, background)
     sums |= band_sums(truth, copied, num_classes)
     sums |= edge_sums(labels, filled, background)
@@ -59,13 +59,13 @@ def error_categories(
         there[background] = False
     known = there[labels]
     object_, found = truth != background, labels != background
-    cells = np.select(
+    categories = np.select(
         [~object_ & ~found, truth == labels, object_ & ~found, object_ & known, object_, known],
         [0, 1, 2, 3, 4, 5],
         6,
     ).astype(np.uint8)
-    cells[truth == IGNORE] = IGNORE
-    return cells
+    categories[truth == IGNORE] = IGNORE
+    return categories
 
 
 def absent_classes(
@@ -81,7 +81,7 @@ def absent_classes(
     return {"absent": np.array(int(absent.sum())), "image": np.array(int(counted > 0))}
 
 
-def where_errors(
+def error_locations(
     truth: np.ndarray, labels: np.ndarray, filled: np.ndarray, background: int | None
 ) -> dict[str, np.ndarray]:
     """False positives and negatives of the classes but background by where they lie: boundary, extent, segment; (3,).
@@ -106,7 +106,7 @@ def where_errors(
             ("false_positives", labels == c, is_predicted & ~is_true),
             ("false_negatives", filled == c, is_true & ~is_predicted),
         ):
-            numbers, count = ndimage.label(segments, EIGHT)
+            numbers, count = ndimage.label(segments, EIGHT_CONNECTED)
             touches = np.zeros(count + 1, bool)
             touches[numbers[right]] = True
             inside = touches[numbers]

@@ -149,7 +149,7 @@ def void_as_error(counts: ClassCounts, base: ClassCounts, size: Sequence[int], l
     """Pixel accuracy over all pixels of the images, those under 255 included, which no class can get right."""
     counts, base = counts.counted(), base.counted()
     pixels = len(counts.truth) * math.prod(size)
-    value, floor = (k.hit.sum().item() / pixels for k in (counts, base))
+    value, floor = (k.true_positives.sum().item() / pixels for k in (counts, base))
     return Reading("accuracy", "pixel accuracy, void an error", "ΣΣH / all pixels, those of 255 included",
                    "notebooks: (prediction == mask).mean()", value, value - level, floor)  # fmt: skip
 
@@ -316,7 +316,11 @@ def _table(audit: Audit) -> Table:
             table.add_row(f"[italic]{group}" + (" (no reading)" if group == "selection" else ""))
         style = "bold" if r is audit.readings[0] else None
         table.add_row(
-            _about(r.name, r.formula, r.who), format_number(r.value), signed(r.distance), _floor(r), style=style
+            _about(r.name, r.formula, r.who),
+            format_number(r.value),
+            format_number(r.distance, sign=True),
+            _floor(r),
+            style=style,
         )
     return table
 
@@ -333,7 +337,7 @@ def _grid(audit: Audit) -> Table:
     cells = [r for r in audit.readings if r.group == "per batch"]
     for (name, formula), first in zip(RULES.values(), range(0, len(cells), len(BATCHES)), strict=True):
         row = cells[first : first + len(BATCHES)]
-        shown = [f"{format_number(r.value)}\n{signed(r.distance)}\n{_floor(r)}" for r in row]
+        shown = [f"{format_number(r.value)}\n{format_number(r.distance, sign=True)}\n{_floor(r)}" for r in row]
         table.add_row(_about(name, formula, row[0].who), *shown)
         table.add_section()
     return table
@@ -362,14 +366,11 @@ def words(audit: Audit) -> list[str]:
     chosen = [r for r in audit.readings if r.group == "selection"]
     if chosen:
         gain = chosen[1].value - chosen[0].value
-        lines.append(f"The best epoch is {signed(gain)} from the last: that is selection, not another reading.")
+        lines.append(
+            f"The best epoch is {format_number(gain, sign=True)} from the last: that is selection, not another reading."
+        )
     lines += [text] if (text := published(audit)) else []
     missing = list(UNMEASURED)
     if "metrics_tta" not in audit.record:
         missing.insert(0, "test-time augmentation (callbacks.tta.enabled=true measures it at the test)")
     return [*lines, "Not measurable from this run's counts:", *(f"  {m}" for m in missing)]
-
-
-def signed(value: float | None) -> str:
-    """A difference for a table."""
-    return "–" if value is None else "n/a" if math.isnan(value) else f"{value:+.3f}"

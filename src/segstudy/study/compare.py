@@ -7,7 +7,7 @@ import numpy as np
 
 from segstudy.errors import DataError
 from segstudy.study.analysis.analyse import clusters_of, compare_pairs, in_images, supported_classes
-from segstudy.study.analysis.claims import Setting, measure
+from segstudy.study.analysis.claims import ComparisonSettings, samples_of_ratio
 from segstudy.study.analysis.plan import Plan, Side
 from segstudy.study.results import TestResult
 from segstudy.study.statistics import comparison
@@ -64,16 +64,16 @@ def compare(
         names = [" ".join(filter(None, [name, letter])) for name, letter in zip(names, "ab", strict=True)]
     clusters, warnings = clusters_of(first)
     supported, unsupported = supported_classes(in_images(first), min_images, clusters)
-    scored = supported if supported.any() else in_images(first).any(0)
+    scored: np.ndarray = supported if supported.any() else in_images(first).any(0)
     measured = {
         name: samples
         for name, runs in zip(names, sides, strict=True)
-        if (samples := measure(runs, lambda t: (t.counts.hit, t.counts.union), scored)) is not None
+        if (samples := samples_of_ratio(runs, lambda t: (t.counts.true_positives, t.counts.union), scored)) is not None
     }
-    setting = Setting(scored, bool(supported.any()), clusters, False, float("nan"))
+    setting = ComparisonSettings(scored, bool(supported.any()), clusters, False, float("nan"))
     pair = Side(names[0], [names[0]]), Side(names[1], [names[1]])
     (found,), _ = compare_pairs(measured, [pair], setting, Plan(margin=margin, min_images=min_images))
-    if rough := comparison.rough(len(first.names), None if clusters is None else len(set(clusters))):
+    if rough := comparison.small_sample_warning(len(first.names), None if clusters is None else len(set(clusters))):
         warnings.append(rough)
     return MiouDifference(
         found.delta, found.low, found.high, found.p, found.verdict, found.detectable, scored, found.words,

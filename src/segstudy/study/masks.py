@@ -25,7 +25,7 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
-class Legend:
+class ClassTable:
     """Names and colours of the classes, which of them is the background, if any, and labels that become 255."""
 
     classes: Sequence[str]
@@ -34,16 +34,16 @@ class Legend:
     ignored: Sequence[int] = ()
 
 
-def compare(
-    truth: Path, predictions: Sequence[Path], legend: Legend, plan: Plan, groups: Mapping[str, str] | None = None
+def compare_masks(
+    truth: Path, predictions: Sequence[Path], legend: ClassTable, plan: Plan, groups: Mapping[str, str] | None = None
 ) -> tuple[Findings, dict[str, list[TestResult]]]:
     """Findings and tests of folders of masks, by the names of the folders.
 
     Masks are matched by their paths without suffix. Raises DataError that names all that are missing, of another size,
     or of labels that are no class.
     """
-    names = _names(predictions)
-    pairs = match(truth, predictions)
+    names = _folder_names(predictions)
+    pairs = match_masks(truth, predictions)
     tests = [
         replace(
             from_masks(name, _read(pairs, column, legend, name), legend.classes, legend.background, groups),
@@ -58,7 +58,7 @@ def compare(
     }
 
 
-def match(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path]]:
+def match_masks(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path]]:
     """Mask files by name: the truth's, then one a prediction. Raises DataError that names what is missing."""
     files = {folder: _masks(folder) for folder in (truth, *predictions)}
     if not files[truth]:
@@ -87,7 +87,7 @@ def _masks(folder: Path) -> dict[str, Path]:
     return named
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def _folder_names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, as long as they must be to differ."""
     paths = [folder.resolve().parts for folder in folders]
     if len(set(paths)) < len(paths):
@@ -100,7 +100,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read(
-    pairs: Mapping[str, list[Path]], column: int, legend: Legend, name: str
+    pairs: Mapping[str, list[Path]], column: int, legend: ClassTable, name: str
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(name, truth, labels) of each pair, with a progress bar; all odd sizes and labels are told at once."""
     wrong: list[str] = []
@@ -119,13 +119,13 @@ def _read(
                 f"{files[1 + column]} holds 255 where the truth has a class: a prediction names one everywhere"
             )
             continue
-        yield key, truth, _named(labels)
+        yield key, truth, _fill_void(labels)
     if wrong:
         more = f"\n  … and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise DataError(f"{len(wrong)} masks cannot be compared:\n  " + "\n  ".join(wrong[:8]) + more)
 
 
-def _named(labels: np.ndarray) -> np.ndarray:
+def _fill_void(labels: np.ndarray) -> np.ndarray:
     """The labels (H,W) with 255, which lies in the truth's 255 alone, as the nearest label: any class of its own there
     would draw edges around it."""
     void = labels == IGNORE
@@ -140,7 +140,7 @@ def _size(labels: np.ndarray) -> str:
     return f"{labels.shape[1]}×{labels.shape[0]}"
 
 
-def _record(truth: Path, folder: Path, legend: Legend, images: int) -> dict[str, Any]:
+def _record(truth: Path, folder: Path, legend: ClassTable, images: int) -> dict[str, Any]:
     """What a run's record would say of these masks, as far as they tell."""
     return {
         "status": "done",
@@ -151,7 +151,7 @@ def _record(truth: Path, folder: Path, legend: Legend, images: int) -> dict[str,
     }
 
 
-def read_legend(truth: Path, file: Path | None, background: str | None, ignore: Sequence[str] = ()) -> Legend:
+def read_classes(truth: Path, file: Path | None, background: str | None, ignore: Sequence[str] = ()) -> ClassTable:
     """Classes and colours from a CSV (columns index, name, red, green, blue), else from the masks.
 
     ignore: classes (names or numbers) that are no class but mean 255; they must be the last ones.
@@ -166,16 +166,16 @@ def read_legend(truth: Path, file: Path | None, background: str | None, ignore: 
         classes = list(numbers.values())
         palette = [colours.get(name, rgb) for name, rgb in zip(classes, voc_palette(len(classes)), strict=True)]
     else:
-        highest, palette = _seen(truth)
+        highest, palette = _scan_labels(truth)
         classes = [f"class {c}" for c in range(highest + 1)]
     ignored = sorted(_number("--ignore", name, classes) for name in ignore)
     kept = classes[: len(classes) - len(ignored)]
     if ignored != list(range(len(kept), len(classes))):
         raise ConfigError(f"--ignore {', '.join(ignore)}: only the last classes can be left out ({', '.join(classes)})")
-    return Legend(kept, palette[: len(kept)], _background(background, kept, file is None), ignored)
+    return ClassTable(kept, palette[: len(kept)], _background(background, kept, file is None), ignored)
 
 
-def _seen(truth: Path) -> tuple[int, list[tuple[int, int, int]]]:
+def _scan_labels(truth: Path) -> tuple[int, list[tuple[int, int, int]]]:
     """The highest label below 255 in the truth, and its palette where the masks have one."""
     highest, palette = 0, None
     for path in _masks(truth).values():
@@ -221,10 +221,10 @@ def read_groups(file: Path) -> dict[str, str]:
         rows = [row for row in csv.reader(opened) if row]
     if any(len(row) < 2 for row in rows):
         raise DataError(f"{file}: each line is NAME,GROUP")
-    return {_bare(row[0]): row[1].strip() for row in rows if row[:2] != ["name", "group"]}
+    return {_without_suffix(row[0]): row[1].strip() for row in rows if row[:2] != ["name", "group"]}
 
 
-def _bare(name: str) -> str:
+def _without_suffix(name: str) -> str:
     """A mask's name without its suffix; of frame.001, which has none, nothing is cut."""
     path = Path(name.strip())
     return (path.with_suffix("") if path.suffix.lower() in (*SUFFIXES, ".jpg", ".jpeg") else path).as_posix()

@@ -31,7 +31,7 @@ class ClassCounts:
 
     truth: np.ndarray
     predicted: np.ndarray
-    hit: np.ndarray
+    true_positives: np.ndarray
 
     @classmethod
     def of_rows(cls, rows: np.ndarray, images: int, num_classes: int) -> "ClassCounts":
@@ -46,17 +46,19 @@ class ClassCounts:
 
     @property
     def union(self) -> np.ndarray:
-        return self.truth + self.predicted - self.hit
+        return self.truth + self.predicted - self.true_positives
 
     @property
     def iou(self) -> np.ndarray:
         """float64 (N,C); NaN where the union is 0."""
-        return divide(self.hit, self.union)
+        return divide(self.true_positives, self.union)
 
     def added(self, size: int) -> "ClassCounts":
         """The sums over batches of `size` images in their order; the last one may be smaller."""
         starts = np.arange(0, len(self.truth), size)
-        return ClassCounts(*(np.add.reduceat(a, starts, axis=0) for a in (self.truth, self.predicted, self.hit)))
+        return ClassCounts(
+            *(np.add.reduceat(a, starts, axis=0) for a in (self.truth, self.predicted, self.true_positives))
+        )
 
     def whole(self) -> "ClassCounts":
         """The split as one row."""
@@ -65,7 +67,7 @@ class ClassCounts:
     def counted(self) -> "ClassCounts":
         """Without the images (or batches) in which every pixel is ignored: they have no reading."""
         there = self.truth.sum(1) > 0
-        return ClassCounts(self.truth[there], self.predicted[there], self.hit[there])
+        return ClassCounts(self.truth[there], self.predicted[there], self.true_positives[there])
 
     def constant(self, c: int) -> "ClassCounts":
         """Those of a predictor that says class `c` everywhere, on the same truth."""
@@ -77,9 +79,9 @@ class ClassCounts:
         """The same with two classes: 0 background, 1 everything else."""
         pixels, b = self.truth.sum(1), background
         # A foreground pixel taken for another foreground class is a hit here.
-        both = pixels - self.truth[:, b] - self.predicted[:, b] + self.hit[:, b]
+        both = pixels - self.truth[:, b] - self.predicted[:, b] + self.true_positives[:, b]
         truth, predicted = (np.stack([a[:, b], pixels - a[:, b]], 1) for a in (self.truth, self.predicted))
-        return ClassCounts(truth, predicted, np.stack([self.hit[:, b], both], 1))
+        return ClassCounts(truth, predicted, np.stack([self.true_positives[:, b], both], 1))
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def dataset(counts: ClassCounts, rule: Rule = "truth") -> float:
 
 def without(counts: ClassCounts, c: int) -> float:
     """Dataset mIoU over the classes with truth, but for class `c`."""
-    kept = (np.delete(a, c, axis=1) for a in (counts.truth, counts.predicted, counts.hit))
+    kept = (np.delete(a, c, axis=1) for a in (counts.truth, counts.predicted, counts.true_positives))
     return dataset(ClassCounts(*kept))
 
 
@@ -148,7 +150,7 @@ def supported(counts: ClassCounts) -> float:
 
 
 def micro(counts: ClassCounts) -> float:
-    return divide(counts.hit.sum(), counts.union.sum()).item()
+    return divide(counts.true_positives.sum(), counts.union.sum()).item()
 
 
 def frequency_weighted(counts: ClassCounts) -> float:
@@ -159,7 +161,7 @@ def frequency_weighted(counts: ClassCounts) -> float:
 
 def dice(counts: ClassCounts) -> float:
     whole = counts.whole()
-    return mean(divide(2 * whole.hit, whole.truth + whole.predicted)[whole.truth > 0])
+    return mean(divide(2 * whole.true_positives, whole.truth + whole.predicted)[whole.truth > 0])
 
 
 def _per_image(background: int | None) -> list[Definition]:
@@ -170,7 +172,7 @@ def _per_image(background: int | None) -> list[Definition]:
         add("macro-imagewise", "per image mean over all C, 0/0 = 1; then images",
             "smp iou_score (macro-imagewise)", lambda k: over_batches(k, 1, "one")),
         add("micro-imagewise", "per image ΣcH/ΣcU; then images", "smp iou_score (micro-imagewise)",
-            lambda k: mean(divide(k.hit.sum(1), k.union.sum(1)))),
+            lambda k: mean(divide(k.true_positives.sum(1), k.union.sum(1)))),
         add("all pairs of image and class, union > 0", "mean of IoU over {(i,c): U>0}",
             "torchmetrics segmentation.MeanIoU since 1.7.1", lambda k: mean(k.iou)),
         add("per class over images, union > 0", "per class mean over {i: U>0}; then classes",
@@ -265,20 +267,22 @@ def _accuracies(background: int | None) -> list[Definition]:
 
 
 def accuracy(counts: ClassCounts) -> float:
-    return divide(counts.hit.sum(), counts.truth.sum()).item()
+    return divide(counts.true_positives.sum(), counts.truth.sum()).item()
 
 
 def mean_accuracy(counts: ClassCounts) -> float:
-    return mean(divide(counts.hit.sum(0), counts.truth.sum(0)))
+    return mean(divide(counts.true_positives.sum(0), counts.truth.sum(0)))
 
 
 def foreground_accuracy(counts: ClassCounts, background: int) -> float:
-    return accuracy(ClassCounts(*(np.delete(a, background, 1) for a in (counts.truth, counts.predicted, counts.hit))))
+    return accuracy(
+        ClassCounts(*(np.delete(a, background, 1) for a in (counts.truth, counts.predicted, counts.true_positives)))
+    )
 
 
 def batch_accuracy(counts: ClassCounts, size: int = 16) -> float:
     batches = counts.added(size).counted()
-    return mean(batches.hit.sum(1) / batches.truth.sum(1))
+    return mean(batches.true_positives.sum(1) / batches.truth.sum(1))
 
 
 def class_means(counts: ClassCounts, rule: Rule) -> np.ndarray:

@@ -25,14 +25,14 @@ class Counts:
     """Pixels of each image and class, int64 (N,C): right ones, those of the truth, those predicted; and the split's
     confusion matrix (C,C), truth by prediction, where it is known."""
 
-    hit: np.ndarray
+    true_positives: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
     confusion: np.ndarray | None = None
 
     @property
     def union(self) -> np.ndarray:
-        return self.truth + self.predicted - self.hit
+        return self.truth + self.predicted - self.true_positives
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.console import share, signed
+from segstudy.console import format_fraction, format_range, format_signed
 from segstudy.measures import calibration, operating_curve
 from segstudy.measures.objects import OUTCOMES
 from segstudy.study.analysis import time_to_accuracy, verdicts
-from segstudy.study.analysis.claims import Setting, history, hold_claims, measure, measure_figure, measure_plain
+from segstudy.study.analysis.claims import (
+    ComparisonSettings,
+    history,
+    judge_claims,
+    samples_of_image_metric,
+    samples_of_metric,
+    samples_of_ratio,
+)
 from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS, RatioTerms
 from segstudy.study.analysis.plan import Plan, Side, read_plan
@@ -45,40 +52,40 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     seeds = runs_by_variant(tests)
     first = tests[0]
     class_images = in_images(first).sum(0)
-    units, warnings = clusters_of(first)
-    supported, said = supported_classes(in_images(first), plan.min_images, units)
+    clusters, warnings = clusters_of(first)
+    supported, said = supported_classes(in_images(first), plan.min_images, clusters)
     warnings = said + warnings
     scored = supported if supported.any() else class_images > 0
     common = shared_changes(seeds)
-    ratios = {name: {f.name: measure_figure(runs, f, scored) for f in METRICS} for name, runs in seeds.items()}
-    variants = [_variant(name, runs, scored, units, common, ratios[name]) for name, runs in seeds.items()]
-    target = time_to_accuracy.target(rows for v in variants for rows in v.history)
+    ratios = {name: {f.name: samples_of_metric(runs, f, scored) for f in METRICS} for name, runs in seeds.items()}
+    variants = [_variant(name, runs, scored, clusters, common, ratios[name]) for name, runs in seeds.items()]
+    target = time_to_accuracy.target_miou(rows for v in variants for rows in v.history)
     variants = [replace(v, figures={**v.figures, **times_to_accuracy(v.history, target)}) for v in variants]
     measured = {
         name: m
         for name, runs in seeds.items()
-        if (m := measure(runs, lambda t: (t.counts.hit, t.counts.union), scored)) is not None
+        if (m := samples_of_ratio(runs, lambda t: (t.counts.true_positives, t.counts.union), scored)) is not None
     }
-    setting = Setting(scored, bool(supported.any()), units, plan.pair_seeds, target)
+    setting = ComparisonSettings(scored, bool(supported.any()), clusters, plan.pair_seeds, target)
     pairs, absent = planned_pairs(seeds, plan)
     warnings += absent
     differences, comparisons = compare_pairs(measured, pairs, setting, plan)
-    warnings += _warnings(tests, variants, supported, comparisons, units)
+    warnings += _warnings(tests, variants, supported, comparisons, clusters)
     if plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1:
         warnings.append("not all variants have the same seeds: those with others are compared without pairs of seeds")
-    warnings += cross_checks(seeds, scored, units)
+    warnings += cross_checks(seeds, scored, clusters)
     return Group(
         title=title,
         classes=list(first.classes),
         palette=[tuple(rgb) for rgb in first.record.get("palette", ())],
         background=first.background,
         images=len(first.names),
-        units=len(first.names) if units is None else len(set(units)),
+        clusters=len(first.names) if clusters is None else len(set(clusters)),
         class_images=class_images,
         supported=supported,
         variants=variants,
         differences=differences,
-        claims=hold_claims(plan, seeds, setting, differences),
+        claims=judge_claims(plan, seeds, setting, differences),
         most_influential=most_influential_images(first.names, measured, differences),
         warnings=warnings,
         min_images=plan.min_images,
@@ -95,15 +102,15 @@ def in_images(test: TestResult) -> np.ndarray:
 
 
 def supported_classes(
-    in_images: np.ndarray, min_images: int, units: Sequence[str] | None = None
+    in_images: np.ndarray, min_images: int, clusters: Sequence[str] | None = None
 ) -> tuple[np.ndarray, list[str]]:
     """Classes that carry verdicts (C,): in at least `min_images` images and two units; a warning where there are none.
 
     in_images: bool (N,C), as of the function of that name.
     """
     in_units = in_images
-    if units is not None:
-        labels = np.unique(units, return_inverse=True)[1]
+    if clusters is not None:
+        labels = np.unique(clusters, return_inverse=True)[1]
         in_units = np.zeros((labels.max() + 1, in_images.shape[1]), bool)
         np.logical_or.at(in_units, labels, in_images)
     supported = (in_images.sum(0) >= min_images) & (in_units.sum(0) > 1)
@@ -127,12 +134,12 @@ def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:
     if distinct >= comparison.FEW_GROUPS:
         return groups, [f"intervals are over {distinct} groups of images, which are not independent within a group"]
     seen: dict[str, int] = {}
-    units = []
+    clusters = []
     for group in groups:
         place = seen[group] = seen.get(group, -1) + 1
-        units.append(f"{group} {place // BLOCK}")
-    return units, [
-        f"{distinct} groups of images are too few to draw from: intervals are over {len(set(units))} blocks of "
+        clusters.append(f"{group} {place // BLOCK}")
+    return clusters, [
+        f"{distinct} groups of images are too few to draw from: intervals are over {len(set(clusters))} blocks of "
         f"{BLOCK} consecutive images of a group"
     ]
 
@@ -156,7 +163,7 @@ def planned_pairs(
 def compare_pairs(
     measured: Mapping[str, MetricSamples],
     pairs: Sequence[tuple[Side, Side]],
-    setting: Setting,
+    setting: ComparisonSettings,
     plan: Plan,
 ) -> tuple[list[Difference], list[comparison.Comparison]]:
     """The planned differences of mIoU with their verdicts, all in one family; without classes that carry them, all are
@@ -164,18 +171,18 @@ def compare_pairs(
     compared = {}
     for a, b in pairs:
         against, variant = (comparison.average([measured[name] for name in side.variants]) for side in (a, b))
-        compared[a.name, b.name] = comparison.compare(against, variant, setting.units, setting.paired)
+        compared[a.name, b.name] = comparison.compare(against, variant, setting.clusters, setting.paired)
     decided = multiplicity.decide(compared, plan.margin)
-    scatter = spread(measured)
+    scatter = seed_deviation(measured)
     differences = []
     for (left, right), c in compared.items():
         d = decided[left, right]
-        words = verdicts.sentence(left, right, "mIoU", c, d, plan.margin, scatter)
+        words = verdicts.verdict_sentence(left, right, "mIoU", c, d, plan.margin, scatter)
         if not setting.verdicts:
             d = replace(d, verdict="undecided")
             words = (
                 f"no verdict: no class has truth in {plan.min_images} images. {right} − {left} in mIoU over all "
-                f"classes with truth is {signed(c.delta)} ({signed(d.wide_low)} … {signed(d.wide_high)})"
+                f"classes with truth is {format_signed(c.delta)} ({format_range(d.wide_low, d.wide_high)})"
             )
         differences.append(
             Difference(
@@ -186,7 +193,7 @@ def compare_pairs(
     return differences, list(compared.values())
 
 
-def spread(measured: Mapping[str, MetricSamples]) -> float | None:
+def seed_deviation(measured: Mapping[str, MetricSamples]) -> float | None:
     """The root mean square SD over seeds of the variants that have more than one; None without any."""
     variances = [np.var(m.values, ddof=1) for m in measured.values() if len(m.values) > 1]
     return float(np.sqrt(np.mean(variances))) if variances else None
@@ -208,7 +215,7 @@ def _variant(
     name: str,
     runs: Sequence[TestResult],
     scored: np.ndarray,
-    units: Sequence[str] | None,
+    clusters: Sequence[str] | None,
     common: set[str],
     ratios: Mapping[str, MetricSamples | None],
 ) -> Variant:
@@ -222,13 +229,15 @@ def _variant(
     def miou(keep: np.ndarray, original: bool = False) -> Estimate:
         def terms(t: TestResult) -> RatioTerms | None:
             counts = t.original if original else t.counts
-            return None if counts is None else (counts.hit, counts.union)
+            return None if counts is None else (counts.true_positives, counts.union)
 
-        m = measure(runs, terms, keep)
-        return Estimate(NAN, NAN, NAN, len(runs)) if m is None else comparison.estimate(m.values, m.influences, units)
+        m = samples_of_ratio(runs, terms, keep)
+        return (
+            Estimate(NAN, NAN, NAN, len(runs)) if m is None else comparison.estimate(m.values, m.influences, clusters)
+        )
 
     with np.errstate(invalid="ignore", divide="ignore"):
-        iou = np.mean([np.where(there, t.counts.hit.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
+        iou = np.mean([np.where(there, t.counts.true_positives.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
     return Variant(
         name=name,
         changes=own_changes(records[0].get("changes", [name]), common),
@@ -238,7 +247,7 @@ def _variant(
         miou_all=miou(there),
         miou_original=miou(there, original=True),
         class_iou=iou,
-        figures=figures(runs, units, ratios),
+        figures=variant_metrics(runs, clusters, ratios),
         outcomes=_shares(outcomes),
         outcome_areas=_shares(areas),
         histograms=_histograms(added),
@@ -251,8 +260,8 @@ def _variant(
     )
 
 
-def figures(
-    runs: Sequence[TestResult], units: Sequence[str] | None, ratios: Mapping[str, MetricSamples | None]
+def variant_metrics(
+    runs: Sequence[TestResult], clusters: Sequence[str] | None, ratios: Mapping[str, MetricSamples | None]
 ) -> dict[str, Estimate]:
     """Every figure of a variant; ratios: those of FIGURES, measured. Some have no interval."""
     found = {}
@@ -261,18 +270,20 @@ def figures(
         if m is None:
             found[figure.name] = Estimate(NAN, NAN, NAN, len(runs))
             continue
-        e = comparison.estimate(m.values, m.influences, units)
+        e = comparison.estimate(m.values, m.influences, clusters)
         # A normal interval may reach beyond what a share can be: cut there.
         found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
     for name, value_of in IMAGE_METRICS.items():
-        m = measure_plain(runs, value_of)
-        e = comparison.estimate(m.values, m.influences, units)
+        m = samples_of_image_metric(runs, value_of)
+        e = comparison.estimate(m.values, m.influences, clusters)
         found[name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, 1)))
     for region in ("all", "foreground", "edge"):
         if all(f"confidence_{region}_pixels" in t.sums for t in runs):
             bins = [calibration.fine_bins(t.sums, region) for t in runs]
             pairs = [influence.influence(*calibration.ece_influence_terms(*b), leave_one_out=True) for b in bins]
-            found[f"ece_{region}"] = comparison.estimate([v for v, _ in pairs], [phi for _, phi in pairs], units)
+            found[f"ece_{region}"] = comparison.estimate(
+                [v for v, _ in pairs], [influences for _, influences in pairs], clusters
+            )
             areas = [calibration.risk_coverage(*(x.sum(0) for x in b)) for b in bins]
             found[f"risk_coverage_{region}"] = Estimate(float(np.mean(areas)), NAN, NAN, len(runs))
     return found
@@ -282,7 +293,7 @@ def times_to_accuracy(histories: Sequence[time_to_accuracy.History], target: flo
     """epochs_to_90 and seconds_to_90, means over the trainings; n/a where one never was so good."""
     if math.isnan(target) or not histories:
         return {}
-    when = [time_to_accuracy.reached(rows, target) for rows in histories]
+    when = [time_to_accuracy.time_to_target(rows, target) for rows in histories]
     means = {what: float(np.mean([getattr(w, what) for w in when])) for what in ("epochs", "seconds")}
     return {f"{what}_to_90": Estimate(value, NAN, NAN, len(when)) for what, value in means.items()}
 
@@ -336,26 +347,26 @@ def most_influential_images(
     if not known:
         return []
     surest = min(known, key=lambda d: d.p)
-    phi = np.mean(measured[surest.b].influences, 0) - np.mean(measured[surest.a].influences, 0) + surest.delta
-    size = np.abs(phi).sum()
+    influences = np.mean(measured[surest.b].influences, 0) - np.mean(measured[surest.a].influences, 0) + surest.delta
+    size = np.abs(influences).sum()
     if not size > 0:
         return []
-    order = np.argsort(-np.abs(phi))[:most]
-    return [(int(i), names[i], float(phi[i] / size)) for i in order]
+    order = np.argsort(-np.abs(influences))[:most]
+    return [(int(i), names[i], float(influences[i] / size)) for i in order]
 
 
 def cross_checks(
-    seeds: Mapping[str, Sequence[TestResult]], scored: np.ndarray, units: Sequence[str] | None
+    seeds: Mapping[str, Sequence[TestResult]], scored: np.ndarray, clusters: Sequence[str] | None
 ) -> list[str]:
     """A warning for each variant whose standard error by influence and by 10,000 paired draws differ by over 15 %, or
     that has none to check."""
     first = [runs[0] for runs in seeds.values()]
-    tops, bottoms = (np.stack([getattr(t.counts, key) for t in first]) for key in ("hit", "union"))
-    draws = bootstrap.bootstrap(tops[:, :, scored], bottoms[:, :, scored], groups=units)
+    tops, bottoms = (np.stack([getattr(t.counts, key) for t in first]) for key in ("true_positives", "union"))
+    draws = bootstrap.bootstrap(tops[:, :, scored], bottoms[:, :, scored], groups=clusters)
     said = []
     for column, (name, test) in enumerate(zip(seeds, first, strict=True)):
-        _, phi = influence.influence(test.counts.hit, test.counts.union, scored, leave_one_out=True)
-        off = bootstrap.cross_check(influence.image_error(phi, units), draws[:, column])
+        _, influences = influence.influence(test.counts.true_positives, test.counts.union, scored, leave_one_out=True)
+        off = bootstrap.cross_check(influence.image_error(influences, clusters), draws[:, column])
         if math.isnan(off):
             said.append(
                 f"{name}: its standard error cannot be checked by resampling: a class is in so few images that many "
@@ -374,11 +385,11 @@ def _warnings(
     variants: Sequence[Variant],
     supported: np.ndarray,
     comparisons: Sequence[comparison.Comparison],
-    units: Sequence[str] | None,
+    clusters: Sequence[str] | None,
 ) -> list[str]:
     first = tests[0]
     said = []
-    if rough := comparison.rough(len(first.names), None if units is None else len(set(units))):
+    if rough := comparison.small_sample_warning(len(first.names), None if clusters is None else len(set(clusters))):
         said.append(rough)
     if first.folder is None:
         said.append("each folder is one set of predictions: what is said holds for them, not for their method")
@@ -440,11 +451,9 @@ def first_sentence(groups: Sequence[Group]) -> str:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         classes = int(group.scored.sum())
         number = len(group.variants)
-        text = (
-            f"{best.name} has the highest mIoU ({share(best.miou.value)} over {classes} classes) of {number} variants"
-        )
+        text = f"{best.name} has the highest mIoU ({format_fraction(best.miou.value)} over {classes} classes) of {number} variants"
         if group.differences:
-            verdicts = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({signed(d.delta)})" for d in group.differences]
+            verdicts = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]
             text += "; " + ", ".join(verdicts)
         said.append(text + ".")
     return " ".join(said) or "No finished run could be compared."

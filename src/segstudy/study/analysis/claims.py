@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segstudy.console import share, signed
+from segstudy.console import format_fraction, format_range, format_signed
 from segstudy.measures import operating_curve
 from segstudy.runs.history import read_history
 from segstudy.study.analysis import time_to_accuracy
@@ -20,23 +20,23 @@ from segstudy.study.statistics.comparison import Comparison, MetricSamples
 DRAWS = 400
 """Resamplings of the images for a claim at equal spill, which is no ratio of sums."""
 
-Seeds = Mapping[str, Sequence[TestResult]]
+RunsByVariant = Mapping[str, Sequence[TestResult]]
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComparisonSettings:
     """What all comparisons share: the mIoU's classes (C,), whether they carry verdicts, units of images, paired seeds,
     and the val mIoU that is 90 % of the study's best."""
 
     scored: np.ndarray
     verdicts: bool
-    units: Sequence[str] | None
+    clusters: Sequence[str] | None
     paired: bool
     target: float
 
 
 @dataclass(frozen=True)
-class Held:
+class JudgedClaim:
     """A claim with what was compared (None: not measured, `words` say why), and the interval that decides: of how many
     comparisons that hold together."""
 
@@ -47,8 +47,8 @@ class Held:
     together: str = ""
 
 
-def hold_claims(
-    plan: Plan, seeds: Seeds, setting: Setting, differences: Sequence[Difference] = ()
+def judge_claims(
+    plan: Plan, seeds: RunsByVariant, setting: ComparisonSettings, differences: Sequence[Difference] = ()
 ) -> list[ClaimResult]:
     """Each claim of the plan with its outcome, by intervals that hold together (`statistics.together`).
 
@@ -58,61 +58,61 @@ def hold_claims(
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
-    held = [_held(claim, changes, seeds, setting, planned, len(differences)) for claim in plan.claims]
+    held = [_judge(claim, changes, seeds, setting, planned, len(differences)) for claim in plan.claims]
     family = [h for h in held if h.compared is not None and not h.together and not np.isnan(h.compared.p)]
     said = f"all {len(family)} claims" if len(family) > 1 else "95 %"
     return [
-        _outcome(replace(h, wide=multiplicity.together(h.compared, len(family)), together=said), setting)
+        _outcome(replace(h, wide=multiplicity.simultaneous_interval(h.compared, len(family)), together=said), setting)
         if h.compared is not None and not h.together
         else _outcome(h, setting)
         for h in held
     ]
 
 
-def _held(
+def _judge(
     claim: Claim,
     changes: Mapping[str, Sequence[str]],
-    seeds: Seeds,
-    setting: Setting,
+    seeds: RunsByVariant,
+    setting: ComparisonSettings,
     planned: Mapping[tuple[str, str], tuple[float, float]],
     pairs: int,
-) -> Held:
+) -> JudgedClaim:
     """A claim's comparison; with its interval where that is of a planned pair."""
     against, variant = Side.of(claim.against, changes), Side.of(claim.variant, changes)
     if not (against.variants and variant.variants):
         absent = claim.variant if against.variants else claim.against
-        return Held(claim, None, f"no run of {absent!r} in this study")
+        return JudgedClaim(claim, None, f"no run of {absent!r} in this study")
     runs = [[seeds[name] for name in side.variants] for side in (against, variant)]
     found = _compare(claim, runs, setting)
     if found is None or np.isnan(found.delta):
         words = f"{claim.figure} is not defined for this data, or was not measured"
         if claim.figure == "epochs_to_90":
-            words = f"not every training reached a val mIoU of {share(setting.target)}, 90 % of the best"
+            words = f"not every training reached a val mIoU of {format_fraction(setting.target)}, 90 % of the best"
         tests = [t for side in runs for each in side for t in each]
         if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
             words = "its runs were tested by an older version, or are masks → segstudy evaluate RUN --retest"
-        return Held(claim, None, words)
+        return JudgedClaim(claim, None, words)
     pair = against.name, variant.name
     if claim.figure == "miou" and pair in planned:
-        return Held(claim, found, "", planned[pair], f"all {pairs} planned pairs" if pairs > 1 else "95 %")
-    return Held(claim, found)
+        return JudgedClaim(claim, found, "", planned[pair], f"all {pairs} planned pairs" if pairs > 1 else "95 %")
+    return JudgedClaim(claim, found)
 
 
-def _outcome(held: Held, setting: Setting) -> ClaimResult:
+def _outcome(held: JudgedClaim, setting: ComparisonSettings) -> ClaimResult:
     """Supported or refuted where the wide interval lies on one side of the limit, else undecided."""
     claim, compared = held.claim, held.compared
     if compared is None:
         return ClaimResult(claim.say, "not measured", held.words)
     where = " at equal spill" if claim.at == "equal_spill" else ""
-    words = f"{claim.figure}{where}: {claim.variant} − {claim.against} = {signed(compared.delta)}"
+    words = f"{claim.figure}{where}: {claim.variant} − {claim.against} = {format_signed(compared.delta)}"
     if claim.figure in PER_TRAINING and min(compared.seeds) == 1:
         return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds alone, and one seed has none")
     if np.isnan(compared.p):
         return ClaimResult(claim.say, "undecided", f"{words}; no interval: it rests on one image, or does not vary")
-    words += f" ({_between((compared.low, compared.high))}"
-    words += f"; {held.together}: {_between(held.wide)})" if held.together != "95 %" else ")"
+    words += f" ({format_range(compared.low, compared.high)}"
+    words += f"; {held.together}: {format_range(*held.wide)})" if held.together != "95 %" else ")"
     if claim.no_worse:
-        words += f"; may be worse by {share(claim.margin)} at most"
+        words += f"; may be worse by {format_fraction(claim.margin)} at most"
     if claim.figure == "miou" and not setting.verdicts:
         return ClaimResult(claim.say, "undecided", f"{words}; every class has truth in too few images for a verdict")
     sign = 1 if claim.direction == "higher" else -1
@@ -125,48 +125,46 @@ def _outcome(held: Held, setting: Setting) -> ClaimResult:
     return ClaimResult(claim.say, outcome, words)  # type: ignore[arg-type]
 
 
-def _between(interval: tuple[float, float]) -> str:
-    return f"{signed(interval[0])} … {signed(interval[1])}"
-
-
 def _compare(
     claim: Claim,
     sides: Sequence[Sequence[Sequence[TestResult]]],
-    setting: Setting,
+    setting: ComparisonSettings,
 ) -> Comparison | None:
     """The claimed figure of `variant` minus that of `against`; either side may be the mean of several variants."""
     if claim.at == "equal_spill":
         flat = [[t for runs in side for t in runs] for side in sides]
-        found = _at_equal_spill(claim.figure, flat[0], flat[1], setting.units)
+        found = _at_equal_spill(claim.figure, flat[0], flat[1], setting.clusters)
         # Trainings of several variants are no seeds of one: each variant has as many as it has.
         fewest = tuple(min(len(runs) for runs in side) for side in sides)
         return found and replace(found, seeds=(fewest[0], fewest[1]))
-    measured = [[_measured(claim.figure, runs, setting) for runs in side] for side in sides]
+    measured = [[_samples(claim.figure, runs, setting) for runs in side] for side in sides]
     against, variant = ([m for m in side if m is not None] for side in measured)
     if [len(against), len(variant)] != [len(side) for side in sides]:
         return None
-    return comparison.compare(comparison.average(against), comparison.average(variant), setting.units, setting.paired)
+    return comparison.compare(
+        comparison.average(against), comparison.average(variant), setting.clusters, setting.paired
+    )
 
 
-def _measured(figure: str, runs: Sequence[TestResult], setting: Setting) -> MetricSamples | None:
+def _samples(figure: str, runs: Sequence[TestResult], setting: ComparisonSettings) -> MetricSamples | None:
     if figure == "miou":
-        return measure(runs, lambda t: (t.counts.hit, t.counts.union), setting.scored)
+        return samples_of_ratio(runs, lambda t: (t.counts.true_positives, t.counts.union), setting.scored)
     if figure == "epochs_to_90":
-        values = [time_to_accuracy.reached(history(t), setting.target).epochs for t in runs]
+        values = [time_to_accuracy.time_to_target(history(t), setting.target).epochs for t in runs]
         # Scatter over seeds alone is known.
         return MetricSamples(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
     if figure in IMAGE_METRICS:
-        return measure_plain(runs, IMAGE_METRICS[figure])
-    return measure_figure(runs, by_name(figure), setting.scored)
+        return samples_of_image_metric(runs, IMAGE_METRICS[figure])
+    return samples_of_metric(runs, by_name(figure), setting.scored)
 
 
-def measure_figure(runs: Sequence[TestResult], figure: Metric, scored: np.ndarray) -> MetricSamples | None:
+def samples_of_metric(runs: Sequence[TestResult], figure: Metric, scored: np.ndarray) -> MetricSamples | None:
     """A figure of FIGURES; if it is a mean over classes, of those of the mIoU."""
     there = runs[0].counts.truth.sum(0) > 0
-    return measure(runs, figure.of, scored[there] if figure.by_class else None)
+    return samples_of_ratio(runs, figure.of, scored[there] if figure.by_class else None)
 
 
-def measure(
+def samples_of_ratio(
     runs: Sequence[TestResult], terms: Callable[[TestResult], RatioTerms | None], keep: np.ndarray | None = None
 ) -> MetricSamples | None:
     """The ratio of the terms' sums for each seed (over the kept classes); None if a seed has no terms."""
@@ -174,28 +172,30 @@ def measure(
     if len(known) < len(runs):
         return None
     pairs = [influence.influence(top, bottom, keep, leave_one_out=True) for top, bottom in known]
-    return MetricSamples([value for value, _ in pairs], [phi for _, phi in pairs], [run.seed for run in runs])
+    return MetricSamples(
+        [value for value, _ in pairs], [influences for _, influences in pairs], [run.seed for run in runs]
+    )
 
 
-def measure_plain(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue]) -> MetricSamples:
+def samples_of_image_metric(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue]) -> MetricSamples:
     """The same for a figure that is no ratio of sums."""
     pairs = [value_of(t) for t in runs]
-    return MetricSamples([value for value, _ in pairs], [phi for _, phi in pairs], [t.seed for t in runs])
+    return MetricSamples([value for value, _ in pairs], [influences for _, influences in pairs], [t.seed for t in runs])
 
 
 def _at_equal_spill(
-    figure: str, against: Sequence[TestResult], variant: Sequence[TestResult], units: Sequence[str] | None
+    figure: str, against: Sequence[TestResult], variant: Sequence[TestResult], clusters: Sequence[str] | None
 ) -> Comparison | None:
     """`missed` or `hallucinated` with `against` brought to the spill of `variant`: images drawn again for the standard
     error over images, the scatter of the trainings for that over seeds."""
     if any("offset_margins" not in t.sums for t in (*against, *variant)):
         return None
     classes, images = len(against[0].classes), len(against[0].names)
-    labels = np.unique(np.arange(images) if units is None else np.array(units), return_inverse=True)[1]
+    labels = np.unique(np.arange(images) if clusters is None else np.array(clusters), return_inverse=True)[1]
     count = int(labels.max()) + 1
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
     weights = np.concatenate([np.ones((1, images)), draws[:, labels]])  # the first row is the images as they are
-    a, b = ([_drawn(t.sums["offset_margins"], weights) for t in side] for side in (against, variant))
+    a, b = ([_resampled_sums(t.sums["offset_margins"], weights) for t in side] for side in (against, variant))
 
     def delta(one: np.ndarray, other: np.ndarray) -> float:
         spill = operating_curve.at_equal_spill(one, other, classes)
@@ -203,14 +203,14 @@ def _at_equal_spill(
 
     all_a, all_b = np.sum(a, 0), np.sum(b, 0)
     value, *values = (delta(one, other) for one, other in zip(all_a, all_b, strict=True))
-    parts = [(float(np.var(values, ddof=1)), math.inf if units is None else count - 1)]
+    parts = [(float(np.var(values, ddof=1)), math.inf if clusters is None else count - 1)]
     for each in ([delta(t[0], all_b[0]) for t in a], [delta(all_a[0], t[0]) for t in b]):
         if len(each) > 1:
             parts.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
     return comparison.from_components(value, parts, (len(against), len(variant)))
 
 
-def _drawn(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _resampled_sums(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Sums (N, …) over the images, weighted by each row of weights (D,N): (D, …)."""
     return (weights @ sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])
 

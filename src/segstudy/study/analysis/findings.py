@@ -96,7 +96,7 @@ class Group:
     palette: Sequence[tuple[int, int, int]]
     background: int | None
     images: int
-    units: int
+    clusters: int
     class_images: np.ndarray
     supported: np.ndarray
     variants: Sequence[Variant]

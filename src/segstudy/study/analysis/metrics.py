@@ -42,15 +42,15 @@ class Metric:
         return self.terms(tested)
 
 
-def _cells(top: tuple[int, ...], bottom: tuple[int, ...]) -> Callable[[TestResult], RatioTerms]:
+def _category_ratio(top: tuple[int, ...], bottom: tuple[int, ...]) -> Callable[[TestResult], RatioTerms]:
     def terms(t: TestResult) -> RatioTerms:
-        cells = t.sums["cells"]
-        return cells[:, list(top)].sum(1), cells[:, list(bottom)].sum(1)
+        categories = t.sums["cells"]
+        return categories[:, list(top)].sum(1), categories[:, list(bottom)].sum(1)
 
     return terms
 
 
-def _sums(top: str, bottom: str, at: int | None = None) -> Callable[[TestResult], RatioTerms | None]:
+def _ratio(top: str, bottom: str, at: int | None = None) -> Callable[[TestResult], RatioTerms | None]:
     def terms(t: TestResult) -> RatioTerms | None:
         if top not in t.sums or bottom not in t.sums:
             return None
@@ -60,11 +60,11 @@ def _sums(top: str, bottom: str, at: int | None = None) -> Callable[[TestResult]
     return terms
 
 
-def _share(key: str, at: int) -> Callable[[TestResult], RatioTerms]:
+def _share_at(key: str, at: int) -> Callable[[TestResult], RatioTerms]:
     return lambda t: (t.sums[key][:, at], t.sums[key].sum(1))
 
 
-def _errors(at: int) -> Callable[[TestResult], RatioTerms]:
+def _error_share(at: int) -> Callable[[TestResult], RatioTerms]:
     def terms(t: TestResult) -> RatioTerms:
         both = t.sums["false_positives"] + t.sums["false_negatives"]
         return both[:, at], both.sum(1)
@@ -87,7 +87,7 @@ def _boundary_f(t: TestResult) -> RatioTerms | None:
 def image_miou(tested: TestResult) -> np.ndarray:
     """mIoU of each image over the classes of its truth: float (N,), NaN without counted pixels (mIoU^I's terms)."""
     there = tested.counts.truth > 0
-    iou = np.where(there, tested.counts.hit / np.maximum(tested.counts.union, 1), 0)
+    iou = np.where(there, tested.counts.true_positives / np.maximum(tested.counts.union, 1), 0)
     number = there.sum(1)
     return np.where(number > 0, iou.sum(1) / np.maximum(number, 1), np.nan)
 
@@ -100,52 +100,52 @@ def _image_miou_terms(tested: TestResult) -> RatioTerms:
 ALL = tuple(range(len(CATEGORIES)))
 
 METRICS = [
-    Metric("missed", "missed (timidity)", "of the foreground, called background", _cells((M,), (F, M, C, G)),
+    Metric("missed", "missed (timidity)", "of the foreground, called background", _category_ratio((M,), (F, M, C, G)),
            needs=("background",)),
     *(Metric(f"missed_{size}", f"missed, {size} objects", f"of the pixels of objects that cover {share} of the image",
-             _sums("size_missed", "size_pixels", i), needs=("background",))
+             _ratio("size_missed", "size_pixels", i), needs=("background",))
       for i, (size, share) in enumerate((("small", "less than 1 %"), ("medium", "1–10 %"), ("large", "over 10 %")))),
-    Metric("spilled", "spilled", "of the background, called an object", _cells((O, H), (B, O, H)),
+    Metric("spilled", "spilled", "of the background, called an object", _category_ratio((O, H), (B, O, H)),
            needs=("background",)),
     Metric("mislabelled", "mislabelled", "of the foreground that was found, given another class",
-           _cells((C, G), (F, C, G)), needs=("labels",)),
+           _category_ratio((C, G), (F, C, G)), needs=("labels",)),
     Metric("hallucinated", "hallucinated (classes absent from the image)", "of all pixels",
-           _cells((G, H), ALL), needs=("labels",)),
-    Metric("hallucinated_inside", "hallucinated inside objects", "of all pixels", _cells((G,), ALL), needs=("labels",)),
-    Metric("hallucinated_outside", "hallucinated elsewhere", "of all pixels", _cells((H,), ALL),
+           _category_ratio((G, H), ALL), needs=("labels",)),
+    Metric("hallucinated_inside", "hallucinated inside objects", "of all pixels", _category_ratio((G,), ALL), needs=("labels",)),
+    Metric("hallucinated_outside", "hallucinated elsewhere", "of all pixels", _category_ratio((H,), ALL),
            needs=("background", "labels")),
     Metric("hallucinated_share", "hallucinated share", "of the predicted foreground, of classes absent from the image",
-           _cells((G, H), (F, C, G, O, H)), needs=("labels",)),
+           _category_ratio((G, H), (F, C, G, O, H)), needs=("labels",)),
     Metric("absent_classes", "absent classes an image", "classes not in the image that cover .1 % of it or more",
-           _sums("absent", "image"), most=np.inf, needs=("labels",)),
+           _ratio("absent", "image"), most=np.inf, needs=("labels",)),
     Metric("shape_iou", "shape IoU", "IoU of foreground against background, whatever the label",
-           _cells((F, C, G), (F, M, C, G, O, H)), higher=True, needs=("background",)),
+           _category_ratio((F, C, G), (F, M, C, G, O, H)), higher=True, needs=("background",)),
     Metric("precision", "foreground precision", "of the predicted foreground, on an object",
-           _cells((F, C, G), (F, C, G, O, H)), higher=True, needs=("background",)),
+           _category_ratio((F, C, G), (F, C, G, O, H)), higher=True, needs=("background",)),
     *(Metric(f"{place}_errors", f"errors at the {place}" if place == "boundary" else f"errors of {place}",
-             "of the false positives and negatives of all classes but background", _errors(i), higher=None)
+             "of the false positives and negatives of all classes but background", _error_share(i), higher=None)
       for i, place in enumerate(("boundary", "extent", "segment"))),
-    *(Metric(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share("outcomes", i),
+    *(Metric(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share_at("outcomes", i),
              higher=name == "right",
              needs=("background",) if name in ("missed", "partial") else ("labels",) if name != "right" else ())
       for i, name in enumerate(OUTCOMES)),
     Metric("pieces", "pieces an object", "pieces of foreground in an object that was found",
-           _sums("pieces", "found_objects"), most=np.inf, needs=("background",)),
+           _ratio("pieces", "found_objects"), most=np.inf, needs=("background",)),
     Metric("class_pieces", "pieces of its class", "pieces of the right class in an object that was found",
-           _sums("class_pieces", "found_objects"), most=np.inf),
+           _ratio("class_pieces", "found_objects"), most=np.inf),
     Metric("coherence", "coherence", "largest piece's share of what was found of an object",
-           _sums("coherence", "found_objects"), higher=True, needs=("background",)),
+           _ratio("coherence", "found_objects"), higher=True, needs=("background",)),
     Metric("boundary_iou", "Boundary IoU", "mean over classes, band of 2 % of the diagonal", _boundary_iou,
            higher=True, by_class=True),
     Metric("boundary_f", "boundary F", "mean over images and classes, tolerance .75 % of the diagonal", _boundary_f,
            higher=True),
     Metric("roughness", "roughness", "length of the predicted edges by that of the true ones",
-           _sums("cracks", "true_cracks"), higher=None, most=np.inf),
+           _ratio("cracks", "true_cracks"), higher=None, most=np.inf),
     Metric("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
-           _sums("shift_kept", "shift_compared"), higher=True),
+           _ratio("shift_kept", "shift_compared"), higher=True),
     Metric("image_miou", "mIoU of single images", "mean over images, of the classes in each", _image_miou_terms,
            higher=True),
-    Metric("nll", "negative log-likelihood", "nats a pixel", _sums("nll_all", "pixels_all"), most=np.inf),
+    Metric("nll", "negative log-likelihood", "nats a pixel", _ratio("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
 """All that are ratios of sums: each gets an interval from its influence function."""
 
@@ -165,15 +165,15 @@ def worst(tested: TestResult, share: float = 0.05) -> MetricValue:
     """
     values = image_miou(tested)
     there = ~np.isnan(values)
-    phi = np.zeros(len(values))
+    influences = np.zeros(len(values))
     if not there.any():
         return float("nan"), np.full(len(values), np.nan)
     known = values[there]
     count = max(1, round(share * len(known)))
     lowest = np.sort(known)[:count]
     value, limit = float(lowest.mean()), lowest[-1]
-    phi[there] = limit - value - np.maximum(0, limit - known) * len(known) / count
-    return value, phi * len(values) / len(known)
+    influences[there] = limit - value - np.maximum(0, limit - known) * len(known) / count
+    return value, influences * len(values) / len(known)
 
 
 def blockiness(tested: TestResult, step: int) -> MetricValue:
@@ -183,8 +183,8 @@ def blockiness(tested: TestResult, step: int) -> MetricValue:
     at = STEPS.index(step)
     value = float(blocks(phases.sum(0), changes.sum(0))[at])
     without = [blocks(phases.sum(0) - p, changes.sum(0) - c)[at] for p, c in zip(phases, changes, strict=True)]
-    phi = (len(phases) - 1) * (value - np.array(without, float))
-    return value, phi
+    influences = (len(phases) - 1) * (value - np.array(without, float))
+    return value, influences
 
 
 IMAGE_METRICS: dict[str, Callable[[TestResult], MetricValue]] = {

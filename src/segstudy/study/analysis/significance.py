@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segstudy.study.analysis.claims import Seeds, Setting, measure
+from segstudy.study.analysis.claims import ComparisonSettings, RunsByVariant, samples_of_ratio
 from segstudy.study.analysis.metrics import RatioTerms
 from segstudy.study.analysis.plan import Side
 from segstudy.study.results import TestResult
 from segstudy.study.statistics.comparison import MetricSamples, average, compare
 from segstudy.study.statistics.multiplicity import benjamini_hochberg
 
-LEVEL = 0.1
+FALSE_DISCOVERY_RATE = 0.1
 """The share of marks that are expected to be chance."""
 
 MARK = "◆"
@@ -20,7 +20,10 @@ Pairs = Sequence[tuple[Side, Side]]
 
 
 def significant_differences(
-    seeds: Seeds, ratios: Mapping[str, Mapping[str, MetricSamples | None]], pairs: Pairs, setting: Setting
+    seeds: RunsByVariant,
+    ratios: Mapping[str, Mapping[str, MetricSamples | None]],
+    pairs: Pairs,
+    setting: ComparisonSettings,
 ) -> dict[tuple[str, str], set[str]]:
     """For each planned pair, the names of the supported classes and of the figures that differ at a false discovery
     rate of 10 %, all pairs, classes and figures being one family.
@@ -30,29 +33,29 @@ def significant_differences(
     held: dict[str, Mapping[str, MetricSamples]] = {}
     for a, b in pairs:
         for name in (*a.variants, *b.variants):
-            held[name] = held.get(name) or _all_measured(seeds[name], ratios[name], setting)
+            held[name] = held.get(name) or _all_samples(seeds[name], ratios[name], setting)
         shared = set.intersection(*(set(held[name]) for name in (*a.variants, *b.variants)))
         for what in sorted(shared):
             left, right = (average([held[name][what] for name in side.variants]) for side in (a, b))
-            found.append(((a.name, b.name), what, compare(left, right, setting.units, setting.paired).p))
+            found.append(((a.name, b.name), what, compare(left, right, setting.clusters, setting.paired).p))
     marks: dict[tuple[str, str], set[str]] = {(a.name, b.name): set() for a, b in pairs}
-    kept = benjamini_hochberg([p for _, _, p in found], LEVEL)
+    kept = benjamini_hochberg([p for _, _, p in found], FALSE_DISCOVERY_RATE)
     for (pair, what, _), worth in zip(found, kept, strict=True):
         if worth:
             marks[pair].add(what)
     return marks
 
 
-def _all_measured(
-    runs: Sequence[TestResult], ratios: Mapping[str, MetricSamples | None], setting: Setting
+def _all_samples(
+    runs: Sequence[TestResult], ratios: Mapping[str, MetricSamples | None], setting: ComparisonSettings
 ) -> dict[str, MetricSamples]:
     """IoU of each supported class and every figure that is a ratio of sums, where it is defined."""
 
     def iou(c: int) -> MetricSamples | None:
         def terms(t: TestResult) -> RatioTerms:
-            return t.counts.hit[:, c], t.counts.union[:, c]
+            return t.counts.true_positives[:, c], t.counts.union[:, c]
 
-        return measure(runs, terms)
+        return samples_of_ratio(runs, terms)
 
     named = {name: iou(c) for c, name in enumerate(runs[0].classes) if setting.scored[c] and setting.verdicts}
     return {name: m for name, m in {**named, **ratios}.items() if m is not None and not np.isnan(m.values).any()}

@@ -22,18 +22,18 @@ class TimeToAccuracy:
     seconds: float
 
 
-def target(histories: Iterable[History]) -> float:
+def target_miou(histories: Iterable[History]) -> float:
     """90 % of the best final val mIoU; NaN where none is above 0. All must be measured on alike images."""
-    known = [value for rows in histories if (value := final(rows)) > 0]
+    known = [value for rows in histories if (value := final_miou(rows)) > 0]
     return SHARE * max(known, default=math.nan)
 
 
-def final(rows: History) -> float:
+def final_miou(rows: History) -> float:
     """val/miou of the last epoch that has one; NaN if none has."""
     return next((row[FIGURE] for row in reversed(rows) if FIGURE in row), math.nan)
 
 
-def reached(rows: History, target: float) -> TimeToAccuracy:
+def time_to_target(rows: History, target: float) -> TimeToAccuracy:
     """The first epoch with val/miou of `target` or more."""
     for row in rows:
         if row.get(FIGURE, -math.inf) >= target:

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from segstudy.console import format_fraction, format_signed
 from segstudy.study.statistics.comparison import Comparison, Verdict
 from segstudy.study.statistics.multiplicity import Decision
 
 
-def sentence(
+def verdict_sentence(
     a: str, b: str, figure: str, comparison: Comparison, decision: Decision,
     margin: float = 0.005, spread: float | None = None,
 ) -> str:  # fmt: skip
@@ -33,10 +34,14 @@ def sentence(
     smallest = f"the smallest difference this study could have shown is {_short(decision.detectable)}"
     text = f"undecided: {b} − {a} in {figure} is {_short(comparison.delta, True)} ({signed}; {seeds}); {smallest}"
     one = min(comparison.seeds) == 1
-    return text + f", between these checkpoints; {halving(comparison)}" * one + f"; {halving(comparison)}" * (not one)
+    return (
+        text
+        + f", between these checkpoints; {how_to_halve(comparison)}" * one
+        + f"; {how_to_halve(comparison)}" * (not one)
+    )
 
 
-def halving(comparison: Comparison, most: float = 20) -> str:
+def how_to_halve(comparison: Comparison, most: float = 20) -> str:
     """What would halve the smallest difference that can be shown: more seeds, or more images, where one is enough.
 
     Nothing beyond `most` times as many is proposed.
@@ -83,14 +88,12 @@ def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], spre
 
 def _ranges(delta: float, low: float, high: float) -> tuple[str, str]:
     """'.016 (.005 … .027' of the difference's size, and '−.006 … +.014' of the difference itself."""
-    signed = f"{_short(low, True)} … {_short(high, True)}"
     small, large = (-high, -low) if delta < 0 else (low, high)
+    signed = f"{_short(low, True)} … {_short(high, True)}"
     return f"{_short(abs(delta))} ({_short(small)} … {_short(large)}", signed
 
 
 def _short(value: float, sign: bool = False) -> str:
     """.016; +.016 with sign. Three decimals, five for what would be .000."""
-    size = abs(value)
-    text = f"{size:.{3 if size == 0 or size >= 0.0005 else 5}f}"
-    text = text[1:] if text.startswith("0.") else text
-    return ("−" if value < 0 else "+" if sign and value > 0 else "") + text
+    digits = 3 if value == 0 or abs(value) >= 0.0005 else 5
+    return format_signed(value, digits) if sign else format_fraction(value, digits)

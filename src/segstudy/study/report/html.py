@@ -13,25 +13,32 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from segstudy.console import amount, between, format_duration, millions, share, signed
+from segstudy.console import (
+    format_amount,
+    format_duration,
+    format_fraction,
+    format_interval,
+    format_millions,
+    format_signed,
+)
 from segstudy.runs.tables import command
 from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
 from segstudy.study.analysis.significance import MARK
 from segstudy.study.report import plots
-from segstudy.study.report.markdown import seen
+from segstudy.study.report.markdown import explanations
 from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.report.text import (
     OUTCOMES,
-    distinct,
-    estimate,
-    label,
-    main_figure,
-    marks,
-    mean_of,
-    outcome_words,
-    shortened,
-    single,
-    verdict,
+    count_distinct,
+    format_estimate,
+    format_outcomes,
+    format_verdict,
+    has_one_seed,
+    main_metric,
+    mean_over_runs,
+    metric_label,
+    shorten,
+    variant_marks,
     verdicts_of,
 )
 
@@ -44,9 +51,6 @@ SECTIONS = {
 """A picture's name is `<section>/<caption>`; without one of these it goes to the gallery."""
 
 ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
-
-PICTURE_BYTES = 6_000_000
-"""For the pictures of a page, in base64; what is beyond is left out and counted."""
 
 PICTURE_WIDTH = 1600
 
@@ -94,13 +98,13 @@ class Section:
     pictures_left_out: int = 0
 
 
-def _draw(group: Group, number: int, folder: Path) -> dict[str, Plot]:
+def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Plot]:
     """Write the group's figures, and keep them for the page."""
     drawn = {}
-    for name, figure in plots.figures(group).items():
+    for name, figure in plots.draw_all(group).items():
         stem = folder / f"{number}_{re.sub(r'[^0-9A-Za-z_]', '_', name)}"
         plots.save(figure, stem)
-        svg = plots.themed(stem.with_suffix(".svg").read_text(encoding="utf-8"))
+        svg = plots.follow_theme(stem.with_suffix(".svg").read_text(encoding="utf-8"))
         # A page is wider than a column of a journal.
         width = round(figure.get_figwidth() * 96 * 1.3)
         drawn[name] = Plot(stem.name, _uri("svg+xml", svg.encode()), _caption(name, group), width)
@@ -115,15 +119,15 @@ def _caption(name: str, group: Group) -> str:
     figure = name.removeprefix("forest_")
     rows = [d for d in group.differences if d.figure == figure]
     if figure != group.differences[0].figure:
-        return f"The same for {label(figure)}."
+        return f"The same for {metric_label(figure)}."
     text = (
         "Planned differences. Wide bars: 95 % intervals of all planned pairs together, as the verdicts. "
         "Thin lines: plain 95 % interval of each."
     )
-    if any(single(group, d) for d in rows):
+    if any(has_one_seed(group, d) for d in rows):
         text += " Hatched: one training a variant; this is of two trained networks, not of variants."
     if math.isfinite(group.margin):
-        text += f" Grey band: differences within ±{share(group.margin)} count as equal."
+        text += f" Grey band: differences within ±{format_fraction(group.margin)} count as equal."
     return text
 
 
@@ -131,7 +135,7 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _embed(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tuple[dict[str, list[Picture]], int, int]:
+def embed_pictures(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tuple[dict[str, list[Picture]], int, int]:
     """Pictures by section within `budget` bytes; how many found no room; the bytes used."""
     shown: dict[str, list[Picture]] = {}
     missing = used = 0
@@ -164,17 +168,16 @@ def _picture(caption: str, array: np.ndarray) -> Picture:
 def page(findings: Findings, sections: Sequence[Section]) -> str:
     """The report as HTML that loads nothing: names and errors are the user's words and are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "share": share, "signed": signed, "amount": amount, "clock": format_duration, "estimate": estimate,
-        "label": label,
-        "millions": millions, "short": shortened, "outcome_words": outcome_words,
-    }  # fmt: skip
-    environment.globals |= {
-        "between": between, "verdict": verdict, "single": single, "mean_of": mean_of, "verdicts_of": verdicts_of,
-        "is_significant": is_significant, "seen": seen, "mark": MARK,
-        "moved": moved, "confusions": confusions, "facts": facts, "commands": commands, "figure_names": figure_names,
-        "outcome_colours": plots.OUTCOME_COLOURS, "section_titles": SECTIONS,
-        "theme": plots.THEME, "outcome_names": OUTCOMES, "marks": marks, "claims_note": CLAIMS_NOTE,
+    functions = [
+        format_amount, format_duration, format_estimate, format_fraction, format_interval, format_millions, format_outcomes,
+        format_signed, format_verdict, has_one_seed, is_significant, mean_over_runs, metric_label, metric_names, shorten,
+        variant_marks, verdicts_of, explanations, most_changed_classes, common_confusions, provenance, commands,
+    ]  # fmt: skip
+    named = {function.__name__: function for function in functions}
+    environment.filters |= named
+    environment.globals |= named | {
+        "mark": MARK, "outcome_colours": plots.OUTCOME_COLOURS, "outcome_names": OUTCOMES, "section_titles": SECTIONS,
+        "theme": plots.THEME, "claims_note": CLAIMS_NOTE,
     }  # fmt: skip
     template = environment.from_string(
         files("segstudy.study.report").joinpath("report.html").read_text(encoding="utf-8")
@@ -183,12 +186,12 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     return template.render(findings=findings, sections=sections, methods=told, references=cited(told))
 
 
-def moved(group: Group, most: int = 5) -> list[tuple[Difference, list[tuple[str, float]]]]:
+def most_changed_classes(group: Group, most: int = 5) -> list[tuple[Difference, list[tuple[str, float]]]]:
     """For each planned difference, the supported classes whose IoU moved most."""
     by_name = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
     found = []
     for d in group.differences:
-        if d.figure != main_figure(group) or d.a not in by_name or d.b not in by_name:
+        if d.figure != main_metric(group) or d.a not in by_name or d.b not in by_name:
             continue
         delta = by_name[d.b] - by_name[d.a]
         known = [c for c in range(len(group.classes)) if group.supported[c] and math.isfinite(delta[c])]
@@ -198,7 +201,7 @@ def moved(group: Group, most: int = 5) -> list[tuple[Difference, list[tuple[str,
     return found
 
 
-def confusions(group: Group, most: int = 10) -> list[tuple[str, str, list[float | None]]]:
+def common_confusions(group: Group, most: int = 10) -> list[tuple[str, str, list[float | None]]]:
     """The commonest (truth, prediction) over the variants, with each variant's share of the truth's pixels."""
     held = [{(t, p): s for t, p, s in v.confused if math.isfinite(s)} for v in group.variants]
     pairs = {pair: max(h.get(pair, 0.0) for h in held) for h in held for pair in h}
@@ -206,7 +209,7 @@ def confusions(group: Group, most: int = 10) -> list[tuple[str, str, list[float 
     return [(truth, predicted, [h.get((truth, predicted)) for h in held]) for truth, predicted in top]
 
 
-def figure_names(group: Group) -> list[str]:
+def metric_names(group: Group) -> list[str]:
     """Names of the further figures, in the order in which variants bring them; epochs and seconds stand elsewhere."""
     names = dict.fromkeys(name for v in group.variants for name in v.figures)
     return [name for name in names if not name.endswith("_to_90")]
@@ -217,7 +220,7 @@ def is_significant(group: Group, variant: Variant, figure: str) -> bool:
     return any(b == variant.name and figure in names for (_, b), names in group.significant.items())
 
 
-def facts(group: Group) -> list[tuple[str, list[str]]]:
+def provenance(group: Group) -> list[tuple[str, list[str]]]:
     """What the runs of a group were made on and with; several values, with counts, where runs differ."""
     records = [r for v in group.variants for r in v.records]
     told: dict[str, list[str]] = {}
@@ -247,7 +250,7 @@ def facts(group: Group) -> list[tuple[str, list[str]]]:
     seeds = {v.name: ", ".join(map(str, v.seeds)) for v in group.variants if len(v.seeds)}
     alike = len(set(seeds.values())) == 1 and len(seeds) == len(group.variants)
     said = [f"{next(iter(seeds.values()))} of each variant"] if alike else [f"{n}: {text}" for n, text in seeds.items()]
-    return [("seeds", said), *((name, distinct(values)) for name, values in told.items())]
+    return [("seeds", said), *((name, count_distinct(values)) for name, values in told.items())]
 
 
 def commands(group: Group) -> list[str]:

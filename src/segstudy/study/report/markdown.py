@@ -4,39 +4,39 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segstudy.console import MISSING, amount, format_duration, millions, share
+from segstudy.console import MISSING, format_amount, format_duration, format_fraction, format_millions
 from segstudy.study.analysis.findings import Findings, Group, Variant
 from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.report.text import (
-    estimate,
-    items,
-    markdown,
-    marks,
-    mean_of,
-    outcome_words,
-    table,
-    verdict,
+    escape_markdown,
+    format_estimate,
+    format_outcomes,
+    format_verdict,
+    markdown_list,
+    markdown_table,
+    mean_over_runs,
+    variant_marks,
     verdicts_of,
 )
 
 Row = dict[str, object]
 
-HEAD = ("variant", "changes", "mIoU (95 %)", "difference", "objects", "parameters", "GFLOP", "images/s", "time")
+TABLE_HEAD = ("variant", "changes", "mIoU (95 %)", "difference", "objects", "parameters", "GFLOP", "images/s", "time")
 
 
 def table_rows(group: Group) -> Iterator[list[str]]:
     """The main table as text, in the columns of HEAD."""
     for v in group.variants:
-        said = "; ".join(f"{verdict(group, d)} against {d.a}" for d in verdicts_of(group, v))
+        said = "; ".join(f"{format_verdict(group, d)} against {d.a}" for d in verdicts_of(group, v))
         yield [
-            v.name + marks(v), v.changes, f"{estimate(v.miou)}, {_trainings(v)}", said or MISSING,
-            outcome_words(v.outcomes), millions(mean_of(v, "parameters")), amount(mean_of(v, "gflop")),
-            amount(mean_of(v, "images_per_second")), format_duration(mean_of(v, "seconds")),
+            v.name + variant_marks(v), v.changes, f"{format_estimate(v.miou)}, {_trainings(v)}", said or MISSING,
+            format_outcomes(v.outcomes), format_millions(mean_over_runs(v, "parameters")), format_amount(mean_over_runs(v, "gflop")),
+            format_amount(mean_over_runs(v, "images_per_second")), format_duration(mean_over_runs(v, "seconds")),
         ]  # fmt: skip
 
 
-def _head(group: Group) -> tuple[str, ...]:
-    return tuple("as published: mIoU (95 %)" if group.published and h.startswith("mIoU") else h for h in HEAD)
+def table_head(group: Group) -> tuple[str, ...]:
+    return tuple("as published: mIoU (95 %)" if group.published and h.startswith("mIoU") else h for h in TABLE_HEAD)
 
 
 def _trainings(variant: Variant) -> str:
@@ -44,12 +44,14 @@ def _trainings(variant: Variant) -> str:
     return f"{seeds} seed{'s' * (seeds != 1)}"
 
 
-def seen(group: Group) -> list[tuple[Variant, dict[str, str]]]:
+def explanations(group: Group) -> list[tuple[Variant, dict[str, str]]]:
     """What may be behind the figures: how far a variant sees, how it does on training images, how soon it was good."""
-    return [(v, sight(v)) for v in group.variants if any("metrics_fit" in r for r in v.records) or group.target > 0]
+    return [
+        (v, _explanation(v)) for v in group.variants if any("metrics_fit" in r for r in v.records) or group.target > 0
+    ]
 
 
-def sight(variant: Variant) -> dict[str, str]:
+def _explanation(variant: Variant) -> dict[str, str]:
     """Its cells, means over the trainings."""
     fields = [f for r in variant.records if (f := r.get("receptive_field"))]
     fits = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
@@ -57,15 +59,15 @@ def sight(variant: Variant) -> dict[str, str]:
     epochs, seconds = (variant.figures.get(f"{what}_to_90") for what in ("epochs", "seconds"))
     return {
         "can": MISSING if not fields else "whole image" if whole else f"{fields[0]['theoretical']} px",
-        "does": amount(float(np.mean([f["effective"] for f in fields])) if fields else None, 0),
-        **{f"missed_{s}": share(e.value) if (e := variant.figures.get(f"missed_{s}")) else MISSING
+        "does": format_amount(float(np.mean([f["effective"] for f in fields])) if fields else None, 0),
+        **{f"missed_{s}": format_fraction(e.value) if (e := variant.figures.get(f"missed_{s}")) else MISSING
            for s in ("small", "medium", "large")},
-        "fit": share(float(np.mean(fits)) if fits else None), "all": share(variant.miou_all.value),
-        "epochs": amount(epochs.value if epochs else None), "seconds": amount(seconds.value if seconds else None, 0),
+        "fit": format_fraction(float(np.mean(fits)) if fits else None), "all": format_fraction(variant.miou_all.value),
+        "epochs": format_amount(epochs.value if epochs else None), "seconds": format_amount(seconds.value if seconds else None, 0),
     }  # fmt: skip
 
 
-SEEN = {
+EXPLANATION_COLUMNS = {
     "can": "can see", "does": "does see, px", "missed_small": "missed: small", "missed_medium": "medium",
     "missed_large": "large", "fit": "training mIoU", "all": "reported", "epochs": "epochs to 90 %",
     "seconds": "seconds",
@@ -74,22 +76,24 @@ SEEN = {
 
 def markdown_report(findings: Findings, figures: Sequence[Sequence[tuple[str, str]]]) -> str:
     """The report for a repository's page. figures: of each group, (file's name without its ending, caption)."""
-    parts = [f"# {markdown(findings.name)}", markdown(findings.sentence)]
+    parts = [f"# {escape_markdown(findings.name)}", escape_markdown(findings.sentence)]
     for group, drawn in zip(findings.groups, figures, strict=True):
-        parts += [f"## {markdown(group.title)}", items(group.warnings)]
+        parts += [f"## {escape_markdown(group.title)}", markdown_list(group.warnings)]
         if group.variants:
-            parts.append(table(_head(group), table_rows(group)))
+            parts.append(markdown_table(table_head(group), table_rows(group)))
         if group.claims:
             parts.append(CLAIMS_NOTE)
-            parts.append(table(("claim", "outcome", "because"), ([c.text, c.outcome, c.words] for c in group.claims)))
-        parts.append(items([d.words for d in group.differences]))
-        if rows := seen(group):
-            body = ([v.name, *(cells[key] for key in SEEN)] for v, cells in rows)
-            parts.append(table(("variant", *SEEN.values()), body))
-        parts += [f"![{name}](figures/{name}.svg)\n\n{markdown(caption)}" for name, caption in drawn]
+            parts.append(
+                markdown_table(("claim", "outcome", "because"), ([c.text, c.outcome, c.words] for c in group.claims))
+            )
+        parts.append(markdown_list([d.words for d in group.differences]))
+        if rows := explanations(group):
+            body = ([v.name, *(cells[key] for key in EXPLANATION_COLUMNS)] for v, cells in rows)
+            parts.append(markdown_table(("variant", *EXPLANATION_COLUMNS.values()), body))
+        parts += [f"![{name}](figures/{name}.svg)\n\n{escape_markdown(caption)}" for name, caption in drawn]
     if findings.left_out:
-        parts += ["## Runs that could not be used", table(("run", "why"), findings.left_out)]
+        parts += ["## Runs that could not be used", markdown_table(("run", "why"), findings.left_out)]
     told = methods(findings)
     if told:
-        parts += ["## Methods", *map(markdown, told), items(cited(told))]
+        parts += ["## Methods", *map(escape_markdown, told), markdown_list(cited(told))]
     return "\n\n".join(filter(None, parts)) + "\n"

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from segstudy.console import share
+from segstudy.console import format_fraction
 from segstudy.study.analysis.findings import Findings, Group
-from segstudy.study.report.text import distinct
+from segstudy.study.report.text import count_distinct
 
 REFERENCES = {
     "everingham": (
@@ -73,7 +73,7 @@ def methods(findings: Findings) -> list[str]:
     if not any(g.variants for g in findings.groups):
         return []
     told = [_training(g) for g in findings.groups if g.variants]
-    return [*dict.fromkeys(told), _figures(findings.groups), _statistics(findings.groups)]
+    return [*dict.fromkeys(told), _metrics(findings.groups), _statistics(findings.groups)]
 
 
 def cited(paragraphs: Sequence[str]) -> list[str]:
@@ -93,26 +93,26 @@ def _training(group: Group) -> str:
     where = ""
     if described:
         data = described[0]
-        fit = distinct([f"{d['roles']['fit']['images']:,}" for d in described if "fit" in d.get("roles", {})])
+        fit = count_distinct([f"{d['roles']['fit']['images']:,}" for d in described if "fit" in d.get("roles", {})])
         size = "×".join(map(str, data.get("size", ())))
         where = f" on {' or '.join(fit)} images of {data['name']} at {size} pixels" if fit else f" on {data['name']}"
     seeds = [max(len(v.seeds), v.miou.seeds) for v in group.variants]
     often = {1: "once", 2: "twice"}.get(seeds[0], f"{seeds[0]} times") if len(set(seeds)) == 1 else ""
     often = often or f"{min(seeds)} to {max(seeds)} times"
     count = f"{len(group.variants)} variant{'s' * (len(group.variants) > 1)}"
-    units = f" ({group.units:,} independent units)" if group.units != group.images else ""
+    clusters = f" ({group.clusters:,} independent units)" if group.clusters != group.images else ""
     seeded = "" if max(seeds) < 2 else " with different seeds"
     text = (
         f"{group.title}: {count} {'were' if len(group.variants) > 1 else 'was'} trained{where}, each {often}{seeded}, "
     )
-    text += f"and reported on {group.images:,} images{units}."
+    text += f"and reported on {group.images:,} images{clusters}."
     if any(r.get("selected_on_reported") for r in records):
         return text + " Some checkpoints were chosen on the reported images, which flatters their figures (marked *)."
     chosen = {r.get("checkpoint") for r in records} - {None}
     return text + (" The last checkpoint was reported: nothing was selected." if chosen == {"last"} else "")
 
 
-def _figures(groups: Sequence[Group]) -> str:
+def _metrics(groups: Sequence[Group]) -> str:
     """What was measured, and after whom."""
     least = " or ".join(str(n) for n in sorted({g.min_images for g in groups}))
     none = " (all with truth where there are none, and then no verdicts)" * any(not g.supported.any() for g in groups)
@@ -142,7 +142,7 @@ def _figures(groups: Sequence[Group]) -> str:
 
 def _statistics(groups: Sequence[Group]) -> str:
     """Intervals and verdicts."""
-    over = "groups of images that belong together" if any(g.units != g.images for g in groups) else "images"
+    over = "groups of images that belong together" if any(g.clusters != g.images for g in groups) else "images"
     text = (
         f"Intervals are of 95 %: the variance over {over}, from the influence function of the ratio {_cite('hampel')}, "
         f"plus the variance over seeds {_cite('bouthillier')}, with a t quantile {_cite('satterthwaite')}. "
@@ -151,7 +151,7 @@ def _statistics(groups: Sequence[Group]) -> str:
         text += "Differences were taken seed by seed, the seeds sharing initial weights and the order of the data. "
     if not any(g.differences for g in groups):
         return text.strip()
-    margins = " or ".join(sorted({f"±{share(g.margin)}" for g in groups if math.isfinite(g.margin)}))
+    margins = " or ".join(sorted({f"±{format_fraction(g.margin)}" for g in groups if math.isfinite(g.margin)}))
     equal = f", equal if it lies within {margins} {_cite('schuirmann')}" if margins else ""
     text += (
         "The intervals of the differences planned beforehand hold together with 95 % (Bonferroni, with t quantiles of "

@@ -13,11 +13,11 @@ from segstudy.console import format_number
 from segstudy.drawing import ERRORS, VOID, as_array, class_legend, colorize, image_grid
 from segstudy.errors import SegstudyError
 from segstudy.labels import IGNORE
-from segstudy.measures.objects import EIGHT, OUTCOMES, SMALLEST, outcome_of
+from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
 from segstudy.measures.pixels import CATEGORIES, error_categories
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
-from segstudy.study.report.text import shortened
+from segstudy.study.report.text import shorten
 from segstudy.study.results import TestResult
 
 CATEGORY_COLOURS = {
@@ -38,7 +38,7 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
 
     Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
     """
-    shown = {name: seeds[name][0] for name in chosen(group, list(seeds))}
+    shown = {name: seeds[name][0] for name in variants_shown(group, list(seeds))}
     labels = {name: held for name, test in shown.items() if (held := _labels(test)) is not None}
     if not labels:
         return []
@@ -65,7 +65,7 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
     return found
 
 
-def chosen(group: Group, names: Sequence[str]) -> list[str]:
+def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
     """At most MOST variants, in their order: those of the surest planned difference, then the first ones."""
     known = [d for d in group.differences if d.a in names and d.b in names and not np.isnan(d.p)]
     surest = min(known, key=lambda d: d.p, default=None)
@@ -153,7 +153,7 @@ def _outcome_examples(
         _, index, name = best[outcome]
         pair = truth[index], drawn[name][index]
         rows.append([blank if photos is None else photos[index], *(colorize(a, palette) for a in pair)])
-        titles.append(f"{OUTCOMES[outcome]}\n{shortened(name, 34)}")
+        titles.append(f"{OUTCOMES[outcome]}\n{shorten(name, 34)}")
         used += list(pair)
     if not rows:
         return []
@@ -168,7 +168,7 @@ def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> 
     for c in np.unique(truth):
         if c in (IGNORE, background):
             continue
-        numbers, _ = ndimage.label(truth == c, EIGHT)
+        numbers, _ = ndimage.label(truth == c, EIGHT_CONNECTED)
         for number, area in enumerate(np.bincount(numbers.ravel())[1:], 1):
             if area >= SMALLEST * counted:
                 inside = labels[numbers == number]

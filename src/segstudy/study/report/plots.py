@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from segstudy.console import share
+from segstudy.console import format_fraction
 from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE
 from segstudy.study.analysis.findings import Difference, Group, Variant
-from segstudy.study.report.text import OUTCOMES, label, shortened, single
+from segstudy.study.report.text import OUTCOMES, has_one_seed, metric_label, shorten
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
 
@@ -38,7 +38,7 @@ THEME = {
 }  # fmt: skip
 """Colours that are others on a dark page: their names, and those."""
 
-SERIES = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", SKY, INK)
+VARIANT_COLOURS = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", SKY, INK)
 
 OTHER = "#9a9fa6"
 """Of variants beyond seven."""
@@ -70,14 +70,14 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def figures(group: Group) -> dict[str, Figure]:
+def draw_all(group: Group) -> dict[str, Figure]:
     """All that can be drawn of a group, by name: forest_<figure>, outcomes, distributions, operating_spilled,
     operating_hallucinated, learning, classes, reliability."""
     drawn: dict[str, Figure | None] = {
-        f"forest_{figure}": forest(group, figure) for figure in dict.fromkeys(d.figure for d in group.differences)
+        f"forest_{figure}": forest_plot(group, figure) for figure in dict.fromkeys(d.figure for d in group.differences)
     }
     drawn |= {
-        "outcomes": outcomes(group),
+        "outcomes": object_outcomes(group),
         "distributions": distributions(group),
         "operating_spilled": operating(group, "spilled"),
         "operating_hallucinated": operating(group, "hallucinated"),
@@ -89,7 +89,7 @@ def figures(group: Group) -> dict[str, Figure]:
 
 
 @rc_context(STYLE)
-def forest(group: Group, figure: str) -> Figure | None:
+def forest_plot(group: Group, figure: str) -> Figure | None:
     """Planned differences: pale bar with all planned pairs taken into account, thin line 95 %.
 
     Hatched and hollow: one training a variant. None if there is no such difference.
@@ -103,11 +103,11 @@ def forest(group: Group, figure: str) -> Figure | None:
         ax.axvspan(-group.margin, group.margin, color=GRID, alpha=0.6, linewidth=0)
     ax.axvline(0, color=MUTED, linewidth=0.8)
     for place, difference in zip(reversed(range(len(rows))), rows, strict=True):
-        _difference(ax, place, difference, single(group, difference))
+        _difference(ax, place, difference, has_one_seed(group, difference))
     ends = [v for d in rows for v in (d.wide_low, d.wide_high, d.low, d.high, d.delta, 0.0) if math.isfinite(v)]
     room = 0.06 * (max(ends) - min(ends) or 0.02)
     ax.set(xlim=(min(ends) - room, max(ends) + room), ylim=(-0.4, len(rows) - 0.3), yticks=[])
-    ax.set_xlabel(f"difference in {label(figure)}")
+    ax.set_xlabel(f"difference in {metric_label(figure)}")
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(_tick)
     ax.spines["left"].set_visible(False)
@@ -125,7 +125,7 @@ def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
         "fontsize": 7.5,
         "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 0.7},
     }
-    ax.text(0, y + 0.3, f"{shortened(d.b, 20)} − {shortened(d.a, 20)}", **plain)
+    ax.text(0, y + 0.3, f"{shorten(d.b, 20)} − {shorten(d.a, 20)}", **plain)
     said = d.verdict if math.isfinite(d.delta) else "n/a"
     ax.text(1, y + 0.3, said, ha="right", color=colour, **plain)
     if not math.isfinite(d.delta):
@@ -142,7 +142,7 @@ def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
 
 
 @rc_context(STYLE)
-def outcomes(group: Group) -> Figure | None:
+def object_outcomes(group: Group) -> Figure | None:
     """What became of the objects: shares of them, and thin below, of their area. None if none were counted."""
     rows = [v for v in group.variants if any(math.isfinite(x) for x in v.outcomes.values())]
     if not rows:
@@ -150,7 +150,7 @@ def outcomes(group: Group) -> Figure | None:
     drawn = Figure((WIDTH, 0.62 + 0.46 * len(rows)), layout="constrained")
     ax = drawn.subplots()
     for y, variant in zip(reversed(range(len(rows))), rows, strict=True):
-        ax.text(0, y + 0.27, shortened(variant.name, 44), fontsize=7.5)
+        ax.text(0, y + 0.27, shorten(variant.name, 44), fontsize=7.5)
         _stack(ax, y + 0.02, 0.36, variant.outcomes, True)
         _stack(ax, y - 0.26, 0.13, variant.outcome_areas, False)
     ax.set(xlim=(0, 1), ylim=(-0.4, len(rows) - 0.4), yticks=[], xlabel="share of objects; thin bar: of their area")
@@ -173,7 +173,13 @@ def _stack(ax: Axes, y: float, height: float, values: Mapping[str, float], named
         ax.barh(y, value, height, left=left, color=colour, edgecolor=PAPER, linewidth=0.5)
         if named and value >= 0.065:
             ax.text(
-                left + value / 2, y - 0.02, share(value, 2), ha="center", va="center", color=_on(colour), fontsize=7
+                left + value / 2,
+                y - 0.02,
+                format_fraction(value, 2),
+                ha="center",
+                va="center",
+                color=_readable_on(colour),
+                fontsize=7,
             )
         left += value
 
@@ -188,7 +194,7 @@ def distributions(group: Group) -> Figure | None:
     there = [key for key in panels if any(key in v.histograms for v in named.values())]
     if not there:
         return None
-    drawn = Figure((WIDTH, 1.9 + _key_height(named)), layout="constrained")
+    drawn = Figure((WIDTH, 1.9 + _legend_height(named)), layout="constrained")
     colours = colours_of(group)
     for ax, key in zip(drawn.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
         title, limits = panels[key]
@@ -202,7 +208,7 @@ def distributions(group: Group) -> Figure | None:
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], xlabel=title)
         _plain_axes(ax)
     drawn.axes[0].set_ylabel("share of objects up to it")
-    _key(drawn, {n: colours[n] for n in named})
+    _legend(drawn, {n: colours[n] for n in named})
     return drawn
 
 
@@ -218,7 +224,7 @@ def operating(group: Group, against: str) -> Figure | None:
     curves = {n: c for n, c in curves.items() if len(c)}
     if not curves:
         return None
-    drawn = Figure((WIDTH, 2.7 + _key_height(curves)), layout="constrained")
+    drawn = Figure((WIDTH, 2.7 + _legend_height(curves)), layout="constrained")
     ax = drawn.subplots()
     colours = colours_of(group)
     for name, c in curves.items():
@@ -234,7 +240,7 @@ def operating(group: Group, against: str) -> Figure | None:
     ax.set_xlim(0, max(float(c[:, 1].max()) for c in curves.values()) * 1.05 or 1)
     ax.set_ylim(0, max(float(c[:, 2].max()) for c in curves.values()) * 1.05 or 1)
     _plain_axes(ax)
-    _key(drawn, {n: colours[n] for n in curves})
+    _legend(drawn, {n: colours[n] for n in curves})
     return drawn
 
 
@@ -245,8 +251,8 @@ def learning(group: Group) -> Figure | None:
     curves = {name: lines for name, lines in curves.items() if lines}
     if max((len(line) for lines in curves.values() for line in lines), default=0) < 2:
         return None
-    direct = len(curves) <= len(SERIES) and max(map(len, curves)) <= 14
-    drawn = Figure((WIDTH, 2.5 + (0 if direct else _key_height(curves))), layout="constrained")
+    direct = len(curves) <= len(VARIANT_COLOURS) and max(map(len, curves)) <= 14
+    drawn = Figure((WIDTH, 2.5 + (0 if direct else _legend_height(curves))), layout="constrained")
     ax = drawn.subplots()
     colours = colours_of(group)
     ends = {}
@@ -264,7 +270,7 @@ def learning(group: Group) -> Figure | None:
     if direct:
         _name_ends(ax, ends, colours)
     else:
-        _key(drawn, {n: colours[n] for n in curves})
+        _legend(drawn, {n: colours[n] for n in curves})
     return drawn
 
 
@@ -295,7 +301,7 @@ def _name_ends(ax: Axes, ends: Mapping[str, float], colours: Mapping[str, str]) 
         ax.text(
             1.02,
             y - over,
-            shortened(name, 14),
+            shorten(name, 14),
             transform=ax.get_yaxis_transform(),
             va="center",
             color=colours[name],
@@ -323,8 +329,8 @@ def classes(group: Group) -> Figure | None:
     drawn = Figure((max(WIDTH, name_room + (cell if columns <= 6 else 0.17) * columns), above + 0.165 * len(order)))
     drawn.set_layout_engine("constrained")
     ax = drawn.subplots()
-    _cells(ax, iou[order], group.supported[order])
-    names = [f"{shortened(group.classes[c], 18)} ({group.class_images[c]:,})" for c in order]
+    _heat_map(ax, iou[order], group.supported[order])
+    names = [f"{shorten(group.classes[c], 18)} ({group.class_images[c]:,})" for c in order]
     ax.set(xlim=(-0.5, columns - 0.5), ylim=(len(order) - 0.5, -0.5))
     ax.set_yticks(range(len(order)), names)
     for text, c in zip(ax.get_yticklabels(), order, strict=True):
@@ -339,10 +345,10 @@ def _column_names(ax: Axes, names: Sequence[str]) -> None:
     """Above a heat map: in lines where columns are wide enough, else upright."""
     letters = 30 // len(names)
     if len(names) <= 4 or max(map(len, names)) <= letters:
-        lines = [[shortened(line, letters) for line in wrap(n, letters, break_long_words=False)[:3]] for n in names]
+        lines = [[shorten(line, letters) for line in wrap(n, letters, break_long_words=False)[:3]] for n in names]
         ax.set_xticks(range(len(names)), ["\n".join(part) for part in lines], fontsize=7)
     else:
-        ax.set_xticks(range(len(names)), [shortened(n, 24) for n in names], rotation=90, fontsize=7)
+        ax.set_xticks(range(len(names)), [shorten(n, 24) for n in names], rotation=90, fontsize=7)
 
 
 def shown_classes(group: Group) -> list[int]:
@@ -355,7 +361,7 @@ def shown_classes(group: Group) -> list[int]:
     return sorted(there, key=lambda c: (not group.supported[c], -float(np.nanmean(iou[c]))))
 
 
-def _cells(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
+def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
     """Fields of a heat map, with their figures where there is room; iou (classes, variants)."""
     fields, colours = [], []
     for (y, x), value in np.ndenumerate(iou):
@@ -367,7 +373,15 @@ def _cells(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
         colours.append(matplotlib.colormaps[named](0.06 + end * value))
         fields.append(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94))
         if iou.shape[1] <= 6:
-            ax.text(x, y, share(value, 2), ha="center", va="center_baseline", fontsize=7, color=_on(colours[-1]))
+            ax.text(
+                x,
+                y,
+                format_fraction(value, 2),
+                ha="center",
+                va="center_baseline",
+                fontsize=7,
+                color=_readable_on(colours[-1]),
+            )
     ax.add_collection(PatchCollection(fields, facecolors=colours, linewidths=0))
 
 
@@ -378,7 +392,7 @@ def reliability(group: Group) -> Figure | None:
     if not there:
         return None
     named = {v.name: v for v in group.variants if any(len(v.reliability.get(r, ())) for r in there)}
-    drawn = Figure((WIDTH, 1.55 + _key_height(named)), layout="constrained")
+    drawn = Figure((WIDTH, 1.55 + _legend_height(named)), layout="constrained")
     colours = colours_of(group)
     for ax, region in zip(drawn.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
@@ -389,7 +403,7 @@ def reliability(group: Group) -> Figure | None:
         _plain_axes(ax)
     drawn.supxlabel("mean confidence", fontsize=8)
     drawn.axes[0].set_ylabel("accuracy")
-    _key(drawn, {n: colours[n] for n in named})
+    _legend(drawn, {n: colours[n] for n in named})
     return drawn
 
 
@@ -404,9 +418,9 @@ def colours_of(group: Group) -> dict[str, str]:
     """A colour for each variant, the same in all figures; of more than seven, for the first and the best."""
     first, *rest = [v.name for v in group.variants]
     miou = {v.name: v.miou.value if math.isfinite(v.miou.value) else -1.0 for v in group.variants}
-    best = sorted(rest, key=lambda name: -miou[name])[: len(SERIES) - 1]
+    best = sorted(rest, key=lambda name: -miou[name])[: len(VARIANT_COLOURS) - 1]
     chosen = [first, *(name for name in rest if name in best)]
-    return dict.fromkeys(rest, OTHER) | dict(zip(chosen, SERIES, strict=False))
+    return dict.fromkeys(rest, OTHER) | dict(zip(chosen, VARIANT_COLOURS, strict=False))
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -420,7 +434,7 @@ def save(figure: Figure, stem: Path) -> None:
         FigureCanvasPdf(figure).print_pdf(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
-def themed(svg: str) -> str:
+def follow_theme(svg: str) -> str:
     """An SVG whose lines and letters follow a page's light or dark colours."""
     for colour, (name, _) in THEME.items():
         svg = svg.replace(colour, f"var(--{name})")
@@ -431,26 +445,26 @@ def themed(svg: str) -> str:
     return f"{head}{style}{tag}{rest}"
 
 
-def _key(drawn: Figure, colours: Mapping[str, str]) -> None:
+def _legend(drawn: Figure, colours: Mapping[str, str]) -> None:
     """Names in their colours above the axes; grey ones under one name."""
     shown = {n: c for n, c in colours.items() if c != OTHER}
     if len(shown) < len(colours):
         shown[f"{len(colours) - len(shown)} others"] = OTHER
-    lines = [Line2D([], [], color=c, linewidth=2, label=shortened(n, 44)) for n, c in shown.items()]
+    lines = [Line2D([], [], color=c, linewidth=2, label=shorten(n, 44)) for n, c in shown.items()]
     drawn.legend(
-        handles=lines, loc="outside upper left", ncols=_key_columns(shown), handlelength=1.1, handletextpad=0.4,
+        handles=lines, loc="outside upper left", ncols=_legend_columns(shown), handlelength=1.1, handletextpad=0.4,
         columnspacing=1.1, labelcolor="linecolor",
     )  # fmt: skip
 
 
-def _key_columns(names: Mapping[str, object]) -> int:
+def _legend_columns(names: Mapping[str, object]) -> int:
     longest = max(min(len(n), 44) for n in names)
     return max(1, min(len(names), 46 // (longest + 5)))
 
 
-def _key_height(names: Mapping[str, object]) -> float:
+def _legend_height(names: Mapping[str, object]) -> float:
     """Inches that the key takes."""
-    return 0.16 * -(-min(len(names), len(SERIES) + 1) // _key_columns(names)) + 0.05
+    return 0.16 * -(-min(len(names), len(VARIANT_COLOURS) + 1) // _legend_columns(names)) + 0.05
 
 
 def _plain_axes(ax: Axes, x: bool = True) -> None:
@@ -462,10 +476,10 @@ def _plain_axes(ax: Axes, x: bool = True) -> None:
 
 def _tick(value: float, _: float) -> str:
     """.5, 1, −.02."""
-    return share(value, 4).rstrip("0").rstrip(".") or "0"
+    return format_fraction(value, 4).rstrip("0").rstrip(".") or "0"
 
 
-def _on(colour: Any) -> str:
+def _readable_on(colour: Any) -> str:
     """Black or white letters, whichever can be read on the colour."""
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))

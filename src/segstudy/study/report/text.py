@@ -4,14 +4,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from segstudy.console import MISSING, NOT_DEFINED, between, share, signed
+from segstudy.console import MISSING, NOT_DEFINED, format_fraction, format_interval, format_signed
 from segstudy.study.analysis.findings import Difference, Group, Variant
 from segstudy.study.statistics.comparison import Estimate
 
 OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
 """What may become of an object, from nothing of it to all."""
 
-LABELS = {
+METRIC_LABELS = {
     "miou": "mIoU",
     "shape_iou": "shape IoU",
     "boundary_iou": "boundary IoU",
@@ -20,7 +20,7 @@ LABELS = {
     "nll": "negative log-likelihood",
 }
 
-LATEX = {
+LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "…": r"\ldots{}", "±": r"$\pm$", "Δ": r"$\Delta$",
@@ -28,35 +28,39 @@ LATEX = {
 }  # fmt: skip
 
 
-def estimate(value: Estimate | None) -> str:
+def format_estimate(value: Estimate | None) -> str:
     """.619 (.588 to .650)."""
-    return MISSING if value is None else f"{share(value.value)} {between(value.low, value.high)}".strip()
+    return (
+        MISSING if value is None else f"{format_fraction(value.value)} {format_interval(value.low, value.high)}".strip()
+    )
 
 
-def label(figure: str) -> str:
+def metric_label(figure: str) -> str:
     """A figure's name for people."""
-    return LABELS.get(figure, figure.replace("_", " "))
+    return METRIC_LABELS.get(figure, figure.replace("_", " "))
 
 
-def single(group: Group, difference: Difference) -> bool:
+def has_one_seed(group: Group, difference: Difference) -> bool:
     """Whether one of the two variants has one training only: nothing is known of the variants as such."""
     sides = (difference.a, difference.b)
     return any(max(v.miou.seeds, len(v.seeds)) < 2 for v in group.variants if v.name in sides)
 
 
-def verdict(group: Group, difference: Difference) -> str:
+def format_verdict(group: Group, difference: Difference) -> str:
     """better +.016 (.005 to .027); ahead .016: these two trainings; equal within ±.005: +.001 (−.002 to .004)."""
     d = difference
     if not math.isfinite(d.delta):
         return NOT_DEFINED
     if d.verdict in ("ahead", "behind"):
-        return f"{d.verdict} {share(abs(d.delta))}: these two trainings"
-    within = f" within ±{share(group.margin)}:" if d.verdict == "equal" and math.isfinite(group.margin) else ""
-    text = f"{d.verdict}{within} {signed(d.delta)} {between(d.wide_low, d.wide_high)}".strip()
-    return f"{text}: these two trainings" if single(group, d) else text
+        return f"{d.verdict} {format_fraction(abs(d.delta))}: these two trainings"
+    within = (
+        f" within ±{format_fraction(group.margin)}:" if d.verdict == "equal" and math.isfinite(group.margin) else ""
+    )
+    text = f"{d.verdict}{within} {format_signed(d.delta)} {format_interval(d.wide_low, d.wide_high)}".strip()
+    return f"{text}: these two trainings" if has_one_seed(group, d) else text
 
 
-def main_figure(group: Group) -> str:
+def main_metric(group: Group) -> str:
     """The figure whose differences stand in the main table: mIoU, or the first one that was planned."""
     planned = [d.figure for d in group.differences]
     return "miou" if "miou" in planned or not planned else planned[0]
@@ -64,24 +68,24 @@ def main_figure(group: Group) -> str:
 
 def verdicts_of(group: Group, variant: Variant) -> list[Difference]:
     """The planned differences of the main figure of this variant against another."""
-    return [d for d in group.differences if d.b == variant.name and d.figure == main_figure(group)]
+    return [d for d in group.differences if d.b == variant.name and d.figure == main_metric(group)]
 
 
-def marks(variant: Variant) -> str:
+def variant_marks(variant: Variant) -> str:
     """* selected on the reported split, ! ImageNet weights were asked for and not had."""
     selected = any(r.get("selected_on_reported") for r in variant.records)
     lost = any("(" in str(r.get("encoder_weights", "")) for r in variant.records)
     return "*" * selected + "!" * lost
 
 
-def mean_of(variant: Variant, key: str) -> float | None:
+def mean_over_runs(variant: Variant, key: str) -> float | None:
     """The mean over a variant's trainings of what their records note; None if none does."""
     noted = [float(r[key]) for r in variant.records if isinstance(r.get(key), int | float)]
     values = [value for value in noted if math.isfinite(value)]
     return sum(values) / len(values) if values else None
 
 
-def distinct(values: Sequence[str]) -> list[str]:
+def count_distinct(values: Sequence[str]) -> list[str]:
     """Each value once, in order, with how many runs have it where they differ."""
     counted: dict[str, int] = {}
     for value in values:
@@ -91,7 +95,7 @@ def distinct(values: Sequence[str]) -> list[str]:
     return [f"{value} ({n} run{'s' * (n > 1)})" for value, n in counted.items()]
 
 
-def shortened(name: str, length: int) -> str:
+def shorten(name: str, length: int) -> str:
     """At most `length` letters on one line, none that SVG forbids; what is left out of the middle is marked with …."""
     name = "".join(c for c in " ".join(name.split()) if c.isprintable())
     if len(name) <= length:
@@ -100,29 +104,29 @@ def shortened(name: str, length: int) -> str:
     return f"{name[: length - 1 - end]}…{name[len(name) - end :]}"
 
 
-def latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    return "".join(LATEX.get(c, c) for c in " ".join(text.split()) if c.isprintable())
+    return "".join(LATEX_ESCAPES.get(c, c) for c in " ".join(text.split()) if c.isprintable())
 
 
-def markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that Markdown prints as it is, also in a table's cell."""
     text = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
-def outcome_words(outcomes: Mapping[str, float]) -> str:
+def format_outcomes(outcomes: Mapping[str, float]) -> str:
     """right .62, partial .10, …; n/a where no object was counted."""
     known = [(name, outcomes[name]) for name in reversed(OUTCOMES) if math.isfinite(outcomes.get(name, math.nan))]
-    return ", ".join(f"{name} {share(value, 2)}" for name, value in known) or NOT_DEFINED
+    return ", ".join(f"{name} {format_fraction(value, 2)}" for name, value in known) or NOT_DEFINED
 
 
-def items(lines: Iterable[str]) -> str:
+def markdown_list(lines: Iterable[str]) -> str:
     """A list in Markdown."""
-    return "\n".join(f"* {markdown(line)}" for line in lines)
+    return "\n".join(f"* {escape_markdown(line)}" for line in lines)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in (head, *rows)]
+    lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]])

@@ -19,7 +19,7 @@ from segstudy.study.analysis.analyse import analyse_study
 from segstudy.study.analysis.findings import Findings
 from segstudy.study.analysis.plan import read_plan_file
 from segstudy.study.report.csv import CLASS_COLUMNS, RUN_COLUMNS, as_csv, class_rows, run_rows
-from segstudy.study.report.html import PICTURE_BYTES, Section, _draw, _embed, page
+from segstudy.study.report.html import Section, draw_plots, embed_pictures, page
 from segstudy.study.report.latex import latex_tables
 from segstudy.study.report.markdown import markdown_report
 from segstudy.study.report.pictures import Picture, gallery, pictures
@@ -27,7 +27,7 @@ from segstudy.study.report.terminal import print_findings, print_time_to_accurac
 from segstudy.study.results import runs_by_variant
 
 
-def conclude(folder: Path, console: Console, plan: str | None = None) -> list[str]:
+def report_study(folder: Path, console: Console, plan: str | None = None) -> list[str]:
     """Print a study's tables, write its gallery and report; returns the names of the runs that are not done.
 
     plan: a file of conf/report instead of the study's own plan. Raises DataError if the folder holds no run.
@@ -50,6 +50,9 @@ def conclude(folder: Path, console: Console, plan: str | None = None) -> list[st
     console.print(f"report: {escape(str(write_report(findings, folder, drawn)))}", soft_wrap=True)
     return unfinished
 
+
+PICTURE_BYTES = 6_000_000
+"""For the pictures of a page, in base64; what is beyond is left out and counted."""
 
 FIGURE_NAME = re.compile(
     r"\d+_(forest_\w+|outcomes|distributions|operating_\w+|learning|classes|reliability)\.(svg|pdf)"
@@ -87,9 +90,9 @@ def _write(findings: Findings, work: Path, pictures: Mapping[str, Sequence[tuple
     left = PICTURE_BYTES
     sections = []
     for number, group in enumerate(findings.groups, 1):
-        shown, missing, used = _embed(pictures.get(group.title, ()), left)
+        shown, missing, used = embed_pictures(pictures.get(group.title, ()), left)
         left -= used
-        sections.append(Section(number, group, _draw(group, number, work / "figures"), shown, missing))
+        sections.append(Section(number, group, draw_plots(group, number, work / "figures"), shown, missing))
     (work / "runs.csv").write_text(as_csv(RUN_COLUMNS, run_rows(findings)), encoding="utf-8")
     (work / "per_class.csv").write_text(as_csv(CLASS_COLUMNS, class_rows(findings)), encoding="utf-8")
     (work / "table.tex").write_text(latex_tables(findings), encoding="utf-8")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from segstudy.study.statistics.comparison import LEVEL
-from segstudy.study.statistics.influence import Groups, _kept, _numbered
+from segstudy.study.statistics.influence import Groups, check_columns, number_groups
 
 DISAGREEMENT = 0.15  # of the two standard errors over images: more is said in the report
 
@@ -21,11 +21,11 @@ def bootstrap(
     """
     tops, bottoms = _runs(tops), _runs(bottoms)
     runs, images, columns = tops.shape
-    units = np.arange(images) if groups is None else _numbered(groups, images)
-    count = int(units.max()) + 1
+    clusters = np.arange(images) if groups is None else number_groups(groups, images)
+    count = int(clusters.max()) + 1
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
-    weights = weights[:, units].astype(np.float64)  # float32 cannot hold sums of pixels
-    used = _kept(keep, columns) & (bottoms.sum(1) != 0)
+    weights = weights[:, clusters].astype(np.float64)  # float32 cannot hold sums of pixels
+    used = check_columns(keep, columns) & (bottoms.sum(1) != 0)
     values = np.zeros((draws, runs))
     step = max(1, WIDTH // (2 * runs))
     for first in range(0, columns, step):

@@ -67,7 +67,7 @@ class Comparison:
     image_se: float = float("nan")
 
 
-def estimate(values: Sequence[float], phis: Sequence[np.ndarray], groups: Groups | None = None) -> Estimate:
+def estimate(values: Sequence[float], influences: Sequence[np.ndarray], groups: Groups | None = None) -> Estimate:
     """The mean over seeds with its 95 % interval over images and seeds; phis (N,) a seed.
 
     SE² = SE²_images(mean phi) + s²/S, t quantile with Satterthwaite's degrees of freedom from the parts' (images or
@@ -75,9 +75,9 @@ def estimate(values: Sequence[float], phis: Sequence[np.ndarray], groups: Groups
     A seed whose value is NaN makes the figure n/a: a mean over the others would be of other trainings.
     The interval is NaN where nothing varies (SE = 0), such as a share that is 0 in every image.
     """
-    parts = [_image_part(_mean_phi(phis), groups), *_seed_parts(values)]
-    value, (se, df) = float(np.mean(values)), _sum(parts)
-    return Estimate(value, *_interval(value, se or np.nan, df, LEVEL), seeds=len(values))
+    parts = [_image_component(_mean_influences(influences), groups), *_seed_components(values)]
+    value, (se, df) = float(np.mean(values)), _combine(parts)
+    return Estimate(value, *t_interval(value, se or np.nan, df, LEVEL), seeds=len(values))
 
 
 def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, paired: bool = False) -> Comparison:
@@ -88,14 +88,14 @@ def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, pa
     said then holds for that trained network, not for the variant.
     """
     seeds = (len(a.values), len(b.values))
-    phi_a, phi_b = _mean_phi(a.influences), _mean_phi(b.influences)
+    phi_a, phi_b = _mean_influences(a.influences), _mean_influences(b.influences)
     if phi_a.shape != phi_b.shape:
         raise DataError(f"variants can only be compared on the same images: {len(phi_a)} and {len(phi_b)} were found")
-    images = _image_part(phi_b - phi_a, groups)
+    images = _image_component(phi_b - phi_a, groups)
     if paired and seeds[0] == seeds[1] and list(a.seeds) == list(b.seeds):
-        parts = [images, *_seed_parts(np.subtract(b.values, a.values))]
+        parts = [images, *_seed_components(np.subtract(b.values, a.values))]
     else:
-        parts = [images, *_seed_parts(a.values), *_seed_parts(b.values)]
+        parts = [images, *_seed_components(a.values), *_seed_components(b.values)]
     return from_components(float(np.mean(b.values) - np.mean(a.values)), parts, seeds)
 
 
@@ -104,9 +104,9 @@ def from_components(delta: float, parts: Sequence["VarianceComponent"], seeds: t
 
     Where nothing varies (SE = 0), a difference other than 0 has no p and no interval.
     """
-    se, df = _sum(parts)
+    se, df = _combine(parts)
     se = np.nan if se == 0 and delta != 0 else se
-    interval = _interval(delta, se, df, LEVEL)
+    interval = t_interval(delta, se, df, LEVEL)
     return Comparison(delta, se, df, _p(delta, se, df), *interval, seeds, float(parts[0][0] ** 0.5))
 
 
@@ -122,7 +122,7 @@ def average(sides: Sequence[MetricSamples]) -> MetricSamples:
     return MetricSamples(values, [np.mean([side.influences[s] for side in sides], 0) for s in range(count)], seeds)
 
 
-def rough(images: int, groups: int | None = None) -> str | None:
+def small_sample_warning(images: int, groups: int | None = None) -> str | None:
     """The warning beside intervals from fewer than 50 images or 10 groups (None: images are independent)."""
     few = []
     if images < FEW_IMAGES:
@@ -132,29 +132,29 @@ def rough(images: int, groups: int | None = None) -> str | None:
     return "; ".join(few) or None
 
 
-def _mean_phi(phis: Sequence[np.ndarray]) -> np.ndarray:
-    lengths = {len(phi) for phi in phis}
+def _mean_influences(influences: Sequence[np.ndarray]) -> np.ndarray:
+    lengths = {len(influences) for influences in influences}
     if len(lengths) != 1:
         raise DataError(f"all seeds must be measured on the same images: {sorted(lengths) or 'no'} images were found")
-    return np.mean(phis, 0)
+    return np.mean(influences, 0)
 
 
 VarianceComponent = tuple[float, float]
 """A variance and its degrees of freedom."""
 
 
-def _image_part(phi: np.ndarray, groups: Groups | None) -> VarianceComponent:
-    df = (len(phi) if groups is None else len(set(groups))) - 1
-    return image_error(phi, groups) ** 2, df
+def _image_component(influences: np.ndarray, groups: Groups | None) -> VarianceComponent:
+    df = (len(influences) if groups is None else len(set(groups))) - 1
+    return image_error(influences, groups) ** 2, df
 
 
-def _seed_parts(values: Sequence[float] | np.ndarray) -> list[VarianceComponent]:
+def _seed_components(values: Sequence[float] | np.ndarray) -> list[VarianceComponent]:
     if len(values) < 2:
         return []
     return [(float(np.var(values, ddof=1)) / len(values), len(values) - 1)]
 
 
-def _sum(parts: Sequence[VarianceComponent]) -> tuple[float, float]:
+def _combine(parts: Sequence[VarianceComponent]) -> tuple[float, float]:
     """Standard error and degrees of freedom of a sum of independent parts (Satterthwaite 1946)."""
     total = sum(variance for variance, _ in parts)
     if total < TINY**2:
@@ -164,7 +164,7 @@ def _sum(parts: Sequence[VarianceComponent]) -> tuple[float, float]:
     return float(np.sqrt(total)), 1 / inverse if inverse > 0 else np.inf
 
 
-def _interval(value: float, se: float, df: float, level: float) -> tuple[float, float]:
+def t_interval(value: float, se: float, df: float, level: float) -> tuple[float, float]:
     half = float(stats.t.ppf((1 + level) / 2, df)) * se
     return value - half, value + half
 

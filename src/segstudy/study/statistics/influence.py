@@ -26,7 +26,7 @@ def influence(
     if top.shape != bottom.shape:
         raise DataError(f"numerators {top.shape} and denominators {bottom.shape} of a figure differ in shape")
     images, sums = len(top), bottom.sum(0)
-    used = _kept(keep, top.shape[1]) & (sums != 0)
+    used = check_columns(keep, top.shape[1]) & (sums != 0)
     if not used.any():
         return float("nan"), np.full(images, np.nan)
     top, bottom, sums = top[:, used], bottom[:, used], sums[used]
@@ -37,18 +37,18 @@ def influence(
     return float(ratios.mean()), count / used.sum() * ((top - ratios * bottom) / rest).sum(1)
 
 
-def image_error(phi: np.ndarray, groups: Groups | None = None) -> float:
+def image_error(influences: np.ndarray, groups: Groups | None = None) -> float:
     """Standard error over images: SD(phi)/√n, with n − 1 in the SD. NaN for fewer than two images or groups.
 
     With groups (N labels), images of a group may depend on each other: SE² = G/(G − 1) · Σ_g (Σ_{i in g} phi_i)² / n²
     for G groups, the cluster-robust variance of a ratio. A group an image gives the same as none.
     Source: Liang and Zeger 1986; the factor G/(G − 1) as in Cameron and Miller 2015, section II.
     """
-    phi = np.asarray(phi, float)
-    sums = phi if groups is None else np.bincount(_numbered(groups, len(phi)), weights=phi)
+    influences = np.asarray(influences, float)
+    sums = influences if groups is None else np.bincount(number_groups(groups, len(influences)), weights=influences)
     if len(sums) < 2:
         return float("nan")
-    return float(np.sqrt(len(sums) * sums.var(ddof=1)) / len(phi))
+    return float(np.sqrt(len(sums) * sums.var(ddof=1)) / len(influences))
 
 
 def _columns(x: np.ndarray) -> np.ndarray:
@@ -56,14 +56,14 @@ def _columns(x: np.ndarray) -> np.ndarray:
     return x[:, None] if x.ndim == 1 else x
 
 
-def _kept(keep: np.ndarray | None, columns: int) -> np.ndarray:
+def check_columns(keep: np.ndarray | None, columns: int) -> np.ndarray:
     keep = np.ones(columns, bool) if keep is None else np.asarray(keep, bool)
     if keep.shape != (columns,):
         raise DataError(f"a figure has {columns} columns, but {keep.shape} of them were named as kept or not")
     return keep
 
 
-def _numbered(groups: Groups, images: int) -> np.ndarray:
+def number_groups(groups: Groups, images: int) -> np.ndarray:
     """Labels of any kind → 0…G−1, in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     labels = np.array([numbers.setdefault(label, len(numbers)) for label in groups], int)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from segstudy.errors import ConfigError
-from segstudy.study.statistics.comparison import Comparison, Key, Verdict, _interval
+from segstudy.study.statistics.comparison import Comparison, Key, Verdict, t_interval
 
 POWER = 0.8  # of showing a true difference as large as `detectable`
 
@@ -27,7 +27,8 @@ class Decision:
 def decide(
     comparisons: Mapping[Key, Comparison], margin: float = 0.005, alpha: float = 0.05, falling: Container[Key] = ()
 ) -> dict[Key, Decision]:
-    """Verdicts of all planned comparisons, read from simultaneous intervals (`together`): the chance that any of the
+    """Verdicts of all planned comparisons, read from simultaneous intervals (`simultaneous_interval`): the
+    chance that any of the
     intervals misses its true difference, or that any verdict is wrong, is at most alpha.
 
     * equal: inside ±margin, also if it leaves out 0: a difference surely smaller than the smallest that matters (two
@@ -45,21 +46,21 @@ def decide(
     number = sum(not np.isnan(c.p) for c in comparisons.values())
     decisions = {}
     for key, c in comparisons.items():
-        low, high = together(c, number, alpha)
+        low, high = simultaneous_interval(c, number, alpha)
         verdict = _verdict(low, high, margin, min(c.seeds) == 1, key in falling)
         detectable = (high - low) / 2 + float(stats.t.ppf(POWER, c.df)) * c.se
         decisions[key] = Decision(float(np.minimum(1.0, number * c.p)), low, high, verdict, detectable)
     return decisions
 
 
-def together(comparison: Comparison, number: int, alpha: float = 0.05) -> tuple[float, float]:
+def simultaneous_interval(comparison: Comparison, number: int, alpha: float = 0.05) -> tuple[float, float]:
     """The comparison's interval as one of `number` that all hold at once with probability 1 − alpha, whatever the
     correlation between them: each has level 1 − alpha/number, with a t quantile of its own degrees of freedom.
     NaN if it has no standard error. Source: Bonferroni's inequality, as Dunn 1961 uses it.
     """
     if np.isnan(comparison.p):
         return float("nan"), float("nan")
-    return _interval(comparison.delta, comparison.se, comparison.df, 1 - alpha / number)
+    return t_interval(comparison.delta, comparison.se, comparison.df, 1 - alpha / number)
 
 
 def benjamini_hochberg(p: Sequence[float] | np.ndarray, level: float = 0.1) -> np.ndarray:
