@@ -64,7 +64,7 @@ def compare(
         names = [" ".join(filter(None, [name, letter])) for name, letter in zip(names, "ab", strict=True)]
     clusters, warnings = clusters_of(first)
     supported, unsupported = supported_classes(in_images(first), min_images, clusters)
-    scored: np.ndarray = supported if supported.any() else in_images(first).any(0)
+    scored = np.asarray(supported if supported.any() else in_images(first).any(0))
     measured = {
         name: samples
         for name, runs in zip(names, sides, strict=True)
