@@ -32,7 +32,8 @@ from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.analysis.plan import Plan, matching, read_plan
 from segstudy.study.archetypes import predictors, scene
-from segstudy.study.results import Counts, TestResult, from_masks, read_records, read_study, variant_names
+from segstudy.study.counts import Counts
+from segstudy.study.results import TestResult, from_masks, read_records, read_study, variant_names
 from segstudy.study.statistics.comparison import MetricSamples, average, compare
 
 NAMES = ["background", "a", "b", "c", "d", "e"]

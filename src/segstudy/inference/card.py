@@ -28,8 +28,9 @@ from segstudy.runs.listing import read
 from segstudy.runs.record import read_record
 from segstudy.study.analysis.analyse import analyse, clusters_of, in_images, supported_classes
 from segstudy.study.analysis.plan import Plan
+from segstudy.study.counts import Counts
 from segstudy.study.report.text import escape_markdown
-from segstudy.study.results import TestResult, from_sparse, read_run
+from segstudy.study.results import TestResult, read_run
 
 PICTURES = "card"
 """The folder beside the card that holds its pictures."""
@@ -137,7 +138,9 @@ def read_tested(folder: Path, record: Mapping[str, Any]) -> tuple[TestResult | N
     try:
         with open_to_read(folder / "test" / "counts.npz") as file, np.load(file) as held:
             names, classes = [str(n) for n in held["names"]], list(record["class_names"])
-            counts, original = (from_sparse(held[size], len(names), len(classes)) for size in ("network", "original"))
+            counts, original = (
+                Counts.from_rows(held[size], len(names), len(classes)) for size in ("network", "original")
+            )
     except DAMAGED:
         return None, f"{again} Until then there are no intervals and no failure modes."
     known = "Until then there are no failure modes, and intervals take all images as independent."

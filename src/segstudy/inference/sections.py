@@ -27,8 +27,9 @@ from segstudy.runs.record import environment
 from segstudy.runs.tables import EXTRA_METRICS, command
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
+from segstudy.study.counts import Counts
 from segstudy.study.report.text import escape_markdown, format_estimate, format_outcomes, markdown_list, markdown_table
-from segstudy.study.results import Counts, TestResult
+from segstudy.study.results import TestResult
 from segstudy.study.statistics import comparison, influence
 from segstudy.study.statistics.comparison import Estimate
 

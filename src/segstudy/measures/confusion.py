@@ -1,18 +1,23 @@
-"""Confusion counts of images from the sparse rows that a test stores."""
+"""Confusion counts from the sparse rows (image, truth, prediction, pixels) that a test stores."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 
-def confusion_per_image(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:
-    """Sparse rows (image, truth, prediction, pixels) → int64 (N,C,C)."""
-    images = images if images is not None else int(rows[:, 0].max()) + 1
-    counts = np.zeros((images, num_classes, num_classes), np.int64)
-    counts[rows[:, 0], rows[:, 1], rows[:, 2]] = rows[:, 3]
+def sum_rows(rows: np.ndarray, axes: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """Pixels added up by some of the columns image 0, truth 1 and prediction 2: int64 of `shape`, one length an axis."""
+    counts = np.zeros(tuple(shape), np.int64)
+    np.add.at(counts, tuple(rows[:, axis] for axis in axes), rows[:, 3])
     return counts
+
+
+def confusion_per_image(rows: np.ndarray, num_classes: int, images: int | None = None) -> np.ndarray:
+    """The confusion matrix of each image, truth by prediction: int64 (N,C,C)."""
+    images = images if images is not None else int(rows[:, 0].max()) + 1
+    return sum_rows(rows, (0, 1, 2), (images, num_classes, num_classes))
 
 
 def total_confusion(rows: np.ndarray, num_classes: int) -> np.ndarray:
-    """Sparse rows → the split's confusion matrix, int64 (C,C)."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (rows[:, 1], rows[:, 2]), rows[:, 3])
-    return counts
+    """The confusion matrix of all images together, truth by prediction: int64 (C,C)."""
+    return sum_rows(rows, (1, 2), (num_classes, num_classes))

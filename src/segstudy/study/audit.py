@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from segstudy.errors import DataError
 from segstudy.files import read_text, write_text
 from segstudy.runs.history import read_history
 from segstudy.runs.tables import EXTRA_METRICS
-from segstudy.study.readings import BATCHES, RULES, ClassCounts, Definition, batch_accuracy, dataset, definitions
+from segstudy.study.counts import Counts
+from segstudy.study.readings import BATCHES, RULES, Definition, dataset, definitions
 
 SAME = ("dataset", "per image", "per batch", "other batch means")
 """Groups of readings of the same predictions as a mIoU."""
@@ -62,7 +63,7 @@ class Audit:
 
     run: str
     record: Mapping[str, Any]
-    counts: ClassCounts
+    counts: Counts
     background: int | None
     floor: int
     readings: Sequence[Reading]
@@ -102,7 +103,7 @@ def audit(folder: Path) -> Audit:
     network = counts["network"]
     level, base = dataset(network), network.constant(floor)
 
-    def read(d: Definition, on: ClassCounts, under: ClassCounts) -> Reading:
+    def read(d: Definition, on: Counts, under: Counts) -> Reading:
         value = d.measure(on)
         return Reading(d.group, d.name, d.formula, d.who, value, value - level, d.measure(under))
 
@@ -113,7 +114,7 @@ def audit(folder: Path) -> Audit:
     return Audit(folder.name, record, network, background, floor, readings)
 
 
-def opened(folder: Path) -> tuple[dict[str, Any], dict[str, ClassCounts]]:
+def opened(folder: Path) -> tuple[dict[str, Any], dict[str, Counts]]:
     """The record of a run and its counts per image, for each size."""
     place, counts = folder / "record.json", folder / "test" / "counts.npz"
     if not place.is_file():
@@ -132,7 +133,7 @@ def opened(folder: Path) -> tuple[dict[str, Any], dict[str, ClassCounts]]:
         )
     with np.load(counts) as file:
         images, classes = len(file["names"]), len(record["class_names"])
-        sizes = {size: ClassCounts.of_rows(file[size], images, classes) for size in ("network", "original")}
+        sizes = {size: Counts.from_rows(file[size], images, classes) for size in ("network", "original")}
     if not sizes["network"].truth.any():
         raise DataError(f"{counts} holds no counted pixel: every pixel of the test images is ignored (255)")
     return record, sizes
@@ -145,7 +146,7 @@ def background_class(data: Mapping[str, Any], classes: Sequence[str]) -> int | N
     return 0 if classes[0] == "background" else None
 
 
-def void_as_error(counts: ClassCounts, base: ClassCounts, size: Sequence[int], level: float) -> Reading:
+def void_as_error(counts: Counts, base: Counts, size: Sequence[int], level: float) -> Reading:
     """Pixel accuracy over all pixels of the images, those under 255 included, which no class can get right."""
     counts, base = counts.counted(), base.counted()
     pixels = len(counts.truth) * math.prod(size)
@@ -154,7 +155,7 @@ def void_as_error(counts: ClassCounts, base: ClassCounts, size: Sequence[int], l
                    "notebooks: (prediction == mask).mean()", value, value - level, floor)  # fmt: skip
 
 
-def others(record: Mapping[str, Any], original: ClassCounts, floor: int, first: Reading) -> list[Reading]:
+def others(record: Mapping[str, Any], original: Counts, floor: int, first: Reading) -> list[Reading]:
     """The first reading of the same network's other predictions: at original size, and what was measured apart."""
     level, base = first.value, first.floor
     found: list[tuple[str, str, float, float | None]]
@@ -191,73 +192,61 @@ def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Rea
     ]  # fmt: skip
 
 
-# What a published figure could mean
+@dataclass(frozen=True)
+class PublishedFigure:
+    """A figure that was published on a data set, and the data that another run must have to be set beside it."""
+
+    system: str
+    figure: str
+    needed: str
+    same: Callable[[Mapping[str, Any]], bool]
+
+
+def _on(split: Any, size: Sequence[int], fit: int = 0) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a record's data report on `split` (images, or the protocol) at `size`, trained on at most `fit` images."""
+
+    def same(data: Mapping[str, Any]) -> bool:
+        trained = data["roles"].get("fit", {}).get("images", 0)
+        reported = data.get("protocol") if isinstance(split, str) else data["roles"]["report"]["images"]
+        return (reported, [*data["size"]]) == (split, [*size]) and (not fit or trained <= fit)
+
+    return same
+
+
+VOC_FIGURE = PublishedFigure(
+    "resnet_unet", '"mIoU" 79.38 %',
+    "trained on the 1,464 images of train, read on all 1,449 of val, at 256×256, border ignored",
+    _on(1449, (256, 256), 1464),
+)  # fmt: skip
+
+PUBLISHED = {
+    "VOC": VOC_FIGURE,
+    "VOCSBD": VOC_FIGURE,
+    "ADE20K": PublishedFigure("ade_unet", "IoU .1389 and accuracy .5928",
+        "all 2,000 validation images with 150 classes, at 256×256", _on(2000, (256, 256))),
+    "Pet": PublishedFigure("pet_benchmark", "accuracy 93.45 %",
+        "the last 20 % of the alphabetical list, at 128×128, border=background",
+        _on("border=background, split=alphabetical", (128, 128))),
+}  # fmt: skip
+"""By the name of the data set. What each figure could mean: docs/readings.md."""
 
 
 def published(audit: Audit) -> str:
-    """What is known of the figure published on data of this kind, and what it could mean; "" where none is known."""
+    """The figure published on data of this kind, and whether this run's data could be the same; "" without one."""
     data = audit.record.get("data", {})
-    say = {"VOC": _voc, "VOCSBD": _voc, "ADE20K": _ade, "Pet": _pet}.get(data.get("name", ""))
-    return say(audit) if say else ""
-
-
-def _rule(audit: Audit, needed: str, same: bool) -> str:
-    """The sentence without which no published figure may be read; same: by what the record says, the data could be."""
-    data = audit.record["data"]
+    known = PUBLISHED.get(data.get("name", ""))
+    if known is None:
+        return ""
     report, size = data["roles"]["report"], "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
-    verdict = "That could be the same data; their files must be too." if same else "That is other data: no comparison."
+    could = known.same(data)
+    verdict = "That could be the same data; their files must be too." if could else "That is other data: no comparison."
     return (
-        f"Only on the same data could anything be compared: {needed}. "
-        f"This run reports on {report['images']} images of {report['split']!r} at {size}{protocol}. {verdict}"
+        f"Published for {known.system}: {known.figure}; how it was read is not stated. "
+        f"Only on the same data could anything be compared: {known.needed}. "
+        f"This run reports on {report['images']} images of {report['split']!r} at {size}{protocol}. {verdict} "
+        "What the figure could mean: docs/readings.md."
     )
-
-
-def _voc(audit: Audit) -> str:
-    data = audit.record["data"]
-    fit = data["roles"].get("fit", {}).get("images", 0)
-    same = (data["roles"]["report"]["images"], [*data["size"]]) == (1449, [256, 256]) and fit <= 1464
-    needed = "trained on the 1,464 images of train, read on all 1,449 of val, at 256×256, border ignored"
-    names = ("frequency-weighted IoU", "micro IoU", "batches of 8, all classes, absent = 1")
-    told = ", ".join(f"{format_number(audit[n].value)} ({n}; floor {format_number(audit[n].floor)})" for n in names)
-    return (
-        'Published for resnet_unet: "mIoU" 79.38 %, the best of 100 epochs on the split it reports; how it was read is '
-        f"not stated. {_rule(audit, needed, same)} "
-        f"Readings that fit its log turn our {format_number(audit.readings[0].value)} into {told}. "
-        "What 79.38 % is as a dataset-level mIoU is not decidable from it."
-    )
-
-
-def _ade(audit: Audit) -> str:
-    data, classes = audit.record["data"], len(audit.record["class_names"])
-    same = (data["roles"]["report"]["images"], [*data["size"]]) == (2000, [256, 256])
-    low, high = map(format_number, audit.spread)
-    pixel, batches = audit["pixel accuracy"], audit["accuracy, mean of batches of 16"]
-    return (
-        "Published for ade_unet: IoU .1389 and accuracy .5928; how absent classes and batches were read is not stated. "
-        f"{_rule(audit, 'all 2,000 validation images with 150 classes, at 256×256', same)} "
-        f"Not decidable: with {classes} classes our own predictions read between {low} and {high} as IoU; "
-        f"as accuracy {format_number(pixel.value)} by pixels, {format_number(batches.value)} by batches of 16."
-    )
-
-
-def _pet(audit: Audit) -> str:
-    data = audit.record["data"]
-    same = (data.get("protocol"), [*data["size"]]) == ("border=background, split=alphabetical", [128, 128])
-    pixel = audit["pixel accuracy"]
-    low, high = sorted((pixel.value, batch_accuracy(audit.counts, 32)))
-    return (
-        "Published for pet_benchmark: accuracy 93.45 %, the best of 15 epochs on the split it reports, a mean of "
-        "batches, border counted as background; all background scores about 73 % there. "
-        f"{_rule(audit, 'the last 20 % of the alphabetical list, at 128×128, border=background', same)} "
-        "Accuracies under another border protocol are on another ruler. Ours reads "
-        f"{format_number(low)} to {format_number(high)}, by pixels or by batches of 32 "
-        f"({audit.constant}: {format_number(pixel.floor)}). "
-        "What 93.45 % is as an IoU is not decidable."
-    )
-
-
-# Output
 
 
 def write_json(audit: Audit, path: Path) -> None:
@@ -299,7 +288,7 @@ def _table(audit: Audit) -> Table:
     images, counted = len(audit.counts.truth), len(audit.counts.counted().truth)
     table = Table(
         title=escape(f"{audit.run}: the same predictions under each reading"),
-        caption="T truth, P predicted, H hit, U = T+P−H: pixels of class c in image i; Σ over images; b background; "
+        caption="T truth, P predicted, H true positives, U = T+P−H: pixels of class c in image i; Σ over images; b background; "
         f"C classes. {counted} of {images} images counted, in the list's order. Δ: from the first row.",
         caption_justify="left",
     )

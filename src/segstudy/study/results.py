@@ -16,23 +16,9 @@ from segstudy.measures import operating_curve
 from segstudy.measures.pixels import image_errors
 from segstudy.runs.record_schema import parse_record
 from segstudy.runs.tables import comparable, variants
+from segstudy.study.counts import Counts
 
 Records = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Pixels of each image and class, int64 (N,C): right ones, those of the truth, those predicted; and the split's
-    confusion matrix (C,C), truth by prediction, where it is known."""
-
-    true_positives: np.ndarray
-    truth: np.ndarray
-    predicted: np.ndarray
-    confusion: np.ndarray | None = None
-
-    @property
-    def union(self) -> np.ndarray:
-        return self.truth + self.predicted - self.true_positives
 
 
 @dataclass(frozen=True)
@@ -40,7 +26,7 @@ class TestResult:
     """The test of one training of a variant, or a folder of predicted masks.
 
     names, groups: of the N images; images of one group (a drive, a patient) are not independent.
-    sums: by name, (N, …): `failures.measure` and, for networks, of confidence, offsets and shifts.
+    sums: by name, (N, …): `measures.pixels.image_errors` and, for networks, of confidence, offsets and shifts.
     original: the counts at each image's original size, where they were taken.
     """
 
@@ -123,25 +109,12 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResul
             background=record["data"]["background"],
             names=names,
             groups=[str(g) for g in measures["groups"]],
-            counts=from_sparse(counts["network"], len(names), len(classes)),
+            counts=Counts.from_rows(counts["network"], len(names), len(classes)),
             sums=sums,
-            original=from_sparse(counts["original"], len(names), len(classes)),
+            original=Counts.from_rows(counts["original"], len(names), len(classes)),
             record=record,
             folder=folder,
         )
-
-
-def from_sparse(rows: np.ndarray, images: int, num_classes: int) -> Counts:
-    """Counts from sparse rows (image, truth, prediction, pixels)."""
-    hit, truth, predicted = (np.zeros((images, num_classes), np.int64) for _ in range(3))
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    image, true, guess, pixels = rows.T
-    right = true == guess
-    np.add.at(hit, (image[right], true[right]), pixels[right])
-    np.add.at(truth, (image, true), pixels)
-    np.add.at(predicted, (image, guess), pixels)
-    np.add.at(confusion, (true, guess), pixels)
-    return Counts(hit, truth, predicted, confusion)
 
 
 def from_masks(

@@ -1,0 +1,78 @@
+"""Pixel counts of each image and class, from which every IoU and accuracy follows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segstudy.measures.confusion import sum_rows
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of each image (or batch) and class, int64 (N,C): true positives, pixels of the truth, pixels predicted.
+
+    confusion (C,C): of all images together, truth by prediction, where it is known. Pixels of 255 are in none.
+    """
+
+    true_positives: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    confusion: np.ndarray | None = None
+
+    @classmethod
+    def from_rows(cls, rows: np.ndarray, images: int, num_classes: int) -> "Counts":
+        """From the sparse rows (image, truth, prediction, pixels) of a run's `counts.npz`."""
+        shape = images, num_classes
+        right = rows[rows[:, 1] == rows[:, 2]]
+        return cls(
+            sum_rows(right, (0, 1), shape), sum_rows(rows, (0, 1), shape), sum_rows(rows, (0, 2), shape),
+            sum_rows(rows, (1, 2), (num_classes, num_classes)),
+        )  # fmt: skip
+
+    @property
+    def union(self) -> np.ndarray:
+        return self.truth + self.predicted - self.true_positives
+
+    @property
+    def iou(self) -> np.ndarray:
+        """float64 (N,C); NaN where the union is 0."""
+        return divide(self.true_positives, self.union)
+
+    def batches(self, size: int) -> "Counts":
+        """The sums over batches of `size` images in their order; the last one may be smaller."""
+        starts = np.arange(0, len(self.truth), size)
+        return Counts(*(np.add.reduceat(a, starts, axis=0) for a in (self.true_positives, self.truth, self.predicted)))
+
+    def whole(self) -> "Counts":
+        """All images as one row."""
+        return self.batches(len(self.truth))
+
+    def counted(self) -> "Counts":
+        """Without the images (or batches) in which every pixel is ignored."""
+        there = self.truth.sum(1) > 0
+        return Counts(self.true_positives[there], self.truth[there], self.predicted[there])
+
+    def without(self, c: int) -> "Counts":
+        """Without class `c`."""
+        return Counts(*(np.delete(a, c, axis=1) for a in (self.true_positives, self.truth, self.predicted)))
+
+    def constant(self, c: int) -> "Counts":
+        """Those of a predictor that says class `c` everywhere, on the same truth."""
+        predicted, right = np.zeros_like(self.truth), np.zeros_like(self.truth)
+        predicted[:, c], right[:, c] = self.truth.sum(1), self.truth[:, c]
+        return Counts(right, self.truth, predicted)
+
+    def foreground(self, background: int) -> "Counts":
+        """The same with two classes: 0 background, 1 everything else."""
+        pixels, right = self.truth.sum(1), self.true_positives[:, background]
+        truth, predicted = (
+            np.stack([a[:, background], pixels - a[:, background]], 1) for a in (self.truth, self.predicted)
+        )
+        # A foreground pixel taken for another foreground class is right here.
+        return Counts(np.stack([right, truth[:, 1] - predicted[:, 0] + right], 1), truth, predicted)
+
+
+def divide(above: np.ndarray | int, below: np.ndarray | int) -> np.ndarray:
+    """Quotients; NaN where the denominator is 0."""
+    below = np.asarray(below, float)
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
