@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from archetypes import predictors, scene
 from rich.console import Console
 from scipy import stats
 
@@ -31,7 +32,6 @@ from segstudy.study.analysis.claims import samples_of_ratio
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.analysis.plan import Plan, matching, read_plan
-from segstudy.study.archetypes import predictors, scene
 from segstudy.study.counts import Counts
 from segstudy.study.results import TestResult, from_masks, read_records, read_study, variant_names
 from segstudy.study.statistics.comparison import MetricSamples, average, compare

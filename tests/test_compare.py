@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archetypes import predictors, scene
 from PIL import Image
 
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.plan import Plan
-from segstudy.study.archetypes import predictors, scene
 from segstudy.study.masks import compare_masks, match_masks, read_classes, read_groups
 from segstudy.study.results import from_masks
 

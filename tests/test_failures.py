@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from archetypes import STORIES, predictors, scene
 from scipy import ndimage
 
 from segstudy.callbacks.per_image_confusion import PerImageConfusion
@@ -29,7 +30,6 @@ from segstudy.measures.objects import object_sums, outcome_of
 from segstudy.measures.pixels import CATEGORIES, error_categories, error_locations, image_errors
 from segstudy.study.analysis.metrics import METRICS, by_name, image_miou, worst
 from segstudy.study.analysis.metrics import blockiness as blocks
-from segstudy.study.archetypes import STORIES, predictors, scene
 from segstudy.study.results import TestResult, from_masks
 
 CLASSES = 6

@@ -28,7 +28,14 @@ from segstudy.runs.tables import EXTRA_METRICS, command
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.counts import Counts
-from segstudy.study.report.text import escape_markdown, format_estimate, format_outcomes, markdown_list, markdown_table
+from segstudy.study.report.text import (
+    ROLES,
+    escape_markdown,
+    format_estimate,
+    format_outcomes,
+    markdown_list,
+    markdown_table,
+)
 from segstudy.study.results import TestResult
 from segstudy.study.statistics import comparison, influence
 from segstudy.study.statistics.comparison import Estimate
@@ -38,7 +45,6 @@ FAILURES = (
     "objects_wrong_label", "objects_right", "boundary_iou", "shift_consistency", "ece_all",
 )  # fmt: skip
 
-ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 FAILURES = (
     "missed", "missed_small", "missed_large", "spilled", "mislabelled", "hallucinated", "objects_missed",
     "objects_wrong_label", "objects_right", "boundary_iou", "shift_consistency", "ece_all",

@@ -21,6 +21,7 @@ from segstudy.console import (
     format_millions,
     format_signed,
 )
+from segstudy.measures.objects import OUTCOMES
 from segstudy.runs.tables import command
 from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
 from segstudy.study.analysis.significance import MARK
@@ -28,7 +29,7 @@ from segstudy.study.report import plots
 from segstudy.study.report.markdown import explanations
 from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
 from segstudy.study.report.text import (
-    OUTCOMES,
+    ROLES,
     count_distinct,
     format_estimate,
     format_outcomes,
@@ -49,8 +50,6 @@ SECTIONS = {
     "worst": "Where it is worst",
 }
 """A picture's name is `<section>/<caption>`; without one of these it goes to the gallery."""
-
-ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 
 PICTURE_WIDTH = 1600
 

@@ -24,9 +24,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from segstudy.console import format_fraction
-from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE
+from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, OUTCOMES, PURE
 from segstudy.study.analysis.findings import Difference, Group, Variant
-from segstudy.study.report.text import OUTCOMES, has_one_seed, metric_label, shorten
+from segstudy.study.report.text import has_one_seed, metric_label, shorten
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
 

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from segstudy.console import MISSING, NOT_DEFINED, format_fraction, format_interval, format_signed
+from segstudy.measures.objects import OUTCOMES
 from segstudy.study.analysis.findings import Difference, Group, Variant
 from segstudy.study.statistics.comparison import Estimate
 
-OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
-"""What may become of an object, from nothing of it to all."""
+ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 
 METRIC_LABELS = {
     "miou": "mIoU",

@@ -64,14 +64,15 @@ def simultaneous_interval(comparison: Comparison, number: int, alpha: float = 0.
 
 
 def benjamini_hochberg(p: Sequence[float] | np.ndarray, level: float = 0.1) -> np.ndarray:
-    """Which of many p are worth a look (bool, like p): false discovery rate `level`; NaN is not counted, and False.
+    """Which of many p-values are significant at a false discovery rate of `level`: bool, like p; False for NaN.
 
     Source: Benjamini and Hochberg 1995.
     """
     p = np.asarray(p, float)
-    ordered = np.sort(p[~np.isnan(p)])
-    below = np.flatnonzero(ordered <= level * np.arange(1, len(ordered) + 1) / max(len(ordered), 1))
-    return p <= ordered[below[-1]] if len(below) else np.zeros(p.shape, bool)
+    known = ~np.isnan(p)
+    significant = np.zeros(p.shape, bool)
+    significant[known] = stats.false_discovery_control(p[known]) <= level
+    return significant
 
 
 def _verdict(low: float, high: float, margin: float, one_seed: bool, falling: bool) -> Verdict:
