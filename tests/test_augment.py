@@ -685,7 +685,7 @@ def test_the_default_only_adds_to_what_a_data_set_says() -> None:
     assert compose_config(["augment=none"]).data.augment is None
     added = {"_target_", "rotation", "sizes", "then"}
     assert {str(k) for k in plain} - added == {"flip", "scale", "brightness", "contrast", "colour"}
-    for file in (CONF / "data").glob("*.yaml"):
+    for file in (CONF / "data_common.yaml", *(CONF / "data").glob("*.yaml")):
         block = file.read_text().partition("\naugment:\n")[2]
         keys = {line.split(":")[0].strip() for line in block.splitlines() if line.startswith("  ")}
         assert keys & added <= {"_target_"}

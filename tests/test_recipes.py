@@ -64,8 +64,8 @@ MY_DATA = """
 from PIL import Image
 import numpy as np
 from pathlib import Path
-from segstudy.data.base import SegmentationData
-from segstudy.data.reading import Sample
+from segstudy.data.datamodule import SegmentationData
+from segstudy.data.images import Sample
 
 class Coins(SegmentationData):
     classes = ("table", "coin")
