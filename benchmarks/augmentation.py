@@ -49,9 +49,9 @@ def ours(augment: Augment, image: Tensor, mask: Tensor) -> Callable[[int], Batch
     index = torch.arange(len(image))
 
     def one(turn: int) -> Batch:
-        draws = augment.draws(0, turn, index)
-        size = augment.size(draws, *image.shape[2:])
-        return augment(image, mask, draws.to(image.device, non_blocking=True), size)
+        params = augment.params(0, turn, index)
+        size = augment.size(params, *image.shape[2:])
+        return augment(image, mask, params.to(image.device, non_blocking=True), size)
 
     return one
 

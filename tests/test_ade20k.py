@@ -46,7 +46,7 @@ def test_masks_that_are_mostly_unlabelled_are_not_asked_about(tmp_path: Path) ->
         labels = np.zeros((40, 56), np.uint8)
         labels[:4] = 7
         Image.fromarray(labels).save(path)
-    assert build(tmp_path / "root").roles["fit"].cache.stated == []
+    assert build(tmp_path / "root").roles["fit"].cache.notes == []
 
 
 def test_apple_double_files_are_no_images(tmp_path: Path) -> None:
@@ -74,5 +74,5 @@ def test_nothing_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no images of the split 'train' in (.|\n)*found: training, validation"):
         build(tmp_path / "root", train="train")
     (tmp_path / "root/ADEChallengeData2016/annotations/training/ADE_train_00000002.png").unlink()
-    with pytest.raises(DataError, match=r"1 files of 'training' of ADE20K are not there"):
+    with pytest.raises(DataError, match=r"1 files of 'training' of ADE20K are missing"):
         build(tmp_path / "root")

@@ -11,7 +11,7 @@ from segstudy.data.folder.formats import (
     Coco,
     MaskFormat,
     detect_format,
-    fill,
+    fill_polygon,
     polygon_area,
     read_color_mask,
     read_index_mask,
@@ -89,12 +89,12 @@ def test_a_polygon_covers_the_pixels_whose_centre_is_inside() -> None:
     square = np.array([(1, 1), (4, 1), (4, 4), (1, 4)], float)
     expected = np.zeros((6, 6), bool)
     expected[1:4, 1:4] = True
-    np.testing.assert_array_equal(fill(square, 6, 6), expected)
-    np.testing.assert_array_equal(fill(square[::-1], 6, 6), expected)
+    np.testing.assert_array_equal(fill_polygon(square, 6, 6), expected)
+    np.testing.assert_array_equal(fill_polygon(square[::-1], 6, 6), expected)
     # neighbours that share an edge share no pixel and leave none out
-    halves = [fill(np.array(p, float), 5, 5) for p in ([(0, 0), (5, 0), (0, 5)], [(5, 0), (5, 5), (0, 5)])]
+    halves = [fill_polygon(np.array(p, float), 5, 5) for p in ([(0, 0), (5, 0), (0, 5)], [(5, 0), (5, 5), (0, 5)])]
     assert (halves[0] ^ halves[1]).all()
-    assert fill(np.array([(-9, -9), (20, -9), (20, 20), (-9, 20)], float), 3, 4).all()
+    assert fill_polygon(np.array([(-9, -9), (20, -9), (20, 20), (-9, 20)], float), 3, 4).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -104,8 +104,8 @@ def test_polygons_against_angles(seed: int) -> None:
     radius = rng.uniform(4, 14, 9)
     points = np.stack([12 + radius * np.cos(turns), 10 + radius * np.sin(turns)], 1)
     expected = [[inside(points, x + 0.5, y + 0.5) for x in range(24)] for y in range(20)]
-    np.testing.assert_array_equal(fill(points, 20, 24), expected)
-    big = fill(points * 20 + 100, 600, 700)
+    np.testing.assert_array_equal(fill_polygon(points, 20, 24), expected)
+    big = fill_polygon(points * 20 + 100, 600, 700)
     assert abs(big.sum() / 400 / polygon_area(points) - 1) < 0.005
 
 
@@ -128,7 +128,7 @@ def test_smaller_objects_lie_over_larger_ones_and_crowds_under_all(tmp_path: Pat
         {"category_id": 9, "segmentation": {"size": [4, 4], "counts": [1, 1, 14]}, "iscrowd": 1},  # pixel (1,0)
         {"category_id": 9, "segmentation": {"size": [4, 4], "counts": "<13"}},  # 12 out, 1 in, 3 out: pixel (0,3)
     ]
-    drawn = labelled(coco(tmp_path / "a.json", objects).draw(Sample("a")))
+    drawn = labelled(coco(tmp_path / "a.json", objects).read(Sample("a")))
     b, c, d = "background", "cat", "dog"
     assert drawn == [[d, c, c, d], [c, c, c, b], [c, c, c, b], [b, b, b, d]]
 
@@ -137,14 +137,14 @@ def test_coco_finds_images_by_path_or_bare_name(tmp_path: Path) -> None:
     file = coco(tmp_path / "a.json", [])
     assert file.find("sub/a") == file.find("a") == {"id": 7, "file_name": "a.jpg", "height": 4, "width": 4}
     assert file.find("b") is None
-    assert labelled(file.draw(Sample("a"))) == [["background"] * 4] * 4
+    assert labelled(file.read(Sample("a"))) == [["background"] * 4] * 4
 
 
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({"category_id": 4, "segmentation": [box(0, 0, 1)]}, "annotation 0 cannot be drawn: 4"),
-        ({"category_id": 3, "segmentation": []}, "no outline, only a box"),
+        ({"category_id": 4, "segmentation": [box(0, 0, 1)]}, "annotation 0 is invalid: 4"),
+        ({"category_id": 3, "segmentation": []}, "no segmentation, only a box"),
         ({"category_id": 3, "segmentation": {"size": [2, 2], "counts": [4]}}, r"of size \[2, 2\]"),
         ({"category_id": 3, "segmentation": {"size": [4, 4], "counts": [9]}}, "cover 9 pixels"),
         ({"category_id": 3}, "segmentation"),
@@ -152,7 +152,7 @@ def test_coco_finds_images_by_path_or_bare_name(tmp_path: Path) -> None:
 )
 def test_annotations_that_cannot_be_drawn_are_named(tmp_path: Path, annotation: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        coco(tmp_path / "a.json", [annotation]).draw(Sample("a"))
+        coco(tmp_path / "a.json", [annotation]).read(Sample("a"))
 
 
 def test_files_that_are_no_coco(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_numbers_and_colours(tmp_path: Path) -> None:
         read_index_mask(Sample("a", mask=tmp_path / "colours.png"))
     kinds = {n: detect_format([tmp_path / f"{n}.png"], False).name for n in ("grey", "deep", "equal", "colours")}
     assert kinds == {"grey": "numbers", "deep": "numbers", "equal": "numbers", "colours": "colours"}
-    assert detect_format([tmp_path / "equal.png"], colours_known=True).name == "colours"
+    assert detect_format([tmp_path / "equal.png"], has_palette=True).name == "colours"
 
 
 def test_jpeg_and_smoothed_masks_are_refused(tmp_path: Path) -> None:
@@ -240,11 +240,11 @@ def test_turned_is_what_pillow_does(turn: int) -> None:
 
 
 def test_outlines_lie_on_what_their_size_fits() -> None:
-    stored, upright = np.arange(12).reshape(3, 4), np.zeros((4, 3), int)
-    coco_kind, labelme_kind = (MaskFormat("", "", read_index_mask, upright=u) for u in (False, True))
+    stored, on_upright_image = np.arange(12).reshape(3, 4), np.zeros((4, 3), int)
+    coco_kind, labelme_kind = (MaskFormat("", "", read_index_mask, on_upright_image=u) for u in (False, True))
     for kind in (coco_kind, labelme_kind):
-        assert kind.seen(upright, 6, (4, 3)) is upright
-        np.testing.assert_array_equal(kind.seen(stored, 6, (4, 3)), np.rot90(stored, -1))
+        assert kind.orient(on_upright_image, 6, (4, 3)) is on_upright_image
+        np.testing.assert_array_equal(kind.orient(stored, 6, (4, 3)), np.rot90(stored, -1))
     # half a turn: the size does not tell
-    np.testing.assert_array_equal(coco_kind.seen(stored, 3, (3, 4)), stored[::-1, ::-1])
-    assert labelme_kind.seen(stored, 3, (3, 4)) is stored
+    np.testing.assert_array_equal(coco_kind.orient(stored, 3, (3, 4)), stored[::-1, ::-1])
+    assert labelme_kind.orient(stored, 3, (3, 4)) is stored

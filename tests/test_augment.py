@@ -52,7 +52,7 @@ def test_labels_out_are_labels_in_or_255() -> None:
     mask = labels(8, 33, 47, block=1)[:, :32, :32]
     mask[mask == 255] = 3  # so that every 255 below comes from outside
     for epoch in range(20):
-        image, out = STRONG(photos(8, 32, 32), mask, STRONG.draws(0, epoch, torch.arange(8)))
+        image, out = STRONG(photos(8, 32, 32), mask, STRONG.params(0, epoch, torch.arange(8)))
         assert out.dtype == torch.int64
         assert out.shape == mask.shape
         assert image.shape == (8, 3, 32, 32)
@@ -64,7 +64,7 @@ def test_images_stay_in_0_to_1() -> None:
     extremes = torch.cat([photos(4, 24, 24), photos(4, 24, 24).round()])
     seen = []
     for epoch in range(30):
-        image, _ = STRONG(extremes, labels(8, 32, 32)[:, :24, :24], STRONG.draws(3, epoch, torch.arange(8)))
+        image, _ = STRONG(extremes, labels(8, 32, 32)[:, :24, :24], STRONG.params(3, epoch, torch.arange(8)))
         seen.append(image)
     assert torch.stack(seen).min() >= 0
     assert torch.stack(seen).max() <= 1
@@ -75,7 +75,7 @@ def test_a_mask_painted_into_its_image_stays_aligned() -> None:
     mask = labels(16)
     checked = 0
     for epoch in range(10):
-        image, out = augment(painted(mask), mask, augment.draws(0, epoch, torch.arange(16)))
+        image, out = augment(painted(mask), mask, augment.params(0, epoch, torch.arange(16)))
         inner = interior(out, 2) & (out != 255)
         difference = (image - painted(out)).abs().amax(1)
         assert difference[inner].max() < 1e-4
@@ -89,7 +89,7 @@ def test_counted_pixels_never_mix_with_the_outside(scale: tuple[float, float]) -
     augment = Augment(flip=0.5, scale=scale, **GEOMETRY)
     mask = torch.full((32, 20, 20), 3)
     for epoch in range(5):
-        image, out = augment(torch.ones(32, 3, 20, 20), mask, augment.draws(0, epoch, torch.arange(32)))
+        image, out = augment(torch.ones(32, 3, 20, 20), mask, augment.params(0, epoch, torch.arange(32)))
         assert (out == 3).all()
         assert image.min() > 1 - 1e-5
 
@@ -97,9 +97,9 @@ def test_counted_pixels_never_mix_with_the_outside(scale: tuple[float, float]) -
 def test_flip_alone_is_exact() -> None:
     augment = Augment(flip=0.5, **GEOMETRY)
     image, mask = photos(64, 9, 14), labels(64, 9, 14, block=1)
-    draws = augment.draws(0, 0, torch.arange(64))
-    out, out_mask = augment(image, mask, draws)
-    mirrored = draws[:, 3] < 0.5
+    params = augment.params(0, 0, torch.arange(64))
+    out, out_mask = augment(image, mask, params)
+    mirrored = params[:, 3] < 0.5
     assert 16 < mirrored.sum() < 48
     for i in range(64):
         expected = (image[i].flip(2), mask[i].flip(1)) if mirrored[i] else (image[i], mask[i])
@@ -111,7 +111,7 @@ def test_flip_alone_is_exact() -> None:
 def test_flip_probability_0_and_1(flip: float, turned: bool) -> None:
     augment = Augment(flip=flip, scale=(1.0, 1.0), **GEOMETRY)
     image, mask = photos(16, 8, 8), labels(16, 8, 8, block=1)
-    out, out_mask = augment(image, mask, augment.draws(5, 2, torch.arange(16)))
+    out, out_mask = augment(image, mask, augment.params(5, 2, torch.arange(16)))
     assert torch.equal(out, image.flip(3) if turned else image)
     assert torch.equal(out_mask, mask.flip(2) if turned else mask)
 
@@ -120,7 +120,7 @@ def test_flip_probability_0_and_1(flip: float, turned: bool) -> None:
 def test_no_change_asked_is_the_identity(colour: float) -> None:
     augment = Augment(flip=0, scale=(1.0, 1.0), brightness=0, contrast=0, colour=colour)
     image, mask = photos(8, 11, 7), labels(8, 11, 7, block=1)
-    out, out_mask = augment(image, mask, augment.draws(0, 0, torch.arange(8)))
+    out, out_mask = augment(image, mask, augment.params(0, 0, torch.arange(8)))
     assert torch.equal(out, image)
     assert torch.equal(out_mask, mask)
 
@@ -129,31 +129,31 @@ def test_a_zoom_next_to_1_changes_next_to_nothing() -> None:
     """The path through grid_sample neither shifts by half a pixel nor turns the axes."""
     augment = Augment(flip=0, scale=(1.0, 1.0 + 1e-6), **GEOMETRY)
     image, mask = photos(8, 12, 18), labels(8, 12, 18, block=1)
-    out, out_mask = augment(image, mask, augment.draws(0, 0, torch.arange(8)))
+    out, out_mask = augment(image, mask, augment.params(0, 0, torch.arange(8)))
     assert (out - image).abs().max() < 1e-4
     assert torch.equal(out_mask, mask)
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
     image, mask, indices = photos(6, 32, 32), labels(6, 32, 32), torch.tensor([40, 3, 17, 8, 25, 11])
-    together = STRONG(image, mask, STRONG.draws(7, 2, indices))
+    together = STRONG(image, mask, STRONG.params(7, 2, indices))
     order = [4, 1, 5]
-    apart = STRONG(image[order], mask[order], STRONG.draws(7, 2, indices[order]))
+    apart = STRONG(image[order], mask[order], STRONG.params(7, 2, indices[order]))
     torch.testing.assert_close(apart[0], together[0][order], rtol=0, atol=1e-6)
     assert torch.equal(apart[1], together[1][order])
 
 
 def test_draws_differ_by_image_epoch_and_seed_and_are_even() -> None:
     indices = torch.arange(4000)
-    draws = STRONG.draws(0, 0, indices)
-    assert draws.shape == (4000, 7)
-    assert draws.min() >= 0
-    assert draws.max() < 1
-    for other in (STRONG.draws(0, 1, indices), STRONG.draws(1, 0, indices), STRONG.draws(0, 0, indices + 4000)):
-        assert (draws == other).float().mean() < 0.001
-    assert torch.equal(draws, STRONG.draws(0, 0, indices))
-    assert (draws.mean(0) - 0.5).abs().max() < 0.02  # the standard error is 0.0046
-    assert np.abs(np.corrcoef(draws.T.numpy()) - np.eye(7)).max() < 0.08
+    params = STRONG.params(0, 0, indices)
+    assert params.shape == (4000, 7)
+    assert params.min() >= 0
+    assert params.max() < 1
+    for other in (STRONG.params(0, 1, indices), STRONG.params(1, 0, indices), STRONG.params(0, 0, indices + 4000)):
+        assert (params == other).float().mean() < 0.001
+    assert torch.equal(params, STRONG.params(0, 0, indices))
+    assert (params.mean(0) - 0.5).abs().max() < 0.02  # the standard error is 0.0046
+    assert np.abs(np.corrcoef(params.T.numpy()) - np.eye(7)).max() < 0.08
 
 
 def test_zoom_below_1_shows_the_whole_image_and_255_outside() -> None:
@@ -162,7 +162,7 @@ def test_zoom_below_1_shows_the_whole_image_and_255_outside() -> None:
     quarters = torch.zeros(1, 40, 60, dtype=torch.long)
     quarters[:, 20:, :30], quarters[:, :20, 30:], quarters[:, 20:, 30:] = 1, 2, 3
     mask = quarters.repeat(64, 1, 1)
-    image, out = augment(painted(mask), mask, augment.draws(0, 0, torch.arange(64)))
+    image, out = augment(painted(mask), mask, augment.params(0, 0, torch.arange(64)))
     places = set()
     for picture, seen in zip(image, out, strict=True):
         assert seen.shape == (40, 60)
@@ -181,7 +181,7 @@ def test_zoom_is_drawn_evenly_in_its_logarithm() -> None:
     """Half of the draws of [1/2, 2] are smaller than 1, which shows pixels from outside."""
     augment = Augment(flip=0, scale=(0.5, 2.0), **GEOMETRY)
     mask = torch.zeros(400, 32, 32, dtype=torch.long)
-    _, out = augment(torch.zeros(400, 3, 32, 32), mask, augment.draws(0, 0, torch.arange(400)))
+    _, out = augment(torch.zeros(400, 3, 32, 32), mask, augment.params(0, 0, torch.arange(400)))
     smaller = (out == 255).flatten(1).any(1).float().mean()
     assert 0.4 < smaller < 0.6
 
@@ -191,8 +191,8 @@ def test_warp_equals_numpy(zoom: float, flip: float) -> None:
     height, width = 13, 17
     augment = Augment(flip=flip, scale=(zoom, zoom + 1e-9), **GEOMETRY)
     image, mask = photos(1, height, width), labels(1, height, width, block=1)
-    draws = torch.tensor([[0.0, 0.0, 0.0, 0.5, 0.0, 0.3, 0.8]])
-    got_image, got_mask = augment(image, mask, draws)
+    params = torch.tensor([[0.0, 0.0, 0.0, 0.5, 0.0, 0.3, 0.8]])
+    got_image, got_mask = augment(image, mask, params)
     pixels, truth = image[0].numpy().astype(np.float64), mask[0].numpy()
     room = abs(1 - 1 / zoom)
     for i, j in itertools.product(range(height), range(width)):
@@ -217,11 +217,11 @@ def test_warp_equals_numpy(zoom: float, flip: float) -> None:
 def test_brightness_and_contrast_touch_no_label_and_do_what_they_say() -> None:
     augment = Augment(flip=0, brightness=0.2, contrast=0.4, colour=0.5)
     image, mask = 0.3 + 0.4 * photos(6, 8, 8), labels(6, 8, 8, block=1)
-    draws = torch.full((6, 7), 0.5)
-    draws[:, 0] = torch.tensor([0.49, 0.49, 0.49, 0.49, 0.51, 0.51])  # the last two are left alone
-    draws[:, 1] = torch.tensor([1.0, 0.0, 0.5, 0.5, 1.0, 0.0])
-    draws[:, 2] = torch.tensor([0.5, 0.5, 1.0, 0.0, 1.0, 0.0])
-    out, out_mask = augment(image, mask, draws)
+    params = torch.full((6, 7), 0.5)
+    params[:, 0] = torch.tensor([0.49, 0.49, 0.49, 0.49, 0.51, 0.51])  # the last two are left alone
+    params[:, 1] = torch.tensor([1.0, 0.0, 0.5, 0.5, 1.0, 0.0])
+    params[:, 2] = torch.tensor([0.5, 0.5, 1.0, 0.0, 1.0, 0.0])
+    out, out_mask = augment(image, mask, params)
     assert torch.equal(out_mask, mask)
     mean = image.mean((1, 2, 3), keepdim=True)
     torch.testing.assert_close(out[0], ((image - mean) * 1.4 + mean)[0])
@@ -235,7 +235,7 @@ def test_the_batch_that_came_in_is_not_changed() -> None:
     image, mask = photos(4, 16, 16), labels(4, 16, 16)
     kept = image.clone(), mask.clone()
     for augment in (STRONG, Augment(scale=(1.0, 1.0))):
-        augment(image, mask, augment.draws(0, 0, torch.arange(4)))
+        augment(image, mask, augment.params(0, 0, torch.arange(4)))
     assert torch.equal(image, kept[0])
     assert torch.equal(mask, kept[1])
 
@@ -252,16 +252,16 @@ def test_impossible_scale_is_refused(scale: tuple[float, ...]) -> None:
 def rotated(degrees: float, **settings: object) -> tuple[Augment, Tensor]:
     """An Augment that turns by exactly so much with these draws, and does nothing else."""
     augment = Augment(flip=0, rotation=abs(degrees), **GEOMETRY, **settings)  # type: ignore[arg-type]
-    draws = torch.full((1, augment.numbers), 0.5)
-    draws[:, 7] = 1.0 if degrees > 0 else 0.0
-    return augment, draws
+    params = torch.full((1, augment.num_params), 0.5)
+    params[:, 7] = 1.0 if degrees > 0 else 0.0
+    return augment, params
 
 
 @pytest.mark.parametrize(("degrees", "quarters"), [(90, 1), (-90, 3), (180, 2)])
 def test_quarter_turns_are_rot90(degrees: float, quarters: int) -> None:
-    augment, draws = rotated(degrees)
+    augment, params = rotated(degrees)
     image, mask = photos(1, 16, 16), labels(1, 16, 16, block=1)
-    out, out_mask = augment(image, mask, draws)
+    out, out_mask = augment(image, mask, params)
     torch.testing.assert_close(out, image.rot90(quarters, (2, 3)), rtol=0, atol=1e-4)
     assert torch.equal(out_mask, mask.rot90(quarters, (1, 2)))
 
@@ -269,9 +269,9 @@ def test_quarter_turns_are_rot90(degrees: float, quarters: int) -> None:
 def test_a_turn_is_in_pixels_and_equals_scipy() -> None:
     """In a picture that is not square, against scipy's interpolation at coordinates worked out here."""
     height, width, degrees = 20, 30, 25
-    augment, draws = rotated(degrees)
+    augment, params = rotated(degrees)
     image, mask = photos(1, height, width), labels(1, height, width, block=5)
-    out, out_mask = augment(image, mask, draws)
+    out, out_mask = augment(image, mask, params)
     rows, columns = np.mgrid[:height, :width]
     y, x = rows - (height - 1) / 2, columns - (width - 1) / 2
     angle = math.radians(degrees)  # anticlockwise, with y downwards
@@ -291,13 +291,13 @@ def test_angles_are_drawn_evenly_to_both_sides() -> None:
     augment = Augment(flip=0, rotation=40, **GEOMETRY)
     mask = torch.zeros(200, 33, 33, dtype=torch.long)
     mask[:, :, 16] = 1
-    draws = augment.draws(0, 0, torch.arange(200))
-    _, out = augment(torch.zeros(200, 3, 33, 33), mask, draws)
+    params = augment.params(0, 0, torch.arange(200))
+    _, out = augment(torch.zeros(200, 3, 33, 33), mask, params)
     found = []
     for picture in out:
         y, x = (picture == 1).nonzero().double().T
         found.append(math.degrees(math.atan(float(((y - 16) * (x - 16)).sum() / ((y - 16) ** 2).sum()))))
-    np.testing.assert_allclose(found, 40 * (2 * draws[:, 7].numpy() - 1), atol=2.5)
+    np.testing.assert_allclose(found, 40 * (2 * params[:, 7].numpy() - 1), atol=2.5)
     assert abs(np.mean(found)) < 5  # the standard error is 1.6
     assert 20 < np.std(found) < 26  # 23.1 for an even draw
 
@@ -308,11 +308,11 @@ def test_sizes_are_multiples_of_32_and_all_occur(then: dict[str, Transform]) -> 
     mask = labels(4, 128, 192)
     seen = {}
     for epoch in range(40):
-        draws = augment.draws(0, epoch, torch.arange(4))
-        size = augment.size(draws, 128, 192)
-        assert augment.size(augment.draws(0, epoch, torch.arange(4)), 128, 192) == size
+        params = augment.params(0, epoch, torch.arange(4))
+        size = augment.size(params, 128, 192)
+        assert augment.size(augment.params(0, epoch, torch.arange(4)), 128, 192) == size
         if size not in seen:
-            image, out = augment(painted(mask), mask, draws, size)
+            image, out = augment(painted(mask), mask, params, size)
             assert image.shape == (4, 3, *size)
             assert out.shape == (4, *size)
         seen[size] = seen.get(size, 0) + 1
@@ -325,8 +325,8 @@ def test_another_size_shows_the_same_picture() -> None:
     """Twice the size of a smooth picture is the picture: no shift by half a pixel, and labels stay with colours."""
     augment = Augment(flip=0, sizes=(2.0,), **GEOMETRY)
     mask = labels(2, 32, 64)
-    draws = augment.draws(0, 0, torch.arange(2))
-    image, out = augment(painted(mask), mask, draws, augment.size(draws, 32, 64))
+    params = augment.params(0, 0, torch.arange(2))
+    image, out = augment(painted(mask), mask, params, augment.size(params, 32, 64))
     assert torch.equal(out, mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
     torch.testing.assert_close(
         image, torch.nn.functional.interpolate(painted(mask), scale_factor=2, mode="bilinear"), rtol=0, atol=1e-4
@@ -335,7 +335,7 @@ def test_another_size_shows_the_same_picture() -> None:
 
 def test_one_size_is_never_rounded() -> None:
     augment = Augment(flip=0, rotation=10, **GEOMETRY)
-    assert augment.size(augment.draws(0, 0, torch.arange(2)), 45, 77) == (45, 77)
+    assert augment.size(augment.params(0, 0, torch.arange(2)), 45, 77) == (45, 77)
 
 
 # Random numbers
@@ -345,16 +345,16 @@ def test_more_numbers_leave_the_first_as_they_are() -> None:
     indices = torch.arange(50)
     assert torch.equal(uniform_numbers(4, 2, indices, 40)[:, :7], uniform_numbers(4, 2, indices, 7))
     full = Augment(rotation=5, then={"mixup": MixUp(probability=1), "blur": Blur(probability=1)})
-    assert torch.equal(full.draws(4, 2, indices)[:, :7], Augment().draws(4, 2, indices))
+    assert torch.equal(full.params(4, 2, indices)[:, :7], Augment().params(4, 2, indices))
 
 
 def test_switching_a_part_on_changes_no_draw_of_the_others() -> None:
-    def draws(mixup: float, erase: float) -> Tensor:
+    def params(mixup: float, erase: float) -> Tensor:
         then = {"mixup": MixUp(probability=mixup), "erase": RandomErasing(probability=erase)}
-        return Augment(then=then).draws(1, 1, torch.arange(9))
+        return Augment(then=then).params(1, 1, torch.arange(9))
 
-    assert torch.equal(draws(0, 0.5)[:, 12:], draws(0.5, 0.5)[:, 12:])
-    assert torch.equal(draws(0.5, 0)[:, :12], draws(0.5, 0.5)[:, :12])
+    assert torch.equal(params(0, 0.5)[:, 12:], params(0.5, 0.5)[:, 12:])
+    assert torch.equal(params(0.5, 0)[:, :12], params(0.5, 0.5)[:, :12])
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.4, 1.0, 2.0, 8.0])
@@ -394,8 +394,8 @@ def test_labels_and_colours_stay_in_range_and_the_batch_as_it_was(name: str) -> 
     image = torch.cat([photos(3, 32, 64), photos(3, 32, 64).round()])
     kept = image.clone(), mask.clone()
     for epoch in range(6):
-        draws = augment.draws(3, epoch, torch.arange(6))
-        out, out_mask = augment(image, mask, draws, augment.size(draws, 32, 64))
+        params = augment.params(3, epoch, torch.arange(6))
+        out, out_mask = augment(image, mask, params, augment.size(params, 32, 64))
         assert out.shape[2:] == out_mask.shape[1:]
         assert out_mask.dtype == torch.int64
         assert out.min() >= 0
@@ -422,8 +422,8 @@ def test_a_painted_mask_stays_aligned_through_the_parts(name: str) -> None:
     mask = labels(12)
     checked = 0
     for epoch in range(2):
-        draws = augment.draws(0, epoch, torch.arange(12))
-        image, out = augment(painted(mask), mask, draws, augment.size(draws, 64, 96))
+        params = augment.params(0, epoch, torch.arange(12))
+        image, out = augment(painted(mask), mask, params, augment.size(params, 64, 96))
         inner = interior(out, 7) & (out != 255)  # Blur sees 4 pixels to each side, an edge enlarged 2.25× has 2
         wrong = (image - painted(out)).abs().amax(1)[inner] > 1e-4
         assert wrong.float().mean() <= (0.01 if name == "all" else 0)
@@ -437,15 +437,15 @@ def test_the_same_numbers_give_the_same_batch_and_each_image_its_own(name: str) 
     one, label = photos(1, 32, 32), labels(2, 32, 32, block=8)
     image = torch.cat([one, 1 - one]).repeat(8, 1, 1, 1)
     mask = label.repeat(8, 1, 1)
-    draws = augment.draws(7, 1, torch.arange(16))
-    first, again = augment(image, mask, draws), augment(image, mask, augment.draws(7, 1, torch.arange(16)))
+    params = augment.params(7, 1, torch.arange(16))
+    first, again = augment(image, mask, params), augment(image, mask, augment.params(7, 1, torch.arange(16)))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     # All even images were alike, with like partners. Now they differ, but for those that were not drawn.
     looks = {tuple(picture.flatten().tolist()) for picture in first[0][::2]}
     assert len(looks) >= 4
     assert not torch.equal(first[0], image)
-    other = augment(image, mask, augment.draws(7, 2, torch.arange(16)))
+    other = augment(image, mask, augment.params(7, 2, torch.arange(16)))
     assert not torch.equal(first[0], other[0])
 
 
@@ -453,9 +453,9 @@ def test_the_same_numbers_give_the_same_batch_and_each_image_its_own(name: str) 
 def test_parts_within_an_image_do_not_depend_on_its_batch(name: str) -> None:
     augment = augment_with(name)
     image, mask, indices = photos(6, 32, 32), labels(6, 32, 32), torch.tensor([40, 3, 17, 8, 25, 11])
-    together = augment(image, mask, augment.draws(7, 2, indices))
+    together = augment(image, mask, augment.params(7, 2, indices))
     order = [4, 1, 5]
-    apart = augment(image[order], mask[order], augment.draws(7, 2, indices[order]))
+    apart = augment(image[order], mask[order], augment.params(7, 2, indices[order]))
     torch.testing.assert_close(apart[0], together[0][order], rtol=0, atol=1e-6)
     assert torch.equal(apart[1], together[1][order])
 
@@ -464,9 +464,9 @@ def test_parts_within_an_image_do_not_depend_on_its_batch(name: str) -> None:
 def test_images_that_are_not_drawn_are_exactly_as_they_were(name: str) -> None:
     part = PARTS[name]
     image, mask = photos(40, 24, 24), labels(40, 32, 32, block=4)[:, :24, :24]
-    draws = part.prepare(uniform_numbers(0, 0, torch.arange(40), part.numbers))
-    out, out_mask = part(image, mask, draws)
-    off = draws[:, 0] >= 0.6
+    params = part.make_params(uniform_numbers(0, 0, torch.arange(40), part.num_params))
+    out, out_mask = part(image, mask, params)
+    off = params[:, 0] >= 0.6
     assert 8 < off.sum() < 24
     assert torch.equal(out[off], image[off])
     assert torch.equal(out_mask[off], mask[off])
@@ -476,15 +476,15 @@ def test_images_that_are_not_drawn_are_exactly_as_they_were(name: str) -> None:
 
 def test_probability_0_is_not_even_called() -> None:
     class Costly(Transform):
-        def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
             raise AssertionError("a part that is off was called")
 
     off = {name: type(part)(probability=0.0) for name, part in PARTS.items()} | {"own": Costly(0.0)}
     augment = Augment(flip=0, then=off, **GEOMETRY)
     image, mask = photos(4, 16, 16), labels(4, 16, 16)
-    draws = augment.draws(0, 0, torch.arange(4))
-    assert draws.shape == (4, 7)
-    out, out_mask = augment(image, mask, draws)
+    params = augment.params(0, 0, torch.arange(4))
+    assert params.shape == (4, 7)
+    out, out_mask = augment(image, mask, params)
     assert torch.equal(out, image)
     assert torch.equal(out_mask, mask)
 
@@ -494,8 +494,8 @@ def test_probability_0_is_not_even_called() -> None:
 
 def test_saturation_equals_torchvision() -> None:
     image, mask = photos(5, 16, 16), labels(5, 16, 16)
-    draws = torch.tensor([[0.0, u, 0.5] for u in (0.0, 0.2, 0.5, 0.8, 1.0)])
-    out, out_mask = HueSaturation(saturation=0.8, hue=0, probability=1)(image, mask, draws)
+    params = torch.tensor([[0.0, u, 0.5] for u in (0.0, 0.2, 0.5, 0.8, 1.0)])
+    out, out_mask = HueSaturation(saturation=0.8, hue=0, probability=1)(image, mask, params)
     for i, factor in enumerate((0.2, 0.52, 1.0, 1.48, 1.8)):
         torch.testing.assert_close(out[i], reference.adjust_saturation(image[i], factor), rtol=0, atol=1e-5)
     assert torch.equal(out_mask, mask)
@@ -529,16 +529,16 @@ def test_erased_rectangles_have_the_area_asked_for_and_are_ignored() -> None:
     height, width = 60, 100
     erase = RandomErasing(area=(0.1, 0.3), aspect=(0.5, 2.0), probability=1)
     image, mask = 0.5 + 0.5 * photos(200, height, width), torch.full((200, height, width), 4)
-    draws = uniform_numbers(1, 0, torch.arange(200), 5)
-    out, out_mask = erase(image, mask, draws)
+    params = uniform_numbers(1, 0, torch.arange(200), 5)
+    out, out_mask = erase(image, mask, params)
     gone = out_mask == 255
     assert torch.equal(gone, (out == GREY).all(1))
     assert torch.equal(out.permute(0, 2, 3, 1)[~gone], image.permute(0, 2, 3, 1)[~gone])
     share = gone.float().mean((1, 2))
-    torch.testing.assert_close(share, 0.1 + 0.2 * draws[:, 1], rtol=0, atol=0.012)
+    torch.testing.assert_close(share, 0.1 + 0.2 * params[:, 1], rtol=0, atol=0.012)
     tall, wide = gone.any(2).sum(1), gone.any(1).sum(1)
     assert torch.equal(tall * wide, gone.sum((1, 2)))  # a rectangle
-    wanted = torch.exp(math.log(0.5) + math.log(4) * draws[:, 2])
+    wanted = torch.exp(math.log(0.5) + math.log(4) * params[:, 2])
     free = (tall < height) & (wide < width)
     torch.testing.assert_close((tall / wide)[free], wanted[free], rtol=0.12, atol=0)
     assert len({(int(g.any(1).int().argmax()), int(g.any(0).int().argmax())) for g in gone}) > 150
@@ -561,8 +561,8 @@ def test_cutmix_moves_a_rectangle_of_the_share_1_minus_lambda() -> None:
     mask = mask.repeat(1, 40, 60)
     mask[1::10, :20] = 255  # void moves along
     part = CutMix(probability=1)
-    draws = part.prepare(uniform_numbers(2, 0, torch.arange(50), 4))
-    out, out_mask = part(image, mask, draws)
+    params = part.make_params(uniform_numbers(2, 0, torch.arange(50), 4))
+    out, out_mask = part(image, mask, params)
     theirs = out[:, 0] != image[:, 0]
     for i in range(50):
         partner = (i + 1) % 50
@@ -570,17 +570,17 @@ def test_cutmix_moves_a_rectangle_of_the_share_1_minus_lambda() -> None:
         assert torch.equal(out_mask[i][theirs[i]], mask[partner][theirs[i]])
         assert torch.equal(out_mask[i][~theirs[i]], mask[i][~theirs[i]])
     assert (out_mask[::10] == 255).any()
-    torch.testing.assert_close(theirs.float().mean((1, 2)), 1 - draws[:, 1], rtol=0, atol=0.025)
-    assert 0.4 < (1 - draws[:, 1]).mean() < 0.6  # alpha 1 is an even draw
+    torch.testing.assert_close(theirs.float().mean((1, 2)), 1 - params[:, 1], rtol=0, atol=0.025)
+    assert 0.4 < (1 - params[:, 1]).mean() < 0.6  # alpha 1 is an even draw
 
 
 def test_mixup_mixes_colours_by_lambda_and_draws_labels_with_it() -> None:
     image, mask = photos(30, 32, 48), torch.arange(30).view(30, 1, 1).repeat(1, 32, 48)
     mask[3] = 255
     part = MixUp(alpha=1.0, probability=1)
-    draws = part.prepare(uniform_numbers(5, 0, torch.arange(30), 3))
-    out, out_mask = part(image, mask, draws)
-    own = draws[:, 1]
+    params = part.make_params(uniform_numbers(5, 0, torch.arange(30), 3))
+    out, out_mask = part(image, mask, params)
+    own = params[:, 1]
     for i in range(30):
         partner = (i + 1) % 30
         torch.testing.assert_close(out[i], own[i] * image[i] + (1 - own[i]) * image[partner])
@@ -627,11 +627,11 @@ def test_copy_paste_by_hand() -> None:
 
 def test_copy_paste_draws_evenly_and_without_a_background_takes_class_0_too() -> None:
     mask = torch.tensor([0, 3, 200, 255]).view(1, 2, 2).repeat(600, 1, 1)
-    draws = uniform_numbers(0, 0, torch.arange(600), 2)
+    params = uniform_numbers(0, 0, torch.arange(600), 2)
     for background, there in ((None, [0, 3, 200]), (0, [3, 200]), (3, [0, 200])):
         target = torch.full_like(mask, 9)
         both = torch.stack([target, mask], 1).flatten(0, 1)
-        _, out = CopyPaste(background, probability=1)(torch.zeros(1200, 3, 2, 2), both, draws.repeat_interleave(2, 0))
+        _, out = CopyPaste(background, probability=1)(torch.zeros(1200, 3, 2, 2), both, params.repeat_interleave(2, 0))
         pasted = torch.stack([out[0::2].eq(label).flatten(1).any(1) for label in there])
         assert (pasted.sum(0) == 1).all()
         torch.testing.assert_close(pasted.float().mean(1), torch.full((len(there),), 1 / len(there)), rtol=0, atol=0.07)
@@ -641,8 +641,8 @@ def test_copy_paste_draws_evenly_and_without_a_background_takes_class_0_too() ->
 def test_a_batch_of_one_has_no_partner(name: str) -> None:
     part = PARTS[name]
     image, mask = photos(1, 16, 16), labels(1, 16, 16)
-    draws = part.prepare(torch.tensor([[0.0, 0.4, 0.6, 0.2]])[:, : part.numbers])
-    out, out_mask = part(image, mask, draws)
+    params = part.make_params(torch.tensor([[0.0, 0.4, 0.6, 0.2]])[:, : part.num_params])
+    out, out_mask = part(image, mask, params)
     torch.testing.assert_close(out, image)
     assert torch.equal(out_mask, mask)
 

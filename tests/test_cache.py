@@ -17,7 +17,7 @@ from conftest import make_voc, save_mask
 from PIL import Image
 
 from segstudy.data import cache as module
-from segstudy.data.cache import Cache, cached
+from segstudy.data.cache import Cache, open_cache
 from segstudy.data.images import Sample, read_pair
 from segstudy.errors import DataError
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 def build(samples: list[Sample], folder: Path, reader: Any = read, **changes: Any) -> Cache:
     settings: dict[str, Any] = {"size": SIZE, "num_classes": 21, "recipe": ["test"]} | changes
-    return cached(samples, reader, folder=folder, **settings)
+    return open_cache(samples, reader, folder=folder, **settings)
 
 
 def image_of(sample: Sample) -> Path:
@@ -96,8 +96,8 @@ def test_conversions_are_stated_and_stay_stated(samples: list[Sample], folder: P
     for sample in samples[:2]:
         Image.open(image_of(sample)).convert("L").save(image_of(sample))
     first = build(samples, folder)
-    assert first.stated == ["converted to upright 8-bit RGB: 2 greyscale"]
-    assert build(samples, folder, refuse).stated == first.stated
+    assert first.notes == ["converted to upright 8-bit RGB: 2 greyscale"]
+    assert build(samples, folder, refuse).notes == first.notes
 
 
 # When it is built
@@ -156,7 +156,7 @@ def test_all_broken_files_are_listed_and_nothing_remains(samples: list[Sample], 
 
 def test_a_missing_file_is_named(samples: list[Sample], folder: Path) -> None:
     mask_of(samples[3]).unlink()
-    with pytest.raises(DataError, match=rf"{samples[3].name}\.png is listed but not there"):
+    with pytest.raises(DataError, match=rf"{samples[3].name}\.png is listed, but missing"):
         build(samples, folder)
 
 
@@ -273,7 +273,7 @@ def test_masks_that_are_mostly_255_ask_too(samples: list[Sample], folder: Path) 
 
 def test_a_few_such_masks_are_stated(samples: list[Sample], folder: Path) -> None:
     with_255_as_object(samples, 1)
-    (line,) = build(samples, folder).stated
+    (line,) = build(samples, folder).notes
     assert line.startswith("1 of 5 masks hold only 0 and 255")
     assert samples[0].name in line
     assert line.endswith("taken as ignored pixels")
@@ -282,7 +282,7 @@ def test_a_few_such_masks_are_stated(samples: list[Sample], folder: Path) -> Non
 def test_who_has_said_what_255_means_is_not_asked(samples: list[Sample], folder: Path) -> None:
     with_255_as_object(samples, 5)
     cache = build(samples, folder, void_meant=True)
-    assert cache.stated == []
+    assert cache.notes == []
     assert (cache.masks == 255).any()
 
 
@@ -341,14 +341,14 @@ def test_what_read_returns_is_checked(found: Any, message: str, tmp_path: Path) 
     """At the cache's own size too, where nothing is resized."""
     read: Any = lambda sample: (IMAGE, MASK, "") if sample.name == "good" else found  # noqa: E731
     with pytest.raises(DataError, match=rf"(?s)1 of 2 images cannot be used:\nbad: .*{message}"):
-        cached([Sample("good"), Sample("bad")], read, (8, 8), 3, tmp_path, None)
+        open_cache([Sample("good"), Sample("bad")], read, (8, 8), 3, tmp_path, None)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_read_may_return(tmp_path: Path) -> None:
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     mask = np.array([[0, 1, 2, 255]] * 8, np.uint8).repeat(2, 1)
-    held = cached([Sample("a")], lambda _: (image[::-1], mask.T, ""), (8, 8), 3, tmp_path, None)
+    held = open_cache([Sample("a")], lambda _: (image[::-1], mask.T, ""), (8, 8), 3, tmp_path, None)
     np.testing.assert_array_equal(held.images[0], image[::-1])
     np.testing.assert_array_equal(held.masks[0], mask.T)
     assert held.pixels.tolist() == [[16, 16, 16]]

@@ -9,7 +9,7 @@ from test_folder import HEIGHT, WIDTH, names_of, save_images, save_masks, scene
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.data.folder.check import Checked, check_folder
+from segstudy.data.folder.check import FolderReport, check_folder
 from segstudy.data.folder.datamodule import Folder
 
 CLASSES = "classes: [background, car, tree]\n"
@@ -25,8 +25,8 @@ def home(tmp_path: Path) -> Path:
     return root
 
 
-def found(checked: Checked) -> dict[str, tuple[str, list[str]]]:
-    return {f.kind: (f.severity, f.items) for f in checked.findings}
+def found(checked: FolderReport) -> dict[str, tuple[str, list[str]]]:
+    return {f.title: (f.severity, f.items) for f in checked.problems}
 
 
 def plant(home: Path) -> None:
@@ -45,9 +45,9 @@ def plant(home: Path) -> None:
 
 def test_a_good_folder_has_no_findings(home: Path) -> None:
     checked = check_folder(home)
-    assert checked.findings == []
-    assert checked.usable
-    assert checked.proposal is None
+    assert checked.problems == []
+    assert checked.trainable
+    assert checked.proposed_yaml is None
     assert {r: len(c) for r, c in checked.counts.items()} == {"train": 32, "val": 8}
     cars = sum(c[:, 1].sum() for c in checked.counts.values())
     trees = sum(c[:, 2].sum() for c in checked.counts.values())
@@ -57,17 +57,17 @@ def test_a_good_folder_has_no_findings(home: Path) -> None:
 def test_all_faults_of_files_are_found_at_once(home: Path) -> None:
     plant(home)
     checked = check_folder(home)
-    assert not checked.usable
-    told = {kind: (severity, " | ".join(items)) for kind, (severity, items) in found(checked).items()}
-    assert told["images without mask"] == ("error", "drive0_000")
-    assert told["masks without image"] == ("warning", "lonely")
-    assert told["files of the same name"] == ("error", "drive1_006.jpg and drive1_006.png")
-    assert "drive0_001.png cannot be read" in told["images that cannot be read"][1]
-    assert "drive0_002.png cannot be read" in told["masks that cannot be read"][1]
-    assert "drive1_005.jpg is a JPEG" in told["masks that cannot be read"][1]
-    assert "drive0_003: the image is 16×12, the mask 16×11" in told["sizes that differ"][1]
-    assert told["labels that are no class"] == ("error", "9: 1 masks, e.g. drive1_004")
-    assert len(told) == 7
+    assert not checked.trainable
+    found_problems = {kind: (severity, " | ".join(items)) for kind, (severity, items) in found(checked).items()}
+    assert found_problems["images without mask"] == ("error", "drive0_000")
+    assert found_problems["masks without image"] == ("warning", "lonely")
+    assert found_problems["files of the same name"] == ("error", "drive1_006.jpg and drive1_006.png")
+    assert "drive0_001.png cannot be read" in found_problems["images that cannot be read"][1]
+    assert "drive0_002.png cannot be read" in found_problems["masks that cannot be read"][1]
+    assert "drive1_005.jpg is a JPEG" in found_problems["masks that cannot be read"][1]
+    assert "drive0_003: the image is 16×12, the mask 16×11" in found_problems["sizes that differ"][1]
+    assert found_problems["labels that are no class"] == ("error", "9: in 1 masks, e.g. drive1_004")
+    assert len(found_problems) == 7
 
 
 def test_both_files_of_a_pair_may_be_broken(home: Path) -> None:
@@ -83,14 +83,14 @@ def test_faults_of_lists(home: Path) -> None:
     (home / "train.txt").write_text("\n".join([*names[:22], "nowhere"]))
     (home / "val.txt").write_text("\n".join([*names[21:31]]))
     (home / "dataset.yaml").write_text(CLASSES + "train: train\nval: val\ntest: tset\ngroup: '^[^_]+'\n")
-    told = found(check_folder(home))
-    assert told["names in lists without image or mask"] == ("error", ["train: nowhere"])
-    assert told["lists that are not there, or empty"][0] == "error"
-    assert "no list 'tset'" in told["lists that are not there, or empty"][1][0]
-    assert told["images in two splits"] == ("warning", [f"{names[21]}: train, val"])
-    equal = told["equal pictures in two splits (by their decoded pixels)"]
+    found_problems = found(check_folder(home))
+    assert found_problems["names in lists without image or mask"] == ("error", ["train: nowhere"])
+    assert found_problems["lists that are missing or empty"][0] == "error"
+    assert "no list 'tset'" in found_problems["lists that are missing or empty"][1][0]
+    assert found_problems["images in two splits"] == ("warning", [f"{names[21]}: train, val"])
+    equal = found_problems["identical images in two splits (equal pixels)"]
     assert equal == ("warning", [f"{names[0]} = {names[30]}: train, val"])
-    assert told["groups in two splits"] == ("warning", ["drive5: train, val"])
+    assert found_problems["groups in two splits"] == ("warning", ["drive5: train, val"])
 
 
 def test_unreadable_images_in_no_list_are_a_warning(home: Path) -> None:
@@ -99,7 +99,7 @@ def test_unreadable_images_in_no_list_are_a_warning(home: Path) -> None:
     (home / "masks" / f"{names_of(40)[35]}.png").write_bytes(b"no picture")
     (home / "masks" / f"{names_of(40)[36]}.png").unlink()
     checked = check_folder(home)
-    assert checked.usable
+    assert checked.trainable
     assert {kind: severity for kind, (severity, _) in found(checked).items()} == {
         "masks that cannot be read (in no list)": "warning", "images without mask": "warning",
     }  # fmt: skip
@@ -111,17 +111,17 @@ def test_rare_and_lacking_classes(home: Path) -> None:
         Image.fromarray(labels).save(home / "masks" / f"{name}.png")
     (home / "train.txt").write_text("\n".join(names_of(40)[4:]))
     (home / "val.txt").write_text("\n".join(names_of(40)[:4]))
-    told = found(check_folder(home))
-    assert told["nearly empty classes"] == ("warning", ["tree: in 2 images, 0.3906% of pixels"])  # 30 of 40·192
-    assert told["classes that train lacks"] == ("warning", ["tree"])
-    assert set(told) == {"nearly empty classes", "classes that train lacks"}
+    found_problems = found(check_folder(home))
+    assert found_problems["rare classes"] == ("warning", ["tree: in 2 images, 0.3906% of pixels"])  # 30 of 40·192
+    assert found_problems["classes without a pixel in train"] == ("warning", ["tree"])
+    assert set(found_problems) == {"rare classes", "classes without a pixel in train"}
 
 
 def test_unknown_colours(home: Path) -> None:
     save_masks(home, names_of(40), "colours")
     (home / "dataset.yaml").write_text("classes: [background, car]\npalette: [[0, 0, 0], [64, 0, 128]]\n")
-    told = found(check_folder(home))
-    assert told["colours that are no class"] == ("error", ["128,128,0: 20 masks, e.g. drive0_001"])
+    found_problems = found(check_folder(home))
+    assert found_problems["colours that are no class"] == ("error", ["128,128,0: in 20 masks, e.g. drive0_001"])
 
 
 # The command
@@ -167,8 +167,8 @@ def test_the_proposed_description_can_be_saved(home: Path, kind: str) -> None:
         save_masks(home, names_of(40), kind)
     code, text = run("check", str(home))
     assert code == (1 if kind == "object" else 0)
-    proposal = text.split("and save it there):\n")[1]
-    lines = [line for line in proposal.splitlines() if ": " in line]
+    proposed_yaml = text.split("and save it there):\n")[1]
+    lines = [line for line in proposed_yaml.splitlines() if ": " in line]
     (home / "dataset.yaml").write_text("\n".join(lines))
     before = None if kind == "object" else Folder(str(home), size=(HEIGHT, WIDTH), cache_dir=str(home / "arrays"))
     data = Folder(str(home), size=(HEIGHT, WIDTH), cache_dir=str(home / "arrays"))
@@ -180,7 +180,7 @@ def test_the_proposed_description_can_be_saved(home: Path, kind: str) -> None:
         assert list(before.classes) == list(data.classes)
         assert before.palette == data.palette
         assert before.describe()["roles"] == data.describe()["roles"]
-    assert check_folder(home).usable
+    assert check_folder(home).trainable
 
 
 def test_the_other_form_of_the_command_still_works(home: Path, tmp_path: Path) -> None:

@@ -153,11 +153,11 @@ def test_without_a_description_all_is_guessed_and_told(home: Path, make: Any) ->
     data = make(home)
     assert data.classes == ["class 0", "class 1", "class 2"]
     assert data.background is None
-    told = "\n".join(data.roles["fit"].cache.stated)
+    told = "\n".join(data.roles["fit"].cache.notes)
     assert "pictures (L) whose values are class numbers" in told
     assert "the values 0, 1, 2 that occur" in told
     assert "val: 20% of the images, drawn with split_seed 0" in told
-    assert data.roles["report"].cache.stated == []
+    assert data.roles["report"].cache.notes == []
     (home / "classes.txt").write_text("ground\ncar\ntree\n")
     assert make(home).classes == ["ground", "car", "tree"]
     (home / "classes.txt").unlink()
@@ -355,7 +355,7 @@ def test_a_csv_of_pairs(home: Path, make: Any) -> None:
     grouped = make(home, "{pairs: pairs.csv, val: 0.2, train: none, group: place}")
     assert len({s.group for s in grouped.roles["report"].samples}) == 1
     (home / "masks" / "drive0_001.png").unlink()
-    with pytest.raises(DataError, match=r"1 files of pairs.csv that are not there: .*drive0_001"):
+    with pytest.raises(DataError, match=r"1 files of pairs.csv that are missing: .*drive0_001"):
         make(home)
 
 

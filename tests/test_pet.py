@@ -84,5 +84,5 @@ def test_bad_settings_and_folders(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no Oxford-IIIT Pet under(.|\n)*no such folder(.|\n)*data\.download=true"):
         build(tmp_path / "nowhere")
     (root / "oxford-iiit-pet/images/Bengal_3.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 files of 'trainval' of Oxford-IIIT Pet are not there"):
+    with pytest.raises(DataError, match=r"1 files of 'trainval' of Oxford-IIIT Pet are missing"):
         build(root)

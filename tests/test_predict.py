@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.data.images import ORIENTATION
+from segstudy.data.images import EXIF_ORIENTATION
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference import predict as predicting
 from segstudy.inference.loading import TestTimeAugmentation
@@ -173,7 +173,7 @@ def test_every_kind_of_file(command: Any, tmp_path: Path) -> None:
     rgb.convert("P").save(folder / "palette.png")
     rgb.convert("CMYK").save(folder / "cmyk.tif")
     turned = Image.Exif()
-    turned[ORIENTATION] = 6
+    turned[EXIF_ORIENTATION] = 6
     rgb.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=turned)  # is shown turned back
     for mode in ("L", "LA", "1"):
         rgb.convert("L").convert(mode).save(folder / f"grey_{mode}.png")

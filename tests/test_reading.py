@@ -129,7 +129,7 @@ def test_floating_point_picture_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_truncated_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.jpg is listed but not there"):
+    with pytest.raises(DataError, match=r"gone\.jpg is listed, but missing"):
         read_image(tmp_path / "gone.jpg")
     whole = tmp_path / "whole.jpg"
     Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, quality=95)

@@ -179,7 +179,7 @@ def test_labels_of_another_numbering(make: Any, voc_root: Path) -> None:
     assert make(labels={255: 1}).pixels()[:2].tolist() == [6 * 12 * 32, 6 * 12 * 32]
     void = make(labels={255: 255})
     assert void.pixels()[:2].tolist() == [6 * 12 * 32, 0]
-    assert void.roles["fit"].cache.stated == []
+    assert void.roles["fit"].cache.notes == []
 
 
 # Roles
@@ -358,7 +358,7 @@ def test_only_training_batches_are_augmented_and_by_epoch_and_index(make: Any) -
     assert not torch.equal(transfer(training(data, epoch=1), dict(raw))["image"], first["image"])
     assert data.augment is not None
     expected = data.augment(
-        raw["image"].permute(0, 3, 1, 2).float() / 255, raw["mask"].long(), data.augment.draws(3, 0, raw["index"])
+        raw["image"].permute(0, 3, 1, 2).float() / 255, raw["mask"].long(), data.augment.make_params(3, 0, raw["index"])
     )
     assert torch.equal(first["mask"], expected[1])
 

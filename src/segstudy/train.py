@@ -143,7 +143,7 @@ def announce(data: SegmentationData, origin: str) -> None:
     """Say what is trained and reported on, and what a user should know of it."""
     for role, images in data.roles.items():
         console.print(f"{role}: {len(images)} images of {data.name} {images.name!r}", highlight=False)
-        for line in images.cache.stated:
+        for line in images.cache.notes:
             console.print(f"  [yellow]{line}", highlight=False)
     if data.overlap():
         console.print(f"[bold red]{data.overlap()} images of the reported split are also trained on")

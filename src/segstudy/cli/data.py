@@ -51,7 +51,7 @@ def show(
     dataset = build_data(cfg)
     for role, images in dataset.roles.items():
         console.print(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}", highlight=False)
-        for line in images.cache.stated:
+        for line in images.cache.notes:
             console.print(f"  [yellow]{line}", highlight=False)
     pixels = {role: images.pixels for role, images in dataset.roles.items()}
     console.print(class_table(dataset, pixels, f"{name} at {dataset.size[0]}×{dataset.size[1]}"))
@@ -109,21 +109,21 @@ def check_data(
     """
     from segstudy.data.folder.check import check_folder
 
-    checked = check_folder(folder.expanduser(), about)
-    for line in checked.said:
+    report = check_folder(folder.expanduser(), about)
+    for line in report.notes:
         console.print(line, highlight=False, markup=False)
-    if checked.scheme is not None and checked.counts:
-        console.print(class_table(checked.scheme, checked.counts))
-    for finding in sorted(checked.findings, key=lambda f: f.severity):
-        color = "red" if finding.severity == "error" else "yellow"
-        console.print(f"[{color}]{finding.severity}[/]: {finding.kind} ({len(finding.items)})", highlight=False)
-        more = len(finding.items) - 5
-        lines = [*finding.items[:5], *([f"… and {more} more"] if more > 0 else [])]
-        for line in [*lines, *([f"→ {finding.advice}"] if finding.advice else [])]:
+    if report.label_map is not None and report.counts:
+        console.print(class_table(report.label_map, report.counts))
+    for problem in sorted(report.problems, key=lambda f: f.severity):
+        color = "red" if problem.severity == "error" else "yellow"
+        console.print(f"[{color}]{problem.severity}[/]: {problem.title} ({len(problem.items)})", highlight=False)
+        more = len(problem.items) - 5
+        lines = [*problem.items[:5], *([f"… and {more} more"] if more > 0 else [])]
+        for line in [*lines, *([f"→ {problem.advice}"] if problem.advice else [])]:
             console.print("  " + line.replace("\n", "\n  "), highlight=False, markup=False, soft_wrap=True)
-    if checked.proposal:
+    if report.proposed_yaml:
         console.print(f"\nproposed {folder / 'dataset.yaml'} (change the names, and save it there):", highlight=False)
-        console.print(checked.proposal, highlight=False, markup=False, soft_wrap=True)
-    if not checked.usable:
+        console.print(report.proposed_yaml, highlight=False, markup=False, soft_wrap=True)
+    if not report.trainable:
         raise typer.Exit(1)
-    console.print("nothing is wrong" if not checked.findings else "training is possible")
+    console.print("nothing is wrong" if not report.problems else "training is possible")

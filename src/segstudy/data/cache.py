@@ -63,17 +63,17 @@ class Cache:
     masks: np.ndarray
     pixels: np.ndarray
     key: str
-    stated: list[str]
+    notes: list[str]
 
 
-def cached(
+def open_cache(
     samples: Sequence[Sample],
     read: Read,
     size: tuple[int, int],
     num_classes: int,
     folder: Path,
     recipe: Any,
-    void_meant: bool = False,
+    ignore_is_explicit: bool = False,
 ) -> Cache:
     """Open the cache of these samples, or build it first (with a progress bar).
 
@@ -83,7 +83,7 @@ def cached(
     key = _key(samples, size, num_classes, recipe)
     home = folder / key
     if not home.is_dir():
-        _build(samples, read, size, num_classes, home, void_meant)
+        _build(samples, read, size, num_classes, home, ignore_is_explicit)
     try:
         stated = json.loads((home / "index.json").read_text())["stated"]
         images, masks = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
@@ -109,7 +109,7 @@ def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, rec
 
 
 def _build(
-    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, home: Path, void_meant: bool
+    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, home: Path, ignore_is_explicit: bool
 ) -> None:
     folder = home.parent
     # A name of its own: processes of several machines or containers may build in the same folder.
@@ -119,7 +119,7 @@ def _build(
         _remove_abandoned(home)
         _check_space(folder, len(samples) * size[0] * size[1] * 4)
         work.mkdir()
-        stated, pixels = _write(samples, read, size, num_classes, work, void_meant)
+        stated, pixels = _write(samples, read, size, num_classes, work, ignore_is_explicit)
         np.save(work / "pixels.npy", pixels)
         (work / "index.json").write_text(json.dumps({"stated": stated, "names": [s.name for s in samples]}))
         try:
@@ -157,13 +157,13 @@ def _remove_abandoned(home: Path) -> None:
 
 
 def _write(
-    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, work: Path, void_meant: bool
+    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, work: Path, ignore_is_explicit: bool
 ) -> tuple[list[str], np.ndarray]:
     height, width = size
 
     def prepare(sample: Sample) -> tuple[np.ndarray, np.ndarray, str] | DataError:
         try:
-            return shrink(*read_checked(read, sample, num_classes), size)
+            return resize_pair(*read_checked(read, sample, num_classes), size)
         except DataError as error:
             return error
 
@@ -192,7 +192,7 @@ def _write(
             counts = np.bincount(mask.ravel(), minlength=256)
             pixels[i] = counts[:num_classes]
             only = counts[0] and counts[IGNORE] and counts[0] + counts[IGNORE] == mask.size
-            if not void_meant and (only or counts[IGNORE] * 3 > mask.size):
+            if not ignore_is_explicit and (only or counts[IGNORE] * 3 > mask.size):
                 doubtful.append(samples[i].name)
     if broken:
         more = f"\n… and {len(broken) - 10} more" if len(broken) > 10 else ""
@@ -221,7 +221,9 @@ def _doubts(doubtful: list[str], total: int) -> list[str]:
     return [line + ": taken as ignored pixels"]
 
 
-def shrink(image: np.ndarray, mask: np.ndarray, note: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
+def resize_pair(
+    image: np.ndarray, mask: np.ndarray, note: str, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, str]:
     """Image bilinear (with antialiasing) and mask nearest, both to `size` = (H, W)."""
     if mask.shape != size:
         image = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))

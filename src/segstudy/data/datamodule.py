@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segstudy.data.cache import cached, read_checked
+from segstudy.data.cache import open_cache, read_checked
 from segstudy.data.dataset import Batch, CachedDataset, EpochSampler, repeat_factors
 from segstudy.data.images import Sample, read_pair
 from segstudy.data.splits import hold_out, rarest_class
@@ -115,8 +115,10 @@ class SegmentationData(L.LightningDataModule):
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
-        void_meant = IGNORE in (v for pair in (self.labels or {}).items() for v in map(int, pair))
-        cache = cached(samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant)
+        ignore_is_explicit = IGNORE in (v for pair in (self.labels or {}).items() for v in map(int, pair))
+        cache = open_cache(
+            samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), ignore_is_explicit
+        )
         return CachedDataset(name, samples, cache)
 
     def _selection(self, fit: "CachedDataset") -> tuple["CachedDataset", "CachedDataset | None"]:
@@ -191,7 +193,7 @@ class SegmentationData(L.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        images = self.roles[role].on(device) if self.device_cache else self.roles[role]
+        images = self.roles[role].to(device) if self.device_cache else self.roles[role]
         return DataLoader(
             images,
             batch_size=self.batch_size,
@@ -216,7 +218,7 @@ class SegmentationData(L.LightningDataModule):
         """Adds the augmentation's random numbers and the batch's size: drawn here, where `index` is still in the CPU's
         memory, they make no step wait for the GPU."""
         if self.augment:
-            draws = self.augment.draws(self.seed, epoch, batch["drawn"])
+            draws = self.augment.make_params(self.seed, epoch, batch["drawn"])
             batch["draws"], batch["size"] = draws, self.augment.size(draws, *self.size)
         return batch
 

@@ -30,7 +30,7 @@ class CachedDataset(Dataset):
         self.name, self.cache = name, cache
         self.ids = np.arange(len(samples)) if ids is None else ids
         self.samples = list(samples)
-        self.held: tuple[Tensor, Tensor] | None = None
+        self.device_arrays: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -48,19 +48,19 @@ class CachedDataset(Dataset):
     def subset(self, positions: np.ndarray) -> "CachedDataset":
         return CachedDataset(self.name, [self.samples[i] for i in positions], self.cache, self.ids[positions])
 
-    def on(self, device: torch.device) -> "CachedDataset":
+    def to(self, device: torch.device) -> "CachedDataset":
         """The same with its arrays in the memory of `device`."""
-        if self.held is None:
+        if self.device_arrays is None:
             arrays = (self.cache.images[self.ids], self.cache.masks[self.ids])
-            self.held = tuple(torch.from_numpy(a).to(device) for a in arrays)  # type: ignore[assignment]
+            self.device_arrays = tuple(torch.from_numpy(a).to(device) for a in arrays)  # type: ignore[assignment]
         return self
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         drawn = torch.tensor(positions)
         index = torch.where(drawn < 0, drawn, drawn % len(self))
-        if self.held is not None:
-            at = index.clamp(min=0).to(self.held[0].device)
-            image, mask = self.held[0][at], self.held[1][at]
+        if self.device_arrays is not None:
+            at = index.clamp(min=0).to(self.device_arrays[0].device)
+            image, mask = self.device_arrays[0][at], self.device_arrays[1][at]
         else:
             rows = self.ids[index.clamp(min=0).numpy()]
             image, mask = torch.from_numpy(self.cache.images[rows]), torch.from_numpy(self.cache.masks[rows])

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from segstudy.errors import DataError
 
-SUMS = {32: "md5", 40: "sha1", 64: "sha256"}
+HASH_OF_LENGTH = {32: "md5", 40: "sha1", 64: "sha256"}
 """The kind of a checksum by its length in hexadecimal digits."""
 
 
@@ -64,7 +64,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _check(url: str, partial: Path, checksum: str) -> None:
-    kind = SUMS[len(checksum)]
+    kind = HASH_OF_LENGTH[len(checksum)]
     with open(partial, "rb") as file:
         found = hashlib.file_digest(file, kind).hexdigest()
     if found != checksum:

@@ -1,4 +1,4 @@
-"""Reading one image and its mask, and saying plainly what is wrong with them."""
+"""Reads an image and its mask, with errors that say what is wrong with the file and what to do."""
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -13,25 +13,30 @@ from scipy.io import loadmat
 from segstudy.errors import DataError
 from segstudy.labels import IGNORE
 
-ORIENTATION = 274  # the EXIF tag
+EXIF_ORIENTATION = 274
+"""The EXIF tag of the orientation, 1…8."""
 
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for broken files."""
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for damaged files."""
 
-NOTES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "1": "black-and-white"}
-"""What a picture's mode is called when its conversion is stated; other modes by their own name."""
+MODE_NAMES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "1": "black-and-white"}
+"""Pillow's modes in the note of conversions; other modes have their own name."""
 
-DARK = 4095
-"""A 16-bit picture without a larger value holds 8, 10 or 12 bits: divided by 257, nothing of it would be seen."""
+MAX_12_BIT = 4095
+"""A 16-bit picture without a larger value holds at most 12 bits: divided by 257, it would be black."""
 
-SCALE = "  → save it with 8 bits per channel, as it is to be seen"
+SAVE_AS_8_BIT = "  → save it with 8 bits per channel, as it should look"
 
-Draw = Callable[[int, tuple[int, ...]], np.ndarray]
+MaskReader = Callable[[int, tuple[int, ...]], np.ndarray]
+"""From the photo's EXIF orientation and upright size to the mask's labels, uint8 (H,W)."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a split: its name and files (generated data has none), and the group it must not be parted from."""
+    """One image of a split: its name, its files (generated data has none), and its group ID.
+
+    A group (a drive, a patient, a place) is never split; "" is a group of its own.
+    """
 
     name: str
     image: Path | None = None
@@ -39,51 +44,55 @@ class Sample:
     group: str = ""
 
 
-def require(samples: Sequence[Sample], wanted: str) -> None:
-    """Raise DataError that lists the images and masks which are not there. wanted: who names them, for the message."""
+def require_files(samples: Sequence[Sample], wanted: str) -> None:
+    """Raise DataError that lists missing images and masks. wanted: where they are listed, for the message."""
     missing = [str(p) for s in samples for p in (s.image, s.mask) if p and not p.is_file()]
     if missing:
         more = f"\n  … and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise DataError(
-            f"{len(missing)} files of {wanted} are not there:\n  " + "\n  ".join(missing[:5]) + more + "\n"
-            "  → complete the folder (data.root), or choose a list of what is there (data.train, data.val)"
+            f"{len(missing)} files of {wanted} are missing:\n  " + "\n  ".join(missing[:5]) + more + "\n"
+            "  → complete the folder (data.root), or choose a list of existing files (data.train, data.val)"
         )
 
 
+def first_few(items: Sequence[Any], most: int = 5) -> str:
+    """The first few of a list, and how many more there are."""
+    more = f" … and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
+
+
 def list_found(folder: Path) -> str:
-    """What a folder holds, for messages: its first names."""
+    """The first names in a folder, for messages."""
     if not folder.is_dir():
         return "no such folder"
     return ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:8]) or "an empty folder"
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str]:
-    """RGB uint8 (H,W,3) and what had to be converted ("" for plain RGB). EXIF orientation is applied.
+    """RGB uint8 (H,W,3), upright by its EXIF orientation, and a note of conversions ("" for plain RGB).
 
-    16-bit values are divided by 257, unless it is grey and none is above 255. Transparency is dropped. Raises DataError
-    for floating-point values, and for those of a grey picture or of colours that fill so little of their 16 bits (or so
-    much more) that nothing would be seen.
+    16-bit values are divided by 257, unless the picture is grey with no value above 255. Transparency is dropped.
+    Raises DataError for floating-point values, and for values that would be all but black or white with 8 bits.
     """
     picture, note, _ = open_upright(path)
-    return rgb(picture), note
+    return to_rgb(picture), note
 
 
 def open_upright(path: Path) -> tuple[Image.Image, str, int]:
-    """The picture as a viewer shows it, 8 bits per channel; what had to be converted; the EXIF orientation applied."""
+    """(the picture as a viewer shows it, 8 bits per channel; a note of conversions; its EXIF orientation)."""
     picture = open_picture(path)
-    note = "16-bit" if picture.info["16-bit"] else NOTES.get(picture.mode, picture.mode)
-    turn = _turn(picture)
-    if turn != 1:
+    note = "16-bit" if picture.info["16-bit"] else MODE_NAMES.get(picture.mode, picture.mode)
+    orientation = _exif_orientation(picture)
+    if orientation != 1:
         note = (note + " EXIF-rotated").strip()
         picture = ImageOps.exif_transpose(picture)
-    return to_eight_bits(picture, str(path)), note, turn
+    return to_eight_bits(picture, str(path)), note, orientation
 
 
 def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Image:
-    """The picture, its values divided by 257 if it is one of 16 bits; unless it is grey and none is above 255.
+    """The picture with 8 bits per channel: 16-bit values are divided by 257, unless it is grey with none above 255.
 
-    Raises DataError that names it for values that are no photo's: floating-point ones, and 16-bit ones that would be
-    all but black or white.
+    Raises DataError that names it for floating-point values, and for 16-bit ones that would be all but black or white.
     """
     if picture.mode == "F":
         raise DataError(f"{name} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
@@ -92,39 +101,46 @@ def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Imag
         return picture
     extrema: Any = picture.getextrema()
     lowest, highest = extrema
-    if lowest < 0 or highest > 65535 or 255 < highest <= DARK:
+    if lowest < 0 or highest > 65535 or 255 < highest <= MAX_12_BIT:
         raise DataError(
-            f"{name} holds values from {lowest} to {highest}: of 0…65535 in 8 bits, nothing would be seen\n{SCALE}"
+            f"{name} holds values from {lowest} to {highest}: "
+            f"scaled from 0…65535 to 8 bits, it would be all but black or white\n{SAVE_AS_8_BIT}"
         )
     deep = highest > 255
     values = np.empty(picture.size[::-1], np.uint8)
-    for top in range(0, picture.height, 256):  # in bands: as floats, a large picture would take eight times its memory
+    for top in range(0, picture.height, 256):  # in bands: as floats, a large picture takes eight times its memory
         band = np.asarray(picture.crop((0, top, picture.width, min(top + 256, picture.height))), np.float64)
         values[top : top + 256] = (band / 257 if deep else band).round().clip(0, 255)
     return Image.fromarray(values)
 
 
 def _refuse_dark(picture: Image.Image, name: str) -> None:
-    """Raise DataError for a colour picture of 16 bits whose values are small: Pillow has kept the upper 8 alone."""
+    """Raise DataError for a 16-bit colour picture with small values: Pillow keeps only the upper 8 bits."""
     if not picture.info.get("16-bit"):
         return
     extrema: Any = picture.getextrema()
-    if max(highest for band, (_, highest) in zip(picture.getbands(), extrema, strict=True) if band != "A") <= DARK >> 8:
+    if (
+        max(highest for band, (_, highest) in zip(picture.getbands(), extrema, strict=True) if band != "A")
+        <= MAX_12_BIT >> 8
+    ):
         raise DataError(
-            f"{name} has 16 bits per channel and no value above {DARK}: in 8 bits, it would be all but black\n{SCALE}"
+            f"{name} has 16 bits per channel and no value above {MAX_12_BIT}: "
+            f"with 8 bits, it would be all but black\n{SAVE_AS_8_BIT}"
         )
 
 
-def rgb(picture: Image.Image) -> np.ndarray:
-    """RGB uint8 (H,W,3); Pillow would cut 16-bit values off at 255 (see `to_eight_bits`)."""
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """RGB uint8 (H,W,3) of an 8-bit picture: Pillow would clip 16-bit values at 255 (see `to_eight_bits`)."""
     return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
-def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = None, turn: int = 1) -> np.ndarray:
-    """Labels uint8 (H,W) in 0…num_classes−1 or 255, after `mapping` of the file's values.
+def read_mask(
+    path: Path, num_classes: int, mapping: Mapping[int, int] | None = None, orientation: int = 1
+) -> np.ndarray:
+    """Labels uint8 (H,W) in 0…num_classes−1 or 255, after `mapping` {value in the file: label}.
 
-    turn: EXIF orientation of the image, applied here alike: a mask is taken to be drawn on the stored pixels.
-    A .mat file is one of SBD's. Raises DataError for a colour picture and for labels outside the classes.
+    orientation: the image's EXIF orientation, applied to the mask too: masks are drawn on the stored pixels.
+    A .mat file is read as SBD's. Raises DataError for a colour picture and for labels outside the classes.
     """
     picture = _open_sbd(path) if path.suffix == ".mat" else open_picture(path)
     if picture.mode not in ("P", "L", "1", "I") and not picture.mode.startswith("I;16"):
@@ -134,7 +150,7 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
             "  → save the mask as that: the class number of each pixel, not its colour"
         )
     meaning = {int(source): int(target) for source, target in (mapping or {}).items()}
-    if picture.mode in ("P", "L"):  # Pillow counts and replaces bytes far faster than NumPy
+    if picture.mode in ("P", "L"):  # Pillow counts and maps bytes much faster than NumPy
         present = [value for value, count in enumerate(picture.histogram()) if count]
         if meaning:
             picture = picture.point([meaning.get(v, v) & 255 for v in range(256)])
@@ -147,27 +163,30 @@ def read_mask(path: Path, num_classes: int, mapping: Mapping[int, int] | None = 
     if wrong := sorted(after - {*range(num_classes), IGNORE}):
         mapped = " after data.labels" if mapping else ""
         raise DataError(
-            f"{path} holds the labels {_some(wrong)}{mapped}, "
+            f"{path} holds the labels {first_few(wrong, 8)}{mapped}, "
             f"the data has classes 0…{num_classes - 1} and 255 for ignored\n"
             "  → if these values have a meaning, map them: data.labels={" + f"{wrong[0]}:CLASS" + "}"
         )
-    return apply_orientation(labels, turn)
+    return apply_orientation(labels, orientation)
 
 
 def read_pair(
-    sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None, draw: Draw | None = None
+    sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None, mask_reader: MaskReader | None = None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Image (H,W,3), mask (H,W) and the note of conversions. Raises DataError if the sizes differ.
+    """(image (H,W,3), mask (H,W), a note of conversions). Raises DataError if the sizes differ.
 
-    draw: makes the labels of a mask that is no picture of class numbers, from the image's orientation and upright size.
+    mask_reader: reads a mask that is no picture of class numbers.
     """
     if sample.image is None or sample.mask is None:
         raise DataError(f"{sample.name} has no image or no mask: a data set without files defines its own `read`")
-    picture, note, turn = open_upright(sample.image)
-    image = rgb(picture)
-    mask = read_mask(sample.mask, num_classes, mapping, turn) if draw is None else draw(turn, image.shape[:2])
+    picture, note, orientation = open_upright(sample.image)
+    image = to_rgb(picture)
+    if mask_reader is None:
+        mask = read_mask(sample.mask, num_classes, mapping, orientation)
+    else:
+        mask = mask_reader(orientation, image.shape[:2])
     if image.shape[:2] != mask.shape:
-        rotated = " (after its EXIF rotation)" if turn != 1 else ""
+        rotated = " (after its EXIF rotation)" if orientation != 1 else ""
         reason = "\n  → its mask must be drawn on the stored pixels: it is rotated as the image is" if rotated else ""
         raise DataError(
             f"{sample.name}: the image is {image.shape[1]}×{image.shape[0]}{rotated}, "
@@ -176,20 +195,20 @@ def read_pair(
     return image, mask, note
 
 
-def apply_orientation(values: np.ndarray, turn: int) -> np.ndarray:
-    """An array (H,W) as a viewer shows it that obeys the EXIF orientation `turn` (1…8)."""
-    values = values.swapaxes(0, 1) if turn > 4 else values
-    down, right = (-1 if turn in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (H,W), turned as a viewer turns a picture of this EXIF orientation (1…8)."""
+    values = values.swapaxes(0, 1) if orientation > 4 else values
+    down, right = (-1 if orientation in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
     return values[::down, ::right]
 
 
-def _turn(picture: Image.Image) -> int:
-    turn = picture.getexif().get(ORIENTATION, 1)
-    return int(turn) if turn in range(2, 9) else 1  # cameras also write 0, which means nothing
+def _exif_orientation(picture: Image.Image) -> int:
+    orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+    return int(orientation) if orientation in range(2, 9) else 1  # some cameras write 0, which has no meaning
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The decoded picture; its info["16-bit"] tells what Pillow's mode does not, that an RGB file had 16 bits."""
+    """The decoded picture. info["16-bit"]: whether the file has 16 bits per channel, which the mode RGB hides."""
     try:
         picture = Image.open(path)
         try:
@@ -201,30 +220,28 @@ def open_picture(path: Path) -> Image.Image:
             picture.close()
             raise
     except FileNotFoundError as error:
-        raise DataError(f"{path} is listed but not there") from error
-    except BROKEN as error:
-        raise DataError(f"{path} cannot be read: {_link(path) or error}") from error
+        raise DataError(f"{path} is listed, but missing") from error
+    except PILLOW_ERRORS as error:
+        raise DataError(f"{path} cannot be read: {_lost_link(path) or error}") from error
     picture.info["16-bit"] = any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
     return picture
 
 
-def _link(path: Path) -> str:
-    """What to say of a link that became a small text file when it was copied, else nothing."""
+def _lost_link(path: Path) -> str:
+    """Message for a symbolic link that became a text file when it was copied, else ""."""
     if path.stat().st_size < 300 and (text := path.read_bytes().decode(errors="replace")).startswith("../"):
-        return f"it is a text file that says {text!r}, a link that was lost in copying; copy the data with its links"
+        return (
+            f"it is a text file with {text!r}, a symbolic link that was lost in copying: copy the data with its links"
+        )
     return ""
 
 
 def _open_sbd(path: Path) -> Image.Image:
-    """The class labels in a file of SBD: the field Segmentation of the struct GTcls."""
+    """The labels in a file of SBD: GTcls.Segmentation."""
     try:
         labels = loadmat(path, struct_as_record=False, squeeze_me=True)["GTcls"].Segmentation
         return Image.fromarray(np.asarray(labels, np.uint8))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is listed but not there") from error
-    except Exception as error:  # scipy raises whatever its parser stumbles over
+        raise DataError(f"{path} is listed, but missing") from error
+    except Exception as error:  # scipy's parser raises many kinds
         raise DataError(f"{path} cannot be read as a mask of SBD (GTcls.Segmentation): {error}") from error
-
-
-def _some(values: list[int]) -> str:
-    return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")

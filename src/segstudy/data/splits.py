@@ -22,7 +22,7 @@ def hold_out(strata: Sequence, groups: Sequence[str], share: float, seed: int, n
     strata: of each image. groups: of each image, "" for its own. name: of the stream of random numbers.
     """
     held, debt = np.zeros(len(strata), bool), 0.0
-    for members in _units(strata, groups, derive(seed, name)):
+    for members in _sorted_groups(strata, groups, derive(seed, name)):
         debt += share * len(members)
         if debt >= len(members) / 2 and debt > 0:  # evenly spaced along the strata
             held[members] = True
@@ -33,14 +33,14 @@ def hold_out(strata: Sequence, groups: Sequence[str], share: float, seed: int, n
 def folds(strata: Sequence, groups: Sequence[str], count: int, seed: int) -> np.ndarray:
     """The fold of each image: int (N) in 0…count−1, of nearly equal sizes, whole groups."""
     fold, sizes = np.zeros(len(strata), int), np.zeros(count, int)
-    for members in _units(strata, groups, derive(seed, "folds")):
+    for members in _sorted_groups(strata, groups, derive(seed, "folds")):
         smallest = int(sizes.argmin())
         fold[members] = smallest
         sizes[smallest] += len(members)
     return fold
 
 
-def _units(strata: Sequence, groups: Sequence[str], seed: int) -> list[np.ndarray]:
+def _sorted_groups(strata: Sequence, groups: Sequence[str], seed: int) -> list[np.ndarray]:
     """The groups as positions of their images, shuffled, then sorted by their commonest stratum."""
     names = [group or f"\0{i}" for i, group in enumerate(groups)]
     unique, of = np.unique(names, return_inverse=True)

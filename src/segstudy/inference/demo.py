@@ -29,7 +29,7 @@ from jinja2 import Environment
 from matplotlib import colormaps
 from PIL import Image
 
-from segstudy.data.images import BROKEN, read_image
+from segstudy.data.images import PILLOW_ERRORS, read_image
 from segstudy.drawing import Palette
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.areas import Area, answers, areas, labels_and_confidence
@@ -94,7 +94,7 @@ def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             pixels = picture.width * picture.height
     except Image.DecompressionBombError as error:
         raise DataError(f"{large}: make it smaller.") from error
-    except BROKEN as error:
+    except PILLOW_ERRORS as error:
         raise DataError(
             f"{path.name} is no picture that can be read here: choose a JPEG, PNG, WebP or TIFF."
         ) from error

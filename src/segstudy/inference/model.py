@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segstudy.data.images import open_upright, rgb, to_eight_bits
+from segstudy.data.images import open_upright, to_eight_bits, to_rgb
 from segstudy.errors import DataError
 from segstudy.inference.labels import labels_and_mean
 from segstudy.inference.loading import LoadedRun, TestTimeAugmentation, load_runs, parse_size
@@ -169,7 +169,7 @@ class Model:
                 (min(left + tiles.side, picture.width), min(top + tiles.side, picture.height)) for top, left in places
             ]
             boxes = [(left, top, *end) for (top, left), end in zip(places, ends, strict=True)]
-            scores = self.batch_scores(np.stack([rgb(picture.crop(box)) for box in boxes]), views)
+            scores = self.batch_scores(np.stack([to_rgb(picture.crop(box)) for box in boxes]), views)
             return scores.float() if views else scores.float().softmax(1)
 
         batch = batch or tiles_per_batch(tiles.side**2, self.device)
@@ -219,7 +219,7 @@ def as_picture(photo: Photo) -> Image.Image:
 def as_image(photo: Photo) -> np.ndarray:
     """RGB uint8 (H,W,3). Raises DataError for a file that cannot be read and for values of another shape or kind."""
     if isinstance(photo, str | Path | Image.Image):
-        return rgb(as_picture(photo))
+        return to_rgb(as_picture(photo))
     values = photo
     if isinstance(values, Tensor):
         values = values.detach().cpu()

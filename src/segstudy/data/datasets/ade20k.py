@@ -6,7 +6,7 @@ from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found, require
+from segstudy.data.images import Sample, list_found, require_files
 from segstudy.errors import DataError
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -57,7 +57,7 @@ class ADE20K(SegmentationData):
                 "  → set data.train and data.val to folders that are there"
             )
         samples = [Sample(p.stem, p, home / "annotations" / split / f"{p.stem}.png") for p in images]
-        require(samples, f"{split!r} of ADE20K")
+        require_files(samples, f"{split!r} of ADE20K")
         return samples
 
     def _places(self) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found, require
+from segstudy.data.images import Sample, list_found, require_files
 from segstudy.errors import ConfigError, DataError
 
 PLACE = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
@@ -67,7 +67,7 @@ class Pet(SegmentationData):
             names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
         trimaps = home / "annotations" / "trimaps"
         samples = [Sample(n, home / "images" / f"{n}.jpg", trimaps / f"{n}.png") for n in names]
-        require(samples, f"{split!r} of Oxford-IIIT Pet")
+        require_files(samples, f"{split!r} of Oxford-IIIT Pet")
         return samples
 
     def strata(self, images: CachedDataset) -> Sequence:

@@ -6,7 +6,7 @@ from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found, require
+from segstudy.data.images import Sample, list_found, require_files
 from segstudy.errors import DataError
 from segstudy.labels import voc_palette
 
@@ -74,7 +74,7 @@ class VOC(SegmentationData):
         """The images of these names with their masks (in VOC2012, or absolute). Raises DataError for missing files."""
         home = self.home()
         samples = [Sample(n, home / "JPEGImages" / f"{n}.jpg", home / mask) for n, mask in masks.items()]
-        require(samples, wanted)
+        require_files(samples, wanted)
         return samples
 
     def _places(self) -> list[Path]:

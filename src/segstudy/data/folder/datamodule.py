@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.data.cache import cached
+from segstudy.data.cache import open_cache
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
-from segstudy.data.folder.description import Description, LabelMap, describe, make_label_map
-from segstudy.data.folder.scan import count_labels, own_colours, scan_folder
+from segstudy.data.folder.description import Description, LabelMap, make_label_map, read_description
+from segstudy.data.folder.scan import count_labels, palette_of_masks, scan_folder
 from segstudy.data.folder.split import ROLES, make_split
 from segstudy.data.images import Sample, read_pair
 from segstudy.data.splits import rarest_class
@@ -19,17 +19,21 @@ from segstudy.errors import DataError
 from segstudy.labels import IGNORE
 
 VERSION = 1
-"""Raise it when the same files would give other labels."""
+"""Raise it when the same files would give other labels: part of the cache's key."""
 
 
 class Folder(SegmentationData):
-    """Images and masks of equal names in ROOT/images and ROOT/masks, or as ROOT/dataset.yaml says.
+    """Your own images and masks, of equal names in ROOT/images and ROOT/masks, or as ROOT/dataset.yaml says.
 
-    about: the file that describes the folder, in the place of ROOT/dataset.yaml. train, val, test: in the place of its
-    keys: a list file, a sub-folder of the images, a value of the column split; for val and test also a share such as
-    0.2; "none" for none. fold: which one is reported where dataset.yaml says `folds`. What is not said is guessed from
-    the files, and told. What is drawn is drawn with `split_seed` and from the masks in their own size: neither the seed
-    of the training nor data.size changes it.
+    Classes: those of dataset.yaml or classes.csv, else the values, colours or labels that occur in the masks.
+    Format: masks as class numbers, colours, a COCO file or LabelMe files. No data: 255, and what `ignore` lists.
+
+    root: the folder. about: the file that describes it, in the place of ROOT/dataset.yaml.
+    train, val, test: in the place of dataset.yaml's: a list file, a sub-folder of the images, or a value of the column
+    split; for val and test also a share such as 0.2, or "none". fold: the one to report, if dataset.yaml has `folds`.
+    loading: see `SegmentationData`. Whatever dataset.yaml does not say is guessed from the files and reported.
+    Shares and folds are drawn with `split_seed` and from the masks at their own size: neither the seed of the training
+    nor data.size changes them.
     """
 
     def __init__(
@@ -44,9 +48,9 @@ class Folder(SegmentationData):
     ):
         super().__init__(**loading)
         self.root, self.about = Path(root).expanduser(), Path(about).expanduser() if about else None
-        self.wanted = {"train": train, "val": val, "test": test}
+        self.split_settings = {"train": train, "val": val, "test": test}
         self.fold = fold
-        self.said: list[str] = []
+        self.notes: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
         if not self.roles:
@@ -54,24 +58,24 @@ class Folder(SegmentationData):
             super().setup(stage)
 
     def _open(self) -> None:
-        """Find the files, decide the classes, and divide the images."""
-        self.description, _ = describe(self.root, self.about)
-        found = scan_folder(self.root, self.description)
-        self.kind = found.kind
-        plan = make_split(found, self.root, self.description, self.wanted, self.fold)
-        plan.refuse(found, self.root)
-        self.lists, self.pool = plan.lists, plan.pool
-        used = list({s.name: s for members in (*plan.lists.values(), plan.pool) for s in members}.values())
-        counted = count_labels(used, self.kind, self.cache_dir)
-        ask_about_255(counted, self.kind.name, self.description)
-        present = list(dict.fromkeys(key for keys in counted for key in keys))
-        self.scheme = make_label_map(self.description, self.kind, present, own_colours(used, self.kind))
-        self.classes, self.palette = self.scheme.classes, self.scheme.palette
-        self.background = self.scheme.background
-        self.said = [*found.said, *self.scheme.said, *plan.said]
+        """Find the files, the classes and the splits."""
+        self.description, _ = read_description(self.root, self.about)
+        scan = scan_folder(self.root, self.description)
+        self.format = scan.format
+        plan = make_split(scan, self.root, self.description, self.split_settings, self.fold)
+        plan.raise_errors(scan, self.root)
+        self.pool = plan.pool
+        used = plan.members()
+        counted = count_labels(used, self.format, self.cache_dir)
+        check_255(counted, self.format.name, self.description)
+        keys = list(dict.fromkeys(key for pixels in counted for key in pixels))
+        self.label_map = make_label_map(self.description, self.format, keys, palette_of_masks(used, self.format))
+        self.classes, self.palette = self.label_map.classes, self.label_map.palette
+        self.background = self.label_map.background
+        self.notes = [*scan.notes, *self.label_map.notes, *plan.notes]
         of_name = dict(zip((s.name for s in used), counted, strict=True))
-        pixels = pixels_of([of_name[s.name] for s in plan.pool], self.scheme)
-        self.lists |= plan.divide(rarest_class(pixels), self.description.split_seed)
+        pixels = pixels_per_class([of_name[s.name] for s in plan.pool], self.label_map)
+        self.lists = plan.lists | plan.draw_lists(rarest_class(pixels))
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"
         self.val, self.test = ("val" if "val" in self.lists else None), ("test" if "test" in self.lists else None)
@@ -80,46 +84,51 @@ class Folder(SegmentationData):
         return self.lists[split]
 
     def split(self, name: str) -> CachedDataset:
-        """A split; what is drawn is a part of one cache of all that it was drawn from, so that folds share it."""
+        """A split. Drawn splits are parts of one cache of the whole pool, so that all folds share it."""
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
-        pool = {s.name: i for i, s in enumerate(self.pool)}
-        base = self.pool if all(s.name in pool for s in samples) else samples
-        cache = cached(base, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), void_meant=True)
-        cache = replace(cache, stated=[*self.said, *cache.stated] if name == "train" else [])
-        ids = np.array([pool[s.name] for s in samples]) if base is self.pool else None
+        index_in_pool = {s.name: i for i, s in enumerate(self.pool)}
+        whole_pool = all(s.name in index_in_pool for s in samples)
+        cache = open_cache(
+            self.pool if whole_pool else samples, self.read, self.size, len(self.classes), self.cache_dir,
+            self.recipe(), ignore_is_explicit=True,
+        )  # fmt: skip
+        cache = replace(cache, notes=[*self.notes, *cache.notes] if name == "train" else [])
+        ids = np.array([index_in_pool[s.name] for s in samples]) if whole_pool else None
         return CachedDataset(self.titles[name], samples, cache, ids)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        def draw(turn: int, shape: tuple[int, ...]) -> np.ndarray:
-            drawn, keys = self.kind.draw(sample)
-            return self.kind.seen(self.scheme.labels(drawn, keys, f"{sample.mask} ({sample.name})"), turn, shape)
+        def read_mask(orientation: int, shape: tuple[int, ...]) -> np.ndarray:
+            mask, keys = self.format.read(sample)
+            labels = self.label_map.labels(mask, keys, f"{sample.mask} ({sample.name})")
+            return self.format.orient(labels, orientation, shape)
 
-        return read_pair(sample, len(self.classes), draw=draw)
+        return read_pair(sample, len(self.classes), mask_reader=read_mask)
 
     def recipe(self) -> Any:
-        return ["Folder", VERSION, self.kind.name, sorted(self.scheme.table.items())]
+        return ["Folder", VERSION, self.format.name, sorted(self.label_map.table.items())]
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {"description": self.description.values(), "said": self.said}
+        # "said" is the key of records on disk
+        return super().describe() | {"description": self.description.values(), "said": self.notes}
 
 
-def pixels_of(counted: Sequence[dict[str, int]], scheme: LabelMap) -> np.ndarray:
-    """Labels counted in each mask at its own size: int64 (N,C)."""
+def pixels_per_class(counted: Sequence[dict[str, int]], label_map: LabelMap) -> np.ndarray:
+    """Pixels of each class in each mask, int64 (N,C), from the pixels of each key."""
     pixels = np.zeros((len(counted), IGNORE + 1), np.int64)
     for row, keys in zip(pixels, counted, strict=True):
         for key, number in keys.items():
-            row[scheme.table.get(key, IGNORE)] += number
-    return pixels[:, : len(scheme.classes)]
+            row[label_map.table.get(key, IGNORE)] += number
+    return pixels[:, : len(label_map.classes)]
 
 
-def ask_about_255(counted: Sequence[dict[str, int]], kind: str, about: Description) -> None:
-    """Raise DataError if most masks hold only 0 and 255 and nothing says whether 255 is the object."""
-    said = [str(v) for v in (*about.labels, *about.ignore)]
-    only = sum(keys.keys() == {"0", str(IGNORE)} for keys in counted)
-    if kind == "numbers" and str(IGNORE) not in said and only * 2 > len(counted):
+def check_255(counted: Sequence[dict[str, int]], format_name: str, description: Description) -> None:
+    """Raise DataError if most masks hold only 0 and 255, and dataset.yaml does not say what 255 is."""
+    declared = [str(v) for v in (*description.labels, *description.ignore)]
+    binary = sum(keys.keys() == {"0", str(IGNORE)} for keys in counted)
+    if format_name == "numbers" and str(IGNORE) not in declared and binary * 2 > len(counted):
         raise DataError(
-            f"{only} of {len(counted)} masks hold only 0 and 255: is 255 the object? Else it would be 'ignored'.\n"
-            "  → say so in dataset.yaml: labels: {0: background, 255: OBJECT}; or, if it is void, ignore: [255]"
+            f"{binary} of {len(counted)} masks hold only 0 and 255: is 255 the object? By default it is ignored.\n"
+            "  → say so in dataset.yaml: labels: {0: background, 255: OBJECT}; or, if it is void: ignore: [255]"
         )

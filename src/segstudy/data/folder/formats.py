@@ -1,6 +1,6 @@
-"""Masks as people keep them: class numbers, colours, COCO and LabelMe outlines, each decoded to regions with keys.
+"""Mask formats: class numbers, colours, COCO and LabelMe annotations; each is decoded to an indexed mask.
 
-A key is what the file itself calls a class: "7", "128,0,0" or "dog". What class a key means is said in description.py.
+A key is what the file itself calls a class: "7", "128,0,0" or "dog". description.py maps keys to classes.
 """
 
 import json
@@ -17,109 +17,113 @@ from segstudy.data.images import Sample, apply_orientation, open_picture
 from segstudy.errors import DataError
 
 IndexedMask = tuple[np.ndarray, list[str]]
-"""Positions uint8 (H,W) in a list of keys."""
+"""(indices uint8 (H,W), the keys that they index)."""
 
 BACKGROUND = "background"
-"""The key of what no outline covers."""
+"""Key of the pixels that no annotation covers."""
 
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """A kind of masks: how a sample's is decoded, and the one line that says what was recognised.
+    """How the masks of a folder are decoded. summary: one line that says what was recognised.
 
-    upright: of outlines, whether they lie on the photo as EXIF turns it, where their stated size does not tell.
-    keys: all that can occur, in the file's order, where the file itself lists them.
+    on_upright_image: whether annotations lie on the photo as EXIF turns it, if their size fits both; None for pictures.
+    keys: all that can occur, if the file lists them, in its order.
     """
 
     name: str
-    said: str
-    draw: Callable[[Sample], IndexedMask]
-    upright: bool | None = None
+    summary: str
+    read: Callable[[Sample], IndexedMask]
+    on_upright_image: bool | None = None
     keys: tuple[str, ...] = ()
 
-    def seen(self, drawn: np.ndarray, turn: int, shape: tuple[int, ...]) -> np.ndarray:
-        """The mask (H,W) on the upright photo of `shape`; turn: EXIF orientation that was applied to the photo.
+    def orient(self, mask: np.ndarray, orientation: int, shape: tuple[int, ...]) -> np.ndarray:
+        """The mask (H,W) turned as its photo. orientation: the photo's EXIF orientation; shape: of the upright photo.
 
-        A picture lies on the stored pixels. An outline on what its stated size fits.
+        A picture lies on the stored pixels; annotations lie on whichever of both their stated size fits.
         """
-        if self.upright is not None:
-            fits_stored = drawn.shape == (shape[::-1] if turn > 4 else shape)
-            if drawn.shape == shape and (self.upright or not fits_stored):
-                return drawn
-        return apply_orientation(drawn, turn)
+        if self.on_upright_image is not None:
+            fits_stored = mask.shape == (shape[::-1] if orientation > 4 else shape)
+            if mask.shape == shape and (self.on_upright_image or not fits_stored):
+                return mask
+        return apply_orientation(mask, orientation)
 
 
-def mask_picture(path: Path) -> Any:
-    """The decoded picture of a mask. Raises DataError for JPEG, which changes the values of pixels."""
+def open_mask(path: Path) -> Any:
+    """The decoded picture of a mask. Raises DataError for JPEG, whose compression changes values."""
     picture = open_picture(path)
     if picture.format == "JPEG":
         raise DataError(
             f"{path} is a JPEG: its compression changes the colours of pixels, so that classes cannot be told apart\n"
-            "  → export the masks as PNG from where they were drawn; converting the JPEG does not bring them back"
+            "  → export PNG masks from the program they were drawn in; converting the JPEG does not restore them"
         )
     if picture.mode == "F":
         raise DataError(f"{path} holds floating-point values, not classes\n  → save the class numbers as 8-bit PNG")
     return picture
 
 
-def is_coloured(picture: Any) -> bool:
-    """Whether the channels of a decoded picture differ (an indexed picture has one channel)."""
+def has_color(picture: Any) -> bool:
+    """Whether the channels of a picture differ (an indexed picture has one channel)."""
     values = np.asarray(picture)
     return values.ndim == 3 and values.shape[2] > 2 and bool((values[..., :1] != values[..., 1:3]).any())
 
 
 def read_index_mask(sample: Sample) -> IndexedMask:
-    """A picture whose values are class numbers: indexed, greyscale, or RGB with three equal channels."""
-    path = _path(sample)
-    picture = mask_picture(path)
-    if is_coloured(picture):
+    """Reads a mask of class numbers: an indexed or greyscale picture, or RGB with three equal channels."""
+    path = _mask_path(sample)
+    picture = open_mask(path)
+    if has_color(picture):
         raise DataError(
             f"{path} is a colour picture ({picture.mode}), the other masks hold class numbers\n"
             "  → save it as they are: the class number of each pixel, not its colour"
         )
     values = np.asarray(picture)
-    return _keyed(path, values if values.ndim == 2 else values[..., 0], str, "values")
+    return _index_values(path, values if values.ndim == 2 else values[..., 0], str, "values")
 
 
 def read_color_mask(sample: Sample) -> IndexedMask:
-    """A picture whose colours are classes; transparency is dropped."""
-    path = _path(sample)
-    red, green, blue = np.moveaxis(np.asarray(mask_picture(path).convert("RGB")).astype(np.int64), 2, 0)
-    return _keyed(path, red << 16 | green << 8 | blue, lambda v: f"{v >> 16},{v >> 8 & 255},{v & 255}", "colours")
+    """Reads a mask whose colours are classes; transparency is dropped."""
+    path = _mask_path(sample)
+    red, green, blue = np.moveaxis(np.asarray(open_mask(path).convert("RGB")).astype(np.int64), 2, 0)
+    return _index_values(
+        path, red << 16 | green << 8 | blue, lambda v: f"{v >> 16},{v >> 8 & 255},{v & 255}", "colours"
+    )
 
 
-def _keyed(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> IndexedMask:
+def _index_values(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> IndexedMask:
     found, positions = np.unique(values, return_inverse=True)
     if len(found) > 256:
         raise DataError(
             f"{path} holds {len(found):,} {what}: too many for a mask of classes\n"
-            "  → are these numbers of objects, or was the mask resized or saved with smoothed edges?"
+            "  → does it number single objects, or was it resized or saved with smooth edges?"
         )
     return positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in found]
 
 
 @dataclass(frozen=True)
-class Object:
-    """One object: its label, its area in pixels (inf for what lies under everything), and how it is drawn."""
+class AnnotatedObject:
+    """An object: its label, its area in pixels (inf: painted first, under all others), and its pixels, bool (H,W)."""
 
     label: str
     area: float
-    draw: Callable[[], np.ndarray]
+    pixels: Callable[[], np.ndarray]
 
 
-def paint(height: int, width: int, objects: Sequence[Object]) -> IndexedMask:
-    """Objects over background: the larger first, so that smaller ones lie on top; of equal ones the later on top."""
+def paint_objects(height: int, width: int, objects: Sequence[AnnotatedObject]) -> IndexedMask:
+    """Objects over background: smaller ones on top of larger ones, of equal ones the later on top."""
     keys = list(dict.fromkeys([BACKGROUND, *(o.label for o in objects)]))
-    drawn = np.zeros((height, width), np.uint8)
+    mask = np.zeros((height, width), np.uint8)
     for each in sorted(objects, key=lambda o: -o.area):
-        drawn[each.draw()] = keys.index(each.label)
-    return drawn, keys
+        mask[each.pixels()] = keys.index(each.label)
+    return mask, keys
 
 
-def fill(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The pixels whose centre is inside a polygon: bool (H,W). points (N,2): x, y; pixel (0,0) covers [0,1)×[0,1).
+def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels whose centre is inside a polygon, by the even-odd rule: bool (H,W).
 
-    A pixel is inside if a ray to its left crosses an odd number of edges; so a crossing outline leaves holes.
+    points (N,2): x, y; pixel (0,0) covers [0,1)×[0,1). Hand-written because the libraries place the border otherwise:
+    scikit-image puts a pixel on a shared edge in both neighbours (and takes 0.8 s where this takes 25 ms), Pillow adds
+    the outline, pycocotools draws on a grid of fifths (1.5 % of the pixels of 24×20 polygons differ).
     """
     crossed = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0), strict=True):
@@ -133,16 +137,17 @@ def fill(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def polygon_area(points: np.ndarray) -> float:
-    """Area of a polygon (N,2) that does not cross itself, by the shoelace formula."""
+    """Area of a polygon (N,2) without self-crossings: the shoelace formula."""
     x, y = points.T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def rle_counts(text: str) -> list[int]:
-    """The run lengths of COCO's compressed string.
+    """The run lengths in COCO's compressed string.
 
-    Each character holds 5 bits above 48, lowest first, and a sixth that says whether more follow; the last one's fifth
-    bit is the sign. From the fourth number on, it is the difference to the number two before.
+    A character minus 48 holds 5 bits, lowest first, and a sixth bit if more follow; the last one's fifth bit is the
+    sign. From the fourth number on, each is the difference to the number two before.
+    Hand-written because pycocotools accepts runs that do not fill the image.
     Source: the COCO API's mask format (Lin et al. 2014).
     """
     counts: list[int] = []
@@ -161,7 +166,7 @@ def rle_counts(text: str) -> list[int]:
 
 
 def rle_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """Run lengths (outside first, column by column) as bool (H,W). Raises ValueError if they do not fill the image."""
+    """Run lengths (outside first, column by column) as bool (H,W). Raises ValueError unless they fill the image."""
     if min(counts, default=0) < 0 or sum(counts) != height * width:
         raise ValueError(f"the runs cover {sum(counts)} pixels, the image has {height}×{width}")
     inside = np.arange(len(counts)) % 2 == 1
@@ -169,10 +174,10 @@ def rle_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
 
 
 class Coco:
-    """A COCO JSON of objects. Several polygons of one object are joined; where objects overlap, see `paint`.
+    """A COCO file of object annotations. The polygons of an object are joined; for overlaps see `paint_objects`.
 
-    A crowd (iscrowd) is of its class and lies under every single object. Categories become classes by the order of
-    their ids. Raises DataError if the file is not of that format.
+    A crowd (iscrowd) counts as its class and lies under all single objects. Categories become classes in the order of
+    their ids. Raises DataError if the file has another format.
     """
 
     def __init__(self, path: Path):
@@ -197,17 +202,17 @@ class Coco:
         self.bases = {base: names[0] for base, names in bases.items() if len(names) == 1}
 
     def find(self, name: str) -> dict | None:
-        """The image's entry, by its path below the images or, where only one has it, by its bare name."""
+        """The entry of an image, by its path below the images or by its file name if only one image has it."""
         return self.images.get(name) or self.images.get(self.bases.get(Path(name).name, ""))
 
-    def draw(self, sample: Sample) -> IndexedMask:
+    def read(self, sample: Sample) -> IndexedMask:
         image = self.find(sample.name)
         if image is None:
             raise DataError(f"{self.path} has no image {sample.name!r}")
         height, width = int(image["height"]), int(image["width"])
-        return paint(height, width, [self._object(a, height, width) for a in self.objects[image["id"]]])
+        return paint_objects(height, width, [self._object(a, height, width) for a in self.objects[image["id"]]])
 
-    def _object(self, annotation: dict, height: int, width: int) -> Object:
+    def _object(self, annotation: dict, height: int, width: int) -> AnnotatedObject:
         try:
             label, outline = self.names[annotation["category_id"]], annotation["segmentation"]
             if isinstance(outline, dict):
@@ -216,38 +221,40 @@ class Coco:
                 counts = outline["counts"]
                 counts = rle_counts(counts) if isinstance(counts, str) else counts
                 mask, area = rle_mask(counts, height, width), float(sum(counts[1::2]))
-                return Object(label, math.inf if annotation.get("iscrowd") else area, lambda: mask)
+                return AnnotatedObject(label, math.inf if annotation.get("iscrowd") else area, lambda: mask)
             parts = [np.array(part, float).reshape(-1, 2) for part in outline]
             if not parts:
-                raise ValueError("it has no outline, only a box")
+                raise ValueError("it has no segmentation, only a box")
         except (KeyError, TypeError, ValueError) as error:
             number = annotation.get("id", "without id")
-            raise DataError(f"{self.path}: annotation {number} cannot be drawn: {error}") from error
+            raise DataError(f"{self.path}: annotation {number} is invalid: {error}") from error
         area = math.inf if annotation.get("iscrowd") else sum(map(polygon_area, parts))
-        return Object(label, area, lambda: np.any([fill(p, height, width) for p in parts], 0))
+        return AnnotatedObject(label, area, lambda: np.any([fill_polygon(p, height, width) for p in parts], 0))
 
 
 def read_labelme(sample: Sample) -> IndexedMask:
-    """Polygons, rectangles and circles of a LabelMe JSON; where they overlap, see `paint`."""
-    path = _path(sample)
+    """Reads polygons, rectangles and circles from a LabelMe file; for overlaps see `paint_objects`."""
+    path = _mask_path(sample)
     content = read_json(path)
     try:
         height, width = int(content["imageHeight"]), int(content["imageWidth"])
-        return paint(height, width, [_shape(s, height, width) for s in content["shapes"]])
+        return paint_objects(height, width, [_labelme_object(s, height, width) for s in content["shapes"]])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be drawn: {error}\n"
+            f"{path} is invalid: {error}\n"
             "  expected: LabelMe's {imageHeight, imageWidth, shapes: [{label, shape_type, points}]}"
         ) from error
 
 
-def _shape(shape: dict, height: int, width: int) -> Object:
+def _labelme_object(shape: dict, height: int, width: int) -> AnnotatedObject:
     label, kind, points = str(shape["label"]), shape.get("shape_type", "polygon"), np.array(shape["points"], float)
     if kind == "circle":
         (x, y), edge = points
         radius = math.hypot(edge[0] - x, edge[1] - y)
         rows, columns = np.ogrid[:height, :width]
-        return Object(label, math.pi * radius**2, lambda: np.hypot(columns + 0.5 - x, rows + 0.5 - y) <= radius)
+        return AnnotatedObject(
+            label, math.pi * radius**2, lambda: np.hypot(columns + 0.5 - x, rows + 0.5 - y) <= radius
+        )
     if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
@@ -255,37 +262,37 @@ def _shape(shape: dict, height: int, width: int) -> Object:
         raise ValueError(f"the shape {kind!r} of {label!r} is no area (known: polygon, rectangle, circle)")
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"the points of {label!r} are no list of [x, y]")
-    return Object(label, polygon_area(points), lambda: fill(points, height, width))
+    return AnnotatedObject(label, polygon_area(points), lambda: fill_polygon(points, height, width))
 
 
 def coco_format(coco: Coco) -> MaskFormat:
-    """The kind of a COCO file."""
-    said = f"COCO outlines of {len(coco.images)} images and {len(coco.names)} categories"
+    """The format of a COCO file."""
+    content = f"COCO annotations of {len(coco.images)} images and {len(coco.names)} categories"
     keys = tuple(dict.fromkeys([BACKGROUND, *coco.names.values()]))
-    return MaskFormat("COCO", f"{coco.path.name}: {said}", coco.draw, upright=False, keys=keys)
+    return MaskFormat("COCO", f"{coco.path.name}: {content}", coco.read, on_upright_image=False, keys=keys)
 
 
-def detect_format(paths: Sequence[Path], colours_known: bool) -> MaskFormat:
-    """The kind of masks in files of their own, from up to 20 of them. colours_known: the classes have colours.
+def detect_format(paths: Sequence[Path], has_palette: bool) -> MaskFormat:
+    """The format of mask files, from up to 20 of them. has_palette: the classes have colours.
 
     Raises DataError if none of them can be read.
     """
-    looked = [paths[i * len(paths) // min(20, len(paths))] for i in range(min(20, len(paths)))]
-    where = f"{paths[0].parent.name}/ (looked at {len(looked)} of {len(paths)})"
+    sample = [paths[i * len(paths) // min(20, len(paths))] for i in range(min(20, len(paths)))]
+    where = f"{paths[0].parent.name}/ ({len(sample)} of {len(paths)} files examined)"
     if paths[0].suffix.lower() == ".json":
-        return MaskFormat("LabelMe", f"{where}: LabelMe outlines", read_labelme, upright=True)
+        return MaskFormat("LabelMe", f"{where}: LabelMe annotations", read_labelme, on_upright_image=True)
     pictures, broken = [], []
-    for path in looked:
+    for path in sample:
         try:
-            pictures.append(mask_picture(path))
-        except DataError as error:  # said of each file later, unless none is better
+            pictures.append(open_mask(path))
+        except DataError as error:  # reported for each file later, unless none can be read
             broken.append(error)
     if not pictures:
         raise broken[0]
     modes = ", ".join(sorted({p.mode for p in pictures}))
-    three = any(len(p.getbands()) > 2 for p in pictures)
-    # three equal channels are greys, which are class numbers unless the classes have been given colours
-    if any(map(is_coloured, pictures)) or (three and colours_known):
+    three_channels = any(len(p.getbands()) > 2 for p in pictures)
+    # greys in three channels are class numbers, unless the classes have been given colours
+    if any(map(has_color, pictures)) or (three_channels and has_palette):
         return MaskFormat("colours", f"{where}: pictures ({modes}) whose colours are classes", read_color_mask)
     return MaskFormat("numbers", f"{where}: pictures ({modes}) whose values are class numbers", read_index_mask)
 
@@ -295,12 +302,12 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is listed but not there") from error
+        raise DataError(f"{path} is listed, but missing") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _path(sample: Sample) -> Path:
+def _mask_path(sample: Sample) -> Path:
     if sample.mask is None:
         raise DataError(f"{sample.name} has no mask")
     return sample.mask

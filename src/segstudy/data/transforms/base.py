@@ -15,22 +15,22 @@ class Transform:
     A part takes `numbers` random numbers for each image, the first of which says whether it is drawn.
     """
 
-    numbers = 1
+    num_params = 1
 
     def __init__(self, probability: float = 0.0):
-        self.probability = _share("probability", self, probability)
+        self.probability = fraction("probability", self, probability)
 
-    def prepare(self, draws: Tensor) -> Tensor:
+    def make_params(self, params: Tensor) -> Tensor:
         """Turn uniform numbers into parameters where that needs no pixels: on the CPU, before the batch moves."""
-        return draws
+        return params
 
-    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """image (B,3,H,W) in 0…1, mask (B,H,W), draws (B,numbers) as prepared → both; labels ⊆ the batch's ∪ {255}."""
         raise NotImplementedError("a part changes a batch")
 
-    def on(self, draws: Tensor) -> Tensor:
+    def selected(self, params: Tensor) -> Tensor:
         """Which images are drawn: bool (B,)."""
-        return draws[:, 0] < self.probability
+        return params[:, 0] < self.probability
 
 
 def rectangles(area: Tensor, aspect: Tensor, place: Tensor, height: int, width: int) -> Tensor:
@@ -42,10 +42,10 @@ def rectangles(area: Tensor, aspect: Tensor, place: Tensor, height: int, width: 
     pixels = area * (height * width)
     tall = (pixels * aspect).sqrt().clamp(max=height).maximum(pixels / width)
     wide = pixels / tall.clamp(min=1e-6)
-    return _stretch(tall, place[:, 0], height)[:, :, None] & _stretch(wide, place[:, 1], width)[:, None, :]
+    return _interval(tall, place[:, 0], height)[:, :, None] & _interval(wide, place[:, 1], width)[:, None, :]
 
 
-def _stretch(length: Tensor, place: Tensor, whole: int) -> Tensor:
+def _interval(length: Tensor, place: Tensor, whole: int) -> Tensor:
     """Of `whole` pixels in a row, those of a stretch of `length`: bool (B,whole)."""
     length = length.round()
     first = (place * (whole - length + 1)).floor()
@@ -53,19 +53,19 @@ def _stretch(length: Tensor, place: Tensor, whole: int) -> Tensor:
     return (at >= first[:, None]) & (at < (first + length)[:, None])
 
 
-def setting(part: Transform) -> str:
+def setting_name(part: Transform) -> str:
     """How errors name a part: data.augment.then's Blur."""
     return f"data.augment.then's {type(part).__name__}"
 
 
-def span(name: str, part: Transform, values: Sequence[float]) -> tuple[float, float]:
+def positive_range(name: str, part: Transform, values: Sequence[float]) -> tuple[float, float]:
     """Two positive numbers [low, high]. Raises ValueError for anything else."""
     if len(values) != 2 or not 0 < values[0] <= values[1]:
-        raise ValueError(f"{setting(part)}.{name} is [low, high] with 0 < low ≤ high, not {list(values)}")
+        raise ValueError(f"{setting_name(part)}.{name} is [low, high] with 0 < low ≤ high, not {list(values)}")
     return values[0], values[1]
 
 
-def _share(name: str, part: Transform, value: float) -> float:
+def fraction(name: str, part: Transform, value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError(f"{setting(part)}.{name} is in 0…1, not {value}")
+        raise ValueError(f"{setting_name(part)}.{name} is in 0…1, not {value}")
     return value

@@ -7,33 +7,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segstudy.data.transforms.base import GREY, Transform, _share, rectangles, setting, span
+from segstudy.data.transforms.base import GREY, Transform, fraction, positive_range, rectangles, setting_name
 from segstudy.labels import IGNORE
 
 
 class HueSaturation(Transform):
     """Saturation and hue. saturation: largest relative change; hue: largest turn, as a share of the colour circle."""
 
-    numbers = 3
+    num_params = 3
 
     def __init__(self, saturation: float = 0.3, hue: float = 0.05, probability: float = 0.0):
         super().__init__(probability)
-        self.saturation = _share("saturation", self, saturation)
+        self.saturation = fraction("saturation", self, saturation)
         if not 0 <= hue <= 0.5:
-            raise ValueError(f"{setting(self)}.hue is a share of the colour circle in 0…0.5, not {hue}")
+            raise ValueError(f"{setting_name(self)}.hue is a share of the colour circle in 0…0.5, not {hue}")
         self.hue = hue
 
-    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        on = self.on(draws)[:, None, None, None]
+    def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        selected = self.selected(params)[:, None, None, None]
         out = image
         if self.saturation:
-            gain = 1 + self.saturation * (2 * draws[:, 1] - 1)
+            gain = 1 + self.saturation * (2 * params[:, 1] - 1)
             red, green, blue = image.split(1, 1)
             luma = 0.2989 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as torchvision has it
             out = torch.lerp(luma, image, gain[:, None, None, None]).clamp_(0, 1)
         if self.hue:
-            out = rotate_hue(out, self.hue * (2 * draws[:, 2] - 1))
-        return torch.where(on, out, image), mask
+            out = rotate_hue(out, self.hue * (2 * params[:, 2] - 1))
+        return torch.where(selected, out, image), mask
 
 
 def rotate_hue(image: Tensor, turn: Tensor) -> Tensor:
@@ -59,24 +59,24 @@ def rotate_hue(image: Tensor, turn: Tensor) -> Tensor:
 class Blur(Transform):
     """Gaussian blur. sigma: [low, high] of its standard deviation in pixels, drawn evenly."""
 
-    numbers = 2
+    num_params = 2
 
     def __init__(self, sigma: Sequence[float] = (0.1, 2.0), probability: float = 0.0):
         super().__init__(probability)
-        self.sigma = span("sigma", self, sigma)
+        self.sigma = positive_range("sigma", self, sigma)
 
     @property
     def reach(self) -> int:
         """Pixels to each side that count: three standard deviations of the widest blur."""
         return math.ceil(3 * self.sigma[1])
 
-    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.sigma
-        sigma = low + (high - low) * draws[:, 1:2]
+        sigma = low + (high - low) * params[:, 1:2]
         distance = torch.arange(self.reach + 1, device=image.device)
         taps = torch.exp(-0.5 * (distance / sigma) ** 2)
         taps = taps / (2 * taps.sum(1, keepdim=True) - taps[:, :1])
-        taps = torch.where(self.on(draws)[:, None], taps, (distance == 0).float())
+        taps = torch.where(self.selected(params)[:, None], taps, (distance == 0).float())
         return _filtered(image, torch.cat([taps.flip(1)[:, :-1], taps], 1)), mask
 
 
@@ -97,18 +97,18 @@ class RandomErasing(Transform):
     logarithm. Source: Zhong et al. 2020, "Random Erasing Data Augmentation", section 3.
     """
 
-    numbers = 5
+    num_params = 5
 
     def __init__(
         self, area: Sequence[float] = (0.02, 0.2), aspect: Sequence[float] = (0.3, 3.3), probability: float = 0.0
     ):
         super().__init__(probability)
-        self.area, self.aspect = span("area", self, area), span("aspect", self, aspect)
+        self.area, self.aspect = positive_range("area", self, area), positive_range("aspect", self, aspect)
         if self.area[1] > 1:
-            raise ValueError(f"{setting(self)}.area is a share of the image, at most 1, not {self.area[1]}")
+            raise ValueError(f"{setting_name(self)}.area is a share of the image, at most 1, not {self.area[1]}")
 
-    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         (small, large), (low, high) = self.area, map(math.log, self.aspect)
-        area, aspect = small + (large - small) * draws[:, 1], torch.exp(low + (high - low) * draws[:, 2])
-        gone = rectangles(area * self.on(draws), aspect, draws[:, 3:5], image.shape[2], image.shape[3])
+        area, aspect = small + (large - small) * params[:, 1], torch.exp(low + (high - low) * params[:, 2])
+        gone = rectangles(area * self.selected(params), aspect, params[:, 3:5], image.shape[2], image.shape[3])
         return torch.where(gone[:, None], GREY, image), torch.where(gone, IGNORE, mask)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segstudy.data.transforms.base import Transform, rectangles, setting
+from segstudy.data.transforms.base import Transform, rectangles, setting_name
 from segstudy.labels import IGNORE
 
 
-class Mix(Transform):
+class BetaMix(Transform):
     """Base of mixtures by a share λ of the image's own, drawn from Beta(alpha, alpha).
 
     The higher alpha, the nearer λ is to 1/2; 1 draws it evenly from 0…1.
@@ -20,43 +20,43 @@ class Mix(Transform):
     def __init__(self, alpha: float = 1.0, probability: float = 0.0):
         super().__init__(probability)
         if not alpha > 0:
-            raise ValueError(f"{setting(self)}.alpha is above 0, not {alpha}")
+            raise ValueError(f"{setting_name(self)}.alpha is above 0, not {alpha}")
         self.alpha = alpha
         self.table = beta_table(alpha)
 
-    def prepare(self, draws: Tensor) -> Tensor:
+    def make_params(self, params: Tensor) -> Tensor:
         """The second number becomes λ."""
-        share = beta_quantile(draws[:, 1].numpy(), self.alpha, self.table)
-        return torch.cat([draws[:, :1], torch.from_numpy(share)[:, None], draws[:, 2:]], 1)
+        share = beta_quantile(params[:, 1].numpy(), self.alpha, self.table)
+        return torch.cat([params[:, :1], torch.from_numpy(share)[:, None], params[:, 2:]], 1)
 
 
-class MixUp(Mix):
+class MixUp(BetaMix):
     """Image λa + (1−λ)b; the label of each pixel is drawn from the two, a's with probability λ.
 
     So the loss of a pixel is the mixture λ·loss(a) + (1−λ)·loss(b) in expectation, and no loss needs to know; a pixel
     whose drawn label is 255 is ignored. Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
     """
 
-    numbers = 3
+    num_params = 3
 
-    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        own = torch.where(self.on(draws), draws[:, 1], 1.0)[:, None, None]
+    def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        own = torch.where(self.selected(params), params[:, 1], 1.0)[:, None, None]
         image = torch.lerp(image.roll(-1, 0), image, own[:, None])
-        return image, torch.where(dither(draws[:, 2], *mask.shape[1:]) < own, mask, mask.roll(-1, 0))
+        return image, torch.where(dither(params[:, 2], *mask.shape[1:]) < own, mask, mask.roll(-1, 0))
 
 
-class CutMix(Mix):
+class CutMix(BetaMix):
     """A rectangle of the share 1−λ, shaped like the image and anywhere in it, from the partner: image and mask.
 
     Source: Yun et al. 2019, "CutMix", section 3.2; there the rectangle may stick out of the image.
     """
 
-    numbers = 4
+    num_params = 4
 
-    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         height, width = mask.shape[1:]
-        area = (1 - draws[:, 1]) * self.on(draws)
-        theirs = rectangles(area, torch.full_like(area, height / width), draws[:, 2:4], height, width)
+        area = (1 - params[:, 1]) * self.selected(params)
+        theirs = rectangles(area, torch.full_like(area, height / width), params[:, 2:4], height, width)
         return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
 
 
@@ -67,23 +67,23 @@ class CopyPaste(Transform):
     Source: Ghiasi et al. 2021, "Simple Copy-Paste", section 3; there instances are pasted, here a class.
     """
 
-    numbers = 2
+    num_params = 2
 
     def __init__(self, background: int | None = 0, probability: float = 0.0):
         super().__init__(probability)
         if background is not None and not 0 <= background < IGNORE:
-            raise ValueError(f"{setting(self)}.background is a class in 0…254 or null, not {background}")
+            raise ValueError(f"{setting_name(self)}.background is a class in 0…254 or null, not {background}")
         self.background = background
 
-    def __call__(self, image: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         there = torch.zeros(len(mask), IGNORE + 1, device=mask.device).scatter_(1, mask.flatten(1), 1.0)
         there[:, IGNORE] = 0
         if self.background is not None:
             there[:, self.background] = 0
         before = there.roll(-1, 0).cumsum(1)  # how many of the partner's classes are no higher than this one
         count = before[:, -1:]
-        chosen = (before > (draws[:, 1:] * count).floor()).int().argmax(1)  # the first that is: the class drawn
-        drawn = self.on(draws) & (count[:, 0] > 0)
+        chosen = (before > (params[:, 1:] * count).floor()).int().argmax(1)  # the first that is: the class drawn
+        drawn = self.selected(params) & (count[:, 0] > 0)
         theirs = (mask.roll(-1, 0) == chosen[:, None, None]) & drawn[:, None, None]
         return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
 
