@@ -49,8 +49,8 @@ def ours(augment: Augment, image: Tensor, mask: Tensor) -> Callable[[int], Batch
     index = torch.arange(len(image))
 
     def one(turn: int) -> Batch:
-        params = augment.params(0, turn, index)
-        size = augment.size(params, *image.shape[2:])
+        params = augment.make_params(0, turn, index)
+        size = augment.output_size(params, *image.shape[2:])
         return augment(image, mask, params.to(image.device, non_blocking=True), size)
 
     return one

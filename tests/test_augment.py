@@ -75,7 +75,7 @@ def test_a_mask_painted_into_its_image_stays_aligned() -> None:
     mask = labels(16)
     checked = 0
     for epoch in range(10):
-        image, out = augment(painted(mask), mask, augment.params(0, epoch, torch.arange(16)))
+        image, out = augment(painted(mask), mask, augment.make_params(0, epoch, torch.arange(16)))
         inner = interior(out, 2) & (out != 255)
         difference = (image - painted(out)).abs().amax(1)
         assert difference[inner].max() < 1e-4
@@ -89,7 +89,7 @@ def test_counted_pixels_never_mix_with_the_outside(scale: tuple[float, float]) -
     augment = Augment(flip=0.5, scale=scale, **GEOMETRY)
     mask = torch.full((32, 20, 20), 3)
     for epoch in range(5):
-        image, out = augment(torch.ones(32, 3, 20, 20), mask, augment.params(0, epoch, torch.arange(32)))
+        image, out = augment(torch.ones(32, 3, 20, 20), mask, augment.make_params(0, epoch, torch.arange(32)))
         assert (out == 3).all()
         assert image.min() > 1 - 1e-5
 
@@ -97,7 +97,7 @@ def test_counted_pixels_never_mix_with_the_outside(scale: tuple[float, float]) -
 def test_flip_alone_is_exact() -> None:
     augment = Augment(flip=0.5, **GEOMETRY)
     image, mask = photos(64, 9, 14), labels(64, 9, 14, block=1)
-    params = augment.params(0, 0, torch.arange(64))
+    params = augment.make_params(0, 0, torch.arange(64))
     out, out_mask = augment(image, mask, params)
     mirrored = params[:, 3] < 0.5
     assert 16 < mirrored.sum() < 48
@@ -111,7 +111,7 @@ def test_flip_alone_is_exact() -> None:
 def test_flip_probability_0_and_1(flip: float, turned: bool) -> None:
     augment = Augment(flip=flip, scale=(1.0, 1.0), **GEOMETRY)
     image, mask = photos(16, 8, 8), labels(16, 8, 8, block=1)
-    out, out_mask = augment(image, mask, augment.params(5, 2, torch.arange(16)))
+    out, out_mask = augment(image, mask, augment.make_params(5, 2, torch.arange(16)))
     assert torch.equal(out, image.flip(3) if turned else image)
     assert torch.equal(out_mask, mask.flip(2) if turned else mask)
 
@@ -120,7 +120,7 @@ def test_flip_probability_0_and_1(flip: float, turned: bool) -> None:
 def test_no_change_asked_is_the_identity(colour: float) -> None:
     augment = Augment(flip=0, scale=(1.0, 1.0), brightness=0, contrast=0, colour=colour)
     image, mask = photos(8, 11, 7), labels(8, 11, 7, block=1)
-    out, out_mask = augment(image, mask, augment.params(0, 0, torch.arange(8)))
+    out, out_mask = augment(image, mask, augment.make_params(0, 0, torch.arange(8)))
     assert torch.equal(out, image)
     assert torch.equal(out_mask, mask)
 
@@ -129,7 +129,7 @@ def test_a_zoom_next_to_1_changes_next_to_nothing() -> None:
     """The path through grid_sample neither shifts by half a pixel nor turns the axes."""
     augment = Augment(flip=0, scale=(1.0, 1.0 + 1e-6), **GEOMETRY)
     image, mask = photos(8, 12, 18), labels(8, 12, 18, block=1)
-    out, out_mask = augment(image, mask, augment.params(0, 0, torch.arange(8)))
+    out, out_mask = augment(image, mask, augment.make_params(0, 0, torch.arange(8)))
     assert (out - image).abs().max() < 1e-4
     assert torch.equal(out_mask, mask)
 
@@ -162,7 +162,7 @@ def test_zoom_below_1_shows_the_whole_image_and_255_outside() -> None:
     quarters = torch.zeros(1, 40, 60, dtype=torch.long)
     quarters[:, 20:, :30], quarters[:, :20, 30:], quarters[:, 20:, 30:] = 1, 2, 3
     mask = quarters.repeat(64, 1, 1)
-    image, out = augment(painted(mask), mask, augment.params(0, 0, torch.arange(64)))
+    image, out = augment(painted(mask), mask, augment.make_params(0, 0, torch.arange(64)))
     places = set()
     for picture, seen in zip(image, out, strict=True):
         assert seen.shape == (40, 60)
@@ -181,7 +181,7 @@ def test_zoom_is_drawn_evenly_in_its_logarithm() -> None:
     """Half of the draws of [1/2, 2] are smaller than 1, which shows pixels from outside."""
     augment = Augment(flip=0, scale=(0.5, 2.0), **GEOMETRY)
     mask = torch.zeros(400, 32, 32, dtype=torch.long)
-    _, out = augment(torch.zeros(400, 3, 32, 32), mask, augment.params(0, 0, torch.arange(400)))
+    _, out = augment(torch.zeros(400, 3, 32, 32), mask, augment.make_params(0, 0, torch.arange(400)))
     smaller = (out == 255).flatten(1).any(1).float().mean()
     assert 0.4 < smaller < 0.6
 
@@ -235,7 +235,7 @@ def test_the_batch_that_came_in_is_not_changed() -> None:
     image, mask = photos(4, 16, 16), labels(4, 16, 16)
     kept = image.clone(), mask.clone()
     for augment in (STRONG, Augment(scale=(1.0, 1.0))):
-        augment(image, mask, augment.params(0, 0, torch.arange(4)))
+        augment(image, mask, augment.make_params(0, 0, torch.arange(4)))
     assert torch.equal(image, kept[0])
     assert torch.equal(mask, kept[1])
 
@@ -291,7 +291,7 @@ def test_angles_are_drawn_evenly_to_both_sides() -> None:
     augment = Augment(flip=0, rotation=40, **GEOMETRY)
     mask = torch.zeros(200, 33, 33, dtype=torch.long)
     mask[:, :, 16] = 1
-    params = augment.params(0, 0, torch.arange(200))
+    params = augment.make_params(0, 0, torch.arange(200))
     _, out = augment(torch.zeros(200, 3, 33, 33), mask, params)
     found = []
     for picture in out:
@@ -308,9 +308,9 @@ def test_sizes_are_multiples_of_32_and_all_occur(then: dict[str, Transform]) -> 
     mask = labels(4, 128, 192)
     seen = {}
     for epoch in range(40):
-        params = augment.params(0, epoch, torch.arange(4))
-        size = augment.size(params, 128, 192)
-        assert augment.size(augment.params(0, epoch, torch.arange(4)), 128, 192) == size
+        params = augment.make_params(0, epoch, torch.arange(4))
+        size = augment.output_size(params, 128, 192)
+        assert augment.output_size(augment.make_params(0, epoch, torch.arange(4)), 128, 192) == size
         if size not in seen:
             image, out = augment(painted(mask), mask, params, size)
             assert image.shape == (4, 3, *size)
@@ -325,8 +325,8 @@ def test_another_size_shows_the_same_picture() -> None:
     """Twice the size of a smooth picture is the picture: no shift by half a pixel, and labels stay with colours."""
     augment = Augment(flip=0, sizes=(2.0,), **GEOMETRY)
     mask = labels(2, 32, 64)
-    params = augment.params(0, 0, torch.arange(2))
-    image, out = augment(painted(mask), mask, params, augment.size(params, 32, 64))
+    params = augment.make_params(0, 0, torch.arange(2))
+    image, out = augment(painted(mask), mask, params, augment.output_size(params, 32, 64))
     assert torch.equal(out, mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
     torch.testing.assert_close(
         image, torch.nn.functional.interpolate(painted(mask), scale_factor=2, mode="bilinear"), rtol=0, atol=1e-4
@@ -335,7 +335,7 @@ def test_another_size_shows_the_same_picture() -> None:
 
 def test_one_size_is_never_rounded() -> None:
     augment = Augment(flip=0, rotation=10, **GEOMETRY)
-    assert augment.size(augment.params(0, 0, torch.arange(2)), 45, 77) == (45, 77)
+    assert augment.output_size(augment.make_params(0, 0, torch.arange(2)), 45, 77) == (45, 77)
 
 
 # Random numbers
@@ -345,13 +345,13 @@ def test_more_numbers_leave_the_first_as_they_are() -> None:
     indices = torch.arange(50)
     assert torch.equal(uniform_numbers(4, 2, indices, 40)[:, :7], uniform_numbers(4, 2, indices, 7))
     full = Augment(rotation=5, then={"mixup": MixUp(probability=1), "blur": Blur(probability=1)})
-    assert torch.equal(full.params(4, 2, indices)[:, :7], Augment().params(4, 2, indices))
+    assert torch.equal(full.make_params(4, 2, indices)[:, :7], Augment().make_params(4, 2, indices))
 
 
 def test_switching_a_part_on_changes_no_draw_of_the_others() -> None:
     def params(mixup: float, erase: float) -> Tensor:
         then = {"mixup": MixUp(probability=mixup), "erase": RandomErasing(probability=erase)}
-        return Augment(then=then).params(1, 1, torch.arange(9))
+        return Augment(then=then).make_params(1, 1, torch.arange(9))
 
     assert torch.equal(params(0, 0.5)[:, 12:], params(0.5, 0.5)[:, 12:])
     assert torch.equal(params(0.5, 0)[:, :12], params(0.5, 0.5)[:, :12])
@@ -394,8 +394,8 @@ def test_labels_and_colours_stay_in_range_and_the_batch_as_it_was(name: str) -> 
     image = torch.cat([photos(3, 32, 64), photos(3, 32, 64).round()])
     kept = image.clone(), mask.clone()
     for epoch in range(6):
-        params = augment.params(3, epoch, torch.arange(6))
-        out, out_mask = augment(image, mask, params, augment.size(params, 32, 64))
+        params = augment.make_params(3, epoch, torch.arange(6))
+        out, out_mask = augment(image, mask, params, augment.output_size(params, 32, 64))
         assert out.shape[2:] == out_mask.shape[1:]
         assert out_mask.dtype == torch.int64
         assert out.min() >= 0
@@ -422,8 +422,8 @@ def test_a_painted_mask_stays_aligned_through_the_parts(name: str) -> None:
     mask = labels(12)
     checked = 0
     for epoch in range(2):
-        params = augment.params(0, epoch, torch.arange(12))
-        image, out = augment(painted(mask), mask, params, augment.size(params, 64, 96))
+        params = augment.make_params(0, epoch, torch.arange(12))
+        image, out = augment(painted(mask), mask, params, augment.output_size(params, 64, 96))
         inner = interior(out, 7) & (out != 255)  # Blur sees 4 pixels to each side, an edge enlarged 2.25× has 2
         wrong = (image - painted(out)).abs().amax(1)[inner] > 1e-4
         assert wrong.float().mean() <= (0.01 if name == "all" else 0)
@@ -437,15 +437,15 @@ def test_the_same_numbers_give_the_same_batch_and_each_image_its_own(name: str) 
     one, label = photos(1, 32, 32), labels(2, 32, 32, block=8)
     image = torch.cat([one, 1 - one]).repeat(8, 1, 1, 1)
     mask = label.repeat(8, 1, 1)
-    params = augment.params(7, 1, torch.arange(16))
-    first, again = augment(image, mask, params), augment(image, mask, augment.params(7, 1, torch.arange(16)))
+    params = augment.make_params(7, 1, torch.arange(16))
+    first, again = augment(image, mask, params), augment(image, mask, augment.make_params(7, 1, torch.arange(16)))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     # All even images were alike, with like partners. Now they differ, but for those that were not drawn.
     looks = {tuple(picture.flatten().tolist()) for picture in first[0][::2]}
     assert len(looks) >= 4
     assert not torch.equal(first[0], image)
-    other = augment(image, mask, augment.params(7, 2, torch.arange(16)))
+    other = augment(image, mask, augment.make_params(7, 2, torch.arange(16)))
     assert not torch.equal(first[0], other[0])
 
 
@@ -453,9 +453,9 @@ def test_the_same_numbers_give_the_same_batch_and_each_image_its_own(name: str) 
 def test_parts_within_an_image_do_not_depend_on_its_batch(name: str) -> None:
     augment = augment_with(name)
     image, mask, indices = photos(6, 32, 32), labels(6, 32, 32), torch.tensor([40, 3, 17, 8, 25, 11])
-    together = augment(image, mask, augment.params(7, 2, indices))
+    together = augment(image, mask, augment.make_params(7, 2, indices))
     order = [4, 1, 5]
-    apart = augment(image[order], mask[order], augment.params(7, 2, indices[order]))
+    apart = augment(image[order], mask[order], augment.make_params(7, 2, indices[order]))
     torch.testing.assert_close(apart[0], together[0][order], rtol=0, atol=1e-6)
     assert torch.equal(apart[1], together[1][order])
 
@@ -482,7 +482,7 @@ def test_probability_0_is_not_even_called() -> None:
     off = {name: type(part)(probability=0.0) for name, part in PARTS.items()} | {"own": Costly(0.0)}
     augment = Augment(flip=0, then=off, **GEOMETRY)
     image, mask = photos(4, 16, 16), labels(4, 16, 16)
-    params = augment.params(0, 0, torch.arange(4))
+    params = augment.make_params(0, 0, torch.arange(4))
     assert params.shape == (4, 7)
     out, out_mask = augment(image, mask, params)
     assert torch.equal(out, image)
@@ -656,7 +656,7 @@ def test_a_batch_of_one_has_no_partner(name: str) -> None:
         (lambda: Augment(rotation=-1), r"data\.augment\.rotation is an angle in 0…180 degrees, not -1"),
         (lambda: Augment(sizes=[]), r"data\.augment\.sizes is a list of factors"),
         (lambda: Augment(sizes=[0.0, 1.0]), r"data\.augment\.sizes .*not \[0\.0, 1\.0\]"),
-        (lambda: Augment(then={"odd": 3}), r"data\.augment\.then\.odd is a Part"),  # type: ignore[dict-item]
+        (lambda: Augment(then={"odd": 3}), r"data\.augment\.then\.odd is a Transform"),  # type: ignore[dict-item]
         (lambda: MixUp(probability=1.5), r"data\.augment\.then's MixUp\.probability is in 0…1, not 1\.5"),
         (lambda: CutMix(alpha=0), r"data\.augment\.then's CutMix\.alpha is above 0, not 0"),
         (lambda: CopyPaste(background=255), r"data\.augment\.then's CopyPaste\.background is a class"),
@@ -678,10 +678,10 @@ def test_impossible_settings_are_refused_by_name(make: object, words: str) -> No
 def test_the_default_only_adds_to_what_a_data_set_says() -> None:
     """conf/augment/default.yaml repeats no key of a data file, else it would silently win over it; strong does win."""
     plain, strong = (compose_config([f"augment={name}", "data=scenes"]).data.augment for name in ("default", "strong"))
-    assert instantiate(plain).then == []
+    assert instantiate(plain).transforms == []
     assert plain.scale == [1.0, 1.0]
     assert strong.scale == [0.5, 2.0]
-    assert len(instantiate(strong).then) == 6
+    assert len(instantiate(strong).transforms) == 6
     assert compose_config(["augment=none"]).data.augment is None
     added = {"_target_", "rotation", "sizes", "then"}
     assert {str(k) for k in plain} - added == {"flip", "scale", "brightness", "contrast", "colour"}

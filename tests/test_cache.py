@@ -281,7 +281,7 @@ def test_a_few_such_masks_are_stated(samples: list[Sample], folder: Path) -> Non
 
 def test_who_has_said_what_255_means_is_not_asked(samples: list[Sample], folder: Path) -> None:
     with_255_as_object(samples, 5)
-    cache = build(samples, folder, void_meant=True)
+    cache = build(samples, folder, ignore_is_explicit=True)
     assert cache.notes == []
     assert (cache.masks == 255).any()
 

@@ -1,14 +1,18 @@
 """What all data sets share: the settings of conf/data_common.yaml."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from segstudy.config.check import check_overrides
+from segstudy.config.compose import compose_config
 from segstudy.config.paths import CONF
+from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError
 
 DATA_SETS = sorted(p.stem for p in (CONF / "data").glob("*.yaml"))
@@ -37,3 +41,31 @@ def test_the_help_lists_the_data_sets_alone() -> None:
     text = subprocess.run([sys.executable, train, "--help"], capture_output=True, text=True, check=True).stdout
     assert f"\ndata: {', '.join(DATA_SETS)}\n" in text
     assert "data_common" not in text
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_from_python_a_data_set_is_as_in_the_config(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an argument's default is, data=NAME sets the same; with augment=None nothing is augmented."""
+    monkeypatch.delenv("SEGSTUDY_CACHE")
+    cfg = compose_config([f"data={name}"]).data
+    kind = get_class(cfg["_target_"])
+    arguments = {} if name == "scenes" else {"root": "photos"}
+    data, configured = kind(**arguments), instantiate(cfg, **arguments)
+    assert isinstance(data, SegmentationData)
+    assert data.augment is not None
+    assert vars(data.augment) == vars(configured.augment)
+    attributes = {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in ("augment", "trainer")}
+    assert attributes == {k: vars(configured)[k] for k in attributes}
+    assert {"size", "batch_size", "select_fraction", "seed", "balanced"} <= attributes.keys()
+    assert kind(**arguments, augment=None).augment is None
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_data_set_says_what_it_is(name: str) -> None:
+    kind = get_class(compose_config([f"data={name}"]).data["_target_"])
+    text = inspect.getdoc(kind) or ""
+    assert [word for word in ("Classes: ", "Format: ", "No data: ") if word not in text] == []
+    assert "Cite: " in text or name in ("scenes", "folder")
+    assert kind.licence
+    taken = set(inspect.signature(kind.__init__).parameters) - {"self", "loading", "voc"}
+    assert [argument for argument in taken if f"{argument}:" not in text and f"{argument}," not in text] == []

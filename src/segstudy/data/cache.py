@@ -1,4 +1,4 @@
-"""Decode once: a split at one size as uint8 arrays on disk, memory-mapped, so that a batch is one slice."""
+"""The cache: a split at one size, decoded once into memory-mapped uint8 arrays, so that a batch is a slice."""
 
 import hashlib
 import json
@@ -24,25 +24,27 @@ from segstudy.errors import DataError
 from segstudy.labels import IGNORE
 
 VERSION = 2
-"""Raise it when the same files would give other arrays, or none."""
+"""Raise it when the same files would give other arrays, or an error: part of the cache's key."""
 
 Read = Callable[[Sample], tuple[np.ndarray, np.ndarray, str]]
 
 
 def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """What `read` returns of a sample. Raises DataError that names it if that is not what `SegmentationData.read` says:
-    other kinds of values would be kept as bytes that mean nothing."""
+    """Call `read` and check what it returns. Raises DataError that names the sample if it is not as
+    `SegmentationData.read` says: arrays of other types would be stored as wrong bytes."""
     found = read(sample)
     if not (isinstance(found, tuple) and len(found) == 3 and all(isinstance(a, np.ndarray) for a in found[:2])):
         raise DataError(f"{sample.name}: read() returned {type(found).__name__}, not two arrays and a note")
     image, mask, note = found
-    told = f"{sample.name}: read() returned an image {image.dtype} {image.shape} and a mask {mask.dtype} {mask.shape}\n"
+    message = (
+        f"{sample.name}: read() returned an image {image.dtype} {image.shape} and a mask {mask.dtype} {mask.shape}\n"
+    )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(told + "  → the image is uint8 (H,W,3): RGB in 0…255")
+        raise DataError(message + "  → the image is uint8 (H,W,3): RGB in 0…255")
     if mask.dtype != np.uint8 or mask.ndim != 2:
-        raise DataError(told + "  → the mask is uint8 (H,W): class numbers, 255 for ignored pixels")
+        raise DataError(message + "  → the mask is uint8 (H,W): class numbers, 255 for ignored pixels")
     if image.shape[:2] != mask.shape or mask.size == 0:
-        raise DataError(told + "  → image and mask are of one height and width")
+        raise DataError(message + "  → image and mask have the same height and width")
     if (wrong := (mask >= num_classes) & (mask != IGNORE)).any():
         labels = ", ".join(map(str, np.unique(mask[wrong])[:8]))
         raise DataError(
@@ -54,9 +56,9 @@ def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarr
 
 @dataclass(frozen=True)
 class Cache:
-    """images uint8 (N,H,W,3) and masks uint8 (N,H,W), memory-mapped; pixels int64 (N,C) counts each image's labels.
+    """images uint8 (N,H,W,3) and masks uint8 (N,H,W), memory-mapped; pixels int64 (N,C): of each class in each image.
 
-    `stated` are lines about the files that a user should see once (conversions, doubtful masks).
+    notes: lines about the files that a user should see once (conversions, doubtful masks).
     """
 
     images: np.ndarray
@@ -75,22 +77,23 @@ def open_cache(
     recipe: Any,
     ignore_is_explicit: bool = False,
 ) -> Cache:
-    """Open the cache of these samples, or build it first (with a progress bar).
+    """Open the cache of these samples; build it first if needed, with a progress bar.
 
-    recipe: anything else that shapes the arrays (label mapping, seed), as JSON values. void_meant: the user has said
-    what 255 is; nothing is asked. Raises DataError that lists every unreadable file, and if the disk is too full.
+    recipe: whatever else shapes the arrays (label mapping, seed), as JSON values. ignore_is_explicit: the user has said
+    that 255 is ignored, so that masks with much of it are no error. Raises DataError that lists unreadable files, or if
+    the disk is too full.
     """
     key = _key(samples, size, num_classes, recipe)
     home = folder / key
     if not home.is_dir():
         _build(samples, read, size, num_classes, home, ignore_is_explicit)
     try:
-        stated = json.loads((home / "index.json").read_text())["stated"]
+        notes = json.loads((home / "index.json").read_text())["stated"]
         images, masks = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
-        return Cache(images, masks, np.load(home / "pixels.npy"), key, stated)
+        return Cache(images, masks, np.load(home / "pixels.npy"), key, notes)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"the cache {home} cannot be opened: {error}\n  → delete that folder, it is built anew"
+            f"the cache {home} cannot be opened: {error}\n  → delete that folder: it is built again"
         ) from error
 
 
@@ -103,7 +106,7 @@ def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, rec
                 try:
                     status = path.stat()
                 except OSError as error:
-                    raise DataError(f"{path} is listed but not there") from error
+                    raise DataError(f"{path} is listed, but missing") from error
                 digest.update(f"{path}|{status.st_size}|{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:24]
 
@@ -112,20 +115,20 @@ def _build(
     samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, home: Path, ignore_is_explicit: bool
 ) -> None:
     folder = home.parent
-    # A name of its own: processes of several machines or containers may build in the same folder.
+    # A unique name: processes of several machines may build in the same folder.
     work = folder / f"{home.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(home)
         _check_space(folder, len(samples) * size[0] * size[1] * 4)
         work.mkdir()
-        stated, pixels = _write(samples, read, size, num_classes, work, ignore_is_explicit)
+        notes, pixels = _write(samples, read, size, num_classes, work, ignore_is_explicit)
         np.save(work / "pixels.npy", pixels)
-        (work / "index.json").write_text(json.dumps({"stated": stated, "names": [s.name for s in samples]}))
+        (work / "index.json").write_text(json.dumps({"stated": notes, "names": [s.name for s in samples]}))
         try:
             work.rename(home)
         except OSError:
-            if not home.is_dir():  # else another process was faster
+            if not home.is_dir():  # else another process has built it
                 raise
     except OSError as error:
         raise DataError(
@@ -146,11 +149,11 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _remove_abandoned(home: Path) -> None:
-    """Remove what killed builds of this cache left behind: folders in which nothing was written for an hour."""
+    """Remove the folders of killed builds of this cache, in which nothing was written for an hour."""
     for work in home.parent.glob(f"{home.name}.*.partial"):
         try:
             newest = max(p.stat().st_mtime for p in (work, *work.glob("*")))
-        except FileNotFoundError:  # its builder has just finished
+        except FileNotFoundError:  # just renamed by its builder
             continue
         if time.time() - newest > 3600:
             shutil.rmtree(work, ignore_errors=True)
@@ -167,9 +170,9 @@ def _write(
         except DataError as error:
             return error
 
-    notes: Counter[str] = Counter()
+    conversions: Counter[str] = Counter()
     broken, doubtful, pixels = [], [], np.zeros((len(samples), num_classes), np.int64)
-    # Plain writes, not a memory map: a full disk must raise an error here, a map would kill the process.
+    # Plain writes, not a memory map: on a full disk a map would kill the process instead of raising an error.
     with (
         open(work / "images.npy", "wb") as images,
         open(work / "masks.npy", "wb") as masks,
@@ -177,9 +180,9 @@ def _write(
     ):
         _header(images, (len(samples), height, width, 3))
         _header(masks, (len(samples), height, width))
-        # In portions: a fast reader does not fill the memory, and an error of the disk is not kept waiting.
-        portions = (samples[start : start + 256] for start in range(0, len(samples), 256))
-        done = chain.from_iterable(pool.map(prepare, portion) for portion in portions)
+        # In chunks: a fast reader does not fill the memory, and an error of the disk is raised at once.
+        chunks = (samples[start : start + 256] for start in range(0, len(samples), 256))
+        done = chain.from_iterable(pool.map(prepare, chunk) for chunk in chunks)
         progress = track(done, "reading images", len(samples), transient=True, disable=not sys.stdout.isatty())
         for i, result in enumerate(progress):
             if isinstance(result, DataError):
@@ -188,7 +191,7 @@ def _write(
             image, mask, note = result
             images.write(image.tobytes())
             masks.write(mask.tobytes())
-            notes[note] += 1
+            conversions[note] += 1
             counts = np.bincount(mask.ravel(), minlength=256)
             pixels[i] = counts[:num_classes]
             only = counts[0] and counts[IGNORE] and counts[0] + counts[IGNORE] == mask.size
@@ -201,13 +204,16 @@ def _write(
             + "\n".join(broken[:10])
             + f"{more}\n→ repair these files or take them out of the list"
         )
-    converted = ", ".join(f"{n} {note}" for note, n in notes.items() if note)
-    stated = [f"converted to upright 8-bit RGB: {converted}"] if converted else []
-    return stated + _doubts(doubtful, len(samples)), pixels
+    converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)
+    notes = [f"converted to upright 8-bit RGB: {converted}"] if converted else []
+    return notes + _check_ignored(doubtful, len(samples)), pixels
 
 
-def _doubts(doubtful: list[str], total: int) -> list[str]:
-    """VOC has a few masks that are a third void; a folder where most are has another meaning for 255."""
+def _check_ignored(doubtful: list[str], total: int) -> list[str]:
+    """A note on masks that are mostly 255. Raises DataError if most masks are: 255 may be a class there.
+
+    VOC has a few masks that are a third void.
+    """
     if not doubtful:
         return []
     line = (
@@ -215,7 +221,7 @@ def _doubts(doubtful: list[str], total: int) -> list[str]:
     )
     if len(doubtful) * 2 > total:
         raise DataError(
-            f"{line}: is 255 the object? It is taken as 'ignored'.\n"
+            f"{line}: is 255 the object? It would be ignored.\n"
             "  → if 255 is a class, say which: data.labels={255:1}; if it is void, say so: data.labels={255:255}"
         )
     return [line + ": taken as ignored pixels"]
@@ -224,7 +230,7 @@ def _doubts(doubtful: list[str], total: int) -> list[str]:
 def resize_pair(
     image: np.ndarray, mask: np.ndarray, note: str, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Image bilinear (with antialiasing) and mask nearest, both to `size` = (H, W)."""
+    """Resize to `size` = (H, W): the image bilinear with antialiasing, the mask nearest."""
     if mask.shape != size:
         image = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
         mask = np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))

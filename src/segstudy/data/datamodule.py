@@ -1,4 +1,4 @@
-"""The common part of all data sets: splits, cache, loaders, and the batch's way onto the device."""
+"""Base class of the data sets: splits, cache, loaders, and batches on the device."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from segstudy.data.cache import open_cache, read_checked
 from segstudy.data.dataset import Batch, CachedDataset, EpochSampler, repeat_factors
 from segstudy.data.images import Sample, read_pair
 from segstudy.data.splits import hold_out, rarest_class
-from segstudy.data.transforms.augment import Augment
+from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, Augment
 from segstudy.errors import ConfigError, DataError
 from segstudy.labels import IGNORE
 from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
@@ -22,18 +22,24 @@ from segstudy.seeds import derive, permutation
 
 
 class SegmentationData(L.LightningDataModule):
-    """Base of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
+    """Base class of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
 
-    The roles of the splits: `fit` (the list `train`) trains; `report` (the list `test`, or `val` where there is no
-    `test`) gives the result; `select` chooses (epoch, plateau): `val` beside a `test`, or else the share
-    `select_fraction` of train, 0 for none. Lightning's "val" is `select` where there is one, else `report`.
+    Roles of the splits: `fit` (the list `train`) trains; `report` (the list `test`, or `val` without a `test`) gives
+    the result; `select` chooses the epoch or the learning rate: `val` beside a `test`, else the share
+    `select_fraction` of train; 0 for none. Lightning's "val" is `select` if there is one, else `report`.
 
-    size: side of the square, or [height, width]; images are resized to it (the aspect is not kept).
-    workers: loader processes; 0 is fastest where the cache is on a local disk.
-    limit_train: train on so many images, drawn with the seed. device_cache: hold the arrays in the device's memory.
-    balanced: draw images with rare classes more often (`repeat_factors`); an epoch stays as long.
-    name: what records and reports call the data, such as a part of a published set, which is not that set.
+    size: side of the square, or (height, width); images are resized to it, their aspect is not kept.
+    augment: of training batches; the default is that of conf/data_common.yaml, None is none.
+    seed: of the order of images, of augmentation and of drawn subsets.
+    workers: loader processes; 0 is fastest if the cache is on a local disk.
+    cache_dir: folder of the decoded images. device_cache: keep the arrays in the device's memory.
+    limit_train: train on so many images, drawn with the seed.
+    balanced: draw images with rare classes more often (`repeat_factors`); the length of an epoch stays.
+    name: of the data in records and reports, if it is not the whole published set.
     """
+
+    licence: str = "not known"
+    """Terms of use of the images and masks, in a sentence."""
 
     classes: Sequence[str]
     palette: Sequence[tuple[int, int, int]]
@@ -47,7 +53,7 @@ class SegmentationData(L.LightningDataModule):
         self,
         size: int | Sequence[int] = 256,
         batch_size: int = 16,
-        augment: Augment | None = None,
+        augment: Augment | None = DEFAULT_AUGMENTATION,
         seed: int = 0,
         workers: int = 0,
         cache_dir: str = "~/.cache/segstudy",
@@ -76,24 +82,21 @@ class SegmentationData(L.LightningDataModule):
     # What a data set defines
 
     def samples(self, split: str) -> list[Sample]:
-        """The images of a split, in a fixed order. Raises DataError if they cannot be found."""
+        """The images of a split, in a fixed order. Raises DataError if they are missing."""
         raise NotImplementedError("a data set lists its samples")
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        """Image (H,W,3) and mask (H,W), uint8, in the original size, and a note of conversions.
-
-        What a subclass returns is checked before it is kept.
-        """
+        """(image (H,W,3), mask (H,W), a note of conversions): uint8, at the original size. Checked when cached."""
         return read_pair(sample, len(self.classes), self.labels)
 
     def recipe(self) -> Any:
-        """What shapes the arrays beside the files, as JSON values: part of the cache's key."""
+        """Whatever shapes the cached arrays besides the files, as JSON values: part of the cache's key."""
         return [type(self).__name__, sorted((self.labels or {}).items())]
 
     # Splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Open (or build) the caches and assign the roles. Raises DataError for anything wrong with the files."""
+        """Open or build the caches and assign the roles. Raises DataError for missing or invalid files."""
         if self.roles:
             return
         fit, report = self.split(self.train), self.split(self.test or self.val or "val")
@@ -111,7 +114,7 @@ class SegmentationData(L.LightningDataModule):
         self.roles = {"fit": fit, "report": report} | ({} if select is None else {"select": select})
 
     def split(self, name: str) -> "CachedDataset":
-        """A split of the data set at network size."""
+        """A split at network size."""
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
@@ -122,7 +125,7 @@ class SegmentationData(L.LightningDataModule):
         return CachedDataset(name, samples, cache)
 
     def _selection(self, fit: "CachedDataset") -> tuple["CachedDataset", "CachedDataset | None"]:
-        """(fit, select): the list `val` beside a `test`, or `select_fraction` taken out of fit."""
+        """(fit, select): select is the list `val` beside a `test`, or `select_fraction` of fit, or None."""
         if not 0 <= self.select_fraction < 1:
             raise ConfigError(
                 f"data.select_fraction is a share of train, 0 for none and below 1, not {self.select_fraction}"
@@ -130,7 +133,7 @@ class SegmentationData(L.LightningDataModule):
         if self.test and self.val:
             if self.select_fraction:
                 raise ConfigError(
-                    f"both data.val={self.val} and data.select_fraction={self.select_fraction} are to select\n"
+                    f"data.val={self.val} and data.select_fraction={self.select_fraction} both define what selects\n"
                     "  → data.val=null, or data.select_fraction=0"
                 )
             return fit, self.split(self.val)
@@ -145,7 +148,7 @@ class SegmentationData(L.LightningDataModule):
         return fit.subset(np.flatnonzero(~held)), fit.subset(np.flatnonzero(held))
 
     def strata(self, images: "CachedDataset") -> Sequence:
-        """What a division of the images keeps in proportion: here each image's rarest class."""
+        """The stratum of each image, for stratified splits: here its rarest class."""
         return rarest_class(images.pixels)
 
     def overlap(self) -> int:
@@ -166,11 +169,11 @@ class SegmentationData(L.LightningDataModule):
         }
 
     def protocol(self) -> str:
-        """What besides the files decides what a figure means, in a few words; runs that differ are never compared."""
+        """Settings besides the files that define the task, in a few words; only runs with equal ones are compared."""
         return ""
 
     def pixels(self) -> np.ndarray:
-        """Counted pixels of each class in `fit` at network size: int64 (C,)."""
+        """Pixels of each class in `fit` at network size: int64 (C,)."""
         return self.roles["fit"].pixels.sum(0)
 
     def original_mask(self, role: str, index: int) -> Tensor:
@@ -203,7 +206,7 @@ class SegmentationData(L.LightningDataModule):
             num_workers=0 if self.device_cache else self.workers,
             pin_memory=device.type == "cuda" and not self.device_cache,
             persistent_workers=self.workers > 0 and not self.device_cache,
-            drop_last=train,  # batch statistics of a remainder of one or two images are noise
+            drop_last=train,  # batch statistics of one or two remaining images are noise
             collate_fn=_as_is,
         )
 
@@ -215,11 +218,13 @@ class SegmentationData(L.LightningDataModule):
         return self.draw(batch, trainer.current_epoch) if trainer and trainer.training else batch
 
     def draw(self, batch: Batch, epoch: int) -> Batch:
-        """Adds the augmentation's random numbers and the batch's size: drawn here, where `index` is still in the CPU's
-        memory, they make no step wait for the GPU."""
+        """Add the augmentation's parameters ("draws") and output size to a batch.
+
+        Here, where `drawn` is still in the CPU's memory, so that no step waits for the GPU.
+        """
         if self.augment:
-            draws = self.augment.make_params(self.seed, epoch, batch["drawn"])
-            batch["draws"], batch["size"] = draws, self.augment.size(draws, *self.size)
+            params = self.augment.make_params(self.seed, epoch, batch["drawn"])
+            batch["draws"], batch["size"] = params, self.augment.output_size(params, *self.size)
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

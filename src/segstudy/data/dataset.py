@@ -1,4 +1,4 @@
-"""TODO"""
+"""A split in the cache, and the order in which its images are drawn."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from segstudy.labels import IGNORE
 from segstudy.seeds import derive, permutation
 
 Batch = dict[str, Any]
-"""Tensors; while a batch is augmented, also the (height, width) in which it comes out."""
+"""Tensors; until a batch is augmented, also the (height, width) that it will have."""
 
 
 class CachedDataset(Dataset):
-    """A split (or a part of it) in the cache; indexed by whole batches.
+    """A split (or a part of it) in the cache, indexed by whole batches.
 
-    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B), and drawn int64 (B), by which augmentation is
-    drawn: the position asked for. Position i + k·N, for k = 1, 2, …, is image i of the N once more in an epoch, and so
-    augmented in another way. Index −1 gives an image that is all 255:
-    it makes the last batch of a process that has none left, so that all do equally many, and counts nowhere.
+    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B) of the image, and drawn int64 (B), the position
+    asked for, which seeds the augmentation. Position i + k·N (k = 1, 2, …) is image i of the N once more in an epoch,
+    augmented differently. Index −1 gives an image whose mask is all 255, which counts nowhere: processes without a last
+    batch get it, so that all have equally many.
     """
 
     def __init__(self, name: str, samples: Sequence[Sample], cache: Cache, ids: np.ndarray | None = None):
@@ -42,14 +42,14 @@ class CachedDataset(Dataset):
 
     @property
     def key(self) -> str:
-        """Fingerprint of the files and of which of them are in."""
+        """Fingerprint of the files and of the selection of them."""
         return f"{self.cache.key[:12]}-{derive(0, *(s.name for s in self.samples)):016x}"
 
     def subset(self, positions: np.ndarray) -> "CachedDataset":
         return CachedDataset(self.name, [self.samples[i] for i in positions], self.cache, self.ids[positions])
 
     def to(self, device: torch.device) -> "CachedDataset":
-        """The same with its arrays in the memory of `device`."""
+        """Copy the arrays into the memory of `device`; returns self."""
         if self.device_arrays is None:
             arrays = (self.cache.images[self.ids], self.cache.masks[self.ids])
             self.device_arrays = tuple(torch.from_numpy(a).to(device) for a in arrays)  # type: ignore[assignment]
@@ -75,10 +75,11 @@ class CachedDataset(Dataset):
 class EpochSampler(DistributedSampler[int]):
     """The positions of one process in one epoch: shuffled by (seed, epoch) for training, else in order.
 
-    In training processes take turns image by image, and what does not come out even is cut. In evaluation they take
-    turns batch by batch, so that every batch is one of a single process's; who lacks one at the end gets a batch of −1.
-    repeats (length): how often each is drawn relative to the others; an epoch stays as long.
-    A DistributedSampler, so that Lightning's `use_distributed_sampler` does not divide the images once more.
+    In training, processes take turns image by image, and the remainder is dropped. In evaluation they take turns batch
+    by batch, so that batches are the same as with one process; a process without a last batch gets one position −1.
+    repeats (length): relative frequency of each image; the length of an epoch stays. A DistributedSampler, so that
+    Lightning's `use_distributed_sampler` does not divide the images again. Not a WeightedRandomSampler, which depends
+    on the global random state and draws an image more often or less often than its weight says.
     """
 
     def __init__(
@@ -95,26 +96,30 @@ class EpochSampler(DistributedSampler[int]):
         self.length, self.world, self.repeats, self.batch_size = length, world, repeats, batch_size
 
     def __len__(self) -> int:
-        return self.length // self.world if self.shuffle else len(self._in_turn())
+        return self.length // self.world if self.shuffle else len(self._evaluation_order())
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._drawn()[self.rank :: self.world][: len(self)].tolist() if self.shuffle else self._in_turn())
+        return iter(
+            self._training_order()[self.rank :: self.world][: len(self)].tolist()
+            if self.shuffle
+            else self._evaluation_order()
+        )
 
-    def _in_turn(self) -> list[int]:
+    def _evaluation_order(self) -> list[int]:
         batches = [range(self.length)[i : i + self.batch_size] for i in range(0, self.length, self.batch_size)]
         mine = batches[self.rank :: self.world]
-        lacking = len(mine) < -(-len(batches) // self.world)
-        return [i for batch in mine for i in batch] + [-1] * lacking
+        missing = len(mine) < -(-len(batches) // self.world)
+        return [i for batch in mine for i in batch] + [-1] * missing
 
-    def _drawn(self) -> Tensor:
+    def _training_order(self) -> Tensor:
         """The positions of this training epoch, int64 (length); of image i repeated also i + length, i + 2·length …"""
         order = permutation(self.length, self.seed, self.epoch)
         if self.repeats is None:
             return order
-        # Evenly spaced pointers into the weights, laid out in this epoch's order, from a random start: each image
-        # comes as often as it should, rounded down or up.
+        # Systematic sampling: evenly spaced pointers into the cumulated weights, in this epoch's order, from a random
+        # start. Each image is drawn as often as its weight says, rounded down or up.
         share = np.cumsum(self.repeats[order]) / self.repeats.sum()
-        share[-1] = 1  # rounding may leave it short of that
+        share[-1] = 1  # not quite, by rounding
         start = derive(self.seed, "repeats", self.epoch) / 2**63
         drawn = order[np.searchsorted(share, (np.arange(self.length) + start) / self.length)]
         drawn = drawn[permutation(self.length, derive(self.seed, "repeats"), self.epoch)]
@@ -122,19 +127,19 @@ class EpochSampler(DistributedSampler[int]):
 
 
 def repeat_factors(pixels: np.ndarray) -> np.ndarray:
-    """How often each image is drawn, from the labels counted in it (N,C): float (N), 1 for images of common classes.
+    """Relative frequency of each image, from its pixels of each class (N,C): float (N), 1 for common classes only.
 
-    √(t / share of images with the class), of the image's rarest class and at least 1; t is the median of these shares.
-    Source: Gupta et al. 2019 (LVIS), section 4.2, "repeat factor sampling", with the median for its threshold.
+    max(1, √(t / share of images with the class)) of the image's rarest class; t is the median of these shares.
+    Source: Gupta et al. 2019 (LVIS), section 4.2, "repeat factor sampling", with the median as threshold.
     """
-    there = pixels > 0
-    share = there.mean(0)
+    present = pixels > 0
+    share = present.mean(0)
     factor = np.maximum(1, np.sqrt(np.median(share[share > 0]) / np.maximum(share, 1e-12)))
-    return np.where(there, factor, 1).max(1)
+    return np.where(present, factor, 1).max(1)
 
 
 def _occurrence(values: Tensor) -> Tensor:
-    """How many equal values come before each: int64 (N)."""
+    """Number of equal values before each: int64 (N)."""
     in_order, place = values.sort(stable=True)
     before = torch.arange(len(values)) - torch.searchsorted(in_order, in_order)
     return torch.empty_like(values).scatter_(0, place, before)

@@ -1,4 +1,7 @@
-"""Downloading a published archive: resumed where it broke off, checked, unpacked inside its folder."""
+"""Download of published archives: resumed, verified by checksum, and unpacked safely.
+
+Not pooch or torchvision: neither resumes a broken download, and neither refuses unsafe archives on Python 3.11.
+"""
 
 import fcntl
 import hashlib
@@ -19,17 +22,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from segstudy.errors import DataError
 
 HASH_OF_LENGTH = {32: "md5", 40: "sha1", 64: "sha256"}
-"""The kind of a checksum by its length in hexadecimal digits."""
+"""The hash function, by the number of hexadecimal digits of a checksum."""
 
 
-def fetch_archive(url: str, checksum: str, folder: Path, there: Callable[[], bool] = lambda: False) -> None:
-    """Download the tar or zip archive at `url` into `folder`, check it and unpack it there; then remove the archive.
+def fetch_archive(url: str, checksum: str, folder: Path, is_complete: Callable[[], bool] = lambda: False) -> None:
+    """Download a tar or zip archive, verify it, unpack it in `folder`, and remove it.
 
-    checksum: MD5, SHA-1 or SHA-256. there: whether the data is in the folder already; of several processes one fetches
-    it and the others wait. A broken download is continued by the next call. Raises DataError if the place cannot be
-    reached or the sum differs.
+    checksum: MD5, SHA-1 or SHA-256. is_complete: whether the folder has the data already. Of several processes one
+    downloads and the others wait. The next call continues a broken download. Raises DataError if the server cannot be
+    reached, the checksum differs, or the archive would unpack outside of the folder.
     """
-    if there():
+    if is_complete():
         return
     if not hasattr(tarfile, "data_filter"):  # came with Python 3.11.4
         raise DataError(
@@ -39,8 +42,8 @@ def fetch_archive(url: str, checksum: str, folder: Path, there: Callable[[], boo
     partial = folder / (Path(url).name + ".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            if not there():
+        with _locked(folder):
+            if not is_complete():
                 _download(url, partial)
                 _check(url, partial, checksum)
                 _unpack(partial, folder)
@@ -53,8 +56,8 @@ def fetch_archive(url: str, checksum: str, folder: Path, there: Callable[[], boo
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; others wait."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder for this process; others wait."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -75,15 +78,15 @@ def _check(url: str, partial: Path, checksum: str) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """All or nothing: unpacked beside, and moved into `folder` when complete."""
+    """Unpack into a temporary folder and move the result into `folder`: all or nothing."""
     work = folder / (archive.name + ".unpacked")
-    shutil.rmtree(work, ignore_errors=True)  # what a killed attempt left
+    shutil.rmtree(work, ignore_errors=True)  # left by a killed process
     try:
         if zipfile.is_zipfile(archive):
             _unzip(archive, work)
         else:
             with tarfile.open(archive) as tar:
-                tar.extractall(work, filter=_inside)
+                tar.extractall(work, filter=_safe_member)
         _merge(work, folder)
     except (tarfile.TarError, zipfile.BadZipFile) as error:
         archive.unlink()
@@ -108,15 +111,15 @@ def _unzip(archive: Path, work: Path) -> None:
         file.extractall(work)
 
 
-def _inside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """tarfile's "data" filter refuses what leads outside, except absolute names, which it would rename."""
+def _safe_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    """tarfile's "data" filter, which refuses what leads outside; absolute names, which it renames, are refused too."""
     if member.name.startswith(("/", "\\")):
         raise tarfile.AbsolutePathError(member)
     return tarfile.data_filter(member, path)
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move everything in `source` into `target`, by renaming; folders that both have are joined."""
+    """Move everything in `source` into `target` by renaming; merge folders that both have."""
     for child in source.iterdir():
         place = target / child.name
         if child.is_dir() and place.is_dir():
@@ -131,7 +134,7 @@ def _download(url: str, partial: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing left: it was complete
+        if have and error.code == 416:  # nothing is left to download
             return
         raise
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -143,5 +146,5 @@ def _download(url: str, partial: Path) -> None:
             while block := response.read(1 << 20):
                 file.write(block)
                 progress.advance(task, len(block))
-    if total and partial.stat().st_size < total:  # a closed connection ends the loop like a complete file
+    if total and partial.stat().st_size < total:  # a closed connection ends the loop as a complete file does
         raise OSError(f"the connection broke off after {partial.stat().st_size:,} of {total:,} bytes")

@@ -1,6 +1,7 @@
-"""Dividing images with a seed: the same share of each stratum on every side, and no group on two sides.
+"""Seeded, stratified splits that keep groups together: hold-out and folds.
 
-A group is a drive, a patient, a place: images that know each other. Without groups every image is its own.
+A group has correlated images (same drive, patient or place). Without groups every image is one. Not scikit-learn's
+StratifiedGroupKFold: it would be a dependency for 40 lines, and change the splits of earlier runs.
 """
 
 from collections import Counter
@@ -12,26 +13,26 @@ from segstudy.seeds import derive, permutation
 
 
 def rarest_class(pixels: np.ndarray) -> list[int]:
-    """Each image's rarest class, from the labels counted in it (N,C): what a division keeps in proportion."""
+    """The rarest class of each image, from its pixels of each class (N,C): the strata of a split."""
     return np.where(pixels > 0, pixels.sum(0).astype(float), np.inf).argmin(1).tolist()
 
 
 def hold_out(strata: Sequence, groups: Sequence[str], share: float, seed: int, name: str) -> np.ndarray:
-    """Which images are held out: bool (N), about `share` of each stratum, whole groups.
+    """Select about `share` of each stratum, in whole groups: bool (N).
 
-    strata: of each image. groups: of each image, "" for its own. name: of the stream of random numbers.
+    strata: of each image. groups: of each image, "" for none. name: of the random stream.
     """
     held, debt = np.zeros(len(strata), bool), 0.0
     for members in _sorted_groups(strata, groups, derive(seed, name)):
         debt += share * len(members)
-        if debt >= len(members) / 2 and debt > 0:  # evenly spaced along the strata
+        if debt >= len(members) / 2 and debt > 0:  # evenly spaced over the sorted strata
             held[members] = True
             debt -= len(members)
     return held
 
 
 def folds(strata: Sequence, groups: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """The fold of each image: int (N) in 0…count−1, of nearly equal sizes, whole groups."""
+    """The fold of each image, int (N) in 0…count−1: nearly equal sizes, whole groups."""
     fold, sizes = np.zeros(len(strata), int), np.zeros(count, int)
     for members in _sorted_groups(strata, groups, derive(seed, "folds")):
         smallest = int(sizes.argmin())
@@ -41,7 +42,7 @@ def folds(strata: Sequence, groups: Sequence[str], count: int, seed: int) -> np.
 
 
 def _sorted_groups(strata: Sequence, groups: Sequence[str], seed: int) -> list[np.ndarray]:
-    """The groups as positions of their images, shuffled, then sorted by their commonest stratum."""
+    """The positions of each group's images; groups shuffled, then sorted by their most frequent stratum."""
     names = [group or f"\0{i}" for i, group in enumerate(groups)]
     unique, of = np.unique(names, return_inverse=True)
     order = permutation(len(unique), seed, 0).numpy()

@@ -16,7 +16,7 @@ SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
 HOME = "ADEChallengeData2016"
 
 FULL = ("index_ade20k.mat", "index_ade20k.pkl", "images/ADE", "ADE20K_2021_17_01", "ADE20K_2016_07_26")
-"""What only the full ADE20K holds."""
+"""Files and folders of the full ADE20K, which is another data set."""
 
 with open(Path(__file__).with_name("ade20k.csv"), newline="") as _file:
     CLASSES = [(row["name"], (int(row["red"]), int(row["green"]), int(row["blue"]))) for row in csv.DictReader(_file)]
@@ -24,13 +24,17 @@ with open(Path(__file__).with_name("ade20k.csv"), newline="") as _file:
 
 
 class ADE20K(SegmentationData):
-    """ADE20K SceneParsing (ADEChallengeData2016): 20,210 images to train on, 2,000 to report on, 150 classes.
+    """ADE20K SceneParsing (ADEChallengeData2016): indoor and outdoor scenes, 20,210 for training and 2,000 to report.
 
-    In the files 0 is "not labelled" and becomes 255; the classes 1…150 become 0…149. There is no background.
-    root: the folder that holds ADEChallengeData2016. train, val: folders in its images and annotations.
-    download: fetch the archive (1 GB) if missing.
-    Source: Zhou et al. 2017, "Scene Parsing through ADE20K Dataset".
+    Classes: 150 of things and stuff, no background. Format: JPEG, and greyscale PNG with 1…150, which become 0…149.
+    No data: 0 ("not labelled") in the files, which becomes 255.
+
+    root: the folder with ADEChallengeData2016. train, val: folders in its images and annotations.
+    download: fetch the archive (1 GB) if missing. loading: see `SegmentationData`.
+    Cite: Zhou et al. 2017, "Scene Parsing through ADE20K Dataset", CVPR.
     """
+
+    licence = "The terms of use allow non-commercial research and education; the images' owners keep their rights."
 
     classes = tuple(name for name, _ in CLASSES)
     palette = tuple(rgb for _, rgb in CLASSES)
@@ -45,7 +49,7 @@ class ADE20K(SegmentationData):
 
     def prepare_data(self) -> None:
         if self.download:
-            fetch_archive(URL, SHA1, self.root, lambda: any(map(_whole, self._places())))
+            fetch_archive(URL, SHA1, self.root, lambda: any(map(_is_complete, self._places())))
 
     def samples(self, split: str) -> list[Sample]:
         home = self._home()
@@ -54,7 +58,7 @@ class ADE20K(SegmentationData):
         if not images:
             raise DataError(
                 f"no images of the split {split!r} in {folder}\n  found: {list_found(folder.parent)}\n"
-                "  → set data.train and data.val to folders that are there"
+                "  → set data.train and data.val to one of them"
             )
         samples = [Sample(p.stem, p, home / "annotations" / split / f"{p.stem}.png") for p in images]
         require_files(samples, f"{split!r} of ADE20K")
@@ -65,12 +69,12 @@ class ADE20K(SegmentationData):
 
     def _home(self) -> Path:
         for place in self._places():
-            if _whole(place):
+            if _is_complete(place):
                 return place
         if any((self.root / sign).exists() for sign in FULL):
             raise DataError(
                 f"data.root={str(self.root)!r} holds the full ADE20K, whose masks are coded in colours and number "
-                f"thousands of classes\n  meant is the scene parsing benchmark of 150 classes: {Path(URL).name}\n"
+                f"thousands of classes\n  needed is the scene parsing benchmark of 150 classes: {Path(URL).name}\n"
                 "  → data.download=true fetches it (1 GB) into data.root"
             )
         raise DataError(
@@ -81,5 +85,5 @@ class ADE20K(SegmentationData):
         )
 
 
-def _whole(place: Path) -> bool:
+def _is_complete(place: Path) -> bool:
     return all((place / part).is_dir() for part in ("images/training", "annotations/training"))

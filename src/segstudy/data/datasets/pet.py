@@ -18,24 +18,36 @@ ARCHIVES = {
 }
 
 BORDERS = {"ignore": 255, "background": 0, "foreground": 1, "class": 2}
-"""What the trimap's 3, the border, becomes."""
+"""The label that the trimap's 3, the border, becomes."""
 
 
 class Pet(SegmentationData):
-    """Oxford-IIIT Pet, photos of 37 breeds of cats and dogs with trimaps: 1 pet, 2 background, 3 border.
+    """Oxford-IIIT Pet: photos of 37 breeds of cats and dogs, the pet against the rest.
 
-    root: the folder that holds oxford-iiit-pet. border: ignore, background, foreground, or a class of its own; figures
-    of different protocols are never compared.
-    split: official (trained on trainval, 3,680 images, reported on test, 3,669; what selects is drawn from trainval,
-    the same share of each breed) or alphabetical: the first 80 % of all names against the last 20 %. That one is there
-    to reproduce a study that used it: its validation breeds were never seen in training, and none is a cat.
-    Source: Parkhi et al. 2012, "Cats and Dogs".
+    Classes: background and pet; with border="class" also border. Format: JPEG, and PNG trimaps: 1 pet, 2 background,
+    3 border. No data: 255, which the border becomes with border="ignore".
+
+    root: the folder with oxford-iiit-pet. border: ignore, background, foreground or class; results with different ones
+    are never compared. download: fetch the archives (800 MB) if missing.
+    split: official (trains on trainval, 3,680 images, reports on test, 3,669) or alphabetical: the first 80 % of all
+    names against the last 20 %, only to reproduce a study that used it: its validation breeds do not occur in
+    training, and none is a cat.
+    select_fraction: share of trainval that selects, stratified by breed. loading: see `SegmentationData`.
+    Cite: Parkhi et al. 2012, "Cats and Dogs", CVPR.
     """
 
+    licence = "CC BY-SA 4.0; the photos' owners keep their rights."
+
     def __init__(
-        self, root: str, border: str = "ignore", split: str = "official", download: bool = False, **loading: Any
+        self,
+        root: str,
+        border: str = "ignore",
+        split: str = "official",
+        download: bool = False,
+        select_fraction: float = 0.1,
+        **loading: Any,
     ):
-        super().__init__(**loading)
+        super().__init__(select_fraction=select_fraction, **loading)
         if border not in BORDERS:
             raise ConfigError(f"data.border is one of {', '.join(BORDERS)}, not {border!r}")
         if split not in ("official", "alphabetical"):
@@ -71,7 +83,7 @@ class Pet(SegmentationData):
         return samples
 
     def strata(self, images: CachedDataset) -> Sequence:
-        """The breed: the name without its number."""
+        """The breed of each image: its name without the number."""
         return [sample.name.rpartition("_")[0] for sample in images.samples]
 
     def _home(self) -> Path:

@@ -17,15 +17,19 @@ PUBLISHED = 10_582
 
 
 class VOCSBD(VOC):
-    """VOC trained on `trainaug` = VOC train ∪ SBD train and val − VOC val, 10,582 images.
+    """VOC with the masks of SBD: trains on `trainaug` = VOC train ∪ SBD train and val − VOC val, 10,582 images.
 
-    Made from SBD's own archive (benchmark_RELEASE/dataset under root or root/sbd; its .mat masks are read, VOC's own
-    masks are taken for the images of VOC train), or, where it is there, from a ready SegmentationClassAug with
-    trainaug.txt. SBD's masks have no border of 255. images: how many the list must have; null for a part of it.
-    download: fetch both archives (2 GB and 1.4 GB) if missing. Raises DataError if the list has another length or
-    shares an image with VOC val.
-    Source: Hariharan et al. 2011, "Semantic Contours from Inverse Detectors".
+    Classes: as VOC. Format: as VOC; SBD's masks are .mat files (GTcls.Segmentation). No data: 255 in VOC's masks, which
+    are used for the images of VOC train; SBD's have none.
+
+    root: the folder with VOCdevkit, and with benchmark_RELEASE/dataset (or sbd) or a ready SegmentationClassAug and
+    trainaug.txt. train, val: as VOC's. images: number of images that trainaug must have; None for a part of it.
+    download: fetch both archives (2 GB and 1.4 GB) if missing. voc: other arguments of `VOC`.
+    Raises DataError if trainaug has another length or shares an image with VOC val.
+    Cite: Hariharan et al. 2011, "Semantic Contours from Inverse Detectors", ICCV; and VOC.
     """
+
+    licence = f"{VOC.licence} The masks of SBD are of the same photos (Hariharan et al. 2011)."
 
     def __init__(self, root: str, train: str = "trainaug", images: int | None = PUBLISHED, **voc: Any):
         super().__init__(root, train=train, **voc)
@@ -33,30 +37,30 @@ class VOCSBD(VOC):
 
     def prepare_data(self) -> None:
         super().prepare_data()
-        if self.download and not self._ready():
+        if self.download and not self._has_trainaug():
             fetch_archive(URL, MD5, self.root, lambda: self._sbd() is not None)
 
     def samples(self, split: str) -> list[Sample]:
         if split != "trainaug":
             return super().samples(split)
-        samples = super().samples(split) if self._ready() else self._joined()
+        samples = super().samples(split) if self._has_trainaug() else self._from_sbd()
         shared = sorted({s.name for s in samples} & set(self.names("val")))
         if shared:
             raise DataError(
                 f"{len(shared)} images of trainaug are also in VOC's val ({', '.join(shared[:3])}, …)\n"
-                f"  → their figures would be worthless: take them out of {self._list('trainaug')}"
+                f"  → results on val would be worthless: remove them from {self._list('trainaug')}"
             )
         if self.images is not None and len(samples) != self.images:
             raise DataError(
                 f"trainaug has {len(samples):,} images here, the published one has {PUBLISHED:,} "
-                f"(data.images={self.images})\n  → complete VOC and SBD; or, if a part is meant, data.images=null"
+                f"(data.images={self.images})\n  → complete VOC and SBD; or, if you mean a part of it, data.images=null"
             )
         return samples
 
-    def _ready(self) -> bool:
+    def _has_trainaug(self) -> bool:
         return (self.home() / "SegmentationClassAug").is_dir() and self._list("trainaug").is_file()
 
-    def _joined(self) -> list[Sample]:
+    def _from_sbd(self) -> list[Sample]:
         sbd = self._sbd()
         if sbd is None:
             raise DataError(
@@ -73,7 +77,7 @@ class VOCSBD(VOC):
         return self._samples(dict(sorted(masks.items())), "VOC train ∪ SBD")
 
     def _sbd(self) -> Path | None:
-        """The folder that holds SBD's cls, train.txt and val.txt."""
+        """The folder with SBD's cls, train.txt and val.txt."""
         places = (self.root / "benchmark_RELEASE" / "dataset", self.root / "sbd", self.root / "SBD" / "dataset")
         parts = ("cls", "train.txt", "val.txt")
         return next((place for place in places if all((place / part).exists() for part in parts)), None)

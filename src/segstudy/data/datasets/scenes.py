@@ -1,13 +1,14 @@
-"""Generated scenes: the data set that needs no files, made so that V1→V4 differ for the right reasons."""
+"""Generated scenes: a data set without files, on which V1→V4 differ for the reasons that they are designed for."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.images import Sample
+from segstudy.data.transforms.augment import Augment
 from segstudy.labels import IGNORE, voc_palette
 
 Field = np.ndarray
@@ -28,24 +29,44 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
 FREQUENCY = np.array([0.30, 0.22, 0.16, 0.12, 0.09, 0.07, 0.04])  # a long tail
 
 VERSION = 2
+"""Raise it when the same seed would draw other scenes: part of the cache's key."""
+
+AUGMENTATION = Augment()
+"""The augmentation of conf/data/scenes.yaml."""
 
 
 class Scenes(SegmentationData):
-    """Shapes under shared textures: background and 7 classes; 255 on the objects' edges. No files, no download.
+    """Generated scenes of shapes with shared textures.
 
-    What a network must get right is built in: the class is the whole shape, while each of the six textures is worn by
-    three or four classes, and paler by the background (local texture tells object from ground, but not which object);
-    sizes run evenly in their logarithm from 5 to 45 % of the side (small ones, and at 256 pixels ones larger than a
-    small receptive field); objects cover each other; the classes are a long tail. Scene i of a split is a function of
-    (scene_seed, split, i) and the size alone.
+    Classes: background and 7 shapes, with a long tail. Format: arrays, drawn from a seed; no files, no download.
+    No data: 255 on the objects' edges.
+
+    The class is the whole shape: each of the six textures occurs on three or four classes, and paler on the background,
+    so that local texture separates objects from background, but not one class from another. The objects' radius is
+    log-uniform from 5 to 45 % of the side: some are small, and at 256 pixels some exceed a small receptive field.
+    Objects occlude each other. Scene i of a split depends on (scene_seed, split, i) and the size alone.
+
+    train_images, val_images: numbers of images. scene_seed: of the scenes; the seed of training does not change them.
+    size, batch_size, augment: smaller than for photos, and no zoom. loading: see `SegmentationData`.
     """
+
+    licence = "They are drawn from a seed: nobody else has rights in them."
 
     classes = ("background", *SHAPES)
     palette = voc_palette(len(SHAPES) + 1)
-    labels = {IGNORE: IGNORE}  # what 255 means is known here; nobody need be asked
+    labels = {IGNORE: IGNORE}  # says that 255 is ignored, so that the cache does not ask
 
-    def __init__(self, train_images: int = 800, val_images: int = 200, scene_seed: int = 0, **loading: Any):
-        super().__init__(**loading)
+    def __init__(
+        self,
+        train_images: int = 800,
+        val_images: int = 200,
+        scene_seed: int = 0,
+        size: int | Sequence[int] = 64,
+        batch_size: int = 8,
+        augment: Augment | None = AUGMENTATION,
+        **loading: Any,
+    ):
+        super().__init__(size, batch_size, augment, **loading)
         self.counts = {"train": train_images, "val": val_images}
         self.scene_seed = scene_seed
 

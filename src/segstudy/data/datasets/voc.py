@@ -21,16 +21,21 @@ MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
 
 
 class VOC(SegmentationData):
-    """PASCAL VOC 2012: 20 classes and background; 255 is the border and whatever is too hard to say.
+    """PASCAL VOC 2012, segmentation: photos of everyday scenes.
 
-    root: the folder that holds VOCdevkit (or VOC2012). train, val: lists in ImageSets/Segmentation: train (1,464
-    images), val (1,449), trainval, or trainaug, whose masks are read from SegmentationClassAug.
-    labels: file value → class, for masks that number otherwise. download: fetch the official archive (2 GB) if missing.
-    Source: Everingham et al. 2015, "The PASCAL VOC Challenge: A Retrospective".
+    Classes: 20 of objects, and background. Format: JPEG, and indexed PNG whose values are the classes.
+    No data: 255, a border around objects and difficult regions.
+
+    root: the folder with VOCdevkit (or VOC2012). train, val: lists in ImageSets/Segmentation: train (1,464 images),
+    val (1,449), trainval, or trainaug, whose masks are in SegmentationClassAug.
+    labels: {value in the file: class}, for masks with other numbers. download: fetch the official archive (2 GB) if
+    missing. loading: see `SegmentationData`.
+    Cite: Everingham et al. 2015, "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 111.
     """
 
     classes = CLASSES
     palette = voc_palette(21)
+    licence = "The photos are from Flickr and under its terms of use; their owners keep their rights."
 
     def __init__(
         self,
@@ -47,20 +52,20 @@ class VOC(SegmentationData):
 
     def prepare_data(self) -> None:
         if self.download:
-            fetch_archive(URL, MD5, self.root, lambda: any(map(_whole, self._places())))
+            fetch_archive(URL, MD5, self.root, lambda: any(map(_is_complete, self._places())))
 
     def samples(self, split: str) -> list[Sample]:
         masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
         return self._samples({name: Path(masks, f"{name}.png") for name in self.names(split)}, f"the list {split!r}")
 
     def names(self, split: str) -> list[str]:
-        """The names in a list. Raises DataError if it is not there or empty."""
+        """The names in a list. Raises DataError if it is missing or empty."""
         listing = self._list(split)
         if not listing.is_file():
             found = sorted(p.stem for p in listing.parent.glob("*.txt"))
             raise DataError(
                 f"no list {split!r}: no file {listing}\n  found the lists: {', '.join(found) or 'none'}\n"
-                "  → set data.train and data.val to lists that are there"
+                "  → set data.train and data.val to one of them"
             )
         names = listing.read_text().split()
         if not names:
@@ -81,9 +86,9 @@ class VOC(SegmentationData):
         return [self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root]
 
     def home(self) -> Path:
-        """The folder VOC2012. Raises DataError that says where it was looked for."""
+        """The folder VOC2012. Raises DataError that says where it was searched."""
         for place in self._places():
-            if _whole(place):
+            if _is_complete(place):
                 return place
         raise DataError(
             f"no VOC2012 under data.root={str(self.root)!r}\n"
@@ -93,5 +98,5 @@ class VOC(SegmentationData):
         )
 
 
-def _whole(place: Path) -> bool:
+def _is_complete(place: Path) -> bool:
     return all((place / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on their device; every image's parameters are its own."""
+"""Augmentation of whole batches on their device, with parameters of its own for each image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from segstudy.labels import IGNORE
 from segstudy.seeds import uniform_numbers
 
 ROTATION_COLUMN, SIZE_COLUMN, FIRST_EXTRA_COLUMN = 7, 8, 9
-"""Columns of the random numbers. 0…6: colour, contrast, brightness, flip, zoom and its place; from THEN the parts'."""
+"""Columns of the parameters. 0…6: colour, contrast, brightness, flip, zoom and its place; the rest: `then`'s."""
 
 
 class Augment:
-    """Flip, scale, crop, rotation, brightness and contrast, drawn per image from (seed, epoch, index).
+    """Flip, scale, crop, rotation, brightness and contrast, drawn for each image from (seed, epoch, index).
 
-    flip: probability of a horizontal flip. scale: range of the zoom, above 1 crops, below 1 shows the whole image
-    smaller with its rest ignored; drawn evenly in its logarithm. rotation: largest angle to either side in degrees.
-    brightness, contrast: largest relative change, applied with the probability `colour`. sizes: factors of the
-    batch's size, one drawn for each batch, its sides then rounded to multiples of 32; [1] leaves the size as it is.
-    then: parts that follow in this order (segstudy.data.transforms.mixing and .effects), by names of the user's own.
-    All 0, scale [1, 1] and no parts leave the batch as it is.
+    flip: probability of a horizontal flip. scale: range of the zoom, drawn log-uniformly; above 1 it crops, below 1
+    the image is smaller and what surrounds it is ignored. rotation: largest angle in degrees, to either side.
+    brightness, contrast: largest relative change, applied with probability `colour`. sizes: factors of the batch's
+    size, one drawn for each batch; its sides are rounded to multiples of 32. [1] keeps the size.
+    then: further transforms {name: transform}, in this order (see segstudy.data.transforms.color and .mixing).
+    With all 0, scale [1, 1] and no transforms, the batch is unchanged.
     """
 
     def __init__(
@@ -45,36 +45,40 @@ class Augment:
             raise ValueError(f"data.augment.sizes is a list of factors above 0, [1] for one size, not {list(sizes)}")
         self.flip, self.scale, self.rotation, self.sizes = flip, tuple(scale), rotation, tuple(sizes)
         self.brightness, self.contrast, self.colour = brightness, contrast, colour
-        # Each part has its columns whether it is on or off, so that switching one on changes nothing of the others.
-        self.then: list[tuple[slice, Transform]] = []
+        # A transform has its columns whether it is on or off: switching one on changes no other's parameters.
+        self.transforms: list[tuple[slice, Transform]] = []
         self.num_params = FIRST_EXTRA_COLUMN
-        for name, part in (then or {}).items():
-            if part is None:
+        for name, transform in (then or {}).items():
+            if transform is None:
                 continue
-            if not isinstance(part, Transform):
-                raise ValueError(f"data.augment.then.{name} is a Part of segstudy.data.transforms.color, not {part!r}")
-            columns = slice(self.num_params, self.num_params + part.num_params)
+            if not isinstance(transform, Transform):
+                raise ValueError(
+                    f"data.augment.then.{name} is a Transform of segstudy.data.transforms, not {transform!r}"
+                )
+            columns = slice(self.num_params, self.num_params + transform.num_params)
             self.num_params = columns.stop
-            if part.probability:
-                self.then.append((columns, part))
-        if not (rotation or self.then or self.sizes != (1.0,)):
+            if transform.probability:
+                self.transforms.append((columns, transform))
+        if not (rotation or self.transforms or self.sizes != (1.0,)):
             self.num_params = ROTATION_COLUMN
 
     def __call__(
         self, image: Tensor, mask: Tensor, params: Tensor, size: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """image (B,3,H,W) in 0…1, mask (B,H,W), draws as of `draws` → both, changed alike, in `size`.
+        """Augment image (B,3,H,W) in 0…1 and mask (B,H,W) alike.
 
-        Labels ⊆ the image's own ∪ {255}, with mixing the batch's. size: as of `size`; None for that of the input.
+        params: of `make_params`. size: (H, W) of the output, of `output_size`; None for that of the input.
+        Labels out ⊆ the image's own (with mixing: the batch's) ∪ {255}.
         """
         params = params.to(image.device)
         height, width = size or mask.shape[1:]
-        image, mask = self._warp(self._recolour(image, params), mask, params, height, width)
-        for columns, part in self.then:
-            image, mask = part(image, mask, params[:, columns])
+        image, mask = self._transform_geometry(self._adjust_color(image, params), mask, params, height, width)
+        for columns, transform in self.transforms:
+            image, mask = transform(image, mask, params[:, columns])
         return image, mask
 
-    def _recolour(self, image: Tensor, params: Tensor) -> Tensor:
+    def _adjust_color(self, image: Tensor, params: Tensor) -> Tensor:
+        # torchvision's functions take one factor for the whole batch; here each image has its own.
         if self.brightness == self.contrast == 0:
             return image
         selected = (params[:, 0] < self.colour).float()
@@ -84,27 +88,31 @@ class Augment:
         gain, shift = gain[:, None, None, None], shift[:, None, None, None]
         return torch.addcmul(mean * (1 - gain) + shift, image, gain).clamp_(0, 1)
 
-    def _warp(self, image: Tensor, mask: Tensor, params: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def _transform_geometry(
+        self, image: Tensor, mask: Tensor, params: Tensor, height: int, width: int
+    ) -> tuple[Tensor, Tensor]:
         mirrored = params[:, 3] < self.flip
         # a flip alone needs no resampling
         if self.scale == (1.0, 1.0) and not self.rotation and mask.shape[1:] == (height, width):
             image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
             return image, torch.where(mirrored[:, None, None], mask.flip(2), mask)
-        grid = F.affine_grid(self._window(image, params, mirrored), [len(image), 3, height, width], align_corners=False)
-        # Outside of the image are mean grey and 255. Padded with the border and then replaced, because zero padding
-        # would mix the outermost pixels, which have labels, with the outside.
+        grid = F.affine_grid(
+            self._affine_map(image, params, mirrored), [len(image), 3, height, width], align_corners=False
+        )
+        # Outside the image: grey, ignored. First padded with the border and then replaced, because zero padding would
+        # blend the outermost pixels, which have labels, with the padding.
         inside = grid.abs().amax(3) <= 1
         image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
         labels = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
         image = torch.where(inside[:, None], image, GREY)
         return image, torch.where(inside, labels[:, 0].long(), IGNORE)
 
-    def _window(self, image: Tensor, params: Tensor, mirrored: Tensor) -> Tensor:
-        """What of each image is seen, as the affine map from output to input of affine_grid: (B,2,3)."""
+    def _affine_map(self, image: Tensor, params: Tensor, mirrored: Tensor) -> Tensor:
+        """The affine maps from output to input coordinates, as affine_grid takes them: (B,2,3)."""
         low, high = map(math.log, self.scale)
         zoom = torch.exp(low + (high - low) * params[:, 4])
-        # The window of the input that is seen has half-width 1/zoom; its centre stays where it keeps to the image
-        # (zoom > 1), or the image keeps to the window (zoom < 1).
+        # The output shows a window of the input of half-width 1/zoom. Its centre is drawn so that the window lies in
+        # the image (zoom > 1), or the image in the window (zoom < 1).
         room = (1 - 1 / zoom).abs()
         theta = torch.zeros(len(zoom), 2, 3, device=image.device)
         theta[:, 0, 0] = torch.where(mirrored, -1 / zoom, 1 / zoom)
@@ -112,31 +120,35 @@ class Augment:
         theta[:, 0, 2] = room * (2 * params[:, 5] - 1)
         theta[:, 1, 2] = room * (2 * params[:, 6] - 1)
         if self.rotation:
-            # A positive angle turns the picture anticlockwise. −1…1 spans the width as well as the height, hence
-            # their ratio: in pixels it is a rotation.
+            # A positive angle is anticlockwise. −1…1 spans both the width and the height; multiplied by their ratio,
+            # it is a rotation in pixels.
             angle = math.radians(self.rotation) * (2 * params[:, ROTATION_COLUMN] - 1)
             cos, sin, ratio = angle.cos(), angle.sin(), image.shape[2] / image.shape[3]
             turn = torch.stack([cos, -sin * ratio, sin / ratio, cos], 1).view(-1, 2, 2)
             theta[:, :, :2] = theta[:, :, :2] @ turn
         return theta
 
-    def params(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
-        """The random numbers of these images in this epoch: (B,7), or more if there is more to draw.
+    def make_params(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
+        """Augmentation parameters of these images in this epoch: float32 (B,7) or more columns.
 
-        In [0,1), but where a part has prepared its own.
+        In [0,1), except in the columns of a transform that makes its own from them.
         """
-        num_params = uniform_numbers(seed, epoch, indices, self.num_params)
-        for columns, part in self.then:
-            num_params[:, columns] = part.make_params(num_params[:, columns])
-        return num_params
+        params = uniform_numbers(seed, epoch, indices, self.num_params)
+        for columns, transform in self.transforms:
+            params[:, columns] = transform.make_params(params[:, columns])
+        return params
 
-    def size(self, params: Tensor, height: int, width: int) -> tuple[int, int]:
-        """Height and width in which a batch of height × width comes out, drawn with the number of its first image.
+    def output_size(self, params: Tensor, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of an augmented batch of height × width, drawn with the parameters of its first image.
 
-        draws in the CPU's memory, or the GPU would be waited for.
+        params: in the CPU's memory, so that no step waits for the GPU.
         """
         if self.sizes == (1.0,):
             return height, width
         factor = self.sizes[int(params[0, SIZE_COLUMN] * len(self.sizes))]
         # Multiples of the deepest stride of all encoders, so that no network has to pad.
         return max(32, 32 * round(factor * height / 32)), max(32, 32 * round(factor * width / 32))
+
+
+DEFAULT_AUGMENTATION = Augment(scale=(0.75, 1.5))
+"""The augmentation of conf/data_common.yaml."""

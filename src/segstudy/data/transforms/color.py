@@ -1,4 +1,8 @@
-"""What can follow the geometry within each image: colour, blur, erased rectangles; and the base of all such parts."""
+"""Transforms within each image: hue and saturation, blur, erased rectangles.
+
+Hand-written because torchvision takes one factor for a whole batch, and kornia's results differ in the last bits: hue
+of 16 images of 256² takes 128 ms here, 305 ms in kornia, 185 ms in torchvision image by image (blur: 106, kornia 57).
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +16,7 @@ from segstudy.labels import IGNORE
 
 
 class HueSaturation(Transform):
-    """Saturation and hue. saturation: largest relative change; hue: largest turn, as a share of the colour circle."""
+    """Changes saturation and hue. saturation: largest relative change. hue: largest rotation, in colour circles."""
 
     num_params = 3
 
@@ -37,16 +41,16 @@ class HueSaturation(Transform):
 
 
 def rotate_hue(image: Tensor, turn: Tensor) -> Tensor:
-    """Colours turned on the circle of hues, value and chroma kept. image (B,3,H,W) in 0…1, turn (B,) in circles."""
-    red, green, blue = (plane.contiguous() for plane in image.unbind(1))  # strided planes take twice the time
+    """Rotate the hues, with value and chroma kept. image (B,3,H,W) in 0…1; turn (B,) in colour circles."""
+    red, green, blue = (plane.contiguous() for plane in image.unbind(1))  # strided planes take twice as long
     value = torch.maximum(red, green).maximum(blue)
     chroma = value - torch.minimum(red, green).minimum(blue)
-    # The hue in sixths of the circle, counted from red; a grey has none, and with chroma 0 none is needed.
+    # The hue in sixths of the circle from red. A grey has none, and needs none: its chroma is 0.
     sixths = torch.where(value == green, blue - red, red - green)
     sixths = torch.where(value == red, green - blue, sixths).div_(chroma.clamp(min=1e-8))
     sixths += torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
     sixths += 6 * turn[:, None, None]
-    # Each channel is the value less the chroma times a trapezium over the circle, which is 0 around its own hue.
+    # A channel is the value minus chroma times a trapezoid over the circle, which is 0 around the channel's own hue.
     out = torch.empty_like(image, memory_format=torch.contiguous_format)
     for channel, start in enumerate((5, 3, 1)):
         k = sixths + start
@@ -57,7 +61,7 @@ def rotate_hue(image: Tensor, turn: Tensor) -> Tensor:
 
 
 class Blur(Transform):
-    """Gaussian blur. sigma: [low, high] of its standard deviation in pixels, drawn evenly."""
+    """Gaussian blur. sigma: [low, high] of the standard deviation in pixels, drawn uniformly."""
 
     num_params = 2
 
@@ -66,35 +70,35 @@ class Blur(Transform):
         self.sigma = positive_range("sigma", self, sigma)
 
     @property
-    def reach(self) -> int:
-        """Pixels to each side that count: three standard deviations of the widest blur."""
+    def radius(self) -> int:
+        """Radius of the kernel in pixels: three standard deviations of the widest blur."""
         return math.ceil(3 * self.sigma[1])
 
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.sigma
         sigma = low + (high - low) * params[:, 1:2]
-        distance = torch.arange(self.reach + 1, device=image.device)
-        taps = torch.exp(-0.5 * (distance / sigma) ** 2)
-        taps = taps / (2 * taps.sum(1, keepdim=True) - taps[:, :1])
-        taps = torch.where(self.selected(params)[:, None], taps, (distance == 0).float())
-        return _filtered(image, torch.cat([taps.flip(1)[:, :-1], taps], 1)), mask
+        distance = torch.arange(self.radius + 1, device=image.device)
+        weights = torch.exp(-0.5 * (distance / sigma) ** 2)
+        weights = weights / (2 * weights.sum(1, keepdim=True) - weights[:, :1])
+        weights = torch.where(self.selected(params)[:, None], weights, (distance == 0).float())
+        return _filter(image, torch.cat([weights.flip(1)[:, :-1], weights], 1)), mask
 
 
-def _filtered(image: Tensor, taps: Tensor) -> Tensor:
-    """Each image filtered with its own taps (B,2·reach+1) down and across, mirrored at its borders."""
+def _filter(image: Tensor, weights: Tensor) -> Tensor:
+    """Filter each image with its own weights (B,2·radius+1) down and across; borders are mirrored."""
     batch, channels, height, width = image.shape
-    reach = taps.shape[1] // 2
-    padded = F.pad(image, [reach] * 4, mode="reflect").reshape(1, -1, height + 2 * reach, width + 2 * reach)
-    kernels = taps.repeat_interleave(channels, 0)[:, None]  # each plane of the batch is a group of its own
+    radius = weights.shape[1] // 2
+    padded = F.pad(image, [radius] * 4, mode="reflect").reshape(1, -1, height + 2 * radius, width + 2 * radius)
+    kernels = weights.repeat_interleave(channels, 0)[:, None]  # each channel of each image is a group
     down = F.conv2d(padded, kernels[..., None], groups=batch * channels)
     return F.conv2d(down, kernels[:, :, None], groups=batch * channels).view_as(image)
 
 
 class RandomErasing(Transform):
-    """A rectangle made grey; its pixels become 255 in the mask, since nobody could know them.
+    """Makes a rectangle grey and ignores it in the mask.
 
-    area: [low, high] of its share of the image, drawn evenly; aspect: [low, high] of height/width, evenly in its
-    logarithm. Source: Zhong et al. 2020, "Random Erasing Data Augmentation", section 3.
+    area: [low, high] of its share of the image, drawn uniformly. aspect: [low, high] of height/width, log-uniformly.
+    Source: Zhong et al. 2020, "Random Erasing Data Augmentation", section 3.
     """
 
     num_params = 5
@@ -110,5 +114,5 @@ class RandomErasing(Transform):
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         (small, large), (low, high) = self.area, map(math.log, self.aspect)
         area, aspect = small + (large - small) * params[:, 1], torch.exp(low + (high - low) * params[:, 2])
-        gone = rectangles(area * self.selected(params), aspect, params[:, 3:5], image.shape[2], image.shape[3])
-        return torch.where(gone[:, None], GREY, image), torch.where(gone, IGNORE, mask)
+        erased = rectangles(area * self.selected(params), aspect, params[:, 3:5], image.shape[2], image.shape[3])
+        return torch.where(erased[:, None], GREY, image), torch.where(erased, IGNORE, mask)

@@ -1,6 +1,7 @@
-"""Mixing between the images of a batch: the partner of image i is image i + 1, that of the last is the first.
+"""Transforms that mix the images of a batch: the partner of image i is image i + 1, that of the last the first.
 
-A part that follows another mixes what that one made. In a batch of one image nothing changes.
+A transform that follows another mixes its results. A batch of one image does not change. Hand-written because the ones
+of torchvision mix whole-image labels, not masks.
 """
 
 import numpy as np
@@ -12,9 +13,9 @@ from segstudy.labels import IGNORE
 
 
 class BetaMix(Transform):
-    """Base of mixtures by a share λ of the image's own, drawn from Beta(alpha, alpha).
+    """Base of mixtures in which the image itself has the share λ, drawn from Beta(alpha, alpha).
 
-    The higher alpha, the nearer λ is to 1/2; 1 draws it evenly from 0…1.
+    The higher alpha, the nearer λ is to 1/2; with alpha 1 it is uniform in 0…1.
     """
 
     def __init__(self, alpha: float = 1.0, probability: float = 0.0):
@@ -25,16 +26,16 @@ class BetaMix(Transform):
         self.table = beta_table(alpha)
 
     def make_params(self, params: Tensor) -> Tensor:
-        """The second number becomes λ."""
+        """The second parameter becomes λ."""
         share = beta_quantile(params[:, 1].numpy(), self.alpha, self.table)
         return torch.cat([params[:, :1], torch.from_numpy(share)[:, None], params[:, 2:]], 1)
 
 
 class MixUp(BetaMix):
-    """Image λa + (1−λ)b; the label of each pixel is drawn from the two, a's with probability λ.
+    """Image λa + (1−λ)b; the label of each pixel is drawn: a's with probability λ, else b's.
 
-    So the loss of a pixel is the mixture λ·loss(a) + (1−λ)·loss(b) in expectation, and no loss needs to know; a pixel
-    whose drawn label is 255 is ignored. Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+    The expected loss of a pixel is λ·loss(a) + (1−λ)·loss(b), with any loss. A pixel whose drawn label is 255 is
+    ignored. Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
     """
 
     num_params = 3
@@ -46,9 +47,9 @@ class MixUp(BetaMix):
 
 
 class CutMix(BetaMix):
-    """A rectangle of the share 1−λ, shaped like the image and anywhere in it, from the partner: image and mask.
+    """Replaces a rectangle of area share 1−λ by the partner's, in image and mask. It has the image's aspect.
 
-    Source: Yun et al. 2019, "CutMix", section 3.2; there the rectangle may stick out of the image.
+    Source: Yun et al. 2019, "CutMix", section 3.2; there the rectangle may extend beyond the image.
     """
 
     num_params = 4
@@ -61,9 +62,9 @@ class CutMix(BetaMix):
 
 
 class CopyPaste(Transform):
-    """All pixels of one class of the partner, drawn evenly from those it has but for the background and 255.
+    """Pastes all pixels of one of the partner's classes, drawn uniformly from those other than background and 255.
 
-    background: the number of a class that is never pasted, or null. Nothing is pasted from a partner without others.
+    background: a class that is never pasted, or null. Nothing is pasted if the partner has no other class.
     Source: Ghiasi et al. 2021, "Simple Copy-Paste", section 3; there instances are pasted, here a class.
     """
 
@@ -80,20 +81,21 @@ class CopyPaste(Transform):
         there[:, IGNORE] = 0
         if self.background is not None:
             there[:, self.background] = 0
-        before = there.roll(-1, 0).cumsum(1)  # how many of the partner's classes are no higher than this one
+        before = there.roll(-1, 0).cumsum(1)  # the partner's classes up to this one
         count = before[:, -1:]
-        chosen = (before > (params[:, 1:] * count).floor()).int().argmax(1)  # the first that is: the class drawn
+        chosen = (
+            (before > (params[:, 1:] * count).floor()).int().argmax(1)
+        )  # the first that exceeds it: the class drawn
         drawn = self.selected(params) & (count[:, 0] > 0)
         theirs = (mask.roll(-1, 0) == chosen[:, None, None]) & drawn[:, None, None]
         return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
 
 
 def dither(phase: Tensor, height: int, width: int) -> Tensor:
-    """For each pixel of each picture a number in [0,1): phase (B,) → (B,height,width).
+    """A quasirandom number in [0,1) for each pixel of each image: phase (B,) → (B,height,width).
 
-    Even over the phases at every pixel and over the pixels of any small area, which independent noise would not be;
-    and one addition instead of a generator. Source: the additive recurrence R₂ of Roberts 2018, "The Unreasonable
-    Effectiveness of Quasirandom Sequences".
+    Uniform over the phases at each pixel, and over the pixels of any small area, which independent noise is not.
+    Source: the additive recurrence R₂ of Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences".
     """
     plastic = 1.32471795724474602596  # the root of x³ = x + 1
     y, x = (torch.arange(n, dtype=torch.float64, device=phase.device) for n in (height, width))
@@ -102,10 +104,10 @@ def dither(phase: Tensor, height: int, width: int) -> Tensor:
 
 
 def beta_table(alpha: float, steps: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The lower half of Beta(alpha, alpha): probabilities 0…1/2 and the quantiles at them, to the power of alpha.
+    """The lower half of Beta(alpha, alpha): probabilities 0…1/2 and the quantiles there, to the power of alpha.
 
-    As a function of t = x^alpha the distribution has the density (1−t^(1/alpha))^(alpha−1) up to a factor, which is
-    finite up to x = 1/2 for every alpha, so the trapezium rule sums it.
+    In t = x^alpha the density is proportional to (1−t^(1/alpha))^(alpha−1), finite up to x = 1/2 for every alpha, so
+    that the trapezoidal rule integrates it. Not scipy.special.betaincinv: other last bits would change earlier figures.
     """
     x = np.linspace(0, 0.5, steps + 1)
     t, density = x**alpha, (1 - x) ** (alpha - 1)
