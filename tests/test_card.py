@@ -18,9 +18,15 @@ from typer.testing import CliRunner
 from segstudy.cli.main import app
 from segstudy.console import format_fraction
 from segstudy.errors import ConfigError
-from segstudy.inference.card import model_card, write_card
+from segstudy.inference.card import (
+    compared_with_published,
+    data_name,
+    data_terms,
+    model_card,
+    weights_terms,
+    write_card,
+)
 from segstudy.inference.latency import BATCHES, CPU_PIXELS, measure_latency
-from segstudy.inference.terms import named, published, terms_of, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -263,15 +269,15 @@ def data_of(name: str, **lists: int) -> dict[str, Any]:
 
 
 def test_what_is_said_of_the_data() -> None:
-    assert named(data_of("Pet")) == "files in the layout of Oxford-IIIT Pet"
-    assert "CC BY-SA 4.0" in terms_of(data_of("Pet"), "")
-    assert "non-commercial" in terms_of(data_of("ADE20K"), "")
-    assert "Brostow" in terms_of(data_of("Folder"), "docs/camvid.yaml")
+    assert data_name(data_of("Pet")) == "files in the layout of Oxford-IIIT Pet"
+    assert "CC BY-SA 4.0" in data_terms(data_of("Pet"), "")
+    assert "non-commercial" in data_terms(data_of("ADE20K"), "")
+    assert "Brostow" in data_terms(data_of("Folder"), "docs/camvid.yaml")
     for unknown in (data_of("Folder"), data_of("MyPhotos")):
-        assert terms_of(unknown, "photos") == "The licence is not known: add it."
-    assert "as many images" in published(data_of("VOC", train=1464, val=1449))
-    assert "has 3,680 images, here are 20" in published(data_of("Pet", trainval=20, test=3669))
-    assert published(data_of("Folder", train=3)) == ""
+        assert data_terms(unknown, "photos") == "The licence is not known: add it."
+    assert "as many images" in compared_with_published(data_of("VOC", train=1464, val=1449))
+    assert "has 3,680 images, here are 20" in compared_with_published(data_of("Pet", trainval=20, test=3669))
+    assert compared_with_published(data_of("Folder", train=3)) == ""
 
 
 def test_what_is_said_of_the_weights() -> None:
@@ -281,7 +287,7 @@ def test_what_is_said_of_the_weights() -> None:
         "start_from a": "another run", "random (no network)": "could not be had",
     }  # fmt: skip
     for origin, words in said.items():
-        (line,) = weights_of({"encoder_weights": origin})
+        (line,) = weights_terms({"encoder_weights": origin})
         assert words in line
         assert "/x/" not in line
-    assert list(weights_of({})) == []
+    assert list(weights_terms({})) == []

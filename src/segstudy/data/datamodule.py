@@ -38,9 +38,6 @@ class SegmentationData(L.LightningDataModule):
     name: of the data in records and reports, if it is not the whole published set.
     """
 
-    licence: str = "not known"
-    """Terms of use of the images and masks, in a sentence."""
-
     classes: Sequence[str]
     palette: Sequence[tuple[int, int, int]]
     background: int | None = 0
@@ -48,6 +45,12 @@ class SegmentationData(L.LightningDataModule):
     val: str | None = "val"
     test: str | None = None
     labels: Mapping[int, int] | None = None
+    title: str = ""
+    """The published data set that the class reads. Files in its layout need not be that data set."""
+    terms: str = ""
+    """Terms of use of the published images, as model cards quote them; "" if unknown."""
+    list_lengths: Mapping[str, int] = {}
+    """Number of images in each published list."""
 
     def __init__(
         self,

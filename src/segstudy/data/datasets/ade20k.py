@@ -34,12 +34,13 @@ class ADE20K(SegmentationData):
     Cite: Zhou et al. 2017, "Scene Parsing through ADE20K Dataset", CVPR.
     """
 
-    licence = "The terms of use allow non-commercial research and education; the images' owners keep their rights."
-
     classes = tuple(name for name, _ in CLASSES)
     palette = tuple(rgb for _, rgb in CLASSES)
     background = None
     labels = {0: 255} | {i + 1: i for i in range(150)}
+    title = "ADE20K SceneParsing"
+    terms = "its terms of use allow non-commercial research and education; the images' owners keep their rights."
+    list_lengths = {"training": 20_210, "validation": 2_000}
 
     def __init__(
         self, root: str, train: str = "training", val: str = "validation", download: bool = False, **loading: Any

@@ -36,7 +36,9 @@ class Pet(SegmentationData):
     Cite: Parkhi et al. 2012, "Cats and Dogs", CVPR.
     """
 
-    licence = "CC BY-SA 4.0; the photos' owners keep their rights."
+    title = "Oxford-IIIT Pet"
+    terms = "CC BY-SA 4.0; the photos' owners keep their rights."
+    list_lengths = {"trainval": 3_680, "test": 3_669}
 
     def __init__(
         self,

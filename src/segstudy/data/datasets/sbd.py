@@ -29,7 +29,8 @@ class VOCSBD(VOC):
     Cite: Hariharan et al. 2011, "Semantic Contours from Inverse Detectors", ICCV; and VOC.
     """
 
-    licence = f"{VOC.licence} The masks of SBD are of the same photos (Hariharan et al. 2011)."
+    title = "PASCAL VOC 2012 with the masks of SBD"
+    terms = f"{VOC.terms} The masks of SBD are of the same photos (Hariharan et al. 2011)."
 
     def __init__(self, root: str, train: str = "trainaug", images: int | None = PUBLISHED, **voc: Any):
         super().__init__(root, train=train, **voc)

@@ -50,7 +50,7 @@ class Scenes(SegmentationData):
     size, batch_size, augment: smaller than for photos, and no zoom. loading: see `SegmentationData`.
     """
 
-    licence = "They are drawn from a seed: nobody else has rights in them."
+    terms = "They are drawn from a seed: nobody else has rights in them."
 
     classes = ("background", *SHAPES)
     palette = voc_palette(len(SHAPES) + 1)

@@ -36,8 +36,6 @@ class Folder(SegmentationData):
     nor data.size changes them.
     """
 
-    licence = "not known: add it"
-
     def __init__(
         self,
         root: str,
