@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from segstudy.labels import scores_at
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,9 @@ def labels_and_confidence(scores: Tensor, shape: Sequence[int]) -> tuple[np.ndar
 
     The logits are interpolated (bilinear) if `shape` is another size, as in a run's test; the softmax comes after that.
     """
-    if scores.shape[1:] != tuple(shape):
-        scores = F.interpolate(scores[None].float(), size=tuple(shape), mode="bilinear", align_corners=False)[0]
-    best, labels = scores.float().max(0)
-    confidence = (best - scores.float().logsumexp(0)).exp().clamp(max=1)  # rounding may lead a little above 1
+    scores = scores_at(scores, shape).float()
+    best, labels = scores.max(0)
+    confidence = (best - scores.logsumexp(0)).exp().clamp(max=1)  # rounding may lead a little above 1
     return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy()
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from segstudy.data.images import open_upright, to_eight_bits, to_rgb
 from segstudy.errors import DataError
-from segstudy.inference.labels import labels_and_mean
 from segstudy.inference.loading import LoadedRun, TestTimeAugmentation, load_runs, parse_size
 from segstudy.inference.tiles import Place, Tiles, blend_tiles, join_blocks, tiles_per_batch
 from segstudy.inference.tta import mean_over_views
+from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
 from segstudy.networks.encoders import normalisation_of
 from segstudy.precision import choose_device
@@ -110,8 +110,7 @@ class Model:
         """float32 (C,H,W) in the photo's own size, interpolated from the network's where they differ."""
         image = as_image(photo)
         scores = self.scores(image, size, views)
-        chances = (scores if views else scores.softmax(0))[None]
-        return nn.functional.interpolate(chances, size=image.shape[:2], mode="bilinear")[0].cpu().numpy()
+        return scores_at(scores if views else scores.softmax(0), image.shape[:2]).cpu().numpy()
 
     def scores(self, image: np.ndarray, size: str = "train", views: TestTimeAugmentation | None = None) -> Tensor:
         """Logits float32 (C,h,w) of an image uint8 (H,W,3), at the network's size; with views, probabilities."""
@@ -134,13 +133,13 @@ class Model:
         shape = picture.height, picture.width
         if tiles is None:
             scores = self.batch_scores(self.resized(picture, size)[None], views)
-            return labels_and_mean(scores[0], shape, views is not None)
+            return labels_and_mean_confidence(scores[0], shape, views is not None)
         if size not in ("train", "original"):
             picture = Image.fromarray(self.resized(picture, size))
         seen = picture.height, picture.width
         blocks = self.tiled(picture, tiles, views, batch, tell)
         if seen != shape:
-            return labels_and_mean(join_blocks(seen, blocks), shape)
+            return labels_and_mean_confidence(join_blocks(seen, blocks), shape)
         labels, total = np.empty(shape, np.uint8), 0.0
         for top, left, block in blocks:
             best, winner = block.max(0)

@@ -18,12 +18,12 @@ from segstudy.data.images import open_upright
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
 from segstudy.files import atomic_write
 from segstudy.inference.evaluate import save_mask
-from segstudy.inference.labels import labels_and_mean
 from segstudy.inference.loading import TestTimeAugmentation
 from segstudy.inference.model import Model
 from segstudy.inference.overlay import overlay, with_legend
 from segstudy.inference.photos import MAX_PIXELS, OURS, Photo, header
 from segstudy.inference.tiles import Tiles, tiles_per_batch
+from segstudy.labels import labels_and_mean_confidence
 
 LANES = 4
 """Batches that a CPU's network sees side by side. The threads of one batch wait for the slowest of them at every layer,
@@ -201,7 +201,7 @@ class PredictionPipeline:
         model, task, photo = self.model, self.task, opened.photo
         width, height = opened.size
         if isinstance(found, Tensor):
-            found = labels_and_mean(found, (height, width), task.views is not None)
+            found = labels_and_mean_confidence(found, (height, width), task.views is not None)
         labels, sure = found
         if task.keep is not None:
             kept = [c if c in task.keep else model.background for c in range(256)]
