@@ -105,7 +105,7 @@ def test_one_seed_decides_nothing_about_variants(tests: list[TestResult]) -> Non
     found = analyse(once, Plan.of({"min_images": 5, "claims": CLAIMS[:1]}), "made")
     assert [d.verdict for d in found.differences] == ["ahead", "ahead"]
     assert found.claims[0].outcome == "undecided"
-    assert "one seed" in found.claims[0].words
+    assert "One seed" in found.claims[0].words
     assert any("one set of predictions" in w for w in found.warnings)
 
 
@@ -120,7 +120,7 @@ def test_classes_with_few_images_carry_no_verdict(tests: list[TestResult]) -> No
     images = (tests[0].counts.truth > 0).sum(0)
     found = analyse(tests, Plan(min_images=int(images[1:].max())), "made")
     assert found.supported.sum() == (images >= images[1:].max()).sum()
-    assert any("carry no verdict" in w for w in found.warnings)
+    assert any("but not in the verdicts" in w for w in found.warnings)
 
 
 def test_without_a_supported_class_there_are_figures_but_no_verdicts(tests: list[TestResult]) -> None:
@@ -300,7 +300,7 @@ def test_a_figure_that_one_training_has_not_is_not_measured(tests: list[TestResu
     never, alone = analyse(once, Plan.of({"min_images": 5, "claims": [CLAIMS[5], worst]}), "made").claims
     assert never.outcome == "not measured"
     assert alone.outcome == "undecided"
-    assert "one seed says nothing of variants" in alone.words
+    assert "One seed per variant is not enough" in alone.words
 
 
 def test_a_run_without_a_history_hides_no_target(tests: list[TestResult], tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_variants_of_one_seed_each_make_no_two_seeds_at_equal_spill(tests: list[
     claim = {"say": "x", "figure": "missed", "variant": "c|d", "against": "a|b", "direction": "higher"}
     told = analyse(once, Plan.of({"min_images": 5, "claims": [claim | {"at": "equal_spill"}]}), "made").claims[0]
     assert told.outcome == "undecided"
-    assert "one seed says nothing of variants" in told.words
+    assert "One seed per variant is not enough" in told.words
 
 
 def test_few_blocks_are_said_to_be_rough(tests: list[TestResult]) -> None:

@@ -228,7 +228,7 @@ def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
     assert '<span class="verdict one">ahead .016: these two trainings</span>' in text
     assert 'class="verdict better"' not in text
     assert "<pattern" in (tmp_path / "figures" / "1_forest_miou.svg").read_text()
-    assert "two networks, not of variants" in text
+    assert "two trained networks, not the variants" in text
     # With three seeds nothing is hatched.
     drawn = plots.forest_plot(three().groups[0], "miou")
     assert drawn is not None

@@ -351,11 +351,10 @@ def test_better_in_words() -> None:
 
 def test_one_seed_in_words() -> None:
     ahead = Decision(0.01, 0.005, 0.027, "ahead", 0.01)
-    text = verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 1)), ahead, spread=0.009)
+    text = verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 1)), ahead, seed_deviation=0.009)
     assert text == (
         "checkpoint V2 is ahead of checkpoint V1 in mIoU by .016 (.005 … .027, images only). One training each: "
-        "whether variant V2 is better is not known; how far the same recipe moves with another seed: "
-        ".009 (SD) in this study"
+        "this does not show that variant V2 is better. Standard deviation over seeds: .009 in this study"
     )
     half = verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 3)), ahead)
     assert "One training of V1: " in half
@@ -367,7 +366,9 @@ def test_equal_and_undecided_in_words() -> None:
     text = "V2 and V1 are equal in mIoU within ±.005 (−.002 … +.003; two seeds each)"
     assert verdict_sentence("V1", "V2", "mIoU", compared(0.0005, 0.001, seeds=(2, 2)), equal) == text
     shown = Decision(0.01, 0.001, 0.003, "equal", 0.003)
-    assert "more than chance, but smaller" in verdict_sentence("V1", "V2", "mIoU", compared(0.002, 0.0005), shown)
+    assert "the difference is significant, but smaller" in verdict_sentence(
+        "V1", "V2", "mIoU", compared(0.002, 0.0005), shown
+    )
     unsure = decide({"it": compared(0.004, 0.012 / 2.8)})["it"]
     text = verdict_sentence("V1", "V2", "mIoU", compared(0.004, 0.012 / 2.8), unsure)
     assert text.startswith("undecided: V2 − V1 in mIoU is +.004 (−.004 … +.012; three seeds each); ")

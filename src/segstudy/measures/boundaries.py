@@ -1,4 +1,4 @@
-"""How well edges are drawn: bands and contours of each class, blocks of the decoder's grid, roughness."""
+"""Quality of boundaries: Boundary IoU, boundary F, roughness, and blockiness of the decoder's grid."""
 
 import math
 from typing import NamedTuple

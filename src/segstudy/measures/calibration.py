@@ -1,4 +1,4 @@
-"""How well a network knows what it knows: calibration, proper scores, risk and coverage, from sums over images.
+"""Calibration: expected calibration error, proper scores, risk and coverage, from sums over images.
 
 Confidence is the probability of the predicted class. Each image keeps sums in fine bins that never change; bins of
 equal mass over the whole split are formed from them afterwards, and so every figure gets an interval over images.

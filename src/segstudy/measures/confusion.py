@@ -6,7 +6,7 @@ import numpy as np
 
 
 def sum_rows(rows: np.ndarray, axes: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """Pixels added up by some of the columns image 0, truth 1 and prediction 2: int64 of `shape`, one length an axis."""
+    """Pixels added up by some of the columns (0 image, 1 truth, 2 prediction): int64 of `shape`, a length for each."""
     counts = np.zeros(tuple(shape), np.int64)
     np.add.at(counts, tuple(rows[:, axis] for axis in axes), rows[:, 3])
     return counts

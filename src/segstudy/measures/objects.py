@@ -1,4 +1,4 @@
-"""What became of each object: missed, mixed, given a wrong label, found in part, or right."""
+"""Object outcomes: missed, mixed, wrong label, partial or right; and the pieces that an object is found in."""
 
 import numpy as np
 from scipy import ndimage
@@ -10,7 +10,7 @@ OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 """Components are 8-connected."""
 
-# The cut-offs, in one place; the report shows the histograms of found and purity, so that nobody need trust them.
+# The cut-offs, in one place; the report shows the histograms of found and purity, so that anybody can see their effect.
 SMALLEST = 0.002  # of the image: smaller components are specks (79 % of VOC-animals' components, .2 % of its pixels)
 
 FOUND_AT_ALL, FOUND_WHOLE = 0.25, 0.75
@@ -84,8 +84,8 @@ def _add(sums: dict[str, np.ndarray], inside: np.ndarray, labels: np.ndarray, c:
 
 
 def outcome_of(found: float, purity: float, top_is_right: bool) -> int:
-    """The outcome's place in OUTCOMES, by the share found, the share of the commonest label in it, and whether it is
-    the right one; the first rule that fits."""
+    """The outcome's place in OUTCOMES, by the share found, the share of the most frequent label in it, and whether
+    that is the right one; the first rule that fits."""
     if found < FOUND_AT_ALL:
         return 0
     if purity < PURE:

@@ -1,7 +1,8 @@
-"""Where a network stands between timid and bold: its counts when the background's logit is raised or lowered.
+"""Operating curve: error counts of a network as its background logit is shifted.
 
-A loss that weighs the background down moves a network along this curve without making it better or worse, so missed
-and hallucinated pixels of two networks are compared at equal spill too.
+A loss with a small weight on background moves a network along this curve without making it better or worse. So missed
+and hallucinated pixels are also compared at equal spill: with both networks set to the same false-positive rate on
+background.
 """
 
 import math
@@ -29,7 +30,7 @@ EDGES = np.concatenate([-HALF[:0:-1], HALF]).astype(np.float32)
 margin."""
 
 MARGIN_CATEGORIES = ("foreground", "confused", "foreign", "overshoot", "ghost")
-"""The cells that a pixel may be in as long as the background does not win it."""
+"""The error categories of a pixel that is not predicted as background."""
 
 BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CATEGORIES))
 
@@ -37,7 +38,7 @@ BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(
 def offset_sums(
     logits: Tensor, mask: Tensor, background: int | None, present: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Counts of one image at each of OFFSETS: `offset_cells` (7 offsets, 7 cells) in the order of `failures.CELLS`,
+    """Counts of one image at each of OFFSETS: `offset_cells` (7 offsets, 7 error categories, as `pixels.CATEGORIES`),
     `offset_hit` and `offset_predicted` (7,C) by class, and `offset_truth` (C,), the same for all; and for all offsets
     `offset_margins` (BINS, KINDS): pixels by the best other logit less the background's. int32.
 

@@ -1,4 +1,4 @@
-"""How a prediction fails, as sums over an image's pixels: a study adds them up and divides once (`figures.py`).
+"""Error categories of an image's pixels, as sums: a study adds them up over images and divides once (`metrics.py`).
 
 255 of the truth is copied into the prediction before objects' pieces or bands are taken: else the void ring of a data
 set merges and cuts pieces and shifts edges. Where something must reach across the ring (an overshoot belongs to the
@@ -13,14 +13,15 @@ from segstudy.measures.boundaries import band_sums, edge_sums, fill_void
 from segstudy.measures.objects import EIGHT_CONNECTED, object_sums
 
 CATEGORIES = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
-"""The seven exclusive kinds of counted pixels. missed: an object called background. confused, foreign: an object given
-another class, that is or is not in the image. overshoot, ghost: background given a class that is or is not in it."""
+"""Every counted pixel is one of these. background, foreground: right. missed: foreground predicted as background
+(false negative). confused, foreign: foreground predicted as another class that is, or is not, in the image. overshoot,
+ghost: background predicted as a class that is, or is not, in the image (false positive of the foreground)."""
 
 VISIBLE = 0.001
 """Share of an image from which on an absent class counts as predicted there."""
 
 BAND = 0.01
-"""Of the diagonal: how near to both right and rightly left pixels an error is one of the boundary."""
+"""Of the diagonal: an error this near to true-positive and to true-negative pixels is one of the boundary."""
 
 
 def image_errors(
@@ -51,8 +52,10 @@ def image_errors(
 def error_categories(
     truth: np.ndarray, labels: np.ndarray, background: int | None, present: np.ndarray | None = None
 ) -> np.ndarray:
-    """Each pixel's place in CELLS, uint8 (H,W); 255 where the truth is 255. Without a background there are no missed,
-    overshoot or ghost pixels. present: as in `measure`."""
+    """Each pixel's place in CATEGORIES, uint8 (H,W); 255 where the truth is 255.
+
+    Without a background there are no missed, overshoot or ghost pixels. present: as in `image_errors`.
+    """
     there = np.zeros(256, bool)
     there[np.unique(truth) if present is None else present] = True
     if background is not None:

@@ -1,4 +1,4 @@
-"""Shift consistency: whether labels stay on their objects when the image moves by a few pixels."""
+"""Shift consistency: the share of pixels that keep their label when the image is shifted by a few pixels."""
 
 from collections.abc import Callable, Sequence
 

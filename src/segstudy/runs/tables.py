@@ -46,9 +46,9 @@ def print_study(folder: Path, console: Console) -> list[str]:
         if r.get("status") == "failed":
             console.print(f"[red]{escape(name)}:[/] {escape(str(r.get('error')))}", soft_wrap=True, highlight=False)
     if any("(" in str(r.get("encoder_weights")) for r in runs.values()):
-        console.print("[red]random!: ImageNet weights were asked for and could not be had[/] (encoder.weights=PATH)")
+        console.print("[red]random!: ImageNet weights were asked for but not available[/] (encoder.weights=PATH)")
     if any(r.get("selected_on_reported") for r in runs.values()):
-        console.print("* selected on the reported split: its figure is flattered; set data.select_fraction=.1")
+        console.print("* selected on the reported split: its figure is optimistic; set data.select_fraction=.1")
     return [name for name, r in runs.items() if r.get("status") != "done"]
 
 
@@ -155,7 +155,7 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
     fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
     once = len({r.get("seed") for r in runs.values()}) == 1
-    chance = "; one seed a variant: differences may be chance" if once else ""
+    chance = "; one seed per variant: differences may be chance" if once else ""
     size = "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     return (

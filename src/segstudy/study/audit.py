@@ -203,7 +203,7 @@ class PublishedFigure:
 
 
 def _on(split: Any, size: Sequence[int], fit: int = 0) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a record's data report on `split` (images, or the protocol) at `size`, trained on at most `fit` images."""
+    """Whether data report on `split` (number of images, or protocol) at `size`, trained on at most `fit` images."""
 
     def same(data: Mapping[str, Any]) -> bool:
         trained = data["roles"].get("fit", {}).get("images", 0)
@@ -288,8 +288,8 @@ def _table(audit: Audit) -> Table:
     images, counted = len(audit.counts.truth), len(audit.counts.counted().truth)
     table = Table(
         title=escape(f"{audit.run}: the same predictions under each reading"),
-        caption="T truth, P predicted, H true positives, U = T+P−H: pixels of class c in image i; Σ over images; b background; "
-        f"C classes. {counted} of {images} images counted, in the list's order. Δ: from the first row.",
+        caption="T truth, P predicted, H true positives, U = T+P−H: pixels of class c in image i; Σ over images; "
+        f"b background; C classes. {counted} of {images} images counted, in the list's order. Δ: from the first row.",
         caption_justify="left",
     )
     table.add_column("reading, its formula, who reads it so", overflow="fold")
@@ -345,9 +345,8 @@ def words(audit: Audit) -> list[str]:
     low, high = map(format_number, audit.spread)
     floors = " to ".join(map(format_number, audit.floors))
     lines = [
-        f"The same predictions read between {low} and {high} as mIoU, "
-        f"{format_number(audit.readings[0].value)} at dataset "
-        f"level; {audit.constant} reads {floors}. A figure whose reading is not stated could be any of these."
+        f"The same predictions read between {low} and {high} as mIoU, {format_number(audit.readings[0].value)} at "
+        f"dataset level; {audit.constant} reads {floors}. A figure whose reading is not stated could be any of these."
     ]
     unearned = [r.name for r in audit.readings if r.group in SAME and r.unearned]
     if unearned:

@@ -1,4 +1,4 @@
-"""A study of folders of masks from anywhere: the truth, and predictions of two or more systems."""
+"""Compare folders of predicted masks, from any system, with the folder of true masks."""
 
 import csv
 from collections import Counter

@@ -1,4 +1,4 @@
-"""From tests to findings: the figures of each variant, their differences and verdicts, what a reader must know."""
+"""From test results to findings: each variant's metrics, planned differences with verdicts, claims, warnings."""
 
 import csv
 import itertools
@@ -31,7 +31,7 @@ from segstudy.study.statistics import bootstrap, comparison, influence, multipli
 from segstudy.study.statistics.comparison import Estimate, MetricSamples
 
 BLOCK = 20
-"""Images of a sequence that count as one, where there are too few sequences to draw from (results/statistics.md)."""
+"""Consecutive images that form a cluster where there are too few groups for an interval (results/statistics.md)."""
 
 NAN = float("nan")
 
@@ -70,7 +70,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     pairs, absent = planned_pairs(seeds, plan)
     warnings += absent
     differences, comparisons = compare_pairs(measured, pairs, setting, plan)
-    warnings += _warnings(tests, variants, supported, comparisons, clusters)
+    warnings += _warnings(tests, variants, supported, comparisons, clusters, plan.min_images)
     if plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1:
         warnings.append("not all variants have the same seeds: those with others are compared without pairs of seeds")
     warnings += cross_checks(seeds, scored, clusters)
@@ -104,7 +104,7 @@ def in_images(test: TestResult) -> np.ndarray:
 def supported_classes(
     in_images: np.ndarray, min_images: int, clusters: Sequence[str] | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Classes that carry verdicts (C,): in at least `min_images` images and two units; a warning where there are none.
+    """Classes that enter the verdicts (C,): in at least `min_images` images and two clusters; a warning without any.
 
     in_images: bool (N,C), as of the function of that name.
     """
@@ -123,23 +123,23 @@ def supported_classes(
 
 
 def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:
-    """A label for each image, equal where images are not independent (None: all are), and what to say of it.
+    """A label for each image, equal where images are not independent (None: all are), and warnings.
 
-    Where fewer than 10 sequences hold all images, blocks of 20 consecutive ones stand for them.
+    Where there are fewer than 10 groups, blocks of 20 consecutive images of a group are used instead.
     """
     groups = list(test.groups)
     distinct = len(set(groups))
     if distinct == len(groups):
         return None, []
     if distinct >= comparison.FEW_GROUPS:
-        return groups, [f"intervals are over {distinct} groups of images, which are not independent within a group"]
+        return groups, [f"intervals are over {distinct} groups of images: images of one group are not independent"]
     seen: dict[str, int] = {}
     clusters = []
     for group in groups:
         place = seen[group] = seen.get(group, -1) + 1
         clusters.append(f"{group} {place // BLOCK}")
     return clusters, [
-        f"{distinct} groups of images are too few to draw from: intervals are over {len(set(clusters))} blocks of "
+        f"{distinct} groups of images are too few for an interval: intervals are over {len(set(clusters))} blocks of "
         f"{BLOCK} consecutive images of a group"
     ]
 
@@ -147,10 +147,8 @@ def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:
 def planned_pairs(
     variants: Mapping[str, Sequence[TestResult]], plan: Plan
 ) -> tuple[list[tuple[Side, Side]], list[str]]:
-    """(a, b) for each planned comparison: the variants on either side; without a plan each against the one before.
-
-    And what to say of the planned ones that no run is there for.
-    """
+    """(a, b) for each planned comparison, without a plan each variant against the one before; and a warning about
+    planned pairs without runs."""
     if not plan.pairs:
         return [(Side(a, [a]), Side(b, [b])) for a, b in itertools.pairwise(variants)], []
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in variants.items()}
@@ -166,8 +164,7 @@ def compare_pairs(
     setting: ComparisonSettings,
     plan: Plan,
 ) -> tuple[list[Difference], list[comparison.Comparison]]:
-    """The planned differences of mIoU with their verdicts, all in one family; without classes that carry them, all are
-    undecided."""
+    """The planned differences of mIoU with verdicts, all in one family; all undecided without supported classes."""
     compared = {}
     for a, b in pairs:
         against, variant = (comparison.average([measured[name] for name in side.variants]) for side in (a, b))
@@ -200,13 +197,13 @@ def seed_deviation(measured: Mapping[str, MetricSamples]) -> float | None:
 
 
 def shared_changes(seeds: Mapping[str, Sequence[TestResult]]) -> set[str]:
-    """What all runs of all variants change: no difference between them."""
+    """The changes that all runs of all variants share."""
     each = [set(t.record.get("changes", [])) for runs in seeds.values() for t in runs]
     return set.intersection(*each) if len(seeds) > 1 else set()
 
 
 def own_changes(changes: Sequence[str], common: set[str]) -> str:
-    """What this variant changes and others do not; of a path, its file."""
+    """The changes of this variant that not all share; of a path, its file."""
     kept = [c.partition("=") for c in variant_changes(changes) if c not in common]
     return " ".join(f"{key}{equals}{value.rsplit('/', 1)[-1]}" for key, equals, value in kept)
 
@@ -263,7 +260,7 @@ def _variant(
 def variant_metrics(
     runs: Sequence[TestResult], clusters: Sequence[str] | None, ratios: Mapping[str, MetricSamples | None]
 ) -> dict[str, Estimate]:
-    """Every figure of a variant; ratios: those of FIGURES, measured. Some have no interval."""
+    """Every metric of a variant, some without an interval. ratios: the samples of METRICS."""
     found = {}
     for figure in METRICS:
         m = ratios[figure.name]
@@ -271,7 +268,7 @@ def variant_metrics(
             found[figure.name] = Estimate(NAN, NAN, NAN, len(runs))
             continue
         e = comparison.estimate(m.values, m.influences, clusters)
-        # A normal interval may reach beyond what a share can be: cut there.
+        # A symmetric interval may reach beyond 0 or the largest possible value: cut there.
         found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
     for name, value_of in IMAGE_METRICS.items():
         m = samples_of_image_metric(runs, value_of)
@@ -290,7 +287,7 @@ def variant_metrics(
 
 
 def times_to_accuracy(histories: Sequence[time_to_accuracy.History], target: float) -> dict[str, Estimate]:
-    """epochs_to_90 and seconds_to_90, means over the trainings; n/a where one never was so good."""
+    """epochs_to_90 and seconds_to_90, means over the trainings; NaN where one never reached the target."""
     if math.isnan(target) or not histories:
         return {}
     when = [time_to_accuracy.time_to_target(rows, target) for rows in histories]
@@ -309,7 +306,7 @@ def _histograms(added: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _confused(confusion: np.ndarray, classes: Sequence[str], most: int = 10) -> list[tuple[str, str, float]]:
-    """The commonest wrong (truth, prediction) with the share of the truth's pixels."""
+    """The most frequent confusions (truth, prediction), with their share of the truth's pixels."""
     wrong = confusion * ~np.eye(len(confusion), dtype=bool)
     order = np.argsort(wrong, axis=None)[::-1][:most]
     found = []
@@ -326,7 +323,7 @@ def _reliability(added: Mapping[str, np.ndarray]) -> dict[str, list[tuple[float,
 
 
 def _inspected(runs: Sequence[TestResult]) -> list[tuple[str, str]] | None:
-    """(layer, flags) of the last look of the model inspector, of the first run that has one."""
+    """(layer, flags) of the model inspector's last report, of the first run that has one."""
     for test in runs:
         places = (test.folder / "inspector").glob("*.csv") if test.folder else []
         files = sorted(place for place in places if place.is_file())  # a pipe would be waited for
@@ -339,15 +336,17 @@ def _inspected(runs: Sequence[TestResult]) -> list[tuple[str, str]] | None:
 def most_influential_images(
     names: Sequence[str], measured: Mapping[str, MetricSamples], differences: Sequence[Difference], most: int = 6
 ) -> list[tuple[int, str, float]]:
-    """(index, name, share) of the images that carry the surest planned difference, by their influence on it.
+    """(index, name, share) of the images with the most influence on the planned difference of the smallest p-value.
 
-    share: of the sum of all images' influences, without sign; its sign says for (+) or against (−) variant b.
+    share: of the sum of all images' absolute influences; positive: in favour of variant b.
     """
     known = [d for d in differences if d.a in measured and d.b in measured and not math.isnan(d.p)]
     if not known:
         return []
-    surest = min(known, key=lambda d: d.p)
-    influences = np.mean(measured[surest.b].influences, 0) - np.mean(measured[surest.a].influences, 0) + surest.delta
+    clearest = min(known, key=lambda d: d.p)
+    influences = (
+        np.mean(measured[clearest.b].influences, 0) - np.mean(measured[clearest.a].influences, 0) + clearest.delta
+    )
     size = np.abs(influences).sum()
     if not size > 0:
         return []
@@ -370,12 +369,12 @@ def cross_checks(
         if math.isnan(off):
             said.append(
                 f"{name}: its standard error cannot be checked by resampling: a class is in so few images that many "
-                "draws lack it, or nothing varies over images; take its intervals as rough"
+                "draws lack it, or nothing varies over images; its intervals are rough"
             )
         elif abs(off) > bootstrap.DISAGREEMENT:
             said.append(
                 f"{name}: its standard error by resampling is {abs(off):.0%} {'larger' if off > 0 else 'smaller'} than "
-                "by influence: take its intervals as rough"
+                "by influence: its intervals are rough"
             )
     return said
 
@@ -386,26 +385,32 @@ def _warnings(
     supported: np.ndarray,
     comparisons: Sequence[comparison.Comparison],
     clusters: Sequence[str] | None,
+    min_images: int,
 ) -> list[str]:
     first = tests[0]
     said = []
     if rough := comparison.small_sample_warning(len(first.names), None if clusters is None else len(set(clusters))):
         said.append(rough)
     if first.folder is None:
-        said.append("each folder is one set of predictions: what is said holds for them, not for their method")
+        said.append("each folder is one set of predictions: the results hold for these predictions, not for the method")
     elif any(len(v.seeds) == 1 for v in variants) and comparisons:
         said.append(
-            "variants with one seed: what is said of them holds for the trained networks, not for the variants; "
+            "variants with one seed: what is said of them holds for these trained networks, not for the variants; "
             "seed=0,1,2 trains three of each"
         )
-    unseen = int((in_images(first).any(0) & ~supported).sum())
-    if unseen and supported.any():
-        said.append(
-            f"{unseen} classes with truth in too few images carry no verdict; they are in the mIoU of all classes"
-        )
+    images = in_images(first).sum(0)
+    rare = [
+        f"{name} ({n} image{'s' if n > 1 else ''})"
+        for name, n, s in zip(first.classes, images, supported, strict=True)
+        if n and not s
+    ]
+    if rare and supported.any():
+        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+        named = f"class{'es' * (len(rare) > 1)} {', '.join(rare[:5])}{more}"
+        said.append(f"{named}: in the mIoU over all classes, but not in the verdicts (report.min_images={min_images})")
     if any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None):
         said.append(
-            "some runs were tested by an older version: boundary F and all that is compared at equal spill are n/a "
+            "some runs were tested by an older version: boundary F and comparisons at equal spill are n/a "
             "→ segstudy evaluate RUN --retest"
         )
     if first.background is not None and len(first.classes) > 2:
@@ -414,20 +419,22 @@ def _warnings(
         if alone > 0.5:
             said.append(
                 f"{alone:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
-                "and hallucinated and mislabelled are one number"
+                "so hallucinated and mislabelled count the same pixels"
             )
     if first.record.get("reproduce"):
         said.append(
-            "selected and reported as their authors did (reproduce=as_published): these figures may stand beside the "
-            "published ones, never beside those of other runs"
+            "selected and reported as their authors did (reproduce=as_published): compare these figures "
+            "with the published ones, never with those of other runs"
         )
     for v in variants:
         if any(r.get("selected_on_reported") for r in v.records):
             said.append(
-                f"{v.name} was selected on the reported split: its figures are flattered (data.select_fraction=.1)"
+                f"{v.name} was selected on the reported split: its figures are optimistic (data.select_fraction=.1)"
             )
         if any("(" in str(r.get("encoder_weights")) for r in v.records):
-            said.append(f"{v.name}: ImageNet weights were asked for and could not be had; its encoder began random")
+            said.append(
+                f"{v.name}: ImageNet weights were asked for but not available; its encoder started from random weights"
+            )
     budgets = {r.get("steps") for v in variants for r in v.records}
     if len(budgets) > 1:
         told = ", ".join(str(b) for b in sorted(budgets, key=lambda steps: steps or 0))
@@ -445,13 +452,14 @@ def _title(test: TestResult) -> str:
 
 
 def first_sentence(groups: Sequence[Group]) -> str:
-    """What a supervisor reads first."""
+    """The result in a sentence or two."""
     said = []
     for group in groups:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         classes = int(group.scored.sum())
         number = len(group.variants)
-        text = f"{best.name} has the highest mIoU ({format_fraction(best.miou.value)} over {classes} classes) of {number} variants"
+        miou = format_fraction(best.miou.value)
+        text = f"{best.name} has the highest mIoU ({miou} over {classes} classes) of {number} variants"
         if group.differences:
             verdicts = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]
             text += "; " + ", ".join(verdicts)

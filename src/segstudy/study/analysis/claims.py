@@ -1,4 +1,4 @@
-"""Claims of an experiment file, held against the data."""
+"""Test the claims of an experiment file against the data."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +18,19 @@ from segstudy.study.statistics import comparison, influence, multiplicity
 from segstudy.study.statistics.comparison import Comparison, MetricSamples
 
 DRAWS = 400
-"""Resamplings of the images for a claim at equal spill, which is no ratio of sums."""
+"""Bootstrap draws of the images for a claim at equal spill, which is no ratio of sums."""
 
 RunsByVariant = Mapping[str, Sequence[TestResult]]
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What all comparisons share: the mIoU's classes (C,), whether they carry verdicts, units of images, paired seeds,
-    and the val mIoU that is 90 % of the study's best."""
+    """What all comparisons share.
+
+    scored: the mIoU's classes, bool (C,). verdicts: whether these classes are in enough images for a verdict. clusters:
+    a label for each image, equal for images that are not independent. paired: differences are taken seed by seed.
+    target: 90 % of the study's best final validation mIoU.
+    """
 
     scored: np.ndarray
     verdicts: bool
@@ -37,33 +41,35 @@ class ComparisonSettings:
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """A claim with what was compared (None: not measured, `words` say why), and the interval that decides: of how many
-    comparisons that hold together."""
+    """A claim with its comparison (None: not measured, and `words` say why) and the interval that decides.
+
+    wide: the simultaneous interval; family: of which comparisons, in words ("95 %": of this one alone).
+    """
 
     claim: Claim
     compared: Comparison | None
     words: str = ""
     wide: tuple[float, float] = (math.nan, math.nan)
-    together: str = ""
+    family: str = ""
 
 
 def judge_claims(
     plan: Plan, seeds: RunsByVariant, setting: ComparisonSettings, differences: Sequence[Difference] = ()
 ) -> list[ClaimResult]:
-    """Each claim of the plan with its outcome, by intervals that hold together (`statistics.together`).
+    """Each claim of the plan with its outcome, by simultaneous intervals.
 
-    A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both say the same; the
+    A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both agree; the
     others that have an interval are one family.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
     held = [_judge(claim, changes, seeds, setting, planned, len(differences)) for claim in plan.claims]
-    family = [h for h in held if h.compared is not None and not h.together and not np.isnan(h.compared.p)]
+    family = [h for h in held if h.compared is not None and not h.family and not np.isnan(h.compared.p)]
     said = f"all {len(family)} claims" if len(family) > 1 else "95 %"
     return [
-        _outcome(replace(h, wide=multiplicity.simultaneous_interval(h.compared, len(family)), together=said), setting)
-        if h.compared is not None and not h.together
+        _outcome(replace(h, wide=multiplicity.simultaneous_interval(h.compared, len(family)), family=said), setting)
+        if h.compared is not None and not h.family
         else _outcome(h, setting)
         for h in held
     ]
@@ -106,21 +112,24 @@ def _outcome(held: JudgedClaim, setting: ComparisonSettings) -> ClaimResult:
     where = " at equal spill" if claim.at == "equal_spill" else ""
     words = f"{claim.figure}{where}: {claim.variant} − {claim.against} = {format_signed(compared.delta)}"
     if claim.figure in PER_TRAINING and min(compared.seeds) == 1:
-        return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds alone, and one seed has none")
+        return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds, and one seed has none")
     if np.isnan(compared.p):
-        return ClaimResult(claim.say, "undecided", f"{words}; no interval: it rests on one image, or does not vary")
+        return ClaimResult(claim.say, "undecided", f"{words}; no interval: one image decides it, or nothing varies")
     words += f" ({format_range(compared.low, compared.high)}"
-    words += f"; {held.together}: {format_range(*held.wide)})" if held.together != "95 %" else ")"
+    words += f"; {held.family}: {format_range(*held.wide)})" if held.family != "95 %" else ")"
     if claim.no_worse:
-        words += f"; may be worse by {format_fraction(claim.margin)} at most"
+        words += f"; claimed: at most {format_fraction(claim.margin)} worse"
     if claim.figure == "miou" and not setting.verdicts:
-        return ClaimResult(claim.say, "undecided", f"{words}; every class has truth in too few images for a verdict")
+        return ClaimResult(claim.say, "undecided", f"{words}; no verdict: every class is in too few images")
     sign = 1 if claim.direction == "higher" else -1
     low, high = sorted((sign * held.wide[0], sign * held.wide[1]))
     limit = -claim.margin if claim.no_worse else claim.margin
     outcome = "supported" if low > limit else "refuted" if high < limit else "undecided"
     if min(compared.seeds) == 1 and outcome != "undecided":
-        words += f"; {outcome} for these trained networks, but one seed says nothing of variants: seed=0,1,2"
+        words += (
+            f". {outcome.capitalize()} for these trained networks. One seed per variant is not enough to say it of "
+        )
+        words += "the variants: add seed=0,1,2"
         outcome = "undecided"
     return ClaimResult(claim.say, outcome, words)  # type: ignore[arg-type]
 
@@ -134,7 +143,7 @@ def _compare(
     if claim.at == "equal_spill":
         flat = [[t for runs in side for t in runs] for side in sides]
         found = _at_equal_spill(claim.figure, flat[0], flat[1], setting.clusters)
-        # Trainings of several variants are no seeds of one: each variant has as many as it has.
+        # Trainings of several variants are not seeds of one: a side has as many seeds as its smallest variant.
         fewest = tuple(min(len(runs) for runs in side) for side in sides)
         return found and replace(found, seeds=(fewest[0], fewest[1]))
     measured = [[_samples(claim.figure, runs, setting) for runs in side] for side in sides]
@@ -159,7 +168,7 @@ def _samples(figure: str, runs: Sequence[TestResult], setting: ComparisonSetting
 
 
 def samples_of_metric(runs: Sequence[TestResult], figure: Metric, scored: np.ndarray) -> MetricSamples | None:
-    """A figure of FIGURES; if it is a mean over classes, of those of the mIoU."""
+    """One of METRICS; if it is a mean over classes, over those of the mIoU."""
     there = runs[0].counts.truth.sum(0) > 0
     return samples_of_ratio(runs, figure.of, scored[there] if figure.by_class else None)
 
@@ -178,7 +187,7 @@ def samples_of_ratio(
 
 
 def samples_of_image_metric(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue]) -> MetricSamples:
-    """The same for a figure that is no ratio of sums."""
+    """The same for a metric that is no ratio of sums."""
     pairs = [value_of(t) for t in runs]
     return MetricSamples([value for value, _ in pairs], [influences for _, influences in pairs], [t.seed for t in runs])
 
@@ -186,8 +195,8 @@ def samples_of_image_metric(runs: Sequence[TestResult], value_of: Callable[[Test
 def _at_equal_spill(
     figure: str, against: Sequence[TestResult], variant: Sequence[TestResult], clusters: Sequence[str] | None
 ) -> Comparison | None:
-    """`missed` or `hallucinated` with `against` brought to the spill of `variant`: images drawn again for the standard
-    error over images, the scatter of the trainings for that over seeds."""
+    """`missed` or `hallucinated` at equal spill: the background logit of `against` is shifted until it spills as much
+    background as `variant`. Standard error: bootstrap over images, and the variance over trainings."""
     if any("offset_margins" not in t.sums for t in (*against, *variant)):
         return None
     classes, images = len(against[0].classes), len(against[0].names)

@@ -1,5 +1,5 @@
-"""What a study says: the figures of its variants, their differences with verdicts, its claims. Everything that writes a
-report (page, Markdown, tables, LaTeX) reads this and nothing else."""
+"""The findings of a study: metrics of its variants, planned differences with verdicts, claims. Everything that writes a
+report (HTML, Markdown, CSV, LaTeX) reads this and nothing else."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from segstudy.study.statistics.comparison import Estimate, Verdict
 class Difference:
     """`figure` of variant b minus that of variant a.
 
-    low, high: 95 %; wide_low, wide_high: 95 % for all planned pairs together; the verdict is read from it.
-    p: two-sided, corrected likewise (Bonferroni). detectable: a difference that four of five such studies would show.
+    low, high: plain 95 % interval; wide_low, wide_high: corrected for the number of planned pairs (Bonferroni), the
+    verdict is read from it. p: two-sided, corrected likewise. detectable: a difference shown with a power of 80 %.
     words: the verdict as a sentence.
     """
 
@@ -37,7 +37,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim of the experiment file, held against the data."""
+    """A claim of the experiment file with its outcome and the reason."""
 
     text: str
     outcome: Literal["supported", "refuted", "undecided", "not measured"]
@@ -50,13 +50,12 @@ class Variant:
 
     miou: over the group's scored classes; miou_all: over all classes with truth; miou_original: these, at each image's
     original size. class_iou (C,): NaN without truth.
-    figures: by the names of `analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label, partial,
-    right,
-    and outcome_areas the same by area. histograms: of the objects' `found` and `purity`, shares of objects in equal
-    bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
-    confused: the commonest (truth, prediction, share of the truth's pixels). reliability: by region (all, foreground,
-    edge) rows (mean confidence, accuracy, share of pixels). history: each seed's rows of history.csv.
-    curve of a figure that is not there: empty. inspected: (layer, flags) of what the inspector found; None: not run.
+    figures: by the names of `study/analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label,
+    partial and right; outcome_areas: the same by area. histograms: of the objects' `found` and `purity`, shares of
+    objects in equal bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
+    confused: the most frequent (truth, prediction, share of the truth's pixels). reliability: by region (all,
+    foreground, edge) rows (mean confidence, accuracy, share of pixels). history: each seed's rows of history.csv.
+    Curves that were not measured are empty. inspected: (layer, flags) that the inspector found; None: it did not run.
     """
 
     name: str
@@ -84,8 +83,8 @@ class Group:
     """Variants that may be compared: same data, size, protocol and classes.
 
     class_images (C,): images with truth of each class, at original size where it is known. supported (C,): classes
-    that carry verdicts; if there are none, nothing does. telling: images (index, name, share of the surest planned
-    difference's influence), largest first. warnings: what a reader must know of the figures, each a sentence.
+    that carry verdicts; if there are none, nothing does. most_influential: images (index, name,
+    share of the influence on the difference with the smallest p), largest first. warnings: a sentence each.
     min_images: what makes a class supported. margin: of "equal"; NaN: none was declared. paired: differences were taken
     seed by seed. target: 90 % of the best final val mIoU; NaN without histories. worth: by (a, b) of a planned pair,
     names of classes and figures that differ, at a false discovery rate of 10 %.

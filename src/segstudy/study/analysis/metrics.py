@@ -1,4 +1,4 @@
-"""The figures of a study: each a ratio of sums over images (or the mean of such ratios over classes)."""
+"""The metrics of a study: each a ratio of sums over images (or the mean of such ratios over classes)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ B, F, M, C, G, O, H = range(len(CATEGORIES))  # noqa: E741
 
 @dataclass(frozen=True)
 class Metric:
-    """A named number. terms: None where it is not defined for the data or was not measured.
+    """A metric: name, title, what it is a share of, and its terms (None: not defined for the data, or not measured).
 
     higher: whether more is better, None where neither is. most: its largest possible value. needs: what it needs of the
     data: "background", "labels" (three classes or more). by_class: its terms are (N, classes with truth).
@@ -100,18 +100,19 @@ def _image_miou_terms(tested: TestResult) -> RatioTerms:
 ALL = tuple(range(len(CATEGORIES)))
 
 METRICS = [
-    Metric("missed", "missed (timidity)", "of the foreground, called background", _category_ratio((M,), (F, M, C, G)),
-           needs=("background",)),
+    Metric("missed", "missed (false-negative rate of the foreground)", "of the foreground, predicted as background",
+           _category_ratio((M,), (F, M, C, G)), needs=("background",)),
     *(Metric(f"missed_{size}", f"missed, {size} objects", f"of the pixels of objects that cover {share} of the image",
              _ratio("size_missed", "size_pixels", i), needs=("background",))
       for i, (size, share) in enumerate((("small", "less than 1 %"), ("medium", "1–10 %"), ("large", "over 10 %")))),
-    Metric("spilled", "spilled", "of the background, called an object", _category_ratio((O, H), (B, O, H)),
-           needs=("background",)),
+    Metric("spilled", "spilled (false-positive rate on background)", "of the background, predicted as an object",
+           _category_ratio((O, H), (B, O, H)), needs=("background",)),
     Metric("mislabelled", "mislabelled", "of the foreground that was found, given another class",
            _category_ratio((C, G), (F, C, G)), needs=("labels",)),
     Metric("hallucinated", "hallucinated (classes absent from the image)", "of all pixels",
            _category_ratio((G, H), ALL), needs=("labels",)),
-    Metric("hallucinated_inside", "hallucinated inside objects", "of all pixels", _category_ratio((G,), ALL), needs=("labels",)),
+    Metric("hallucinated_inside", "hallucinated inside objects", "of all pixels", _category_ratio((G,), ALL),
+           needs=("labels",)),
     Metric("hallucinated_outside", "hallucinated elsewhere", "of all pixels", _category_ratio((H,), ALL),
            needs=("background", "labels")),
     Metric("hallucinated_share", "hallucinated share", "of the predicted foreground, of classes absent from the image",
@@ -143,11 +144,11 @@ METRICS = [
            _ratio("cracks", "true_cracks"), higher=None, most=np.inf),
     Metric("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
            _ratio("shift_kept", "shift_compared"), higher=True),
-    Metric("image_miou", "mIoU of single images", "mean over images, of the classes in each", _image_miou_terms,
+    Metric("image_miou", "mIoU per image", "mean over images, of the classes in each", _image_miou_terms,
            higher=True),
     Metric("nll", "negative log-likelihood", "nats a pixel", _ratio("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
-"""All that are ratios of sums: each gets an interval from its influence function."""
+"""The ratios of sums: each gets an interval from its influence function."""
 
 
 def by_name(name: str) -> Metric:
@@ -155,13 +156,13 @@ def by_name(name: str) -> Metric:
 
 
 MetricValue = tuple[float, np.ndarray]
-"""A figure's value and phi (N,), as `statistics.influence` has them: n times what each image adds."""
+"""A metric's value and the influence (N,) of each image, n times what it adds (`statistics.influence`)."""
 
 
 def worst(tested: TestResult, share: float = 0.05) -> MetricValue:
     """Mean mIoU of the worst 5 % of the images (Wang et al. 2023); NaN without any.
 
-    phi of a mean below a quantile q: (q − value − max(0, q − x_i)/share). Source: Rockafellar and Uryasev 2000.
+    Influence for a mean below a quantile q: (q − value − max(0, q − x_i)/share). Source: Rockafellar and Uryasev 2000.
     """
     values = image_miou(tested)
     there = ~np.isnan(values)
@@ -177,8 +178,8 @@ def worst(tested: TestResult, share: float = 0.05) -> MetricValue:
 
 
 def blockiness(tested: TestResult, step: int) -> MetricValue:
-    """R at this step over the split; NaN under 100 label changes an axis. phi by leaving each image out: NaN if under
-    100 are then left, so that there is no interval."""
+    """R at this step over the split; NaN under 100 label changes an axis. Influences by leaving each image out: NaN,
+    and so no interval, where under 100 changes are left."""
     phases, changes = tested.sums["phases"], tested.sums["changes"]
     at = STEPS.index(step)
     value = float(blocks(phases.sum(0), changes.sum(0))[at])
@@ -191,4 +192,4 @@ IMAGE_METRICS: dict[str, Callable[[TestResult], MetricValue]] = {
     "worst": worst,
     **{f"blockiness_{step}": lambda t, step=step: blockiness(t, step) for step in STEPS},  # type: ignore[misc]
 }
-"""Those that are no ratios of sums: a value and each image's part in it."""
+"""Metrics that are no ratios of sums."""

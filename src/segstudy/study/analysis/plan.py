@@ -1,4 +1,4 @@
-"""What a study sets out to compare, declared before it is run: pairs of variants, claims, what counts as equal."""
+"""The plan of a study, declared before it runs: pairs of variants, claims, the margin that counts as equal."""
 
 import math
 import re
@@ -18,7 +18,7 @@ from segstudy.files import read_text
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS
 
 PER_TRAINING = ("epochs_to_90",)
-"""What has a value for each training, but none for each image."""
+"""Metrics with a value for each training, but none for each image."""
 
 METRIC_NAMES = ("miou", *PER_TRAINING, *IMAGE_METRICS, *(f.name for f in METRICS))
 
@@ -27,11 +27,11 @@ AT = ("trained", "equal_spill")
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement to hold against the data.
+    """A statement that the data can support or refute.
 
-    figure of `variant` is lower or higher (direction) than that of `against`, by more than margin; or, with
-    no_worse: true, is not worse by margin or more. at: as trained, or with `against` brought to the spill of `variant`
-    by its background logit (for missed and hallucinated).
+    `figure`, a metric, is lower or higher (direction) in `variant` than in `against`, by more than margin; with
+    no_worse: true, it is worse by less than margin. at: "trained", or "equal_spill": both networks set to the same
+    false-positive rate on background, by a shift of the background logit of `against` (for missed and hallucinated).
     """
 
     say: str
@@ -47,17 +47,19 @@ class Claim:
         _expect(isinstance(self.say, str) and self.say.strip(), f"say is a sentence, not {self.say!r}")
         for name, side in (("variant", self.variant), ("against", self.against)):
             _expect(_is_side(side), f"{name} names a variant, not {side!r}")
-        _expect(self.variant != self.against, f"{self.variant!r} is held against itself")
+        _expect(self.variant != self.against, f"{self.variant!r} is compared with itself")
         _expect(_is_number(self.margin), f"margin is a number from 0 on, not {self.margin!r}")
         _expect(isinstance(self.no_worse, bool), f"no_worse is true or false, not {self.no_worse!r}")
         if self.figure not in METRIC_NAMES:
-            raise ConfigError(f"report.claims: no figure {self.figure!r}{did_you_mean(self.figure, METRIC_NAMES)}")
+            raise ConfigError(f"report.claims: no metric {self.figure!r}{did_you_mean(self.figure, METRIC_NAMES)}")
         if self.direction not in ("lower", "higher"):
             raise ConfigError(f"report.claims: direction is lower or higher, not {self.direction!r}")
         if self.at not in AT:
             raise ConfigError(f"report.claims: at is one of {', '.join(AT)}, not {self.at!r}")
         if self.at == "equal_spill" and self.figure not in ("missed", "hallucinated"):
-            raise ConfigError(f"report.claims: at equal spill missed and hallucinated are known, not {self.figure}")
+            raise ConfigError(
+                f"report.claims: at equal spill missed and hallucinated can be compared, not {self.figure}"
+            )
 
 
 def _expect(true: Any, otherwise: str, place: str = "report.claims: ") -> None:

@@ -1,4 +1,4 @@
-"""Which of a study's many single differences (classes, failure modes) are worth a look: marks, never verdicts."""
+"""Which differences of single classes and metrics are significant at a false discovery rate of 10 %: no verdicts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from segstudy.study.statistics.comparison import MetricSamples, average, compare
 from segstudy.study.statistics.multiplicity import benjamini_hochberg
 
 FALSE_DISCOVERY_RATE = 0.1
-"""The share of marks that are expected to be chance."""
+"""Expected share of false positives among the marked differences."""
 
 MARK = "◆"
 
@@ -25,9 +25,9 @@ def significant_differences(
     pairs: Pairs,
     setting: ComparisonSettings,
 ) -> dict[tuple[str, str], set[str]]:
-    """For each planned pair, the names of the supported classes and of the figures that differ at a false discovery
-    rate of 10 %, all pairs, classes and figures being one family.
-    ratios: each variant's FIGURES, measured. Source: Benjamini and Hochberg 1995.
+    """For each planned pair, the names of the supported classes and of the metrics that differ at a false discovery
+    rate of 10 %, all pairs, classes and metrics being one family.
+    ratios: the samples of each variant's METRICS. Source: Benjamini and Hochberg 1995.
     """
     found: list[tuple[tuple[str, str], str, float]] = []
     held: dict[str, Mapping[str, MetricSamples]] = {}
@@ -40,8 +40,8 @@ def significant_differences(
             found.append(((a.name, b.name), what, compare(left, right, setting.clusters, setting.paired).p))
     marks: dict[tuple[str, str], set[str]] = {(a.name, b.name): set() for a, b in pairs}
     kept = benjamini_hochberg([p for _, _, p in found], FALSE_DISCOVERY_RATE)
-    for (pair, what, _), worth in zip(found, kept, strict=True):
-        if worth:
+    for (pair, what, _), significant in zip(found, kept, strict=True):
+        if significant:
             marks[pair].add(what)
     return marks
 
@@ -49,7 +49,7 @@ def significant_differences(
 def _all_samples(
     runs: Sequence[TestResult], ratios: Mapping[str, MetricSamples | None], setting: ComparisonSettings
 ) -> dict[str, MetricSamples]:
-    """IoU of each supported class and every figure that is a ratio of sums, where it is defined."""
+    """IoU of each supported class and every metric that is a ratio of sums, where it is defined."""
 
     def iou(c: int) -> MetricSamples | None:
         def terms(t: TestResult) -> RatioTerms:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The verdict on a planned difference as a sentence."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ from segstudy.study.statistics.multiplicity import Decision
 
 def verdict_sentence(
     a: str, b: str, figure: str, comparison: Comparison, decision: Decision,
-    margin: float = 0.005, spread: float | None = None,
+    margin: float = 0.005, seed_deviation: float | None = None,
 ) -> str:  # fmt: skip
-    """The verdict on variant b against variant a in words, with the wide interval.
+    """The verdict on variant b against variant a as a sentence, with the simultaneous interval.
 
-    spread: SD over seeds of the same recipe elsewhere in this study, told where a side has one seed.
+    seed_deviation: the standard deviation over seeds of this study's variants, told where a side has one seed.
     """
     if np.isnan(comparison.delta) or np.isnan(decision.wide_low):
         return f"undecided: {figure} is not defined (n/a) for {a} or {b}, or has no standard error"
@@ -24,25 +24,21 @@ def verdict_sentence(
     if decision.verdict == "equal":
         text = f"{b} and {a} are equal in {figure} within ±{_short(margin)} ({signed}; {seeds})"
         shown = not decision.wide_low <= 0 <= decision.wide_high
-        return text + "; their difference is more than chance, but smaller than what matters" * shown
+        return text + "; the difference is significant, but smaller than what matters" * shown
     if decision.verdict in ("ahead", "behind"):
         place = "ahead of" if decision.verdict == "ahead" else "behind"
         return (
-            f"checkpoint {b} is {place} checkpoint {a} in {figure} by {size}, {_known(*comparison.seeds)}). "
-            f"{_one_training(a, b, decision.verdict, comparison.seeds, spread)}"
+            f"checkpoint {b} is {place} checkpoint {a} in {figure} by {size}, {_variance_sources(*comparison.seeds)}). "
+            f"{_one_training(a, b, decision.verdict, comparison.seeds, seed_deviation)}"
         )
     smallest = f"the smallest difference this study could have shown is {_short(decision.detectable)}"
     text = f"undecided: {b} − {a} in {figure} is {_short(comparison.delta, True)} ({signed}; {seeds}); {smallest}"
-    one = min(comparison.seeds) == 1
-    return (
-        text
-        + f", between these checkpoints; {how_to_halve(comparison)}" * one
-        + f"; {how_to_halve(comparison)}" * (not one)
-    )
+    between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
+    return f"{text}{between}; {how_to_halve(comparison)}"
 
 
 def how_to_halve(comparison: Comparison, most: float = 20) -> str:
-    """What would halve the smallest difference that can be shown: more seeds, or more images, where one is enough.
+    """How many more seeds, or images, would halve the smallest difference that the study can show.
 
     Nothing beyond `most` times as many is proposed.
     """
@@ -72,18 +68,15 @@ def _seed_words(a: int, b: int) -> str:
     return f"{first} and {second} seeds"
 
 
-def _known(a: int, b: int) -> str:
-    return "images only" if a == b == 1 else f"images and the seeds of the other; {_seed_words(a, b)}"
+def _variance_sources(a: int, b: int) -> str:
+    return "images only" if a == b == 1 else f"images and the seeds of the other variant; {_seed_words(a, b)}"
 
 
-def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], spread: float | None) -> str:
+def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], deviation: float | None) -> str:
     of = "each" if seeds == (1, 1) else f"of {a if seeds[0] == 1 else b}"
-    moved = "unknown here" if spread is None else f"{_short(spread)} (SD) in this study"
+    known = "unknown here" if deviation is None else f"{_short(deviation)} in this study"
     said = {"ahead": "better", "behind": "worse"}[verdict]
-    return (
-        f"One training {of}: whether variant {b} is {said} is not known; how far the same recipe moves with another "
-        f"seed: {moved}"
-    )
+    return f"One training {of}: this does not show that variant {b} is {said}. Standard deviation over seeds: {known}"
 
 
 def _ranges(delta: float, low: float, high: float) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A study's report: one page that opens anywhere, and the same for papers, spreadsheets and repositories."""
+"""The page of a study's report, which opens offline."""
 
 import base64
 import io
@@ -44,31 +44,31 @@ from segstudy.study.report.text import (
 )
 
 SECTIONS = {
-    "objects": "Objects, one example of each outcome",
+    "objects": "Object outcomes, an example of each",
     "influential": "Most influential images",
     "gallery": "The same images through all variants",
-    "worst": "Where it is worst",
+    "worst": "Images with the lowest mIoU",
 }
 """A picture's name is `<section>/<caption>`; without one of these it goes to the gallery."""
 
 PICTURE_WIDTH = 1600
 
 CAPTIONS = {
-    "outcomes": "What became of the objects. Thick bars: share of objects; thin bars: of their area.",
-    "distributions": "How much of each object was found, whatever its label, and the share of the commonest label in "
-    "that. Dashed: the limits between the outcomes (missed, partial, right; mixed): other limits, other shares.",
+    "outcomes": "Object outcomes. Thick bars: share of objects; thin bars: of their area.",
+    "distributions": "Share of each object that was found (predicted as any class but background), and share of the "
+    "most frequent label in it. Dashed: the limits between the outcomes (missed, partial, right; mixed).",
     "operating_spilled": "Operating curves: the background's logit is shifted at test time. The large point is the "
-    "network as trained. Curves that lie on each other are one network at two operating points.",
-    "operating_hallucinated": "The same against pixels that are given a class which is not in the image.",
+    "network as trained. Curves that coincide differ only in their operating point.",
+    "operating_hallucinated": "The same against hallucinated pixels: predicted as a class that is not in the image.",
     "learning": "Validation mIoU over the epochs. Thin lines: single trainings; thick: their mean.",
-    "classes": "IoU of each class; in brackets, images with it. Grey: too few images to say more.",
-    "reliability": "Accuracy against confidence. Below the dashed line: too sure.",
+    "classes": "IoU of each class; in brackets, images with it. Grey: too few images for a verdict.",
+    "reliability": "Reliability diagram: accuracy against confidence. Below the dashed line: overconfident.",
 }
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure on the page: its file's name, the SVG as a data URI, what is said of it, width in px."""
+    """A plot on the page: its file's name, the SVG as a data URI, its caption, width in px."""
 
     name: str
     uri: str
@@ -120,11 +120,11 @@ def _caption(name: str, group: Group) -> str:
     if figure != group.differences[0].figure:
         return f"The same for {metric_label(figure)}."
     text = (
-        "Planned differences. Wide bars: 95 % intervals of all planned pairs together, as the verdicts. "
-        "Thin lines: plain 95 % interval of each."
+        "Planned differences. Wide bars: interval corrected for the number of planned comparisons, from which the "
+        "verdicts are read. Thin lines: plain 95 % interval."
     )
     if any(has_one_seed(group, d) for d in rows):
-        text += " Hatched: one training a variant; this is of two trained networks, not of variants."
+        text += " Hatched: one training per variant: this compares two trained networks, not the variants."
     if math.isfinite(group.margin):
         text += f" Grey band: differences within ±{format_fraction(group.margin)} count as equal."
     return text
@@ -168,9 +168,10 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     """The report as HTML that loads nothing: names and errors are the user's words and are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     functions = [
-        format_amount, format_duration, format_estimate, format_fraction, format_interval, format_millions, format_outcomes,
-        format_signed, format_verdict, has_one_seed, is_significant, mean_over_runs, metric_label, metric_names, shorten,
-        variant_marks, verdicts_of, explanations, most_changed_classes, common_confusions, provenance, commands,
+        commands, common_confusions, explanations, format_amount, format_duration, format_estimate, format_fraction,
+        format_interval, format_millions, format_outcomes, format_signed, format_verdict, has_one_seed, is_significant,
+        mean_over_runs, metric_label, metric_names, most_changed_classes, provenance, shorten, variant_marks,
+        verdicts_of,
     ]  # fmt: skip
     named = {function.__name__: function for function in functions}
     environment.filters |= named
@@ -186,7 +187,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
 
 
 def most_changed_classes(group: Group, most: int = 5) -> list[tuple[Difference, list[tuple[str, float]]]]:
-    """For each planned difference, the supported classes whose IoU moved most."""
+    """For each planned difference, the supported classes whose IoU changed most."""
     by_name = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
     found = []
     for d in group.differences:
@@ -201,7 +202,7 @@ def most_changed_classes(group: Group, most: int = 5) -> list[tuple[Difference, 
 
 
 def common_confusions(group: Group, most: int = 10) -> list[tuple[str, str, list[float | None]]]:
-    """The commonest (truth, prediction) over the variants, with each variant's share of the truth's pixels."""
+    """The most frequent confusions (truth, prediction) over the variants, with their shares of the truth's pixels."""
     held = [{(t, p): s for t, p, s in v.confused if math.isfinite(s)} for v in group.variants]
     pairs = {pair: max(h.get(pair, 0.0) for h in held) for h in held for pair in h}
     top = sorted(pairs, key=lambda pair: -pairs[pair])[:most]
@@ -209,18 +210,18 @@ def common_confusions(group: Group, most: int = 10) -> list[tuple[str, str, list
 
 
 def metric_names(group: Group) -> list[str]:
-    """Names of the further figures, in the order in which variants bring them; epochs and seconds stand elsewhere."""
+    """Names of the variants' metrics, without time to accuracy, which has its own table."""
     names = dict.fromkeys(name for v in group.variants for name in v.figures)
     return [name for name in names if not name.endswith("_to_90")]
 
 
 def is_significant(group: Group, variant: Variant, figure: str) -> bool:
-    """Whether a planned difference of this variant in the figure is significant at FDR 10 %."""
+    """Whether a planned difference of this variant in the metric is significant at a false discovery rate of 10 %."""
     return any(b == variant.name and figure in names for (_, b), names in group.significant.items())
 
 
 def provenance(group: Group) -> list[tuple[str, list[str]]]:
-    """What the runs of a group were made on and with; several values, with counts, where runs differ."""
+    """Data, machine, versions and seeds of a group's runs; several values, with counts, where runs differ."""
     records = [r for v in group.variants for r in v.records]
     told: dict[str, list[str]] = {}
 

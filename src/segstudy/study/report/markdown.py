@@ -1,4 +1,4 @@
-"""A study's findings for spreadsheets (CSV), papers (LaTeX) and repositories (Markdown)."""
+"""A study's report in Markdown, and the rows of its main table."""
 
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +30,8 @@ def table_rows(group: Group) -> Iterator[list[str]]:
         said = "; ".join(f"{format_verdict(group, d)} against {d.a}" for d in verdicts_of(group, v))
         yield [
             v.name + variant_marks(v), v.changes, f"{format_estimate(v.miou)}, {_trainings(v)}", said or MISSING,
-            format_outcomes(v.outcomes), format_millions(mean_over_runs(v, "parameters")), format_amount(mean_over_runs(v, "gflop")),
+            format_outcomes(v.outcomes), format_millions(mean_over_runs(v, "parameters")),
+            format_amount(mean_over_runs(v, "gflop")),
             format_amount(mean_over_runs(v, "images_per_second")), format_duration(mean_over_runs(v, "seconds")),
         ]  # fmt: skip
 
@@ -45,30 +46,32 @@ def _trainings(variant: Variant) -> str:
 
 
 def explanations(group: Group) -> list[tuple[Variant, dict[str, str]]]:
-    """What may be behind the figures: how far a variant sees, how it does on training images, how soon it was good."""
+    """Possible explanations: receptive fields, missed objects by size, training mIoU, time to accuracy."""
     return [
         (v, _explanation(v)) for v in group.variants if any("metrics_fit" in r for r in v.records) or group.target > 0
     ]
 
 
 def _explanation(variant: Variant) -> dict[str, str]:
-    """Its cells, means over the trainings."""
+    """A row of that table, means over the trainings."""
     fields = [f for r in variant.records if (f := r.get("receptive_field"))]
     fits = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
     whole = [f for f in fields if f["theoretical"] is None]
     epochs, seconds = (variant.figures.get(f"{what}_to_90") for what in ("epochs", "seconds"))
     return {
-        "can": MISSING if not fields else "whole image" if whole else f"{fields[0]['theoretical']} px",
-        "does": format_amount(float(np.mean([f["effective"] for f in fields])) if fields else None, 0),
+        "theoretical": MISSING if not fields else "whole image" if whole else f"{fields[0]['theoretical']} px",
+        "effective": format_amount(float(np.mean([f["effective"] for f in fields])) if fields else None, 0),
         **{f"missed_{s}": format_fraction(e.value) if (e := variant.figures.get(f"missed_{s}")) else MISSING
            for s in ("small", "medium", "large")},
         "fit": format_fraction(float(np.mean(fits)) if fits else None), "all": format_fraction(variant.miou_all.value),
-        "epochs": format_amount(epochs.value if epochs else None), "seconds": format_amount(seconds.value if seconds else None, 0),
+        "epochs": format_amount(epochs.value if epochs else None),
+        "seconds": format_amount(seconds.value if seconds else None, 0),
     }  # fmt: skip
 
 
 EXPLANATION_COLUMNS = {
-    "can": "can see", "does": "does see, px", "missed_small": "missed: small", "missed_medium": "medium",
+    "theoretical": "theoretical receptive field", "effective": "effective receptive field, px",
+    "missed_small": "missed: small", "missed_medium": "medium",
     "missed_large": "large", "fit": "training mIoU", "all": "reported", "epochs": "epochs to 90 %",
     "seconds": "seconds",
 }  # fmt: skip
@@ -88,7 +91,7 @@ def markdown_report(findings: Findings, figures: Sequence[Sequence[tuple[str, st
             )
         parts.append(markdown_list([d.words for d in group.differences]))
         if rows := explanations(group):
-            body = ([v.name, *(cells[key] for key in EXPLANATION_COLUMNS)] for v, cells in rows)
+            body = ([v.name, *(row[key] for key in EXPLANATION_COLUMNS)] for v, row in rows)
             parts.append(markdown_table(("variant", *EXPLANATION_COLUMNS.values()), body))
         parts += [f"![{name}](figures/{name}.svg)\n\n{escape_markdown(caption)}" for name, caption in drawn]
     if findings.left_out:

@@ -62,9 +62,8 @@ REFERENCES = {
 BY_FIGURE = {"boundary_iou": ("Boundary IoU", "cheng"), "boundary_f": ("the boundary F measure", "csurka")}
 
 CLAIMS_NOTE = (
-    "Declared before the runs. In brackets: the plain 95 % interval, and the one that decides: those of all claims "
-    "hold together with 95 % (Bonferroni). A claim on the mIoU of a planned pair takes the interval of that pair's "
-    "verdict."
+    "Declared before the runs. In brackets: the plain 95 % interval, then the one that decides, corrected for the "
+    "number of claims (Bonferroni). A claim on the mIoU of a planned pair takes the interval of that pair's verdict."
 )
 
 
@@ -100,14 +99,17 @@ def _training(group: Group) -> str:
     often = {1: "once", 2: "twice"}.get(seeds[0], f"{seeds[0]} times") if len(set(seeds)) == 1 else ""
     often = often or f"{min(seeds)} to {max(seeds)} times"
     count = f"{len(group.variants)} variant{'s' * (len(group.variants) > 1)}"
-    clusters = f" ({group.clusters:,} independent units)" if group.clusters != group.images else ""
+    clusters = f" ({group.clusters:,} independent groups)" if group.clusters != group.images else ""
     seeded = "" if max(seeds) < 2 else " with different seeds"
     text = (
         f"{group.title}: {count} {'were' if len(group.variants) > 1 else 'was'} trained{where}, each {often}{seeded}, "
     )
     text += f"and reported on {group.images:,} images{clusters}."
     if any(r.get("selected_on_reported") for r in records):
-        return text + " Some checkpoints were chosen on the reported images, which flatters their figures (marked *)."
+        return (
+            text
+            + " Some checkpoints were chosen on the reported images, which makes their figures optimistic (marked *)."
+        )
     chosen = {r.get("checkpoint") for r in records} - {None}
     return text + (" The last checkpoint was reported: nothing was selected." if chosen == {"last"} else "")
 
@@ -125,8 +127,8 @@ def _metrics(groups: Sequence[Group]) -> str:
     if any(v.outcomes for v in variants):
         text += (
             "An object is an 8-connected component of one class's truth of at least 0.2 % of the counted pixels; it is "
-            "missed if less than 25 % of it is found, else mixed if its commonest label has less than 80 % of what is "
-            "found, else of a wrong label, else partial if less than 75 % is found, else right. "
+            "missed if less than 25 % of it is found, else mixed if its most frequent label has less than 80 % of what "
+            "is found, else of a wrong label, else partial if less than 75 % is found, else right. "
         )
     if any(v.offsets for v in variants):
         text += "Operating curves shift the background's logit at test time. "
@@ -154,10 +156,12 @@ def _statistics(groups: Sequence[Group]) -> str:
     margins = " or ".join(sorted({f"±{format_fraction(g.margin)}" for g in groups if math.isfinite(g.margin)}))
     equal = f", equal if it lies within {margins} {_cite('schuirmann')}" if margins else ""
     text += (
-        "The intervals of the differences planned beforehand hold together with 95 % (Bonferroni, with t quantiles of "
-        f"each difference's own degrees of freedom {_cite('dunn')}); a difference is called better or worse if this "
-        f"interval leaves out 0{equal}, and undecided otherwise. "
+        "The intervals of the differences planned beforehand hold simultaneously with 95 % (Bonferroni, with t "
+        f"quantiles of each difference's own degrees of freedom {_cite('dunn')}); a difference is called better or "
+        f"worse if this interval leaves out 0{equal}, and undecided otherwise. "
     )
     if any(max(len(v.seeds), v.miou.seeds) < 2 for g in groups for v in g.variants):
-        text += "A variant with one training is said to be ahead or behind: this is of two networks, not of variants. "
-    return text + "Single classes carry no verdicts."
+        text += (
+            "A variant with one training is said to be ahead or behind: this compares two networks, not the variants. "
+        )
+    return text + "Single classes get no verdicts."

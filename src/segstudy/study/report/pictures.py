@@ -1,4 +1,4 @@
-"""Pictures for the report: images that carry a difference, the worst ones, and an object of each outcome."""
+"""Pictures for the report: the most influential and the worst images, an object of each outcome, the gallery."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -25,7 +25,7 @@ CATEGORY_COLOURS = {
     "confused": (148, 103, 189), "foreign": ERRORS["wrong class"], "overshoot": ERRORS["spilled"],
     "ghost": (178, 34, 34),
 }  # fmt: skip
-"""The pixel partition's colours: greys are right."""
+"""Colours of the error categories; greys are right."""
 
 Picture = tuple[str, np.ndarray]
 
@@ -34,7 +34,7 @@ MOST = 5
 
 
 def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Picture]:
-    """Captioned RGB pictures of a group: what carries the difference, the worst images, an object of each outcome.
+    """Captioned RGB pictures of a group: most influential images, worst images, an object of each outcome.
 
     Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
     """
@@ -53,23 +53,26 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
         titles = [f"{name} ({share:+.1%})" for _, name, share in group.most_influential]
         sheet = _sheet(influential, titles, photos, truth, drawn, group)
         found.append(
-            ("influential/share of the influence on the most certain difference (+: for the later variant)", sheet)
+            (
+                "influential/share of the influence on the difference with the smallest p (+: for the second variant)",
+                sheet,
+            )
         )
     scores = np.mean([image_miou(test) for test in shown.values()], 0)  # NaN where nothing is counted: in all or none
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
     titles = [f"{first.names[i]} (mIoU {scores[i]:.2f})" for i in worst]
     found.append(
-        ("worst/the worst images of all variants together", _sheet(worst, titles, photos, truth, drawn, group))
+        ("worst/images with the lowest mean mIoU over the variants", _sheet(worst, titles, photos, truth, drawn, group))
     )
     found += _outcome_examples(photos, truth, drawn, group.background, palette, group.classes)
     return found
 
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
-    """At most MOST variants, in their order: those of the surest planned difference, then the first ones."""
+    """At most MOST variants, in their order: those of the difference with the smallest p, then the first ones."""
     known = [d for d in group.differences if d.a in names and d.b in names and not np.isnan(d.p)]
-    surest = min(known, key=lambda d: d.p, default=None)
-    wanted = dict.fromkeys([*((surest.a, surest.b) if surest else ()), *names])
+    clearest = min(known, key=lambda d: d.p, default=None)
+    wanted = dict.fromkeys([*((clearest.a, clearest.b) if clearest else ()), *names])
     kept = list(wanted)[:MOST]
     return [name for name in names if name in kept]
 
@@ -126,9 +129,9 @@ def _sheet(
 
 
 def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
-    """The pixel partition of one image in its colours, RGB uint8 (H,W,3); 255 as void."""
+    """The error categories of one image in their colours, RGB uint8 (H,W,3); 255 as void."""
     table = np.full((256, 3), VOID, np.uint8)
-    table[: len(CATEGORIES)] = [CATEGORY_COLOURS[cell] for cell in CATEGORIES]
+    table[: len(CATEGORIES)] = [CATEGORY_COLOURS[name] for name in CATEGORIES]
     return table[error_categories(truth, labels, background)]
 
 

@@ -90,9 +90,9 @@ def draw_all(group: Group) -> dict[str, Figure]:
 
 @rc_context(STYLE)
 def forest_plot(group: Group, figure: str) -> Figure | None:
-    """Planned differences: pale bar with all planned pairs taken into account, thin line 95 %.
+    """Planned differences: wide bar, the interval corrected for the number of pairs; thin line, plain 95 %.
 
-    Hatched and hollow: one training a variant. None if there is no such difference.
+    Hatched and hollow: one training per variant. None if there is no such difference.
     """
     rows = [d for d in group.differences if d.figure == figure]
     if not rows:
@@ -143,7 +143,7 @@ def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
 
 @rc_context(STYLE)
 def object_outcomes(group: Group) -> Figure | None:
-    """What became of the objects: shares of them, and thin below, of their area. None if none were counted."""
+    """Object outcomes: shares of the objects, and thin below, of their area. None if none were counted."""
     rows = [v for v in group.variants if any(math.isfinite(x) for x in v.outcomes.values())]
     if not rows:
         return None
@@ -189,7 +189,7 @@ def distributions(group: Group) -> Figure | None:
     """The share of objects of which at most so much was found, and so pure: where a curve crosses a dashed line stands
     the share of an outcome, and how it would change with the limit. None if no object was counted.
     """
-    panels = {"found": ("share found", (FOUND_AT_ALL, FOUND_WHOLE)), "purity": ("commonest label in it", (PURE,))}
+    panels = {"found": ("share found", (FOUND_AT_ALL, FOUND_WHOLE)), "purity": ("most frequent label in it", (PURE,))}
     named = {v.name: v for v in group.variants if v.histograms}
     there = [key for key in panels if any(key in v.histograms for v in named.values())]
     if not there:
@@ -235,7 +235,8 @@ def operating(group: Group, against: str) -> Figure | None:
             here[:, 1], here[:, 2], "o", color=colours[name], markersize=6.5, markeredgecolor=PAPER, zorder=order + 0.5
         )
     ax.set(
-        xlabel="missed foreground (timidity)", ylabel=f"{against} {'background' if against == 'spilled' else 'pixels'}"
+        xlabel="missed foreground (false-negative rate)",
+        ylabel=f"{against} {'background' if against == 'spilled' else 'pixels'}",
     )
     ax.set_xlim(0, max(float(c[:, 1].max()) for c in curves.values()) * 1.05 or 1)
     ax.set_ylim(0, max(float(c[:, 2].max()) for c in curves.values()) * 1.05 or 1)

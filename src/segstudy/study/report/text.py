@@ -1,4 +1,4 @@
-"""How a report writes figures, verdicts and names: on the page, in Markdown and in LaTeX."""
+"""How a report writes estimates, verdicts and names: on the page, in Markdown and in LaTeX."""
 
 import math
 import re
@@ -36,7 +36,7 @@ def format_estimate(value: Estimate | None) -> str:
 
 
 def metric_label(figure: str) -> str:
-    """A figure's name for people."""
+    """A metric's name in words."""
     return METRIC_LABELS.get(figure, figure.replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Bootstrap over images: a check of the standard errors that influences give."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def bootstrap(
     tops: np.ndarray, bottoms: np.ndarray, keep: np.ndarray | None = None,
     draws: int = 10_000, seed: int = 0, groups: Groups | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Values (draws,R) of R runs when the images are drawn again with replacement, the same draw for all runs.
+    """Values (draws,R) of R runs when the images are resampled with replacement, the same draw for all runs.
 
     tops, bottoms (R,N,C) or (R,N). With groups, whole groups are drawn. The columns stay fixed: a draw in which the
     bottom of one of them is 0 has no value (NaN). Source: Efron 1979, as multinomial weights times sums.

@@ -1,8 +1,7 @@
-"""How sure a study is: standard errors over images and seeds, differences, verdicts and the words for them.
+"""Estimates and differences of metrics, with intervals over images and seeds.
 
-A figure is the mean, over a fixed set of columns (classes), of a ratio of sums over images. Its standard error over
-images comes from its influence function, one number an image; the seeds' scatter is added to it. All data are taken as
-given: which columns are kept, which images belong together, which seeds are pairs.
+A metric is the mean, over a fixed set of columns (classes), of a ratio of sums over images. Its variance over images
+comes from the influence of each image; the variance over seeds is added to it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,7 +20,7 @@ Verdict = Literal["better", "worse", "equal", "undecided", "ahead", "behind"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval. NaN: not defined (n/a). seeds: how many trainings it is the mean of."""
+    """A metric's value with its 95 % interval; NaN: not defined. seeds: of how many trainings it is the mean."""
 
     value: float
     low: float
@@ -40,7 +39,7 @@ TINY = 1e-12  # a standard error below it is rounding: nothing varies
 
 @dataclass(frozen=True)
 class MetricSamples:
-    """A figure of one variant: its value and its phi (N,) for each seed.
+    """A metric of one variant: its value and the influences (N,) of the images, for each seed.
 
     seeds: which they are, in the same order; two variants can be paired where they have the same ones.
     """
@@ -52,7 +51,7 @@ class MetricSamples:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of b minus that of a, with standard error, degrees of freedom, two-sided p and 95 % interval.
+    """A metric of b minus that of a, with standard error, degrees of freedom, two-sided p and 95 % interval.
 
     seeds: of a and of b. image_se: the part of `se` that more images would lessen. NaN: not defined (n/a).
     """
@@ -68,11 +67,11 @@ class Comparison:
 
 
 def estimate(values: Sequence[float], influences: Sequence[np.ndarray], groups: Groups | None = None) -> Estimate:
-    """The mean over seeds with its 95 % interval over images and seeds; phis (N,) a seed.
+    """The mean over seeds with its 95 % interval over images and seeds; influences: (N,) for each seed.
 
-    SE² = SE²_images(mean phi) + s²/S, t quantile with Satterthwaite's degrees of freedom from the parts' (images or
-    groups − 1, seeds − 1). One seed: images only.
-    A seed whose value is NaN makes the figure n/a: a mean over the others would be of other trainings.
+    SE² = SE²_images(mean influence) + s²/S, t quantile with Satterthwaite's degrees of freedom from those of the parts
+    (images or groups − 1, seeds − 1). One seed: images only.
+    A seed whose value is NaN makes the estimate NaN: a mean over the others would be of other trainings.
     The interval is NaN where nothing varies (SE = 0), such as a share that is 0 in every image.
     """
     parts = [_image_component(_mean_influences(influences), groups), *_seed_components(values)]
@@ -83,9 +82,9 @@ def estimate(values: Sequence[float], influences: Sequence[np.ndarray], groups: 
 def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, paired: bool = False) -> Comparison:
     """b minus a, both on the same images in the same order.
 
-    SE² = SE²_images(mean phi of b − mean phi of a) + s²_a/S_a + s²_b/S_b. With `paired` and the same seeds of b as of a
-    (two or more), the seeds' part is that of the differences seed by seed. A side with one seed adds nothing: what is
-    said then holds for that trained network, not for the variant.
+    SE² = SE²_images(mean influence of b − that of a) + s²_a/S_a + s²_b/S_b. With `paired` and the same seeds of b as of
+    a (two or more), the seeds' part is that of the differences seed by seed. A side with one seed adds nothing: the
+    result then holds for that trained network, not for the variant.
     """
     seeds = (len(a.values), len(b.values))
     phi_a, phi_b = _mean_influences(a.influences), _mean_influences(b.influences)

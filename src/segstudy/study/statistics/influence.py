@@ -1,4 +1,4 @@
-"""TODO"""
+"""Influence of each image on a ratio of sums, and the standard error that follows from it."""
 
 from collections.abc import Hashable, Sequence
 
@@ -12,19 +12,20 @@ Groups = Sequence[Hashable] | np.ndarray
 def influence(
     top: np.ndarray, bottom: np.ndarray, keep: np.ndarray | None = None, leave_one_out: bool = False
 ) -> tuple[float, np.ndarray]:
-    """The figure's value, and phi (N,): n times what each image adds to it.
+    """The metric's value and the influence (N,) of each image: n times what the image adds to the value.
 
     top, bottom (N,) or (N,C); keep (C,), all columns if not given. With R_c = Σtop/Σbottom, B_c = Σbottom and K the
-    kept columns, the value is the mean of R_c over K, phi_i = n/|K| · Σ_c (top_ic − R_c·bottom_ic)/B_c, Σ phi = 0.
-    With leave_one_out, phi_i = (n − 1)·(value − value without image i), the jackknife's: B_c − bottom_ic in place of
-    B_c. The same for many images; for few, phi as above makes the standard error too small (results/statistics.md).
-    A kept column whose bottom sums to 0 is left out; if none is left (or n = 0), the value and phi are NaN.
+    kept columns, the value is the mean of R_c over K, influence_i = n/|K| · Σ_c (top_ic − R_c·bottom_ic)/B_c, which
+    sum to 0. With leave_one_out, influence_i = (n − 1)·(value − value without image i), the jackknife's:
+    B_c − bottom_ic in place of B_c. The same for many images; for few, the former makes the standard error too small
+    (results/statistics.md).
+    A kept column whose bottom sums to 0 is left out; if none is left (or n = 0), the value and all influences are NaN.
     IoU loses no column that way where K holds classes with truth.
-    If one image alone has a bottom in some column, phi is NaN: how that column varies over images is unknown.
+    If one image alone has a bottom in some column, all influences are NaN: how that column varies is unknown.
     """
     top, bottom = _columns(top), _columns(bottom)
     if top.shape != bottom.shape:
-        raise DataError(f"numerators {top.shape} and denominators {bottom.shape} of a figure differ in shape")
+        raise DataError(f"numerators {top.shape} and denominators {bottom.shape} of a metric differ in shape")
     images, sums = len(top), bottom.sum(0)
     used = check_columns(keep, top.shape[1]) & (sums != 0)
     if not used.any():
@@ -38,10 +39,11 @@ def influence(
 
 
 def image_error(influences: np.ndarray, groups: Groups | None = None) -> float:
-    """Standard error over images: SD(phi)/√n, with n − 1 in the SD. NaN for fewer than two images or groups.
+    """Standard error over images: SD(influences)/√n, with n − 1 in the SD. NaN for fewer than two images or groups.
 
-    With groups (N labels), images of a group may depend on each other: SE² = G/(G − 1) · Σ_g (Σ_{i in g} phi_i)² / n²
-    for G groups, the cluster-robust variance of a ratio. A group an image gives the same as none.
+    With groups (N labels), images of a group may depend on each other:
+    SE² = G/(G − 1) · Σ_g (Σ_{i in g} influence_i)² / n² for G groups, the cluster-robust variance of a ratio. One group
+    per image gives the same as none.
     Source: Liang and Zeger 1986; the factor G/(G − 1) as in Cameron and Miller 2015, section II.
     """
     influences = np.asarray(influences, float)
@@ -59,7 +61,7 @@ def _columns(x: np.ndarray) -> np.ndarray:
 def check_columns(keep: np.ndarray | None, columns: int) -> np.ndarray:
     keep = np.ones(columns, bool) if keep is None else np.asarray(keep, bool)
     if keep.shape != (columns,):
-        raise DataError(f"a figure has {columns} columns, but {keep.shape} of them were named as kept or not")
+        raise DataError(f"a metric has {columns} columns, but {keep.shape} of them were named as kept or not")
     return keep
 
 

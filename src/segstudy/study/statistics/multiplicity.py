@@ -1,4 +1,4 @@
-"""TODO"""
+"""Several comparisons at once: simultaneous intervals, verdicts, false discovery rate."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ POWER = 0.8  # of showing a true difference as large as `detectable`
 
 @dataclass(frozen=True)
 class Decision:
-    """What one of several comparisons says. p and the wide interval, which the verdict is read from, are corrected for
-    the number of comparisons (Bonferroni)."""
+    """The result of one of several comparisons; p and the wide interval, from which the verdict is read, are corrected
+    for the number of comparisons (Bonferroni)."""
 
     p: float
     wide_low: float
@@ -31,14 +31,14 @@ def decide(
     chance that any of the
     intervals misses its true difference, or that any verdict is wrong, is at most alpha.
 
-    * equal: inside ±margin, also if it leaves out 0: a difference surely smaller than the smallest that matters (two
+    * equal: inside ±margin, also if it leaves out 0: a difference too small to matter (two
       one-sided tests, Schuirmann 1987).
-    * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed and nothing is known of
-      variants; there, "equal" is not said either.
+    * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed, which says
+      nothing of another training; there is no "equal" then.
     * undecided: else, and where a figure is n/a (such pairs do not count).
 
-    detectable: a true difference that is shown in four of five such studies.
-    falling: keys whose figure is the better the smaller it is. Raises ConfigError for a margin below 0 or an alpha
+    detectable: a true difference that such a study shows with a power of 80 %.
+    falling: keys of metrics of which less is better. Raises ConfigError for a margin below 0 or an alpha
     outside 0…1.
     """
     if not margin >= 0 or not 0 < alpha < 1:
