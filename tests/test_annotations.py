@@ -82,7 +82,15 @@ def test_a_mask_of_3_by_3_by_hand() -> None:
         rle_mask([1, 2, 3, 2], 3, 3)
 
 
-# Outlines
+@pytest.mark.parametrize("seed", range(3))
+def test_run_lengths_of_pycocotools(seed: int) -> None:
+    pycocotools = pytest.importorskip("pycocotools.mask")
+    mask = np.random.default_rng(seed).random((17, 23)) < 0.5 if seed else np.zeros((17, 23), bool)
+    counts = pycocotools.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+    np.testing.assert_array_equal(rle_mask(rle_counts(counts), 17, 23), mask)
+
+
+# Polygons
 
 
 def test_a_polygon_covers_the_pixels_whose_centre_is_inside() -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from segstudy.data.images import Sample
+from segstudy.data.images import Sample, first_lines
 from segstudy.errors import DataError
 from segstudy.labels import IGNORE
 
@@ -173,18 +173,10 @@ def _write(
     conversions: Counter[str] = Counter()
     broken, doubtful, pixels = [], [], np.zeros((len(samples), num_classes), np.int64)
     # Plain writes, not a memory map: on a full disk a map would kill the process instead of raising an error.
-    with (
-        open(work / "images.npy", "wb") as images,
-        open(work / "masks.npy", "wb") as masks,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
+    with open(work / "images.npy", "wb") as images, open(work / "masks.npy", "wb") as masks:
         _header(images, (len(samples), height, width, 3))
         _header(masks, (len(samples), height, width))
-        # In chunks: a fast reader does not fill the memory, and an error of the disk is raised at once.
-        chunks = (samples[start : start + 256] for start in range(0, len(samples), 256))
-        done = chain.from_iterable(pool.map(prepare, chunk) for chunk in chunks)
-        progress = track(done, "reading images", len(samples), transient=True, disable=not sys.stdout.isatty())
-        for i, result in enumerate(progress):
+        for i, result in enumerate(map_parallel(prepare, samples, "reading images")):
             if isinstance(result, DataError):
                 broken.append(str(result))
                 continue
@@ -198,11 +190,9 @@ def _write(
             if not ignore_is_explicit and (only or counts[IGNORE] * 3 > mask.size):
                 doubtful.append(samples[i].name)
     if broken:
-        more = f"\n… and {len(broken) - 10} more" if len(broken) > 10 else ""
         raise DataError(
-            f"{len(broken)} of {len(samples)} images cannot be used:\n"
-            + "\n".join(broken[:10])
-            + f"{more}\n→ repair these files or take them out of the list"
+            f"{len(broken)} of {len(samples)} images cannot be used:\n{first_lines(broken, 10)}\n"
+            "→ repair these files or remove them from the list"
         )
     converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)
     notes = [f"converted to upright 8-bit RGB: {converted}"] if converted else []
@@ -239,3 +229,12 @@ def resize_pair(
 
 def _header(file: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words: str) -> Iterator[Any]:
+    """Results in order, from one thread per core, with a progress bar. words: its label."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # In chunks: a fast reader does not fill the memory, and an error of the disk is raised at once.
+        chunks = (samples[start : start + 256] for start in range(0, len(samples), 256))
+        done = chain.from_iterable(pool.map(work, chunk) for chunk in chunks)
+        yield from track(done, words, len(samples), transient=True, disable=not sys.stdout.isatty())

@@ -116,7 +116,7 @@ class SegmentationData(L.LightningDataModule):
             )
         self.roles = {"fit": fit, "report": report} | ({} if select is None else {"select": select})
 
-    def split(self, name: str) -> "CachedDataset":
+    def split(self, name: str) -> CachedDataset:
         """A split at network size."""
         samples = self.samples(name)
         if not samples:
@@ -127,7 +127,7 @@ class SegmentationData(L.LightningDataModule):
         )
         return CachedDataset(name, samples, cache)
 
-    def _selection(self, fit: "CachedDataset") -> tuple["CachedDataset", "CachedDataset | None"]:
+    def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:
         """(fit, select): select is the list `val` beside a `test`, or `select_fraction` of fit, or None."""
         if not 0 <= self.select_fraction < 1:
             raise ConfigError(
@@ -150,7 +150,7 @@ class SegmentationData(L.LightningDataModule):
             )
         return fit.subset(np.flatnonzero(~held)), fit.subset(np.flatnonzero(held))
 
-    def strata(self, images: "CachedDataset") -> Sequence:
+    def strata(self, images: CachedDataset) -> Sequence:
         """The stratum of each image, for stratified splits: here its rarest class."""
         return rarest_class(images.pixels)
 

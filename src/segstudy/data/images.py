@@ -48,11 +48,25 @@ def require_files(samples: Sequence[Sample], wanted: str) -> None:
     """Raise DataError that lists missing images and masks. wanted: where they are listed, for the message."""
     missing = [str(p) for s in samples for p in (s.image, s.mask) if p and not p.is_file()]
     if missing:
-        more = f"\n  … and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise DataError(
-            f"{len(missing)} files of {wanted} are missing:\n  " + "\n  ".join(missing[:5]) + more + "\n"
+            f"{len(missing)} files of {wanted} are missing:\n{first_lines(missing, 5, '  ')}\n"
             "  → complete the folder (data.root), or choose a list of existing files (data.train, data.val)"
         )
+
+
+def find_folder(places: Sequence[Path], parts: Sequence[str]) -> Path | None:
+    """The first of these folders that has all parts: files if they have a suffix, else folders."""
+
+    def has(path: Path) -> bool:
+        return path.is_file() if path.suffix else path.is_dir()
+
+    return next((place for place in places if all(has(place / part) for part in parts)), None)
+
+
+def first_lines(items: Sequence[str], most: int, indent: str = "") -> str:
+    """The first few of a list, a line each, and how many more there are."""
+    more = [f"… and {len(items) - most} more"] if len(items) > most else []
+    return "\n".join(indent + line for line in [*items[:most], *more])
 
 
 def first_few(items: Sequence[Any], most: int = 5) -> str:

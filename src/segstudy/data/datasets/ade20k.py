@@ -6,7 +6,7 @@ from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found, require_files
+from segstudy.data.images import Sample, find_folder, list_found, require_files
 from segstudy.errors import DataError
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -50,7 +50,7 @@ class ADE20K(SegmentationData):
 
     def prepare_data(self) -> None:
         if self.download:
-            fetch_archive(URL, SHA1, self.root, lambda: any(map(_is_complete, self._places())))
+            fetch_archive(URL, SHA1, self.root, lambda: self._find() is not None)
 
     def samples(self, split: str) -> list[Sample]:
         home = self._home()
@@ -65,13 +65,12 @@ class ADE20K(SegmentationData):
         require_files(samples, f"{split!r} of ADE20K")
         return samples
 
-    def _places(self) -> list[Path]:
-        return [self.root / HOME, self.root]
+    def _find(self) -> Path | None:
+        return find_folder([self.root / HOME, self.root], ("images/training", "annotations/training"))
 
     def _home(self) -> Path:
-        for place in self._places():
-            if _is_complete(place):
-                return place
+        if home := self._find():
+            return home
         if any((self.root / sign).exists() for sign in FULL):
             raise DataError(
                 f"data.root={str(self.root)!r} holds the full ADE20K, whose masks are coded in colours and number "
@@ -84,7 +83,3 @@ class ADE20K(SegmentationData):
             f"  found:    {list_found(self.root)}\n"
             f"  → set data.root to the folder that holds {HOME}, or data.download=true (1 GB)"
         )
-
-
-def _is_complete(place: Path) -> bool:
-    return all((place / part).is_dir() for part in ("images/training", "annotations/training"))

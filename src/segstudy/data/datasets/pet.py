@@ -7,7 +7,7 @@ from typing import Any
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found, require_files
+from segstudy.data.images import Sample, find_folder, list_found, require_files
 from segstudy.errors import ConfigError, DataError
 
 PLACE = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
@@ -90,9 +90,8 @@ class Pet(SegmentationData):
 
     def _home(self) -> Path:
         parts = ("images", "annotations/trimaps", "annotations/trainval.txt", "annotations/test.txt")
-        for place in (self.root / "oxford-iiit-pet", self.root):
-            if all((place / part).exists() for part in parts):
-                return place
+        if home := find_folder([self.root / "oxford-iiit-pet", self.root], parts):
+            return home
         raise DataError(
             f"no Oxford-IIIT Pet under data.root={str(self.root)!r}\n"
             f"  expected: {self.root}/oxford-iiit-pet/{{images,annotations/trimaps,annotations/trainval.txt}}\n"

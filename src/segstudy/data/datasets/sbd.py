@@ -5,7 +5,7 @@ from typing import Any
 
 from segstudy.data.datasets.voc import VOC
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found
+from segstudy.data.images import Sample, find_folder, list_found
 from segstudy.errors import DataError
 
 URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
@@ -80,5 +80,4 @@ class VOCSBD(VOC):
     def _sbd(self) -> Path | None:
         """The folder with SBD's cls, train.txt and val.txt."""
         places = (self.root / "benchmark_RELEASE" / "dataset", self.root / "sbd", self.root / "SBD" / "dataset")
-        parts = ("cls", "train.txt", "val.txt")
-        return next((place for place in places if all((place / part).exists() for part in parts)), None)
+        return find_folder(places, ("cls", "train.txt", "val.txt"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found, require_files
+from segstudy.data.images import Sample, find_folder, list_found, require_files
 from segstudy.errors import DataError
 from segstudy.labels import voc_palette
 
@@ -54,7 +54,7 @@ class VOC(SegmentationData):
 
     def prepare_data(self) -> None:
         if self.download:
-            fetch_archive(URL, MD5, self.root, lambda: any(map(_is_complete, self._places())))
+            fetch_archive(URL, MD5, self.root, lambda: self._find() is not None)
 
     def samples(self, split: str) -> list[Sample]:
         masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
@@ -84,21 +84,17 @@ class VOC(SegmentationData):
         require_files(samples, wanted)
         return samples
 
-    def _places(self) -> list[Path]:
-        return [self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root]
+    def _find(self) -> Path | None:
+        places = [self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root]
+        return find_folder(places, ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
 
     def home(self) -> Path:
         """The folder VOC2012. Raises DataError that says where it was searched."""
-        for place in self._places():
-            if _is_complete(place):
-                return place
+        if home := self._find():
+            return home
         raise DataError(
             f"no VOC2012 under data.root={str(self.root)!r}\n"
             f"  expected: {self.root}/VOCdevkit/VOC2012/{{JPEGImages,SegmentationClass,ImageSets/Segmentation}}\n"
             f"  found:    {list_found(self.root)}\n"
             "  → set data.root to the folder that holds VOCdevkit, or data.download=true (2 GB)"
         )
-
-
-def _is_complete(place: Path) -> bool:
-    return all((place / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segstudy.data.cache import map_parallel
 from segstudy.data.folder.datamodule import check_255, pixels_per_class
 from segstudy.data.folder.description import Description, LabelMap, make_label_map, read_description
 from segstudy.data.folder.formats import MaskFormat
-from segstudy.data.folder.scan import FolderScan, map_parallel, palette_of_masks, scan_folder
+from segstudy.data.folder.scan import FolderScan, palette_of_masks, pixels_of_keys, scan_folder
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
 from segstudy.data.images import Sample, read_pair
 from segstudy.data.splits import rarest_class
@@ -106,8 +107,7 @@ def check_pair(mask_format: MaskFormat, sample: Sample) -> PairCheck:
     mask, digest, image_was_read = None, "", False
     try:
         mask, keys = mask_format.read(sample)
-        counts = np.bincount(mask.ravel(), minlength=len(keys))
-        pixels = {key: int(n) for key, n in zip(keys, counts, strict=True) if n}
+        pixels = pixels_of_keys(mask, keys)
     except DataError as error:
         errors["masks that cannot be read"] = str(error).splitlines()[0]
 

@@ -5,23 +5,19 @@ import hashlib
 import json
 import os
 import re
-import sys
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.progress import track
 
+from segstudy.data.cache import map_parallel
 from segstudy.data.folder.description import Description, Rgb, read_classes
 from segstudy.data.folder.formats import Coco, MaskFormat, coco_format, detect_format
-from segstudy.data.images import Sample, first_few, list_found, open_picture
+from segstudy.data.images import Sample, first_few, first_lines, list_found, open_picture
 from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.files import write_text
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -246,15 +242,9 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
     results = list(map_parallel(partial(count_keys, mask_format), samples, "counting labels"))
     broken = [str(r) for r in results if isinstance(r, DataError)]
     if broken:
-        raise DataError(
-            f"{len(broken)} of {len(samples)} masks cannot be used:\n" + "\n".join(broken[:5])
-            + (f"\n… and {len(broken) - 5} more" if len(broken) > 5 else "")
-        )  # fmt: skip
-    work = home.with_suffix(f".{uuid.uuid4().hex[:12]}.partial")
+        raise DataError(f"{len(broken)} of {len(samples)} masks cannot be used:\n{first_lines(broken, 5)}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        work.write_text(json.dumps(results))
-        work.replace(home)
+        write_text(folder, home.name, json.dumps(results))
     except OSError as error:
         raise DataError(f"data.cache_dir={folder} cannot be written: {error}\n  → set it to another folder") from error
     return [r for r in results if not isinstance(r, DataError)]
@@ -263,19 +253,15 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
 def count_keys(mask_format: MaskFormat, sample: Sample) -> dict[str, int] | DataError:
     """Pixels of each key in a sample's mask; the error if it cannot be read."""
     try:
-        mask, keys = mask_format.read(sample)
+        return pixels_of_keys(*mask_format.read(sample))
     except DataError as error:
         return error
+
+
+def pixels_of_keys(mask: np.ndarray, keys: Sequence[str]) -> dict[str, int]:
+    """Pixels of each key that occurs in an indexed mask."""
     counts = np.bincount(mask.ravel(), minlength=len(keys))
     return {key: int(n) for key, n in zip(keys, counts, strict=True) if n}
-
-
-def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words: str) -> Iterator[Any]:
-    """Results in order, from one thread per core, with a progress bar. words: its label."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        portions = (samples[start : start + 256] for start in range(0, len(samples), 256))
-        done = chain.from_iterable(pool.map(work, portion) for portion in portions)
-        yield from track(done, words, len(samples), transient=True, disable=not sys.stdout.isatty())
 
 
 def palette_of_masks(samples: Sequence[Sample], mask_format: MaskFormat) -> dict[str, Rgb]:
