@@ -14,7 +14,7 @@ from segstudy.study.analysis.metrics import METRICS, Metric
 from segstudy.study.results import TestResult, from_masks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the predictors are those of the tests
-from archetypes import STORIES, predictors, scene  # noqa: E402
+from archetypes import STORIES, predictors, scene
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCENES, CLASSES, DRAWN = 6, 6, 0
