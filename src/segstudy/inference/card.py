@@ -121,7 +121,8 @@ def model_card(folder: Path, latency: bool = True, license: str | None = None) -
     }
     jinja = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
     jinja.filters |= {
-        "md": escape_markdown, "millions": format_millions, "amount": format_amount, "duration": format_duration, "quote": shlex.quote,
+        "md": escape_markdown, "millions": format_millions, "amount": format_amount, "duration": format_duration,
+        "quote": shlex.quote,
         "repr": repr, "json": lambda text: json.dumps(text, ensure_ascii=False), "describe": describe_part,
         "code": lambda text: f"`{str(text).replace('`', '')}`",
     }  # fmt: skip
@@ -275,8 +276,9 @@ class Figures:
                 self.images[c],
             )
             original = divided(full.true_positives[:, c].sum() * (n > 0), full.union[:, c].sum() * (n > 0))
+            few = n < self.min_images
             rows.append([
-                self.classes[c], f"{format_fraction(iou.value)} (few images)" if n < self.min_images else format_estimate(iou), original,
+                self.classes[c], f"{format_fraction(iou.value)} (few images)" if few else format_estimate(iou), original,
                 divided(hit[c], truth[c]), divided(hit[c], predicted[c]), f"{n:,}", f"{truth[c] / truth.sum():.2%}",
             ])  # fmt: skip
         return rows
