@@ -278,7 +278,8 @@ class Figures:
             original = divided(full.true_positives[:, c].sum() * (n > 0), full.union[:, c].sum() * (n > 0))
             few = n < self.min_images
             rows.append([
-                self.classes[c], f"{format_fraction(iou.value)} (few images)" if few else format_estimate(iou), original,
+                self.classes[c], f"{format_fraction(iou.value)} (few images)" if few else format_estimate(iou),
+                original,
                 divided(hit[c], truth[c]), divided(hit[c], predicted[c]), f"{n:,}", f"{truth[c] / truth.sum():.2%}",
             ])  # fmt: skip
         return rows
