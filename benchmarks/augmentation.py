@@ -28,6 +28,7 @@ from segstudy.data.datasets.scenes import draw_scene
 from segstudy.data.datasets.voc import VOC
 from segstudy.data.transforms.augment import Augment
 from segstudy.data.transforms.base import GREY
+from segstudy.entry import ask_for_large_pages
 from segstudy.labels import IGNORE
 from segstudy.precision import choose_device
 
@@ -186,4 +187,5 @@ def main(
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     typer.run(main)

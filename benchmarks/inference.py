@@ -25,6 +25,7 @@ from training import NETWORKS, now
 from segstudy.build import build_network
 from segstudy.console import silence_warnings
 from segstudy.data.datasets.scenes import draw_scene
+from segstudy.entry import ask_for_large_pages
 from segstudy.inference.export import FORMATS, READERS, WRITERS, export
 from segstudy.inference.loading import LoadedRun
 from segstudy.inference.model import Model, load
@@ -193,4 +194,5 @@ def main(
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     typer.run(main)

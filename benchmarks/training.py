@@ -27,8 +27,9 @@ from torchvision import transforms
 from segstudy.build import build_data, build_module, build_network, build_trainer
 from segstudy.console import silence_warnings
 from segstudy.data.images import Sample
+from segstudy.entry import ask_for_large_pages
 from segstudy.labels import IGNORE
-from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
+from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 NETWORKS = {
     "v1": ("V1", ["model=v1"]),
@@ -141,6 +142,7 @@ def measure(overrides: list[str], folder: Path, workers: list[int], rounds: int,
     module = build_module(cfg, network, data)
     trainer, _ = build_trainer(cfg, folder)
     same, _ = build_network(cfg, len(data.classes))
+    same.normalize = torch.nn.Identity()  # the plain loop's images are normalised by torchvision
     weight = torch.ones(len(data.classes))
     weight[0] = cfg.loss.background_weight
     images = PlainImages(data.roles["fit"].samples, data.size)
@@ -218,4 +220,5 @@ def main(
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     typer.run(main)

@@ -107,7 +107,7 @@ def test_weights_alone(home: Path, tmp_path: Path) -> None:
     with safe_open(tmp_path / "net.safetensors", "pt") as file:
         state, told = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
     model.plain.load_state_dict(state)
-    assert json.loads(told["preprocessing"])["normalisation"] == "(image - mean) / std, before the network"
+    assert json.loads(told["preprocessing"])["normalisation"] == "inside the network"
     assert json.loads(told["classes"]) == model.classes
 
 

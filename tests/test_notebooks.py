@@ -155,6 +155,16 @@ def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert complaints(notebook) == []
 
 
+def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"SIZE": 32, "IMAGES": 16, "EPOCHS": 1, "WIDTH": 8, "CACHE": tmp_path / "cache"}
+    notebook = execute("python", tmp_path, monkeypatch, **settings)
+    text = printed(notebook)
+    assert 0 <= after("v1 mIoU", text) <= 1
+    assert re.search(r"v3.* in mIoU", text)
+    assert re.search(r"background +in +\d+ images, IoU 0\.\d{3}", text)
+    assert pictures(notebook) == 1
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks_are_kept_without_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

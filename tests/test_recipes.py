@@ -15,9 +15,8 @@ from segstudy.config.paths import CONF
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError
 from segstudy.inference.loading import load_run
-from segstudy.inference.model import Normalised
 from segstudy.inspection.receptive_field import receptive_fields
-from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
+from segstudy.networks.normalize import normalize_of
 from segstudy.optim import parameter_groups
 
 MY_LOSS = """
@@ -104,7 +103,6 @@ def trained_batch(*overrides: str) -> tuple[torch.nn.Module, SegmentationData]:
     data = build_data(cfg)
     network, origin, _ = build_start(cfg, data)
     assert origin == "random"
-    assert (data.mean, data.std) == (IMAGENET_MEAN, IMAGENET_STD)
     module = build_module(cfg, network, data)
     before = {name: values.clone() for name, values in network.named_parameters()}
     optimizer = module.optimizer(parameter_groups(network, 0.1, 0.2))
@@ -122,6 +120,7 @@ def test_an_encoder_written_as_contributing_says(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(tmp_path)
     network, _ = trained_batch("encoder._target_=my_encoder.Coarse")
     assert type(network.encoder).__name__ == "Coarse"
+    assert network.normalize.values() == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     groups = {g["name"]: len(g["params"]) for g in parameter_groups(network, 0.1, 0.2)}
     assert groups["encoder"] == 4
     field = receptive_fields(network)
@@ -132,7 +131,7 @@ def test_a_network_whose_encoder_is_something_else(tmp_path: Path, monkeypatch: 
     (tmp_path / "other_encoder.py").write_text(OTHER_ENCODER)
     monkeypatch.syspath_prepend(tmp_path)
     network, _ = trained_batch("network._target_=other_encoder.Mine")
-    assert Normalised(network).normalisation == {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    assert normalize_of(network) is None
     assert receptive_fields(network)[-1].extent == 3
 
 

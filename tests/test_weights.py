@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from segstudy.build import build_network
 from segstudy.config.compose import compose_config
-from segstudy.errors import WeightsError
+from segstudy.errors import ConfigError, WeightsError
 from segstudy.networks import encoders, weights
 from segstudy.networks.encoders import Encoder, LibraryEncoder, PreactEncoder
 from segstudy.networks.smp import SMPNetwork
-from segstudy.networks.weights import load_encoder_weights
 from segstudy.runs.checkpoints import start_from
 
 State = dict[str, Tensor]
@@ -31,8 +30,8 @@ def resnet() -> LibraryEncoder:
 
 def load(encoder: Encoder, state: object, folder: Path) -> str:
     torch.save(state, folder / "weights.pt")
-    encoder.weights = str(folder / "weights.pt")
-    return load_encoder_weights(encoder)
+    encoder.load_weights(str(folder / "weights.pt"))
+    return encoder.weights_origin
 
 
 def equal(module: nn.Module, state: State) -> bool:
@@ -101,8 +100,7 @@ def test_safetensors(tmp_path: Path) -> None:
 
     donor, encoder = resnet().body.state_dict(), resnet()
     save_file(donor, tmp_path / "weights.safetensors")
-    encoder.weights = str(tmp_path / "weights.safetensors")
-    load_encoder_weights(encoder)
+    encoder.load_weights(str(tmp_path / "weights.safetensors"))
     assert equal(encoder.body, donor)
 
 
@@ -159,16 +157,17 @@ def test_a_run_that_starts_from_another_has_its_mean_and_std(file: str, tmp_path
     cfg = compose_config(["data.size=32", "encoder.widths=[4,4,4]", "decoder.widths=[4,4]"])
     network, _ = build_network(cfg, 3)
     start_from(network, run / file)
-    assert (network.encoder.mean, network.encoder.std) == ([0.5, 0.4, 0.3], [0.25, 0.2, 0.3])
+    assert network.normalize.values() == {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}
 
 
 @pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated")
 def test_an_old_name_of_timms_gets_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """smp knows no settings of these names, so weights that were loaded were called random."""
-    encoder = LibraryEncoder("timm-regnetx_002", weights="imagenet")
+    encoder = LibraryEncoder("timm-regnetx_002", weights=None)
     donor = LibraryEncoder("timm-regnetx_002", weights=None).body
     monkeypatch.setattr(weights.smp.encoders, "get_encoder", lambda *_, **__: donor)
-    assert load_encoder_weights(encoder) == "imagenet"
+    encoder.load_weights("imagenet")
+    assert encoder.weights_origin == "imagenet"
     assert equal(encoder.body, donor.state_dict())
 
 
@@ -196,11 +195,10 @@ def test_another_networks_file_does_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not weights", b"<html>404</html>"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_file_of_something_else(content: bytes, suffix: str, tmp_path: Path) -> None:
-    encoder = resnet()
-    encoder.weights = str(tmp_path / f"file{suffix}")
-    Path(encoder.weights).write_bytes(content)
+    file = tmp_path / f"file{suffix}"
+    file.write_bytes(content)
     with pytest.raises(WeightsError, match="is not a file of weights"):
-        load_encoder_weights(encoder)
+        LibraryEncoder("resnet18", weights=str(file))
 
 
 @pytest.mark.parametrize("state", [[1, 2], {"a": 1}, torch.zeros(3)])
@@ -210,10 +208,8 @@ def test_a_file_without_a_state_dict(state: object, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    encoder = resnet()
-    encoder.weights = "nowhere.pth"
     with pytest.raises(WeightsError, match=r"encoder.weights=nowhere.pth: no such file"):
-        load_encoder_weights(encoder)
+        LibraryEncoder("resnet18", weights="nowhere.pth")
 
 
 class Code:
@@ -228,21 +224,20 @@ class Code:
 
 @pytest.mark.parametrize("kind", ["torch", "pickle"])
 def test_code_in_a_file_is_not_run(kind: str, tmp_path: Path) -> None:
-    encoder, trace = resnet(), tmp_path / "ran"
-    encoder.weights = str(tmp_path / "weights.pt")
+    file, trace = tmp_path / "weights.pt", tmp_path / "ran"
     if kind == "torch":
-        torch.save({"conv1.weight": Code(trace)}, encoder.weights)
+        torch.save({"conv1.weight": Code(trace)}, file)
     else:
-        Path(encoder.weights).write_bytes(pickle.dumps(Code(trace)))
+        file.write_bytes(pickle.dumps(Code(trace)))
     with pytest.raises(WeightsError, match="is not a file of weights"):
-        load_encoder_weights(encoder)
+        LibraryEncoder("resnet18", weights=str(file))
     assert not trace.exists()
 
 
 def test_null_is_random_and_plain_encoders_have_no_imagenet() -> None:
-    assert load_encoder_weights(PreactEncoder((4, 8))) == "random"
+    assert PreactEncoder((4, 8)).weights_origin == "random"
     with pytest.raises(WeightsError, match="only library encoders have ImageNet weights"):
-        load_encoder_weights(PreactEncoder((4, 8), weights="imagenet"))
+        PreactEncoder((4, 8), weights="imagenet")
 
 
 @pytest.fixture
@@ -257,27 +252,80 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "tu-resnet18"])
 @pytest.mark.usefixtures("no_network")
 def test_without_network_auto_is_random_and_says_so_soon(name: str) -> None:
-    encoder = LibraryEncoder(name, weights="auto")
-    before = {k: v.clone() for k, v in encoder.state_dict().items()}
     began = time.monotonic()
-    assert load_encoder_weights(encoder) == "random (ImageNet could not be had)"
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="could not be had .*: it starts random"):
+        encoder = LibraryEncoder(name, weights="auto")
+    assert encoder.weights_origin == "random (ImageNet could not be had)"
     assert time.monotonic() - began < 10  # the hub's own retries take 24 s
-    assert equal(encoder, before)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert equal(LibraryEncoder(name, weights=None), encoder.state_dict())
+    assert torch.equal(torch.rand(1), after)  # asking for weights draws nothing
 
 
 @pytest.mark.usefixtures("no_network")
 def test_without_network_imagenet_names_the_ways_out() -> None:
     with pytest.raises(WeightsError, match=r"ImageNet weights of 'resnet18' cannot be had") as raised:
-        load_encoder_weights(LibraryEncoder("resnet18", weights="imagenet"))
+        LibraryEncoder("resnet18", weights="imagenet")
     assert all(way in str(raised.value) for way in ("weights=PATH", "weights=auto", "weights=null"))
 
 
 def test_imagenet_brings_weights_and_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
-    donor, encoder = resnet().body, LibraryEncoder("resnet18", weights="auto")
+    donor, encoder = resnet().body, resnet()
     settings = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     monkeypatch.setattr(weights, "_answers", lambda _: True)
     monkeypatch.setattr("segmentation_models_pytorch.encoders.get_encoder", lambda *_, **__: donor)
     monkeypatch.setattr("segmentation_models_pytorch.encoders.get_preprocessing_params", lambda _: settings)
-    assert load_encoder_weights(encoder) == "imagenet"
+    encoder.load_weights("auto")
+    assert encoder.weights_origin == "imagenet"
     assert equal(encoder.body, donor.state_dict())
     assert (encoder.mean, encoder.std) == (settings["mean"], settings["std"])
+
+
+@pytest.mark.parametrize("overrides", [["model=v4"], ["model=smp_unet"], ["model=smp_unet", "network.arch=PSPNet"]])
+def test_weights_of_the_constructor_survive_the_initial_state(overrides: list[str], tmp_path: Path) -> None:
+    """Only the encoder's weights differ from those of a network that begins random."""
+    torch.save(donor := torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    cfg = compose_config([*overrides, "encoder=resnet18", f"encoder.weights={tmp_path / 'r18.pth'}"])
+    network, origin = build_network(cfg, 3)
+    assert origin == str(tmp_path / "r18.pth")
+    loaded = network.encoder.body.state_dict()
+    assert all(torch.equal(v, donor[k]) for k, v in loaded.items())
+    random, origin = build_network(cfg, 3, load_weights=False)
+    assert origin == "random"
+    changed = [k for k, v in random.state_dict().items() if not torch.equal(v, network.state_dict()[k])]
+    assert changed
+    assert all(".encoder." in f".{k}" for k in changed)
+
+
+class Forgetful(Encoder):
+    channels, strides = [4, 8], [1, 2]
+
+    def __init__(self, weights: str | None = None):
+        super().__init__()
+        self.weights = weights
+
+
+def test_an_encoder_that_does_not_load_its_weights_is_an_error() -> None:
+    cfg = compose_config([])
+    cfg.encoder = {"_target_": "test_weights.Forgetful", "weights": "some.pth"}
+    with pytest.raises(ConfigError, match="Forgetful keeps it but did not load it"):
+        build_network(cfg, 3)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"name": "resnet18", "weights": "imagenet"},
+        {"name": "resnet18", "weights": "nowhere.pth"},
+        {"name": "resnet18"},  # auto, by its default
+        {"_args_": ["resnet18", "imagenet"]},
+    ],
+)
+def test_a_network_for_a_checkpoint_asks_for_no_weights(encoder: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "imagenet_state", lambda *_: pytest.fail("it asked for ImageNet's weights"))
+    cfg = compose_config(["model=v4"])
+    cfg.encoder = {"_target_": "segstudy.networks.encoders.LibraryEncoder"} | encoder
+    network, origin = build_network(cfg, 3, load_weights=False)
+    assert (origin, network.encoder.name) == ("random", "resnet18")

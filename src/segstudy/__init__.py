@@ -1,24 +1,46 @@
 """segstudy: which loss, context module, encoder or upsampling really helps, on your images, and how surely."""
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-# On a CPU, PyTorch asks Linux for large pages if this is set before its first tensor. A training step at 256² takes and
-# returns some GiB of maps; with small pages the kernel spends a tenth of the step on zeroing them.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segstudy.inference.model import Model
+    from segstudy.build import build_model
+    from segstudy.data.datasets.ade20k import ADE20K
+    from segstudy.data.datasets.pet import Pet
+    from segstudy.data.datasets.sbd import VOCSBD
+    from segstudy.data.datasets.scenes import Scenes
+    from segstudy.data.datasets.voc import VOC
+    from segstudy.data.folder.datamodule import Folder
+    from segstudy.inference.model import load
+    from segstudy.inference.test import test
+    from segstudy.module import SegmentationModule
+    from segstudy.networks.normalize import Normalize
+    from segstudy.study.compare import compare
+    from segstudy.study.results import TestResult
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "ADE20K", "VOC", "VOCSBD", "Folder", "Normalize", "Pet", "Scenes", "SegmentationModule", "TestResult",
+    "build_model", "compare", "load", "test",
+]  # fmt: skip
 
-def load(run: str | Path, device: str = "auto") -> "Model":
-    """A trained run, ready for photos: `segstudy.load("runs/study/v4").predict("photo.jpg")`, labels uint8 (H,W).
+HOMES = {
+    "ADE20K": "data.datasets.ade20k", "Folder": "data.folder.datamodule", "Normalize": "networks.normalize",
+    "Pet": "data.datasets.pet", "Scenes": "data.datasets.scenes", "SegmentationModule": "module",
+    "TestResult": "study.results", "VOC": "data.datasets.voc", "VOCSBD": "data.datasets.sbd", "build_model": "build",
+    "compare": "study.compare", "load": "inference.model", "test": "inference.test",
+}  # fmt: skip
 
-    device: auto, cpu, cuda or mps. Nothing in the folder is executed. Raises ConfigError if it is no finished run.
-    """
-    from segstudy.inference.model import load  # PyTorch takes seconds to import: not for `segstudy --help`
 
-    return load(run, device)
+def __getattr__(name: str) -> Any:
+    """A public name, or the modules `losses` and `metrics`, imported when asked for: PyTorch takes seconds."""
+    if name in HOMES:
+        return getattr(import_module(f"segstudy.{HOMES[name]}"), name)
+    if name in ("losses", "metrics"):
+        return import_module(f"segstudy.{name}")
+    raise AttributeError(f"module 'segstudy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -4,11 +4,13 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
@@ -24,15 +26,16 @@ from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.reseed_each_step import ReseedEachStep
 from segstudy.callbacks.signals import RestoreSignalHandlers
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
+from segstudy.config.check import check_overrides
+from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.entry import RANKS
-from segstudy.errors import ConfigError
+from segstudy.errors import ConfigError, SegstudyError, WeightsError
 from segstudy.files import subfolder
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
-from segstudy.networks.encoders import encoder_of, normalisation_of
-from segstudy.networks.weights import load_encoder_weights
+from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
 from segstudy.precision import RANK, choose_device
 from segstudy.runs.checkpoints import RunCheckpointIO, start_from
@@ -44,7 +47,7 @@ def build_data(cfg: DictConfig) -> SegmentationData:
     try:
         data = instantiate(cfg.data)
     except Exception as error:
-        raise ConfigError(f"data: {_reason(error)}") from error
+        raise ConfigError(f"data: {_cause(error)}") from error
     with _one_at_a_time(data.cache_dir):
         data.prepare_data()
         data.setup()
@@ -68,38 +71,66 @@ def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
 
 
 def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) -> tuple[nn.Module, str]:
-    """The network in its initial state, and where its encoder's weights came from."""
+    """The network in its initial state, and where its encoder's weights came from.
+
+    Raises WeightsError for weights that cannot be loaded, and ConfigError for what a constructor refuses.
+    """
     try:
-        with stream(cfg.seed, "build"):  # for the layers that initialise() cannot draw anew
+        # The stream is for the layers that initialise() cannot draw anew.
+        with stream(cfg.seed, "build"), nullcontext() if load_weights else without_weights():
             network = instantiate(cfg.network, num_classes=num_classes)
     except Exception as error:  # instantiate wraps what a constructor raises
-        raise ConfigError(_reason(error)) from error
+        cause = _cause(error)
+        raise (cause if isinstance(cause, WeightsError) else ConfigError(str(cause))) from error
     initialise(network, cfg.seed)
     encoder = encoder_of(network)
-    origin = load_encoder_weights(encoder) if load_weights and encoder is not None else "random"
+    if load_weights and encoder is not None and encoder.weights is not None and encoder.weights_origin == "random":
+        raise ConfigError(
+            f"encoder.weights={encoder.weights}: {type(encoder).__name__} keeps it but did not load it\n"
+            "  → end its constructor with self.load_weights(weights)"
+        )
+    origins = (getattr(part, "weights_origin", "random") for part in network.modules())
+    origin = next((each for each in origins if each != "random"), "random")
     return network.to(memory_format=torch.channels_last), origin
 
 
 def build_start(cfg: DictConfig, data: SegmentationData) -> tuple[nn.Module, str, dict[str, Any] | None]:
-    """The network as a run of this config begins, where its weights came from, and what `start_from` gave, if set.
-
-    The data is told the normalisation that the network expects.
-    """
+    """The network as a run of this config begins, where its weights came from, and what `start_from` gave, if set."""
     network, origin = build_network(cfg, len(data.classes), load_weights=cfg.start_from is None)
     started = None
     if cfg.start_from is not None:
         started = start_from(network, Path(cfg.start_from))
         origin = f"start_from {Path(cfg.start_from).name}"
-    tell_normalisation(data, network)
     return network, origin, started
 
 
-def tell_normalisation(data: SegmentationData, network: nn.Module) -> None:
-    """Mean and standard deviation belong to the encoder's weights: the network expects them, the data delivers."""
-    data.mean, data.std = normalisation_of(network)
+def build_model(
+    name: str, *settings: str, classes: Sequence[str], background: int | None = None, seed: int = 0
+) -> SegmentationModule:
+    """A named model (a file of conf/model), ready to train: network, loss, optimizer and schedule.
+
+    settings: as on the command line: "encoder=resnet18", "loss=dice", "optim.lr=1e-4". classes: the data's;
+    background: the one that is no object, if there is one. Raises ConfigError for a name or setting that is not there.
+    """
+    given = [f"model={name}", f"seed={seed}", *settings]
+    cfg = compose_config(check_overrides(given))
+    apply_overrides(cfg, given)
+    network, _ = build_network(cfg, len(classes))
+    return build_module(cfg, network, KnownClasses(classes, background))
 
 
-def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) -> SegmentationModule:
+@dataclass(frozen=True)
+class KnownClasses:
+    """What a module must know of its data."""
+
+    classes: Sequence[str]
+    background: int | None
+
+    def pixels(self) -> np.ndarray:
+        raise ConfigError("class_weights=balanced counts the pixels of the training images\n  → a list of weights")
+
+
+def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | KnownClasses) -> SegmentationModule:
     """The LightningModule around the network, with loss, optimizer and schedule."""
     loss_cfg = _with_weights(cfg.loss, data)
     try:
@@ -108,12 +139,12 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData) ->
         labels = torch.arange(2).view(1, 1, 2) % len(data.classes)
         loss(torch.zeros(1, len(data.classes), 1, 2, requires_grad=True), labels)
     except Exception as error:
-        raise ConfigError(f"loss: {_reason(error)}") from error
+        raise ConfigError(f"loss: {_cause(error)}") from error
     optimizer, schedule = instantiate(cfg.optim.optimizer), instantiate(cfg.schedule)
     try:  # both once, to see that their settings are valid
         schedule(optimizer(parameter_groups(network, cfg.optim.lr, cfg.optim.encoder_lr)), progress=lambda: 0.0)
     except Exception as error:
-        raise ConfigError(f"optim or schedule: {_reason(error)}") from error
+        raise ConfigError(f"optim or schedule: {_cause(error)}") from error
     return SegmentationModule(
         network,
         loss,
@@ -169,7 +200,7 @@ def _trainer(settings: dict[str, Any], **own: Any) -> L.Trainer:
     try:
         return instantiate(settings, **own)
     except Exception as error:
-        raise ConfigError(f"trainer: {_reason(error)}") from error
+        raise ConfigError(f"trainer: {_cause(error)}") from error
 
 
 def _further_loggers(given: Any, folder: Path) -> list[Logger]:
@@ -182,7 +213,7 @@ def _further_loggers(given: Any, folder: Path) -> list[Logger]:
         try:
             loggers.append(instantiate(part))
         except Exception as error:
-            raise ConfigError(f"trainer.logger: {_reason(error)}") from error
+            raise ConfigError(f"trainer.logger: {_cause(error)}") from error
     return loggers
 
 
@@ -199,7 +230,7 @@ def run_callbacks(cfg: DictConfig) -> list[Callback]:
             try:
                 callbacks.append(instantiate(part))
             except Exception as error:
-                raise ConfigError(f"callbacks.{name}: {_reason(error)}") from error
+                raise ConfigError(f"callbacks.{name}: {_cause(error)}") from error
     # Last, since it ends the average's turn after a validation: what the others make of it is of the same network.
     return sorted(callbacks, key=lambda c: isinstance(c, WeightAveraging))
 
@@ -256,7 +287,7 @@ def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
     return settings | {"accelerator": accelerator, "precision": precision}, reason
 
 
-def _with_weights(loss: DictConfig, data: SegmentationData) -> DictConfig:
+def _with_weights(loss: DictConfig, data: SegmentationData | KnownClasses) -> DictConfig:
     """A copy of the loss's config in which `class_weights: balanced` is the list from the data's counted pixels."""
     loss = DictConfig(OmegaConf.to_container(loss, resolve=True))
 
@@ -271,8 +302,8 @@ def _with_weights(loss: DictConfig, data: SegmentationData) -> DictConfig:
     return loss
 
 
-def _reason(error: BaseException) -> str:
-    """The constructor's own words, without Hydra's wrapping."""
-    while error.__cause__ is not None:
+def _cause(error: BaseException) -> BaseException:
+    """What a constructor raised, without Hydra's wrapping."""
+    while error.__cause__ is not None and not isinstance(error, SegstudyError):
         error = error.__cause__
-    return str(error)
+    return error

@@ -102,5 +102,7 @@ def silence_warnings() -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated.*")
     # A run of few batches (a smoke test, a small folder) still logs at each epoch's end.
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    # The run's first lines say so in red.
+    warnings.filterwarnings("ignore", "ImageNet weights of .* could not be had")
     # A resumed or time-limited run tests what it holds in memory, which is meant.
     warnings.filterwarnings("ignore", ".*You are resuming.*|.*Checkpoint directory .* exists and is not empty.*")

@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -51,7 +48,8 @@ def image_grid(
     above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles)
     tallest = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
     height = 1.75 * tallest * len(rows) + above + 0.1 + 0.24 * lines
-    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, height), squeeze=False)
+    figure = Figure((1.75 * columns, height))  # without pyplot, whose backend is the notebook's or the user's
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             ax = axes[r][c]
@@ -84,17 +82,15 @@ def class_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette: 
 
 
 def save(figure: Figure, file: Path | BinaryIO) -> None:
-    """Write the figure, to an open file as PNG, to a path by its extension, and close it."""
+    """Write the figure, to an open file as PNG, to a path by its extension."""
     if isinstance(file, Path):
         file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
-    plt.close(figure)
 
 
 def as_array(figure: Figure) -> np.ndarray:
-    """RGB uint8 (H,W,3) of a drawn figure, which is closed."""
+    """RGB uint8 (H,W,3) of a drawn figure."""
     figure.set_dpi(110)
-    figure.canvas.draw()
-    array = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
-    plt.close(figure)
-    return array
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

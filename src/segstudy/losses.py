@@ -1,7 +1,7 @@
 """Losses: `loss(logits, mask)` → a float32 scalar.
 
-logits (B,C,H,W) of any float type; mask (B,H,W) in 0…C−1 or 255. All compute in float32, leave pixels of 255 out
-first, and give 0 with a gradient when nothing is counted.
+logits (B,C,H,W) of any float type; mask (B,H,W) in 0…C−1, or 255 for ignored pixels. All compute in float32 over the
+pixels that are not ignored, and give 0 with a gradient where there are none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from segstudy.labels import IGNORE
 
 
 class Loss(nn.Module):
-    """Base: hands `compute` the counted pixels as logits (N,C) float32 and labels (N,), N ≥ 1."""
+    """Base class: calls `compute` with the pixels that are not ignored: logits (N,C) float32 and labels (N,), N ≥ 1."""
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         # Autocast would turn a dot product back into half precision, where sums over 512² pixels overflow.
@@ -109,8 +109,8 @@ class BinaryCrossEntropy(Loss):
 class Tversky(Loss):
     """1 − (TP + s) / (TP + alpha·FP + beta·FN + s) of soft counts over the batch, averaged over the classes present.
 
-    smooth = s. A class without truth in the batch is left out: counted as 0 it would shrink the loss of a 150-class
-    head to nothing. Source: Salehi et al. 2017, equation 3.
+    smooth = s. A class without truth in the batch is left out: counted as 0, absent classes would make the loss of 150
+    classes very small. Source: Salehi et al. 2017, equation 3.
     """
 
     def __init__(self, alpha: float = 0.5, beta: float = 0.5, include_background: bool = True, smooth: float = 0.0):
@@ -121,10 +121,10 @@ class Tversky(Loss):
     def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
         classes = logits.shape[1]
         probabilities = logits.softmax(1)
-        hit = probabilities.gather(1, labels[:, None])[:, 0]
+        of_truth = probabilities.gather(1, labels[:, None])[:, 0]
         # In 1024 partial sums: one running float32 sum is off by 0.3 % at 512² pixels, and by more beyond.
         parts = torch.arange(len(labels), device=logits.device) % 1024 * classes + labels
-        tp = hit.new_zeros(1024 * classes).index_add(0, parts, hit).view(1024, classes).sum(0)
+        tp = of_truth.new_zeros(1024 * classes).index_add(0, parts, of_truth).view(1024, classes).sum(0)
         truth = torch.bincount(labels, minlength=classes).float()
         fp, fn = probabilities.sum(0) - tp, truth - tp
         present = truth > 0

@@ -32,10 +32,10 @@ class Confusion(Metric):
 
 
 class Hallucinated(Metric):
-    """Counted pixels that were given a class, but `background`, which is absent from their image; summed over batches
-    and processes.
+    """Counted pixels that were given a class that is absent from their image, except `background`.
 
-    `update` takes labels and mask (B,H,W), 255 ignored, and waits for no device; `compute` returns int64 ().
+    Summed over batches and processes. `update` takes labels and mask (B,H,W), 255 ignored, and does not wait for the
+    device; `compute` returns int64 ().
     """
 
     full_state_update = False
@@ -47,11 +47,11 @@ class Hallucinated(Metric):
         self.add_state("pixels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, labels: Tensor, mask: Tensor) -> None:
-        there = torch.zeros(len(mask), IGNORE + 1, dtype=torch.bool, device=mask.device)
-        there.scatter_(1, mask.flatten(1), True)
+        present = torch.zeros(len(mask), IGNORE + 1, dtype=torch.bool, device=mask.device)
+        present.scatter_(1, mask.flatten(1), True)
         if self.background is not None:
-            there[:, self.background] = True
-        absent = ~there.gather(1, labels.flatten(1))
+            present[:, self.background] = True
+        absent = ~present.gather(1, labels.flatten(1))
         self.pixels = self.pixels + (absent & (mask.flatten(1) != IGNORE)).sum()
 
     def compute(self) -> Tensor:
@@ -59,10 +59,10 @@ class Hallucinated(Metric):
 
 
 class MeanLoss(Metric):
-    """Mean of the batches' losses, each weighted by its number of images; over batches and processes.
+    """Mean of the batches' losses over all processes, each weighted by its number of images.
 
-    Lightning's own mean would also count an image that only fills a process's last batch, and torchmetrics' does not
-    weight where it lets NaN pass.
+    Not Lightning's own mean, which also counts images that only fill up a process's last batch; not torchmetrics'
+    MeanMetric, which ignores the weights where it lets NaN pass.
     """
 
     full_state_update = False
@@ -93,42 +93,42 @@ def confusion(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
 def class_iou(counts: Tensor) -> Tensor:
     """IoU of each class, float64 (C,); NaN where the class has no truth in the split."""
     counts = counts.double()
-    truth, predicted, hit = counts.sum(1), counts.sum(0), counts.diag()
-    iou = hit / (truth + predicted - hit)
+    truth, predicted, correct = counts.sum(1), counts.sum(0), counts.diag()
+    iou = correct / (truth + predicted - correct)
     return torch.where(truth > 0, iou, torch.nan)
 
 
 def summary(counts: Tensor) -> dict[str, float]:
     """miou, pixel_accuracy, mean_accuracy, fw_iou and mean_dice of a confusion matrix (C,C).
 
-    The means are over the classes with truth in the split, the same set for every network: a class that is predicted
-    but never true enters no denominator. NaN if nothing was counted. Source: Long et al. 2015, section 5.
+    The means are over the classes with truth in the split, the same set for every network. NaN if nothing was counted.
+    Source: Long et al. 2015, section 5.
     """
     counts = counts.double().cpu()
-    truth, hit = counts.sum(1), counts.diag()
-    there = truth > 0
-    iou = class_iou(counts)[there]
+    truth, correct = counts.sum(1), counts.diag()
+    present = truth > 0
+    iou = class_iou(counts)[present]
     return {
         "miou": iou.mean().item(),
-        "pixel_accuracy": (hit.sum() / truth.sum()).item(),
-        "mean_accuracy": (hit / truth)[there].mean().item(),
-        "fw_iou": ((iou * truth[there]).sum() / truth.sum()).item(),
+        "pixel_accuracy": (correct.sum() / truth.sum()).item(),
+        "mean_accuracy": (correct / truth)[present].mean().item(),
+        "fw_iou": ((iou * truth[present]).sum() / truth.sum()).item(),
         "mean_dice": (2 * iou / (1 + iou)).mean().item(),
     }
 
 
 def failure_modes(counts: Tensor, hallucinated: Tensor, background: int | None) -> dict[str, float]:
-    """Shares of pixels that fail in each way that is defined, as a study's metrics of these names.
+    """Shares of pixels that fail in each defined way: missed, spilled, mislabelled, hallucinated.
 
-    counts (C,C); hallucinated: the pixels of that metric. NaN is a share of nothing: where no object was found, none
-    of what was found is mislabelled.
+    counts (C,C); hallucinated: what that metric computes. NaN when the denominator is 0. The definitions are those of
+    the report (`study/analysis/metrics.py`).
     """
     counts = counts.double().cpu()
     objects = torch.arange(len(counts)) != (-1 if background is None else background)
-    ground, found = counts[~objects], counts[objects][:, objects]
+    on_background, found = counts[~objects], counts[objects][:, objects]
     shares = {
         "missed": counts[objects][:, ~objects].sum() / counts[objects].sum(),
-        "spilled": ground[:, objects].sum() / ground.sum(),
+        "spilled": on_background[:, objects].sum() / on_background.sum(),
         "mislabelled": 1 - found.trace() / found.sum(),
         "hallucinated": hallucinated.double().cpu() / counts.sum(),
     }
@@ -136,25 +136,25 @@ def failure_modes(counts: Tensor, hallucinated: Tensor, background: int | None) 
 
 
 def defined_failures(num_classes: int, background: int | None) -> list[str]:
-    """The failure modes that there can be: missing and spilling need a background, wrong labels two further classes."""
-    ground = ["missed", "spilled"] if background is not None else []
-    labels = ["mislabelled", "hallucinated"] if num_classes - (background is not None) > 1 else []
-    return ground + labels
+    """The failure modes that are defined: missed and spilled need a background, the others two classes besides it."""
+    of_background = ["missed", "spilled"] if background is not None else []
+    of_labels = ["mislabelled", "hallucinated"] if num_classes - (background is not None) > 1 else []
+    return of_background + of_labels
 
 
 def class_table(counts: Tensor, classes: Sequence[str]) -> list[dict[str, float | str]]:
     """A row for each class with truth or predictions: name, iou, recall, precision, share of the counted pixels.
 
-    A denominator of 0 gives NaN.
+    NaN when the denominator is 0.
     """
     counts = counts.double().cpu()
-    truth, predicted, hit, iou = counts.sum(1), counts.sum(0), counts.diag(), class_iou(counts)
+    truth, predicted, correct, iou = counts.sum(1), counts.sum(0), counts.diag(), class_iou(counts)
     return [
         {
             "class": name,
             "iou": iou[c].item(),
-            "recall": (hit[c] / truth[c]).item(),
-            "precision": (hit[c] / predicted[c]).item(),
+            "recall": (correct[c] / truth[c]).item(),
+            "precision": (correct[c] / predicted[c]).item(),
             "share": (truth[c] / truth.sum()).item(),
         }
         for c, name in enumerate(classes)

@@ -9,18 +9,23 @@ from lightning.pytorch.callbacks import Timer, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
-from segstudy.errors import ConfigError, did_you_mean
+from segstudy.data.datamodule import known_data
+from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.labels import IGNORE
 from segstudy.metrics import Confusion, Hallucinated, MeanLoss, class_iou, failure_modes, summary
-from segstudy.optim import parameter_groups
+from segstudy.optim import cosine, parameter_groups
 
 
 class SegmentationModule(L.LightningModule):
     """Trains `network` (image → logits) with `loss` (logits, mask → scalar) and measures it.
 
+    classes: their names. The network gets images in 0…1; one output channel for two classes is the logit of class 1
+    against class 0. Data: a data module of segstudy, or loaders whose batches are (image, mask) or dictionaries with
+    `image` and `mask`: image (B,3,H,W), uint8 or float in 0…1; mask (B,H,W) of whole numbers, 255 ignored.
+    lr, encoder_lr: the learning rate, and that of `network.encoder` (None: the same).
     background: the class that is no object, if there is one; failures are told apart by it.
-    A network with one output channel for two classes gives the logit of class 1 against class 0.
     decay_norms: weight decay also on normalisation and biases.
     optimizer and schedule are callables: groups → optimizer; (optimizer, progress) → Lightning's scheduler dictionary.
     """
@@ -30,8 +35,8 @@ class SegmentationModule(L.LightningModule):
         network: nn.Module,
         loss: nn.Module,
         classes: Sequence[str],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., dict[str, Any]],
+        optimizer: Callable[..., Optimizer] = Adam,
+        schedule: Callable[..., dict[str, Any]] = cosine,
         lr: float = 1e-3,
         encoder_lr: float | None = None,
         background: int | None = None,
@@ -48,6 +53,18 @@ class SegmentationModule(L.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         return two_channels(self.network(image))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches of other loaders than segstudy's become a dictionary of a float image and an int64 mask."""
+        if known_data(self.trainer) is not None:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        batch = super().transfer_batch_to_device(checked_batch(batch, len(self.classes)), device, dataloader_idx)
+        image = batch["image"]
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        return batch | {"image": image, "mask": batch["mask"].long()}
+
+    def on_test_start(self) -> None:
+        self.tested = 0
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         weight = getattr(self.network, "auxiliary_weight", 0.0) if stage == "train" else 0.0
@@ -77,6 +94,9 @@ class SegmentationModule(L.LightningModule):
         return self._step(batch, "val")[1]
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if "index" not in batch:  # for callbacks, which keep a result for each image
+            batch["index"] = torch.arange(self.tested, self.tested + len(batch["image"]))
+            self.tested += len(batch["image"])
         return self._step(batch, "test")[1]
 
     def on_validation_epoch_end(self) -> None:
@@ -89,8 +109,8 @@ class SegmentationModule(L.LightningModule):
         self._log_counts("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint of weights alone holds the averaged ones, as validated: Lightning asks callbacks only for whole
-        checkpoints."""
+        """A checkpoint without the optimizer's state holds the averaged weights, which are those that were validated:
+        Lightning calls the callbacks for whole checkpoints alone."""
         if "callbacks" in checkpoint:
             return
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -100,9 +120,9 @@ class SegmentationModule(L.LightningModule):
                     checkpoint.pop(training, None)
 
     def on_train_epoch_end(self) -> None:
-        """Steps a plateau's schedule before the epoch's checkpoint is written, which then holds the new rate.
+        """Step a plateau schedule before the epoch's checkpoint is written, so that it holds the new learning rate.
 
-        Lightning steps it after, and a run continued from the checkpoint would lack that step.
+        Lightning does so after it, and a run continued from the checkpoint would lack that step.
         """
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and (self.current_epoch + 1) % config.frequency == 0:
@@ -125,14 +145,13 @@ class SegmentationModule(L.LightningModule):
     def _log_counts(self, stage: str) -> None:
         counts = self._counts(stage).compute()
         self._counts(stage).reset()
-        named = summary(counts)
-        self._log_same({f"{stage}/{name}": value for name, value in named.items()})
+        self._log_same({f"{stage}/{name}": value for name, value in summary(counts).items()})
         iou = class_iou(counts)
-        there = {f"{stage}_iou/{name}": iou[c] for c, name in enumerate(self.classes) if counts[c].sum() > 0}
-        self._log_same(there)
+        present = {f"{stage}_iou/{name}": iou[c] for c, name in enumerate(self.classes) if counts[c].sum() > 0}
+        self._log_same(present)
 
     def _log_same(self, figures: Mapping[str, float | Tensor]) -> None:
-        """Log what is the same on every process: the largest is each. A mean could round it."""
+        """Log values that are equal on all processes. By their maximum: a mean could round."""
         self.log_dict(figures, reduce_fx="max", sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -141,11 +160,11 @@ class SegmentationModule(L.LightningModule):
 
         optimizer = build()
         if not optimizer.defaults.get("weight_decay"):
-            optimizer = build(decay_norms=True)  # without weight decay there is nothing to part the groups for
+            optimizer = build(decay_norms=True)  # without weight decay, the groups need no splitting
         if self.trainer.gradient_clip_val and self.trainer.precision == "16-mixed" and optimizer.defaults.get("fused"):
             optimizer = build(fused=False)  # a fused step unscales the gradients, too late to clip
         schedule = self.schedule(optimizer, progress=self.progress)
-        if str(schedule.get("monitor")).startswith("val"):  # judged anew where it is measured anew
+        if str(schedule.get("monitor")).startswith("val"):  # step only after a validation
             schedule = {"frequency": self.trainer.check_val_every_n_epoch or 1} | schedule
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -164,7 +183,7 @@ class SegmentationModule(L.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def progress(self) -> float:
-        """The share of the budget spent, 0…1: of the steps, or of `trainer.max_time` where that ends sooner."""
+        """Share of the budget that is spent, 0…1: of the steps, or of `trainer.max_time` where that ends sooner."""
         steps = self.trainer.estimated_stepping_batches
         spent = self.global_step / steps if steps not in (0, float("inf")) else 0.0
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -177,6 +196,37 @@ class SegmentationModule(L.LightningModule):
 def _images(batch: Mapping[str, Tensor]) -> Tensor | int:
     """How many images a batch has, without those of index −1."""
     return (batch["index"] >= 0).sum() if "index" in batch else len(batch["image"])
+
+
+def checked_batch(batch: Any, num_classes: int) -> dict[str, Tensor]:
+    """A batch (image, mask), or a dictionary with both, as a dictionary; in the CPU's memory, before the device's.
+
+    Raises DataError for another batch, shapes that do not belong together, and labels that are neither a class nor 255.
+    """
+    if isinstance(batch, Sequence) and len(batch) == 2:
+        batch = dict(zip(("image", "mask"), batch, strict=True))
+    if not isinstance(batch, Mapping) or not {"image", "mask"} <= batch.keys():
+        raise DataError(f"a batch is (image, mask), or a dictionary with image and mask, not {type(batch).__name__}")
+    image, mask = batch["image"], batch["mask"]
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if image.ndim != 4 or mask.shape != (len(image), *image.shape[2:]):
+        raise DataError(
+            f"image {tuple(image.shape)} and mask {tuple(mask.shape)} do not belong together\n"
+            "  expected: (batch,3,height,width) and (batch,height,width)"
+        )
+    if mask.is_floating_point():
+        raise DataError(
+            f"masks hold class numbers, not {mask.dtype}: torchvision's ToTensor() divides them by 255\n"
+            "  → PILToTensor(), or v2.ToDtype(torch.int64, scale=False)"
+        )
+    wrong = (mask >= num_classes) & (mask != IGNORE) | (mask < 0)
+    if wrong.any():
+        raise DataError(
+            f"labels {', '.join(map(str, mask[wrong].unique().tolist()[:8]))} are none of the {num_classes} classes, "
+            f"nor {IGNORE} (ignored)\n  → name all classes, or set what is to be ignored to {IGNORE}"
+        )
+    return {**batch, "mask": mask}
 
 
 def two_channels(logits: Tensor) -> Tensor:

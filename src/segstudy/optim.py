@@ -1,8 +1,7 @@
 """Optimizers with learning rates of their own for encoder and rest, and learning-rate schedules.
 
 A schedule is a function (optimizer, progress) → Lightning's scheduler dictionary. `progress()` is the share of the
-budget spent, 0…1, in steps or, where `trainer.max_time` sets the budget, in time; so a schedule that ends at zero
-ends there under either budget.
+budget that is spent, 0…1: of the steps, or of the time where `trainer.max_time` ends sooner.
 """
 
 import math
@@ -19,10 +18,10 @@ Progress = Callable[[], float]
 def parameter_groups(
     network: nn.Module, lr: float, encoder_lr: float | None, decay_norms: bool = True
 ) -> list[dict[str, Any]]:
-    """One group for the encoder and one for the rest; `encoder_lr=None` gives both `lr`.
+    """One parameter group for the encoder and one for the rest; encoder_lr=None gives both `lr`.
 
-    decay_norms=False parts each once more: parameters of one dimension (normalisation, biases) get no weight decay,
-    which would only draw a scale to 0 whose size the next layer undoes. Source: He et al. 2019 (bag of tricks), 3.1.
+    decay_norms=False splits both: parameters of one dimension (of normalisation layers, biases) get no weight decay.
+    Source: He et al. 2019 (bag of tricks), section 3.1.
     """
     encoder = getattr(network, "encoder", None)
     ids = {id(p) for p in encoder.parameters()} if isinstance(encoder, nn.Module) else set()
@@ -31,10 +30,10 @@ def parameter_groups(
     groups = []
     for name, part, rate in (("encoder", first, lr if encoder_lr is None else encoder_lr), ("rest", rest, lr)):
         decayed = [p for p in part if decay_norms or p.ndim > 1]
-        spared = [p for p in part if not decay_norms and p.ndim <= 1]
+        not_decayed = [p for p in part if not decay_norms and p.ndim <= 1]
         groups += [
             {"params": decayed, "lr": rate, "name": name},
-            {"params": spared, "lr": rate, "name": f"{name}_norms", "weight_decay": 0.0},
+            {"params": not_decayed, "lr": rate, "name": f"{name}_norms", "weight_decay": 0.0},
         ]
     return [g for g in groups if g["params"]]
 

@@ -1,7 +1,7 @@
 """One seed, separate streams: each consumer of randomness draws from a stream named after itself.
 
-So variants that share a module path share its initial weights, all variants see the same batches with the
-same augmentation, and adding a callback or a loader worker changes nothing.
+So variants with a module of the same path have the same initial weights there, all variants see the same batches with
+the same augmentation, and another callback or loader process changes nothing.
 """
 
 import hashlib
@@ -30,10 +30,13 @@ def stream(seed: int, *names: str | int) -> Iterator[None]:
 def initialise(network: nn.Module, seed: int) -> None:
     """Draw every layer anew by its type's default rule, from the stream of its module path.
 
-    Layers without `reset_parameters` (some of timm's own) keep what they were built with.
+    A part that has loaded weights keeps them: one whose `weights_origin` is set and begins with no "random". Layers
+    without `reset_parameters` (some of timm's own) keep what they were built with.
     """
+    loaded = [part for part in network.modules() if not getattr(part, "weights_origin", "random").startswith("random")]
+    kept = {id(layer) for part in loaded for layer in part.modules()}
     for path, module in network.named_modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
+        if id(module) not in kept and callable(reset := getattr(module, "reset_parameters", None)):
             with stream(seed, "weights", path):
                 reset()
 

@@ -31,7 +31,8 @@ from segstudy.errors import ConfigError, SegstudyError, TrainingError
 from segstudy.files import subfolder
 from segstudy.inspection.memory import memory_advice, out_of_memory
 from segstudy.inspection.summary import gflop
-from segstudy.runs.checkpoints import starting_file
+from segstudy.networks.normalize import normalize_of
+from segstudy.runs.checkpoints import set_normalization, starting_file
 from segstudy.runs.record import Record, environment
 from segstudy.runs.tables import print_classes
 from segstudy.sweep import FAILED, alone, changes
@@ -95,14 +96,19 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     if started is not None:
         record.note(started_from=started)
     announce(data, origin)
-    module = build_module(cfg, network, data)
+    if not set_normalization(network, record.values):
+        raise ConfigError(
+            "this run was begun when the data normalised images; now the network does, and this one does not\n"
+            "  → another study=NAME, with segstudy.networks.normalize.Normalize as the network's first layer"
+        )
+    module, normalize = build_module(cfg, network, data), normalize_of(network)
     trainer, device = build_trainer(cfg, folder)
     record.note(
         class_names=list(data.classes),
         palette=[list(rgb) for rgb in data.palette],
         data=data.describe() | {"overlap": data.overlap()},
         encoder_weights=origin,
-        normalisation={"mean": list(data.mean), "std": list(data.std)},
+        normalisation=None if normalize is None else normalize.values(),
         parameters=sum(p.numel() for p in network.parameters()),
         gflop=gflop(network, data.size),
         device=device,

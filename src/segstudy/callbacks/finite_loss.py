@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from segstudy.data.datamodule import data_of
 from segstudy.errors import TrainingError
 
 
@@ -19,10 +20,10 @@ class FiniteLoss(L.Callback):
 
     def __init__(self, every: int = 50):
         self.every = every
-        self.recent: deque[tuple[int, Tensor, Tensor]] = deque(maxlen=every)
+        self.recent: deque[tuple[int, Tensor, Tensor | None]] = deque(maxlen=every)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, i: int) -> None:
-        self.recent.append((trainer.global_step, out["loss"].detach(), batch["index"]))
+        self.recent.append((trainer.global_step, out["loss"].detach(), batch.get("index")))
         if module.device.type == "cpu" or i % self.every == self.every - 1:
             self._look(trainer)
 
@@ -34,8 +35,10 @@ class FiniteLoss(L.Callback):
             self.recent.clear()
             return
         step, loss, index = next(entry for entry in self.recent if not entry[1].isfinite())
-        samples = trainer.datamodule.roles["fit"].samples  # type: ignore[attr-defined]
-        names = ", ".join(samples[i].name for i in index.tolist())
+        names = "not known"
+        if index is not None:
+            samples = data_of(trainer).roles["fit"].samples
+            names = ", ".join(samples[i].name for i in index.tolist())
         last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         raise TrainingError(
             f"the loss became {loss.item()} at step {step} (epoch {trainer.current_epoch})\n"

@@ -11,7 +11,7 @@ import torch
 from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
 from segstudy.callbacks.extra_evaluation import ExtraEvaluation
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
-from segstudy.data.datamodule import SegmentationData
+from segstudy.data.datamodule import known_data
 from segstudy.errors import TrainingError
 from segstudy.files import atomic_write
 from segstudy.labels import labels_at
@@ -50,13 +50,14 @@ class PerImageConfusion(L.Callback):
         batch: dict[str, torch.Tensor],
         *_: Any,
     ) -> None:
-        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        data = known_data(trainer)
         for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
             if index < 0:  # filled in for an even number of batches
                 continue
             self.seen.append(index)
             self._count("network", index, logit.argmax(0), mask)
-            original = data.original_mask("report", index).to(mask.device)
+            # Of other loaders, the mask is the original one.
+            original = mask if data is None else data.original_mask("report", index).to(mask.device)
             self._count("original", index, labels_at(logit, original.shape), original)
             self.present[index] = np.unique(self.rows["original"][-1][:, 1])
 
@@ -77,17 +78,26 @@ class PerImageConfusion(L.Callback):
         rows = {size: np.concatenate([r for _, part in parts for r in part[size]]) for size in SIZES}
         self.total = {size: total_confusion(r, self.num_classes) for size, r in rows.items()}
         if trainer.is_global_zero:
-            samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
-            names = [samples[i].name for i in seen]
+            names = [name for name, _ in names_and_groups(trainer, seen)]
             for r in rows.values():
                 r[:, 0] = np.searchsorted(seen, r[:, 0])
             with atomic_write(Path(trainer.default_root_dir), "test/counts.npz") as file:
                 np.savez_compressed(file, names=names, **rows)  # type: ignore[arg-type]
 
 
+def names_and_groups(trainer: L.Trainer, indices: Sequence[int]) -> list[tuple[str, str]]:
+    """(name, group) of reported images; of other loaders' images, their numbers."""
+    if (data := known_data(trainer)) is None:
+        return [(str(i), str(i)) for i in indices]
+    samples = [data.roles["report"].samples[i] for i in indices]
+    return [(s.name, s.group or s.name) for s in samples]
+
+
 def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
     """Raise TrainingError unless each image of the split, or of the batches that a limit leaves, was counted once."""
-    images = trainer.datamodule.roles["report"]  # type: ignore[attr-defined]
+    if (data := known_data(trainer)) is None:
+        return
+    images = data.roles["report"]
     limited = sum(trainer.num_test_batches) < len(trainer.test_dataloaders)  # type: ignore[arg-type,operator]
     if len(set(seen)) < len(seen) or (len(seen) < len(images) and not limited):
         raise TrainingError(

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
-from segstudy.callbacks.per_image_confusion import PerImageConfusion
-from segstudy.data.datamodule import SegmentationData
+from segstudy.callbacks.per_image_confusion import PerImageConfusion, names_and_groups
+from segstudy.data.datamodule import known_data
 from segstudy.files import atomic_write, remove
 from segstudy.measures.boundaries import near_edges
 from segstudy.measures.calibration import confidence_sums
@@ -45,7 +45,7 @@ class PerImageErrors(Diagnostic):
     ) -> None:
         if "measures" not in self.not_measured:
             with self.spared("measures"):
-                self._measure(trainer, logits, batch)
+                self._measure(trainer, module, logits, batch)
         if not self.not_measured:
             with self.spared("shift_consistency"), trainer.precision_plugin.forward_context():
                 small = min(batch["image"].shape[2:]) // 8
@@ -56,9 +56,11 @@ class PerImageErrors(Diagnostic):
                     if index >= 0:
                         self.images[index] |= {"shift_kept": kept[i], "shift_compared": compared[i]}
 
-    def _measure(self, trainer: L.Trainer, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
-        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
-        classes, background = len(data.classes), data.background
+    def _measure(
+        self, trainer: L.Trainer, module: L.LightningModule, logits: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> None:
+        classes: int = len(module.classes)  # type: ignore[arg-type]
+        background: int | None = (known_data(trainer) or module).background  # type: ignore[assignment]
         labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
         present = next(c for c in trainer.callbacks if isinstance(c, PerImageConfusion)).present  # type: ignore[attr-defined]
         for i, index in enumerate(batch["index"].tolist()):
@@ -80,18 +82,17 @@ class PerImageErrors(Diagnostic):
         if "measures" not in self.not_measured:
             with self.spared("measures"):
                 images = {index: sums for part in parts for index, sums in part.items()}
-                samples = trainer.datamodule.roles["report"].samples  # type: ignore[attr-defined]
                 tested = sorted(images)
-                self._write(folder, [images[i] for i in tested], [samples[i] for i in tested])
+                self._write(folder, [images[i] for i in tested], names_and_groups(trainer, tested))
         if "measures" in self.not_measured:  # half a file, or an earlier test's, would be taken for this one's
             for name in FILES:
                 remove(folder, f"test/{name}")
 
-    def _write(self, folder: Path, images: list[dict[str, np.ndarray]], samples: list[Any]) -> None:
+    def _write(self, folder: Path, images: list[dict[str, np.ndarray]], samples: list[tuple[str, str]]) -> None:
         kept = [key for key in images[0] if "shift_consistency" not in self.not_measured or "shift" not in key]
         stacked = {key: np.stack([sums[key] for sums in images]) for key in kept}
         pictures = {key: stacked.pop(key) for key in ("labels", "truth")}
-        told = {"names": [s.name for s in samples], "groups": [s.group or s.name for s in samples]}
+        told = {"names": [name for name, _ in samples], "groups": [group for _, group in samples]}
         for name, arrays in (("measures", told | stacked), ("labels", pictures)):
             with atomic_write(folder, f"test/{name}.npz") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

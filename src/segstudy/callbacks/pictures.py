@@ -11,7 +11,7 @@ from lightning.fabric.utilities import move_data_to_device
 from PIL import Image, ImageDraw
 
 from segstudy.callbacks.diagnostic import Diagnostic
-from segstudy.data.datamodule import SegmentationData
+from segstudy.data.datamodule import SegmentationData, data_of
 from segstudy.data.dataset import CachedDataset
 from segstudy.drawing import ERRORS, as_array, class_legend, colorize, error_picture, image_grid
 from segstudy.files import atomic_write
@@ -63,7 +63,7 @@ class Pictures(Diagnostic):
                 animate(folder / "pictures")
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
-        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         images = data.roles["report"]
         positions = fixed_samples(images, self.count, data.background)
         batch = images.__getitems__(positions)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.callbacks.training_metrics import metrics_on_training_images
-from segstudy.data.datamodule import SegmentationData
+from segstudy.data.datamodule import data_of
 from segstudy.inspection.receptive_field import effective_receptive_field, field_side, receptive_fields
 
 
@@ -35,7 +35,7 @@ class TestDiagnostics(Diagnostic):
             self.first = batch["image"][: max(1, min(8, 8 * 256**2 // (height * width)))]  # gradients take memory
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         images = min(self.images, len(data.roles["fit"]), len(data.roles["report"]))
         with self.spared("metrics_fit"):
             self.entries["metrics_fit"] = {"images": images} | metrics_on_training_images(trainer, module, images)

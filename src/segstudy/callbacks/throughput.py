@@ -35,7 +35,7 @@ class Throughput(L.Callback):
         now = time.perf_counter()
         self.seen += 1
         if self.seen > self.warmup:
-            self.images += len(batch["index"]) * trainer.world_size
+            self.images += len(batch["image"]) * trainer.world_size
             self.busy += now - self.started
             if self.ended is not None:
                 self.waited += self.started - self.ended

@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 
-from segstudy.data.datamodule import SegmentationData
+from segstudy.data.datamodule import data_of
 from segstudy.metrics import Confusion, summary
 from segstudy.seeds import derive, permutation
 
@@ -31,7 +31,7 @@ def metrics_on_training_images(trainer: L.Trainer, module: L.LightningModule, im
 
     The module is in evaluation mode and without gradients, as Lightning's validation and test have it.
     """
-    data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     fit = data.roles["fit"]
     chosen = permutation(len(fit), derive(data.seed, "training metrics"), 0)[:images].tolist()
     mine = chosen[trainer.global_rank :: trainer.world_size]

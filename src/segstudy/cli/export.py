@@ -34,7 +34,7 @@ def export(
     """Write a run's network for other programs: image in 0…1 → logits, with normalisation, classes and colours inside.
 
     The file is run in its own format and compared with PyTorch at several sizes before it is kept. state_dict and hub
-    hold weights alone, for images that are normalised before; segstudy.load opens hub's folder.
+    hold weights alone, for segstudy's own network; segstudy.load opens hub's folder.
     Example: segstudy export runs/study/v4 --format onnx --out v4.onnx
     """
     from segstudy.console import silence_warnings

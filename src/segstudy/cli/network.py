@@ -127,7 +127,7 @@ def inspect(
 
 def open_training(given: list[str]) -> tuple[Any, Any, Any]:
     """Network, config and data set of settings, or of a run's folder and settings of this machine."""
-    from segstudy.build import build_data, build_start, tell_normalisation
+    from segstudy.build import build_data, build_start
     from segstudy.config.check import check
     from segstudy.config.run_folder import MACHINE_SETTINGS
     from segstudy.config.trust import restrict_paths
@@ -151,7 +151,6 @@ def open_training(given: list[str]) -> tuple[Any, Any, Any]:
     cfg.merge_with_dotlist(settings)
     check(cfg, False, ("data", "loss", "optim", "schedule", "trainer"))
     dataset = build_data(cfg)
-    tell_normalisation(dataset, built)
     return built, cfg, dataset
 
 

@@ -26,6 +26,7 @@ def register_resolvers() -> None:
 def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
     """The config that these overrides make. Raises ConfigError with Hydra's words."""
     register_resolvers()
+    before = GlobalHydra.instance().hydra  # of an application that calls this
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
@@ -33,7 +34,7 @@ def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
     except HydraException as error:
         raise ConfigError(str(error)) from error
     finally:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = before
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

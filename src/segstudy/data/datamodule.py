@@ -17,7 +17,6 @@ from segstudy.data.splits import hold_out, rarest_class
 from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, Augment
 from segstudy.errors import ConfigError, DataError
 from segstudy.labels import IGNORE
-from segstudy.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from segstudy.seeds import derive, permutation
 
 
@@ -78,8 +77,6 @@ class SegmentationData(L.LightningDataModule):
         self.cache_dir = Path(cache_dir).expanduser()
         self.device_cache, self.limit_train, self.select_fraction = device_cache, limit_train, select_fraction
         self.balanced = balanced
-        self.mean: Sequence[float] = IMAGENET_MEAN
-        self.std: Sequence[float] = IMAGENET_STD
         self.roles: dict[str, CachedDataset] = {}
 
     # What a data set defines
@@ -231,14 +228,26 @@ class SegmentationData(L.LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """uint8 from the cache → augmented (training only), normalised float image (B,3,H,W) and int64 mask."""
+        """uint8 from the cache → augmented (training only), float image (B,3,H,W) in 0…1 and int64 mask."""
         # (B,H,W,3) permuted is channels_last already
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         mask = batch["mask"].long()
         if self.augment and "draws" in batch:
             image, mask = self.augment(image, mask, batch["draws"], batch["size"])
-        mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return {"image": (image - mean) / std, "mask": mask, "index": batch["index"]}
+        return {"image": image, "mask": mask, "index": batch["index"]}
+
+
+def known_data(trainer: L.Trainer) -> SegmentationData | None:
+    """segstudy's data module of a trainer; None where it has loaders of another kind."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, SegmentationData) else None
+
+
+def data_of(trainer: L.Trainer) -> SegmentationData:
+    """segstudy's data module of a trainer. Raises ConfigError where it has loaders of another kind."""
+    if (data := known_data(trainer)) is None:
+        raise ConfigError("this callback needs a data module of segstudy: leave it out with loaders of your own")
+    return data
 
 
 def _as_is(batch: Any) -> Any:

@@ -331,7 +331,7 @@ def about_network(record: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
     by_part = {}
     with suppress(ConfigError):  # an architecture of other parts
         by_part = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(network).items()}
-    values = record.get("normalisation", {})
+    values = record.get("normalisation") or {}
     normalisation = ", ".join(f"{key} {' '.join(map(str, values[key]))}" for key in ("mean", "std") if key in values)
     return {
         "architecture": architecture(OmegaConf.to_container(cfg, resolve=True)),  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Boundary refinement: a fully connected CRF's mean field, cut off at a window, as post-processing of probabilities."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp
 
@@ -149,11 +149,5 @@ class CRFEvaluation(ExtraEvaluation):
     def probabilities(
         self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]
     ) -> Tensor:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        return refine(logits.float().softmax(1), as_pixels(batch["image"], data.mean, data.std), self.crf)
-
-
-def as_pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised float images (B,3,H,W) → the uint8 (B,H,W,3) that they were made from."""
-    shift, scale = (image.new_tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-    return ((image * scale + shift) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        pixels = (batch["image"] * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return refine(logits.float().softmax(1), pixels, self.crf)

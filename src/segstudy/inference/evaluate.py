@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from segstudy.build import build_test_module, build_tester, tell_normalisation, testing_callbacks
+from segstudy.build import build_test_module, build_tester, testing_callbacks
 from segstudy.callbacks.per_image_confusion import SIZES, test_record, with_part
 from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
@@ -41,9 +41,10 @@ from segstudy.inference.loading import (
     evaluation_data,
     load_runs,
 )
-from segstudy.inference.model import Normalised
+from segstudy.inference.model import TwoChannels
 from segstudy.inference.photos import OURS
 from segstudy.inference.tiles import Tiles, predict_tiled
+from segstudy.inference.tta import mean_over_views
 from segstudy.labels import labels_at
 from segstudy.metrics import confusion
 from segstudy.precision import choose_device
@@ -71,7 +72,7 @@ class Evaluation(L.LightningModule):
     ):
         super().__init__()
         self.names, self.views, self.masks, self.tiles = [m.name for m in members], views, masks, tiles
-        self.networks = nn.ModuleList(Normalised(m.network) for m in members)
+        self.networks = nn.ModuleList(TwoChannels(m.network) for m in members)
         self.counts: dict[str, dict[str, Tensor]] = {}
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
@@ -90,13 +91,13 @@ class Evaluation(L.LightningModule):
 
     def _seen(self, network: nn.Module, image: Tensor, views: TestTimeAugmentation | None = None) -> Tensor:
         """Logits (B,C,H,W) of an image; with views or tiles, probabilities."""
+
+        def seen(part: Tensor) -> Tensor:
+            return mean_over_views(network, part, views.scales, views.flip) if views else network(part)
+
         if self.tiles is None:
-            return network.seen(image, views) if views else network(image)  # type: ignore[operator]
-
-        def chances(tile: Tensor) -> Tensor:
-            return network.seen(tile, views) if views else network(tile).float().softmax(1)  # type: ignore[operator]
-
-        return predict_tiled(chances, image, self.tiles)
+            return seen(image)
+        return predict_tiled(lambda tile: seen(tile) if views else seen(tile).float().softmax(1), image, self.tiles)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         data: SegmentationData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -128,13 +129,8 @@ def evaluate(
     """The confusion matrices of each member, and of the ensemble where there are several: by name, the last one's
     labels saved in `masks`."""
     module = Evaluation(members, views, masks, tiles)
-    before = data.mean, data.std
-    data.mean, data.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # each member normalises as its own weights expect
-    try:
-        with TemporaryDirectory() as unused:
-            build_tester(cfg, Path(unused), [Progress()]).test(module, datamodule=data, verbose=False)
-    finally:
-        data.mean, data.std = before
+    with TemporaryDirectory() as unused:
+        build_tester(cfg, Path(unused), [Progress()]).test(module, datamodule=data, verbose=False)
     return {name: {size: sums[size].cpu().numpy() for size in SIZES} for name, sums in module.counts.items()}
 
 
@@ -180,7 +176,6 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
     cfg = evaluation_config([member], EvaluationSpec(settings))
     with run_lock(folder):
         data = evaluation_data(cfg, [member], EvaluationSpec(settings))
-        tell_normalisation(data, member.network)
         if said := other_images(data, member.record):
             raise ConfigError(f"{folder} cannot be tested again here: {said}")
         own = drop_own_callbacks(cfg)

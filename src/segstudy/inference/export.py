@@ -23,7 +23,8 @@ from segstudy.build import build_network
 from segstudy.errors import ConfigError, ExportError, first_line
 from segstudy.files import move
 from segstudy.inference.card import write_card
-from segstudy.inference.model import Model, Normalised, load
+from segstudy.inference.model import Model, TwoChannels, load
+from segstudy.networks.normalize import normalize_of
 from segstudy.runs.checkpoints import load_state
 
 FORMATS = {"onnx": ".onnx", "torch.export": ".pt2", "state_dict": ".safetensors", "hub": ""}
@@ -231,7 +232,7 @@ def compare_outputs(
 
 def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
     """What a program needs to know to use the file, as JSON values."""
-    inside = kind in WRITERS
+    normalize = normalize_of(model.plain)
     height, width = model.size
     batch, *area = (
         name if name in dynamic else length for name, length in zip(AXES.values(), (1, height, width), strict=True)
@@ -240,9 +241,9 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
         "segstudy": __version__,
         "run": model.name,
         "commit": model.record.get("git"),
-        "input": "image: float32 (batch,3,height,width), RGB in 0…1" + ("" if inside else ", then normalised"),
+        "input": "image: float32 (batch,3,height,width), RGB in 0…1",
         "output": "logits: float32 (batch,classes,height,width)"
-        + ("" if inside else "; a single channel is the logit of class 1 against class 0"),
+        + ("" if kind in WRITERS else "; a single channel is the logit of class 1 against class 0"),
         "input_shape": [batch, 3, *area],
         "classes": model.classes,
         "palette": [list(rgb) for rgb in model.palette],
@@ -251,8 +252,8 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
             "layout": "NCHW",
             "channels": "RGB",
             "range": [0, 1],
-            **model.network.normalisation,
-            "normalisation": "inside the network" if inside else "(image - mean) / std, before the network",
+            **(normalize.values() if normalize else {}),
+            "normalisation": "inside the network" if normalize else "none",
             "trained_at": [height, width],
             "resize": "bilinear, to trained_at",
         },
@@ -357,13 +358,11 @@ def _read_onnx(path: Path, model: Model) -> Runner:
 def _read_weights(path: Path, model: Model) -> Runner:
     network, _ = build_network(model.cfg, len(model.classes), load_weights=False)
     load_state(network, path)
-    whole = Normalised(network.eval())
-    whole.mean, whole.std = model.network.mean, model.network.std
-    return whole
+    return TwoChannels(network.eval())
 
 
 WRITERS = {"onnx": _write_onnx, "torch.export": _write_torch_export}
-"""Formats that hold the network with its normalisation; the others hold weights for segstudy's own network."""
+"""Formats that hold the network; the others hold weights for segstudy's own network."""
 
 READERS: dict[str, Callable[[Path, Model], Runner]] = {
     "onnx": _read_onnx,

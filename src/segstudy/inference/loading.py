@@ -23,9 +23,8 @@ from segstudy.data.cache import read_checked
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import Batch, CachedDataset
 from segstudy.errors import ConfigError, did_you_mean
-from segstudy.networks.encoders import encoder_of
-from segstudy.networks.weights import expect
-from segstudy.runs.checkpoints import load_state, weights_file
+from segstudy.networks.normalize import normalize_before
+from segstudy.runs.checkpoints import load_state, set_normalization, weights_file
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import variants
 
@@ -43,8 +42,8 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
         raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
     network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
     load_state(network, file)
-    if (encoder := encoder_of(network)) is not None:
-        expect(encoder, record)
+    if not set_normalization(network, record):  # a network of the user's own, trained when the data normalised
+        normalize_before(network, **record["normalisation"])
     return network.eval(), cfg
 
 

@@ -17,7 +17,6 @@ from segstudy.inference.tiles import Place, Tiles, blend_tiles, join_blocks, til
 from segstudy.inference.tta import mean_over_views
 from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
-from segstudy.networks.encoders import normalisation_of
 from segstudy.precision import choose_device
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
@@ -25,48 +24,23 @@ Photo = str | Path | Image.Image | np.ndarray | Tensor
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-class Normalised(nn.Module):
-    """A network with the normalisation that it expects: image in 0…1 → logits of all classes."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        mean, std = normalisation_of(network)
-        self.normalisation = {"mean": list(mean), "std": list(std)}
-        for name, values in self.normalisation.items():  # buffers, so that an exported file can move to a GPU
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-        self.network = TwoChannels(network)
-
-    def normalised(self, image: Tensor) -> Tensor:
-        return (image - self.mean) / self.std
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(self.normalised(image))
-
-    def seen(self, image: Tensor, views: TestTimeAugmentation) -> Tensor:
-        """The mean probability (B,C,H,W) over views of the normalised image."""
-        return mean_over_views(self.network, self.normalised(image), views.scales, views.flip)
-
-
 class TwoChannels(nn.Module):
     """A network whose one channel for two classes, if it has one, comes as two."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.plain = network
+        self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        return two_channels(self.plain(image))
+        return two_channels(self.network(image))
 
 
 class Model:
     """A trained network with its classes and colours.
 
     classes: their names; palette: an RGB colour for each; background: a class's number or None; size: the (H,W) that it
-    was trained at; network: image float (B,3,H,W) in 0…1 → logits (B,C,H,W), its normalisation inside; plain: that
-    without; device_line: device and precision, and why.
+    was trained at; network: image float (B,3,H,W) in 0…1 → logits (B,C,H,W); plain: the run's own, which may give one
+    channel for two classes; device_line: device and precision, and why.
     """
 
     def __init__(self, member: LoadedRun, device: str = "auto"):
@@ -80,7 +54,7 @@ class Model:
         self.device = torch.device(accelerator)
         self.device_line = f"{accelerator}, {self.precision}: {reason}"
         self.plain = member.network
-        self.network = Normalised(member.network).to(self.device).eval()
+        self.network = TwoChannels(member.network).to(self.device).eval()
 
     @overload
     def predict(
@@ -192,7 +166,9 @@ class Model:
         """Logits (B,C,h,w) of images uint8 (B,h,w,3), in the network's precision; with views, probabilities."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
         with self.autocast():
-            return self.network.seen(pixels, views) if views else self.network(pixels)
+            if views is None:
+                return self.network(pixels)
+            return mean_over_views(self.network, pixels, views.scales, views.flip)
 
     def autocast(self) -> AbstractContextManager:
         """The precision that the run's test had, where the device has it."""

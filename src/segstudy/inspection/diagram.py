@@ -3,15 +3,12 @@
 import math
 from typing import Any
 
-import matplotlib
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 
 from segstudy.inspection.summary import Shape, Stage
-
-matplotlib.use("Agg")
 
 COLOURS = {
     "image": "#8a8f98", "encoder": "#3f78b5", "bridge": "#d98e2b", "decoder": "#4d9a6a", "logits": "#8a8f98",
@@ -28,7 +25,7 @@ def draw(shape: Shape, title: str) -> Figure:
     lows = [y - h / 2 for (_, y), (_, h) in zip(centres, boxes, strict=True)]
     left, right = centres[0][0] - 0.65, centres[-1][0] + 0.65
     top, bottom = max(y + h / 2 for (_, y), (_, h) in zip(centres, boxes, strict=True)) + 0.65, min(lows) - 1.1
-    figure = plt.figure(figsize=(right - left, top - bottom), facecolor="white")
+    figure = Figure((right - left, top - bottom), facecolor="white")
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     ax.axis("off")
@@ -50,7 +47,7 @@ def draw(shape: Shape, title: str) -> Figure:
     handles: list[Any] = [
         Patch(fc=COLOURS[p], label={"image": "image, logits"}.get(p, p)) for p in there if p != "logits"
     ]
-    handles.append(plt.Line2D([], [], ls="--", color="#9aa3ad", label="skip"))
+    handles.append(Line2D([], [], ls="--", color="#9aa3ad", label="skip"))
     inch = 1 / (top - bottom)
     figure.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.24 * inch), ncols=6, fontsize=8, frameon=False

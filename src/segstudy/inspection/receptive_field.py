@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from segstudy.inspection.summary import _home, _maps, _tensors
+from segstudy.networks.normalize import normalize_of
 
 HEIGHTS = (512, 2048)
 """Rows of the strips on which receptive fields are measured; the second where the first is too small."""
@@ -75,16 +76,21 @@ def effective_receptive_field(network: nn.Module, image: Tensor) -> Tensor:
     """How much each pixel of the image moves the middle of the output: mean absolute gradient over a batch, (H,W).
 
     network: image (B,3,H,W) → logits, in evaluation mode; it is left as it is. What is derived is the predicted class's
-    logit against the mean of all classes: adding the same to every logit changes no label. The maps of several batches
-    may be added. Computed in the image's precision, within inference mode too. Source: Luo et al. 2016.
+    logit against the mean of all classes: adding the same to every logit changes no label. It is derived by the
+    normalised image, where the network normalises it. The maps of several batches may be added. Computed in the image's
+    precision, within inference mode too. Source: Luo et al. 2016.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         image = image.detach().clone().requires_grad_()
+        seen, normalize = [image], normalize_of(network)
+        hook = normalize and normalize.register_forward_hook(lambda _, __, out: seen.append(out))
         logits = network(image)
+        if hook:
+            hook.remove()
         middle = logits[:, :, logits.shape[2] // 2, logits.shape[3] // 2]
         predicted = middle.amax(1)
         target = predicted - middle.mean(1) if middle.shape[1] > 1 else predicted
-        (gradient,) = torch.autograd.grad(target.sum(), image)
+        (gradient,) = torch.autograd.grad(target.sum(), seen[-1])
     return gradient.abs().sum(1).float().mean(0)
 
 

@@ -1,16 +1,21 @@
-"""Encoders: image (B,3,H,W) → feature maps, finest first. Each states `channels` and `strides` of its maps."""
+"""Encoders: normalised image (B,3,H,W) → feature maps, finest first. Each states their `channels` and `strides`."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor, nn
 
-from segstudy.errors import did_you_mean
+from segstudy.errors import WeightsError, did_you_mean, first_line
+from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from segstudy.networks.weights import imagenet_state, load_file, record_beside
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 NORMALISATION = {
@@ -20,12 +25,24 @@ NORMALISATION = {
 hub, where a file of weights on this disk cannot ask."""
 
 
-class Encoder(nn.Module):
-    """Interface of encoders whose weights are loaded, and which choose the normalisation of their image.
+LOADS_WEIGHTS: ContextVar[bool] = ContextVar("LOADS_WEIGHTS", default=True)
 
-    `mean` and `std` normalise the image (in 0…1) that it expects; `weights` is where its weights come from:
-    "imagenet", "auto", a path, or None for random. Any other module with `channels` and `strides` is an encoder too: it
-    gets an image normalised with ImageNet's mean and std, and keeps its weights.
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Inside, encoders load and download nothing, whatever they are given: for a network that gets a checkpoint."""
+    before = LOADS_WEIGHTS.set(False)
+    try:
+        yield
+    finally:
+        LOADS_WEIGHTS.reset(before)
+
+
+class Encoder(nn.Module):
+    """Interface of encoders that load weights, and of those that expect another normalisation than ImageNet's.
+
+    The network normalises its image (in 0…1) with `mean` and `std`. Any other module with `channels` and `strides` is
+    an encoder too: it gets an image normalised with ImageNet's mean and std.
     """
 
     channels: list[int]
@@ -33,6 +50,33 @@ class Encoder(nn.Module):
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     weights: str | None = None
+    weights_origin: str = "random"
+
+    def load_weights(self, weights: str | None) -> None:
+        """Load "imagenet", "auto" or a file, with the mean and std that belong to it; None: stay random.
+
+        The last line of a constructor. `weights_origin` then says what was loaded: "random", "imagenet" or the path.
+        Raises WeightsError for a file that does not fit, and if "imagenet" cannot be downloaded; "auto" then warns and
+        stays random. Of a file in a run's folder, mean and std are those of the run.
+        """
+        self.weights = weights
+        if not LOADS_WEIGHTS.get():
+            return
+        if weights in ("imagenet", "auto"):
+            self._load_imagenet(weights)
+        elif weights is not None:
+            path = Path(weights).expanduser()
+            load_file(self._body(), path, getattr(self, "name", type(self).__name__))
+            if told := record_beside(path).get("normalisation"):
+                self.mean, self.std = told["mean"], told["std"]
+            self.weights_origin = str(weights)
+
+    def _body(self) -> nn.Module:
+        """The module whose names a file of weights has."""
+        return self
+
+    def _load_imagenet(self, weights: str) -> None:
+        raise WeightsError(f"encoder.weights={weights}: only library encoders have ImageNet weights; use null")
 
 
 def encoder_of(network: nn.Module) -> Encoder | None:
@@ -41,10 +85,9 @@ def encoder_of(network: nn.Module) -> Encoder | None:
     return encoder if isinstance(encoder, Encoder) else None
 
 
-def normalisation_of(network: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of the image that a network expects; ImageNet's where it does not say."""
-    encoder = encoder_of(network)
-    return (IMAGENET_MEAN, IMAGENET_STD) if encoder is None else (encoder.mean, encoder.std)
+def normalize_for(encoder: nn.Module) -> Normalize:
+    """The normalisation of the image that an encoder expects; ImageNet's where it does not say."""
+    return Normalize(encoder.mean, encoder.std) if isinstance(encoder, Encoder) else Normalize()
 
 
 class PreactEncoder(Encoder):
@@ -55,7 +98,6 @@ class PreactEncoder(Encoder):
 
     def __init__(self, widths: Sequence[int] = (64, 64, 128, 128, 256), weights: str | None = None):
         super().__init__()
-        self.weights = weights
         self.channels = list(widths)
         self.strides = [2**i for i in range(len(widths))]
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
@@ -66,6 +108,7 @@ class PreactEncoder(Encoder):
             )
             for a, b in pairwise(widths)
         )  # fmt: skip
+        self.load_weights(weights)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [self.stem(image)]
@@ -95,7 +138,6 @@ class DoubleConvEncoder(Encoder):
         weights: str | None = None,
     ):
         super().__init__()
-        self.weights = weights
         if down not in ("maxpool", "strided"):
             raise ValueError(f"encoder.down is 'maxpool' or 'strided', not {down!r}")
         self.channels = list(widths)
@@ -105,6 +147,7 @@ class DoubleConvEncoder(Encoder):
             nn.MaxPool2d(2) if down == "maxpool" else nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1]
         )
         self.blocks = nn.ModuleList(DoubleConv(a, b, bias) for a, b in pairwise(widths))
+        self.load_weights(weights)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [self.first(image)]
@@ -116,14 +159,13 @@ class DoubleConvEncoder(Encoder):
 class LibraryEncoder(Encoder):
     """Any encoder of segmentation-models-pytorch, and through it timm (`tu-<timm name>`), by name.
 
-    It is built with random weights; `weights` is loaded afterwards by `segstudy.networks.weights`. Its mean and std are
-    those of its published weights, wherever weights are loaded from.
+    Its mean and std are those of its published weights, wherever weights are loaded from.
     Raises ValueError with near names if `name` is unknown, and for an architecture that is no pyramid of maps.
     """
 
     def __init__(self, name: str, weights: str | None = "auto", depth: int = 5):
         super().__init__()
-        self.name, self.weights = name, weights
+        self.name = name
         if name.startswith("tu-") and not timm.is_model(name[3:]):
             known = [f"tu-{each}" for each in timm.list_models()]
             raise ValueError(f"no encoder is called {name!r}{did_you_mean(name, known)}")
@@ -138,10 +180,36 @@ class LibraryEncoder(Encoder):
         self.kept = [i for i, c in enumerate(self.body.out_channels) if i > 0 and c > 0]
         self.channels = [self.body.out_channels[i] for i in self.kept]
         self.strides = [min(2**i, self.body.output_stride) for i in self.kept]
+        self.load_weights(weights)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = self.body(image)
         return [maps[i] for i in self.kept]
+
+    def _body(self) -> nn.Module:
+        return self.body
+
+    def _load_imagenet(self, weights: str) -> None:
+        try:
+            state, settings = imagenet_state(self.name, len(self.body.out_channels) - 1)
+        except Exception as error:  # the hub's libraries raise a dozen types for "no network"
+            if weights == "imagenet":
+                raise WeightsError(
+                    f"ImageNet weights of {self.name!r} cannot be had: {first_line(error)}\n"
+                    "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=null (random),\n"
+                    "    or encoder.weights=auto (ImageNet if it can be had, else random, and marked so)"
+                ) from error
+            self.weights_origin = "random (ImageNet could not be had)"
+            warnings.warn(
+                f"ImageNet weights of {self.name!r} could not be had ({first_line(error)}): it starts random\n"
+                "  → weights=PATH, or weights=None if random is meant",
+                stacklevel=4,
+            )
+            return
+        self.body.load_state_dict(state)
+        if settings:
+            self.mean, self.std = settings["mean"], settings["std"]
+        self.weights_origin = "imagenet"
 
 
 def published(name: str, body: nn.Module) -> tuple[Sequence[float], Sequence[float]]:

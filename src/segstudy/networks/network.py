@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segstudy.networks.encoders import Encoder
+from segstudy.networks.encoders import Encoder, normalize_for
 
 
 class Head(nn.Sequential):
@@ -28,8 +28,10 @@ class Head(nn.Sequential):
 
 
 class Network(nn.Module):
-    """Image (B,3,H,W) → logits (B,num_classes,H,W), any H and W: padded to the encoder's stride, cropped back.
+    """Image (B,3,H,W) in 0…1 → logits (B,num_classes,H,W), any H and W.
 
+    The image is normalised with the encoder's mean and std (ImageNet's if it is no `Encoder`), padded to the encoder's
+    stride, and the logits are cropped back.
     `bridge`, `decoder` and `head` are callables that finish a socket once the channels before it are known.
     auxiliary: the weight in training of the loss of a second, small head on the last map but one; 0 for no such head.
     Source of that head: Zhao et al. 2017 (PSPNet), section 3.3.
@@ -45,6 +47,7 @@ class Network(nn.Module):
         auxiliary: float = 0.0,
     ):
         super().__init__()
+        self.normalize = normalize_for(encoder)
         self.encoder = encoder
         self.bridge = bridge(encoder.channels[-1])
         self.decoder = decoder([*encoder.channels[:-1], self.bridge.channels], encoder.strides)
@@ -57,7 +60,7 @@ class Network(nn.Module):
     def forward(self, image: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """The logits; with auxiliary=True (logits, the auxiliary head's), both of the image's height and width."""
         height, width = image.shape[2:]
-        image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
+        image = F.pad(self.normalize(image), (0, -width % self.stride, 0, -height % self.stride))
         maps = self.encoder(image)
         logits = self._classified(self.decoder([*maps[:-1], self.bridge(maps[-1])]))
         logits = _enlarged(logits, image)[:, :, :height, :width]

@@ -1,4 +1,4 @@
-"""Weights for encoders: from ImageNet, from a file, or none; strict, with the mismatches named."""
+"""Weights for encoders, from ImageNet or from a file. What does not fit is an error that lists it."""
 
 import json
 import pickle
@@ -17,42 +17,12 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, first_line
-from segstudy.networks.encoders import Encoder, LibraryEncoder
 
 CLASSIFIER = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm.")
-"""How the entries after the last feature map begin, in torchvision, timm and the files that smp is made from."""
+"""Beginnings of the names of classifier layers in torchvision, timm and the files of smp's encoders."""
 
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "encoder.", "backbone.", "body.")
-"""What wrappers put before an encoder's names, from the outermost in."""
-
-
-def load_encoder_weights(encoder: Encoder) -> str:
-    """Load what `encoder.weights` asks for; returns where the weights came from: "random", "imagenet" or the path.
-
-    "imagenet" raises WeightsError if it cannot be downloaded, "auto" then keeps random weights (and returns
-    "random (ImageNet could not be had)"); a path must fit strictly. Of a file in a run's folder, the encoder also gets
-    the mean and std that the run had.
-    """
-    wanted = encoder.weights
-    if wanted is None:
-        return "random"
-    if wanted in ("imagenet", "auto"):
-        if not isinstance(encoder, LibraryEncoder):
-            raise WeightsError(f"encoder.weights={wanted}: only library encoders have ImageNet weights; use null")
-        try:
-            return _imagenet(encoder)
-        except Exception as error:  # the hub's libraries raise a dozen types for "no network"
-            if wanted == "auto":
-                return "random (ImageNet could not be had)"
-            raise WeightsError(
-                f"ImageNet weights of {encoder.name!r} cannot be had: {first_line(error)}\n"
-                "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=null (random),\n"
-                "    or encoder.weights=auto (ImageNet if it can be had, else random, and marked so)"
-            ) from error
-    path = Path(wanted).expanduser()
-    load_file(encoder, path)
-    expect(encoder, record_beside(path))
-    return str(wanted)
+"""Prefixes that wrappers put before an encoder's names, the outermost first."""
 
 
 def record_beside(path: Path) -> dict[str, Any]:
@@ -67,24 +37,16 @@ def record_beside(path: Path) -> dict[str, Any]:
     return {}
 
 
-def expect(encoder: Encoder, record: Mapping[str, Any]) -> None:
-    """Give the encoder the mean and std with which the weights of a run's record were trained, if it names them."""
-    if "normalisation" in record:
-        encoder.mean, encoder.std = record["normalisation"]["mean"], record["normalisation"]["std"]
-
-
-def load_file(encoder: Encoder, path: Path) -> None:
-    """Load a state dict file (torch or safetensors) into an encoder, whatever library wrote it.
+def load_file(body: nn.Module, path: Path, name: str) -> None:
+    """Load a state dict file (torch or safetensors) into an encoder called `name`, whatever library wrote it.
 
     A classifier in the file is left out. Raises WeightsError with the first missing, unexpected and misshapen entries.
     """
-    body = encoder.body if isinstance(encoder, LibraryEncoder) else encoder
     have = _read(path)
     want = body.state_dict()
     state = max(_spellings(have, want), key=lambda s: sum(k in want for k in s))
     known = {k: v for k, v in state.items() if k in want or not k.removeprefix("model.").startswith(CLASSIFIER)}
     if lines := mismatches(known, want):
-        name = getattr(encoder, "name", type(encoder).__name__)
         raise WeightsError(f"encoder.weights={path} does not fit the encoder {name!r}:\n" + "\n".join(lines))
     nn.Module.load_state_dict(body, {k: v for k, v in state.items() if k in want}, strict=False)
 
@@ -102,16 +64,17 @@ def mismatches(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> list[s
     return [f"  {kind}: {len(k)}, e.g. {', '.join(name[:80] for name in k[:3])}" for kind, k in found if k]
 
 
-def _imagenet(encoder: LibraryEncoder) -> str:
-    depth = len(encoder.body.out_channels) - 1
-    weights = True if encoder.name.startswith("tu-") else "imagenet"  # of timm's, the name holds which ones
-    with _hub():
-        pretrained = smp.encoders.get_encoder(encoder.name, in_channels=3, depth=depth, weights=weights)
-        if encoder.name in smp.encoders.encoders:  # for smp's own, the hub has the last word
-            settings = smp.encoders.get_preprocessing_params(encoder.name)
-            encoder.mean, encoder.std = settings["mean"], settings["std"]
-    encoder.body.load_state_dict(pretrained.state_dict())
-    return "imagenet"
+def imagenet_state(name: str, depth: int) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The ImageNet weights of a library encoder, and the mean and std that the hub has for them (timm's: None).
+
+    Leaves torch's random state as it was. Raises what the hub's libraries raise if they cannot be had.
+    """
+    weights = True if name.startswith("tu-") else "imagenet"  # of timm's, the name holds which ones
+    with _hub(), torch.random.fork_rng(devices=[]):
+        pretrained = smp.encoders.get_encoder(name, in_channels=3, depth=depth, weights=weights)
+        # for smp's own, the hub has the last word
+        settings = smp.encoders.get_preprocessing_params(name) if name in smp.encoders.encoders else None
+    return pretrained.state_dict(), settings
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +14,8 @@ from torch import nn
 
 from segstudy.errors import ConfigError, TrainingError, WeightsError, first_line
 from segstudy.files import atomic_write, open_to_read, read_text
-from segstudy.networks.encoders import encoder_of
-from segstudy.networks.weights import expect, mismatches, read_state, record_beside
+from segstudy.networks.normalize import normalization_state, normalize_of
+from segstudy.networks.weights import mismatches, read_state, record_beside
 
 
 def weights_file(folder: Path, checkpoint: str) -> Path:
@@ -35,8 +36,11 @@ def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
     """
     file, record = starting_file(place)
     load_state(network, file)
-    if (encoder := encoder_of(network)) is not None:
-        expect(encoder, record_beside(file))
+    if not set_normalization(network, record_beside(file)):
+        raise ConfigError(
+            f"start_from={place} was trained when the data normalised images; this network does not normalise them\n"
+            "  → segstudy.networks.normalize.Normalize as the network's first layer"
+        )
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     told = {key: record[key] for key in ("status", "epochs", "git", "encoder_weights", "metrics") if key in record}
@@ -66,10 +70,24 @@ def load_state(network: nn.Module, file: Path) -> None:
     except WeightsError as error:
         raise ConfigError(str(error)) from error
     inner = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-    state = inner or state  # a checkpoint also holds the loss's weights
+    state = normalization_state(network) | (inner or state)  # a checkpoint also holds the loss's weights
     if lines := mismatches(state, network.state_dict()):
         raise ConfigError(f"{file} does not fit this network:\n" + "\n".join(lines))
     network.load_state_dict(dict(state))
+
+
+def set_normalization(network: nn.Module, record: Mapping[str, Any]) -> bool:
+    """Give the network the mean and std of a run's record: a checkpoint from before networks normalised lacks them.
+
+    Returns whether that was possible: False for a network that does not normalise, of a run whose data did.
+    """
+    told, normalize = record.get("normalisation"), normalize_of(network)
+    if told is None:
+        return True
+    if normalize is None:
+        return False
+    normalize.set(told["mean"], told["std"])
+    return True
 
 
 class RunCheckpointIO(TorchCheckpointIO):

@@ -18,8 +18,9 @@ def parse_record(text: str) -> dict[str, Any]:
         raise ValueError(f"it is no JSON: {error}") from error
     if not isinstance(record, dict):
         raise ValueError("it is no record: it holds no names")
-    # A run that goes on has an error of null.
-    given = {k: record[k] for k in KINDS if k in record and not (k == "error" and record[k] is None)}
+    # A run that goes on has an error of null; a network that takes the image as it is, a normalisation of null.
+    nullable = {k for k in ("error", "normalisation") if record.get(k, "") is None}
+    given = {k: record[k] for k in KINDS if k in record and k not in nullable}
     wrong = [k for k, value in given.items() if not isinstance(value, KINDS[k])]
     for key in ("changes", "class_names"):
         if not wrong and key in record and not (record[key] and all(isinstance(c, str) for c in record[key])):

@@ -52,9 +52,16 @@ class Folder(SegmentationData):
         self.fold = fold
         self.notes: list[str] = []
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("classes", "palette"):  # known from the files: asked for before setup, these are read now
+            self._open()
+            return vars(self)[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def setup(self, stage: str | None = None) -> None:
         if not self.roles:
-            self._open()
+            if "scheme" not in vars(self):
+                self._open()
             super().setup(stage)
 
     def _open(self) -> None:
