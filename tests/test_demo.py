@@ -1,8 +1,6 @@
-"""The demo's page: areas, layers, disagreement, what is refused, and a photo's way through a server of one's own."""
+"""The demo's page: areas, drawings, disagreement, what is refused, and a photo's way through a server."""
 
 import re
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +22,7 @@ from typer.testing import CliRunner
 from segstudy.cli.main import app as command_line
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference import demo as web
-from segstudy.inference.areas import answers, areas, labels_and_confidence
-from segstudy.inference.demo import Demo, ask, disagreement, layer, open_photo, result
+from segstudy.inference.demo import Answer, Demo, ask, labels_and_confidence, number_of_answers, open_photo
 from segstudy.inference.loading import LoadedRun
 from segstudy.inference.model import Model
 
@@ -61,33 +58,33 @@ def stripes(height: int = 4, width: int = 8) -> np.ndarray:
 @contextmanager
 def served(models: Sequence[Model]) -> Iterator[str]:
     """The address of a page that is served meanwhile."""
-    with web.uploads() as folder, web.listen(port=0) as bound:
-        server = web.server(web.web_app(web.page(Demo(models, folder))))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-        thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.02)
+    with web.uploads() as folder:
+        blocks = web.page(Demo(models, folder))
+        address, local = web.launch(blocks, port=0)
+        assert local
         try:
-            yield web.address(bound)
+            yield address
         finally:
-            server.should_exit = True
-            thread.join(20)
-    assert not thread.is_alive()
+            blocks.close()
     assert not folder.exists()
+
+
+def note_of(values: list[Any]) -> str:
+    assert values[1] is None  # there are no answers
+    return values[0]
 
 
 def test_areas_are_counted_and_sum_to_one() -> None:
     labels = np.array([[2, 2, 2], [0, 0, 2]], np.uint8)
     confidence = np.array([[0.5, 0.6, 0.7], [0.9, 0.3, 0.2]])
-    dog, background = areas(labels, confidence, CLASSES)
-    assert (dog.label, dog.name, dog.share) == (2, "<b>dog</b>", 4 / 6)
-    assert dog.confidence == pytest.approx(0.5)
-    assert (background.name, background.share) == ("background", 2 / 6)
-    assert background.confidence == pytest.approx(0.6)
+    dog, background = Answer(model(), labels, confidence, 0.0).areas()
+    assert dog == ("<b>dog</b>", 4 / 6, pytest.approx(0.5))
+    assert background == ("background", 2 / 6, pytest.approx(0.6))
     drawn = np.random.default_rng(0).integers(0, 20, (50, 60)).astype(np.uint8)
-    found = areas(drawn, np.ones(drawn.shape), [str(c) for c in range(21)])
-    assert sum(a.share for a in found) == pytest.approx(1)
-    assert [a.share for a in found] == sorted((a.share for a in found), reverse=True)
+    many = model(classes=[str(c) for c in range(21)])
+    shares = [share for _, share, _ in Answer(many, drawn, np.ones(drawn.shape), 0.0).areas()]
+    assert sum(shares) == pytest.approx(1)
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_labels_are_those_of_predict_and_the_confidence_is_their_probability() -> None:
@@ -101,42 +98,47 @@ def test_labels_are_those_of_predict_and_the_confidence_is_their_probability() -
         np.testing.assert_array_equal(answer.labels, one.predict(photo, size))
 
 
-def test_the_layer_blends_to_the_classes_colours_and_leaves_the_background_clear() -> None:
-    photo = Image.new("RGBA", (3, 1), (100, 100, 100, 255))
-    over = layer(np.array([[0, 1, 2]]), COLOURS, clear=0).convert("RGBA")
-    assert np.array(over)[0, :, 3].tolist() == [0, 255, 255]
-    np.testing.assert_array_equal(np.array(Image.alpha_composite(photo, over))[0, 1:, :3], COLOURS[1:])
-    half = np.array(Image.blend(photo, Image.alpha_composite(photo, over), 0.5))[0, :, :3]
-    np.testing.assert_array_equal(half, [(100, 100, 100), (150, 50, 50), (50, 50, 150)])
-    assert np.asarray(layer(np.array([[0, 1, 2]]), COLOURS)).tolist() == [[0, 1, 2]]
+def test_each_class_but_the_background_is_drawn_with_the_opacity() -> None:
+    regions = Answer(model(), np.array([[0, 1, 2]], np.uint8), np.ones((1, 3)), 0.0).regions(0.6)
+    assert [(mask.tolist(), name) for mask, name in regions] == [
+        ([[0, 0.6, 0]], "cat"), ([[0, 0, 0.6]], "<b>dog</b>"),
+    ]  # fmt: skip
 
 
-def test_disagreement() -> None:
+def answered(models: Sequence[Model], photo: np.ndarray, folder: Path) -> dict[str, Any]:
+    """The values of the page's components for a photo."""
+    Image.fromarray(photo).save(folder / "photo.png")
+    size = "original" if photo.size < 1000 else "train"
+    values = Demo(models, folder).segment({"path": str(folder / "photo.png")}, size, 60)
+    n = len(models)
+    keys = {"note": values[0], "tables": values[2 : 2 + n], "maps": values[2 + n], "pairs": values[3 + n]}
+    return keys | {"drawings": values[4 + n :]}
+
+
+def test_disagreement(tmp_path: Path) -> None:
     a, b, c = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 2]]), np.array([[0, 1, 1, 0]])
-    assert answers([a, b, c]).tolist() == [[1, 2, 1, 3]]
-    assert answers([a, a]).tolist() == [[1, 1, 1, 1]]
-    photo = stripes()
-    found = disagreement(ask([model("a"), model("b", (0, 2, 1)), model("c", (0, 1, 2))], photo, "original"))
-    assert found["share"] == 0.5
-    assert found["pairs"] == [("a", "b", 0.5), ("a", "c", 0.0), ("b", "c", 0.5)]
-    assert [name for name, _ in found["legend"]] == ["two answers"]
+    assert number_of_answers([a, b, c]).tolist() == [[1, 2, 1, 3]]
+    assert number_of_answers([a, a]).tolist() == [[1, 1, 1, 1]]
+    found = answered([model("a"), model("b", (0, 2, 1)), model("c", (0, 1, 2))], stripes(), tmp_path)
+    assert found["pairs"] == [["all", "50.0 %"], ["a – b", "50.0 %"], ["a – c", "0.0 %"], ["b – c", "50.0 %"]]
+    assert [name for _, name in found["drawings"][-1][1]] == ["two answers"]
+    assert found["drawings"][-1][1][0][0].mean() == 0.5 * 0.6
 
 
-def test_the_page_shows_each_runs_areas_and_escapes_names() -> None:
-    photo = stripes()
-    html = result(ask([model()], photo, "original"), photo)
-    assert "&lt;b&gt;dog" in html
-    assert "<b>dog" not in html
-    assert re.findall(r"[\d.]+ %", html) == ["50.0 %", "25.0 %", "25.0 %"]
-    assert "disagree" not in html
-    two = result(ask([model("a"), model("b", (0, 2, 1))], photo, "original"), photo)
-    assert "Where they disagree: 50.0 % of the photo" in two
+def test_the_page_shows_each_runs_areas(tmp_path: Path) -> None:
+    one = answered([model()], stripes(), tmp_path)
+    assert one["tables"] == [
+        [["background", "50.0 %", "1.00"], ["cat", "25.0 %", "1.00"], ["<b>dog</b>", "25.0 %", "1.00"]]
+    ]
+    assert one["pairs"] == []
+    assert len(one["drawings"]) == 1
     other = [model("a"), model("b", classes=["sky", "road", "car"])]
-    assert "where they disagree is not shown" in result(ask(other, photo, "original"), photo)
-    about = Demo(other, Path()).about()
-    assert all(name in about for name in ("sky", "road", "car", "cat", "0.500"))
-    large = result(ask([model()], stripes(1500, 2048), "train"), stripes(1500, 2048))
-    assert "has 2048×1500 pixels and is shown and measured at 1024×750" in large
+    assert len(answered(other, stripes(), tmp_path)["drawings"]) == 2  # labels of different classes are not compared
+    assert [row[4] for row in Demo(other, tmp_path).about()] == ["background, cat, <b>dog</b>", "sky, road, car"]
+    assert Demo(other, tmp_path).about()[0][:4] == ["a", "a", "90×120", "0.500"]
+    large = answered([model()], stripes(1500, 2048), tmp_path)
+    assert "has 2048×1500 pixels and is shown and measured at 1024×750" in large["note"]
+    assert large["drawings"][0][0].shape == (750, 1024, 3)
 
 
 def test_what_is_refused_is_said_in_one_sentence(tmp_path: Path) -> None:
@@ -155,42 +157,41 @@ def test_what_is_refused_is_said_in_one_sentence(tmp_path: Path) -> None:
     }
     demo = Demo([model()], tmp_path)
     for name, sentence in said.items():
-        html = demo.segment({"path": str(tmp_path / name)})
-        assert 'role="alert"' in html
-        assert sentence in html
-        assert str(tmp_path) not in html
+        note = note_of(demo.segment({"path": str(tmp_path / name)}, "train", 60))
+        assert sentence in note
+        assert str(tmp_path) not in note
     with pytest.raises(DataError, match=r"0\.01 million pixels .* \(0\.012 million\)"):
         open_photo(tmp_path / "photo.jpg", max_pixels=10_000)
     with pytest.raises(DataError, match="too large for the network in its original size"):
         ask([model()], np.zeros((2001, 2000, 3), np.uint8), "original")
-    assert "one of train, original" in demo.segment({"path": str(tmp_path / "photo.jpg")}, "20000x20000")
-    assert "no other file" in demo.segment({"path": "/etc/hostname"})
+    assert "one of train, original" in note_of(demo.segment({"path": str(tmp_path / "photo.jpg")}, "20000x20000", 60))
+    assert "no other file" in note_of(demo.segment({"path": "/etc/hostname"}, "train", 60))
     (tmp_path / "link.jpg").symlink_to(Path(__file__))
-    assert "no other file" in demo.segment({"path": str(tmp_path / "link.jpg")})
-    assert demo.segment(None) == ""
+    assert "no other file" in note_of(demo.segment({"path": str(tmp_path / "link.jpg")}, "train", 60))
+    assert note_of(demo.segment(None, "train", 60)) == ""
 
 
 def test_a_fault_of_ours_is_told_without_its_details(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = model()
     broken.network = SimpleNamespace()  # type: ignore[assignment]
     Image.fromarray(stripes()).save(tmp_path / "photo.png")
-    assert "The server failed on this photo" in Demo([broken], tmp_path).segment({"path": str(tmp_path / "photo.png")})
+    values = Demo([broken], tmp_path).segment({"path": str(tmp_path / "photo.png")}, "train", 60)
+    assert "The server failed on this photo" in note_of(values)
     assert "not callable" in caplog.text
 
 
-def test_bound_to_this_machine_unless_told_otherwise() -> None:
-    with web.listen(port=0) as bound:
-        assert bound.getsockname()[0] == "127.0.0.1"
-        assert web.is_local(bound)
-        port = bound.getsockname()[1]
-        assert web.address(bound) == f"http://127.0.0.1:{port}"
+def test_bound_to_this_machine_unless_told_otherwise(tmp_path: Path) -> None:
+    with served([model()]) as address:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
         with pytest.raises(ConfigError, match=r"(?s)in use.*--port 0"):
-            web.listen(port=port)
-    with web.listen("0.0.0.0", 0) as bound:
-        assert not web.is_local(bound)
-        assert web.address(bound).startswith("http://127.0.0.1:")
+            web.launch(web.page(Demo([model()], tmp_path)), port=int(address.rpartition(":")[2]))
+    blocks = web.page(Demo([model()], tmp_path))
+    address, local = web.launch(blocks, "0.0.0.0", 0)
+    blocks.close()
+    assert not local
+    assert address.startswith("http://127.0.0.1:")
     with pytest.raises(ConfigError, match=r"--host 203\.0\.113\.7"):
-        web.listen("203.0.113.7", 0)
+        web.launch(blocks, "203.0.113.7", 0)
 
 
 def test_without_gradio_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -220,14 +221,18 @@ def test_a_photo_goes_through_a_server(tmp_path: Path) -> None:
     photo = next((tmp_path / "photos").rglob("*.jpg"))
     with served([*models, *models]) as address:
         client = gradio_client.Client(address, verbose=False, analytics_enabled=False)
-        html = client.predict(gradio_client.handle_file(photo), "train", api_name="/segment")
+        values = client.predict(gradio_client.handle_file(photo), "train", 60, api_name="/segment")
         shares = np.unique(models[0].predict(photo), return_counts=True)[1] / (40 * 56)
-        assert web.percent(max(shares)) in html
-        assert html.count('class="stack"') == 3
-        assert "Where they disagree: 0.0 %" in html
+        note, first, second, maps, pairs, *drawings = values
+        assert note.startswith("Confidence is")
+        assert first["data"][0][1] == second["data"][0][1] == web.percent(max(shares))
+        assert len(maps) == 2
+        assert pairs["data"] == [["all", "0.0 %"]]
+        assert len(drawings) == 3
+        assert drawings[-1]["annotations"] == []
         (tmp_path / "text.jpg").write_text("no photo")
-        refused = client.predict(gradio_client.handle_file(tmp_path / "text.jpg"), "train", api_name="/segment")
-        assert "text.jpg is no picture" in refused
+        refused = client.predict(gradio_client.handle_file(tmp_path / "text.jpg"), "train", 60, api_name="/segment")
+        assert "text.jpg is no picture" in refused[0]
 
 
 def test_the_server_gives_and_fetches_nothing_else(tmp_path: Path) -> None:
@@ -247,9 +252,10 @@ def test_the_server_gives_and_fetches_nothing_else(tmp_path: Path) -> None:
             {"path": f"{address}/theme.css", **meta},
             {"path": "https://example.com/photo.jpg", **meta},
         ):
-            event = http.post("/gradio_api/call/segment", json={"data": [asked, "train"]}).json()["event_id"]
+            event = http.post("/gradio_api/call/segment", json={"data": [asked, "train", 60]}).json()["event_id"]
             said = http.get(f"/gradio_api/call/segment/{event}").text
-            assert "Upload the photo itself" in said
+            refused_by_gradio = said == 'event: error\ndata: {"error": null}\n\n'
+            assert refused_by_gradio or "Upload the photo itself" in said
             assert "data:image" not in said
         upload = {"files": ("large.jpg", bytes(web.MAX_BYTES + 1))}
         assert http.post("/gradio_api/upload", files=upload).status_code == 413

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.common import USE, console
+from segstudy.cli.common import USE, console, say
 
 app = typer.Typer()
 
@@ -27,14 +27,14 @@ def demo(
     """
     from segstudy.inference import demo as web
 
-    with web.uploads() as folder, web.listen(host, port) as bound:
+    with web.uploads() as folder:
         photos = web.examples_in(examples, folder) if examples else []
         opened = web.open_demo(runs, folder, device, max_pixels)
-        served = web.server(web.web_app(web.page(opened, photos)))
-        names = ", ".join(m.name for m in opened.models)
-        console.print(f"{names} on {opened.models[0].device_line}", highlight=False, markup=False, soft_wrap=True)
-        if not web.is_local(bound):
+        blocks = web.page(opened, photos)
+        address, local = web.launch(blocks, host, port)
+        say(f"{', '.join(m.name for m in opened.models)} on {opened.models[0].device_line}")
+        if not local:
             console.print("everyone who reaches this machine over the network can use the page", style="bold yellow")
-        console.print(f"open {web.address(bound)} in a browser; Ctrl-C ends it", highlight=False, soft_wrap=True)
-        web.serve(served, bound)
+        console.print(f"open {address} in a browser; Ctrl-C ends it", highlight=False, soft_wrap=True)
+        blocks.block_thread()
     console.print("ended; the uploaded photos are removed")  # Python takes seconds to clear so many modules away

@@ -1,45 +1,39 @@
 """A local web page that shows what trained networks see in a photo: `segstudy demo runs/study/v4`.
 
-A photo goes through each network once; its answer is drawn as layers, and the browser blends them. The page asks for
-nothing outside of this server, no photo is kept longer than an hour, and none when the server has ended.
+A photo goes through each network once; the slider only draws the answers again. The page asks for nothing outside of
+this server, no photo is kept longer than an hour, and none when the server has ended.
 """
 
-import base64
 import ipaddress
 import logging
 import os
 import shutil
-import signal
 import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from importlib.util import find_spec
-from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 import torch
-from jinja2 import Environment
-from matplotlib import colormaps
 from PIL import Image
 
 from segstudy.data.images import PILLOW_ERRORS, read_image
-from segstudy.drawing import Palette
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.areas import Area, answers, areas, labels_and_confidence
 from segstudy.inference.loading import load_each_run
 from segstudy.inference.model import Model
+from segstudy.inference.photos import MAX_PIXELS as PILLOW_LIMIT
+from segstudy.inference.photos import pixel_limit
+from segstudy.labels import scores_at
 
 if TYPE_CHECKING:
     import gradio
-    import uvicorn
-    from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
 MAX_BYTES = 32 * 2**20
@@ -56,41 +50,46 @@ SIZES = ("train", "original")
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """Those that Pillow reads by itself: for others it runs programs (PostScript), or their readers are little tested."""
 EXAMPLES = 6
-DIFFERENT = {2: (255, 160, 0), 3: (200, 30, 110)}
-"""Colours of pixels with two different answers, and with three or more."""
-POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
-    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:"
-)
+DISAGREEMENT = {2: ("two answers", "#ffa000"), 3: ("three or more", "#c81e6e")}
+"""Name and colour of pixels with two different labels, and with three or more."""
+HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "worker-src 'self' blob:",
+    "referrer-policy": "no-referrer",
+}
 """What the browser may load: nothing of other hosts. Gradio's page runs scripts and templates of its own text."""
 FONT = ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
-SHOW = """() => {
-  const slider = document.getElementById('opacity'), there = document.querySelector('#result .answers')
-  if (there && slider.getBoundingClientRect().top > innerHeight / 2) slider.scrollIntoView({behavior: 'smooth'})
-}"""
-"""On a small screen the answer lies below what is seen."""
-SLIDE = "v => { document.documentElement.style.setProperty('--overlay', v / 100) }"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network says of a photo: labels uint8 (H,W), the probability of each, and the seconds that it took."""
+    """A network's labels uint8 (H,W) of a photo, the probability float32 (H,W) of each, and the seconds it took."""
 
     model: Model
     labels: np.ndarray
     confidence: np.ndarray
     seconds: float
 
-    @property
-    def areas(self) -> list[Area]:
-        return areas(self.labels, self.confidence, self.model.classes)
+    def areas(self) -> list[tuple[str, float, float]]:
+        """(class, share of the pixels, mean confidence) of the classes that occur, the largest first."""
+        classes = self.model.classes
+        pixels = np.bincount(self.labels.ravel(), minlength=len(classes))
+        sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(classes))
+        there = sorted(np.flatnonzero(pixels).tolist(), key=lambda c: -pixels[c])
+        return [(classes[c], float(pixels[c] / self.labels.size), float(sums[c] / pixels[c])) for c in there]
+
+    def regions(self, opacity: float) -> list[tuple[np.ndarray, str]]:
+        """For AnnotatedImage: a mask of `opacity` for each class that occurs, but the background."""
+        there = [c for c in np.unique(self.labels) if c != self.model.background]
+        return [((self.labels == c) * opacity, self.model.classes[c]) for c in there]
 
 
 def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """RGB uint8 (H,W,3) of an uploaded file. Raises DataError, in one sentence, for what is no photo or too large."""
     large = f"{path.name} has more than the {max_pixels / 1e6:.4g} million pixels that are taken here"
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with pixel_limit(max(max_pixels, PILLOW_LIMIT)), Image.open(path, formats=FORMATS) as picture:
             pixels = picture.width * picture.height
     except Image.DecompressionBombError as error:
         raise DataError(f"{large}: make it smaller.") from error
@@ -101,7 +100,8 @@ def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if pixels > max_pixels:
         raise DataError(f"{large} ({pixels / 1e6:.4g} million): make it smaller.")
     try:
-        return read_image(path)[0]
+        with pixel_limit(max(max_pixels, PILLOW_LIMIT)):
+            return read_image(path)[0]
     except DataError as error:  # the page does not tell where the server keeps its files
         raise DataError(f"{str(error).splitlines()[0].replace(str(path), path.name)}.") from error
 
@@ -127,6 +127,14 @@ def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
     return found
 
 
+def labels_and_confidence(logits: torch.Tensor, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels uint8 (H,W) of logits (C,h,w), interpolated to `shape` as in a run's test, and each one's probability."""
+    logits = scores_at(logits, shape).float()
+    best, labels = logits.max(0)
+    confidence = (best - logits.logsumexp(0)).exp().clamp(max=1)  # rounding may lead a little above 1
+    return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy()
+
+
 def shown_size(photo: np.ndarray) -> tuple[int, int]:
     """(H,W) of a photo (H,W,3) as it is shown: its own, or with the longer side of SHOWN pixels."""
     height, width = photo.shape[:2]
@@ -134,155 +142,150 @@ def shown_size(photo: np.ndarray) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def layer(labels: np.ndarray, palette: Palette, clear: int | None = None) -> Image.Image:
-    """An indexed picture of labels (H,W) in their colours, to lie over a photo; the class `clear` is transparent."""
-    picture = Image.fromarray(labels.astype(np.uint8), mode=None)
-    picture.putpalette([value for rgb in palette for value in rgb])
-    if clear is not None:
-        picture.info["transparency"] = clear
-    return picture
-
-
-def confidence_map(confidence: np.ndarray) -> Image.Image:
-    """Values (H,W) in 0…1 from dark to light (viridis)."""
-    table = (np.asarray(colormaps["viridis"].colors) * 255).round().astype(np.uint8)  # type: ignore[attr-defined]
-    return Image.fromarray(table[(confidence * 255).round().astype(np.uint8)])
-
-
-def uri(picture: Image.Image, kind: str) -> str:
-    """A picture as an address that holds it. kind: png for sharp edges, jpeg for photos."""
-    file = BytesIO()
-    picture.save(file, kind, optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def result(found: Sequence[Answer], photo: np.ndarray) -> str:
-    """The HTML of the networks' answers on a photo."""
-    height, width = shown_size(photo)
-    small = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
-    return _render(
-        "result",
-        photo=uri(small, "jpeg"),
-        size=(width, height),
-        original=photo.shape[1::-1],
-        runs=[
-            {
-                "model": a.model,
-                "overlay": uri(layer(a.labels, a.model.palette, a.model.background), "png"),
-                "confidence": uri(confidence_map(a.confidence), "jpeg"),
-                "mean": float(a.confidence.mean()),
-                "areas": a.areas,
-                "seconds": a.seconds,
-            }
-            for a in found
-        ],
-        disagreement=disagreement(found) if comparable([a.model for a in found]) else None,
-    )
-
-
 def comparable(models: Sequence[Model]) -> bool:
     """Whether there are several, with the same classes: otherwise equal labels would not mean the same."""
     return len(models) > 1 and all(m.classes == models[0].classes for m in models)
 
 
-def disagreement(found: Sequence[Answer]) -> dict[str, Any]:
-    """Where answers differ: a layer, the share of pixels where not all agree, and that of each pair of runs."""
-    number = answers([a.labels for a in found])
-    colours = [(0, 0, 0), (0, 0, 0), *DIFFERENT.values()]
-    return {
-        "layer": uri(layer(number.clip(1, 3), colours, clear=1), "png"),
-        "share": float((number > 1).mean()),
-        "pairs": [
-            (a.model.name, b.model.name, float((a.labels != b.labels).mean())) for a, b in combinations(found, 2)
-        ],
-        "legend": [("two answers", DIFFERENT[2])] + [("three or more", DIFFERENT[3])] * (int(number.max()) > 2),
-    }
-
-
-def _render(part: str, **values: Any) -> str:
-    """A part of demo.html; all names are the users' and are escaped."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
-    text = files("segstudy.inference").joinpath("demo.html").read_text(encoding="utf-8")
-    return getattr(environment.from_string(text).make_module(), part)(**values)
+def number_of_answers(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """How many different labels each pixel has among several predictions (H,W): int64 (H,W), 1 where all agree."""
+    ordered = np.sort(np.stack(labels), axis=0)
+    return 1 + (ordered[1:] != ordered[:-1]).sum(0)
 
 
 def percent(share: float) -> str:
-    """A share as people read it: 12.3 %, and below 0.1 % as that."""
+    """12.3 %, and below 0.1 % as that."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 class Demo:
-    """What the page does: a photo's file goes in, the HTML of the answers comes out."""
+    """What the page does: a photo's file goes in, the values of the page's components come out."""
 
     def __init__(self, models: Sequence[Model], uploads: Path, max_pixels: int = MAX_PIXELS):
         """uploads: the folder of uploaded photos; a visitor can name no other file."""
         self.models, self.uploads, self.max_pixels = list(models), uploads.resolve(), max_pixels
 
-    def segment(self, photo: Mapping[str, Any] | None, size: str = "train") -> str:
-        """The answers on an uploaded photo, or one sentence that says why there are none.
-
-        photo: of the upload, its "path". size: that the network sees: train or original.
-        """
-        if not photo:
-            return ""
-        try:
-            pixels = open_photo(self.uploaded(photo["path"]), self.max_pixels)
-            return result(ask(self.models, pixels, size), pixels)
-        except DataError as error:
-            return _render("refusal", sentence=str(error))
-        except torch.OutOfMemoryError:
-            return _render("refusal", sentence="The memory is too small for this photo: choose the training's size.")
-        except Exception:  # a fault of ours: the visitor is told that there is one, the terminal what it is
-            log.exception("on a photo")
-            return _render("refusal", sentence="The server failed on this photo: its terminal tells why.")
-
     def uploaded(self, path: str) -> Path:
-        """The file at a path that a visitor sent. Raises DataError if it is not one of those uploaded.
-
-        Gradio checks this only for a page that it serves itself, not for one that is part of another application.
-        """
+        """The file at a path that a visitor sent. Raises DataError if it is not one of those uploaded."""
         file = Path(path).resolve()
         if not file.is_relative_to(self.uploads):
             raise DataError("Upload the photo itself: no other file or address is read.")
         return file
 
-    def about(self) -> str:
-        """The HTML of what the networks are: their classes, and what they reached in their test."""
-        return _render("about", models=self.models, alike=len(self.models) == 1 or comparable(self.models))
+    def segment(self, photo: Mapping[str, Any] | None, size: str, opacity: float) -> list[Any]:
+        """The answers on a photo: a note, what `redraw` needs, tables, confidence maps, disagreement, drawings.
+
+        photo: of the upload, its "path". size: that the network sees: train or original. Where there is no answer, the
+        note is one sentence that says why.
+        """
+        try:
+            if not photo:
+                return self._empty("")
+            pixels = open_photo(self.uploaded(photo["path"]), self.max_pixels)
+            found = ask(self.models, pixels, size)
+        except DataError as error:
+            return self._empty(str(error))
+        except torch.OutOfMemoryError:
+            return self._empty("The memory is too small for this photo: choose the training's size.")
+        except Exception:  # a fault of ours: the visitor is told that there is one, the terminal what it is
+            log.exception("on a photo")
+            return self._empty("The server failed on this photo: its terminal tells why.")
+        height, width = shown_size(pixels)
+        shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        note = "Confidence is the probability that the network gives to its answer; it may be high where it is wrong."
+        if pixels.shape[:2] != (height, width):
+            note += f" The photo has {pixels.shape[1]}×{pixels.shape[0]} pixels and is shown and measured at "
+            note += f"{width}×{height}."
+        tables = [[[name, percent(share), f"{sure:.2f}"] for name, share, sure in a.areas()] for a in found]
+        maps = [
+            (confidence_map(a.confidence), f"{a.model.name}: mean {a.confidence.mean():.2f}; {a.seconds:.2f} s")
+            for a in found
+        ]
+        disagreement = self._disagreement(found) if comparable(self.models) else []
+        return [note, (shown, found), *tables, maps, disagreement, *self.redraw((shown, found), opacity)]
+
+    def redraw(self, state: tuple[np.ndarray, list[Answer]] | None, opacity: float) -> list[Any]:
+        """The photo with each network's classes in colour, and with where they disagree. opacity: of these, in %."""
+        if state is None:
+            return [None] * (len(self.models) + comparable(self.models))
+        photo, found = state
+        drawn: list[Any] = [(photo, a.regions(opacity / 100)) for a in found]
+        if comparable(self.models):
+            number = number_of_answers([a.labels for a in found]).clip(max=3)
+            drawn.append(
+                (photo, [((number == n) * (opacity / 100), DISAGREEMENT[n][0]) for n in (2, 3) if (number == n).any()])
+            )
+        return drawn
+
+    def _empty(self, note: str) -> list[Any]:
+        return [note, None, *([] for _ in self.models), None, [], *self.redraw(None, 0)]
+
+    def _disagreement(self, found: Sequence[Answer]) -> list[list[str]]:
+        """The share of pixels on which not all agree, and of each pair of runs."""
+        share = float((number_of_answers([a.labels for a in found]) > 1).mean())
+        pairs = [
+            [f"{a.model.name} – {b.model.name}", percent(float((a.labels != b.labels).mean()))]
+            for a, b in combinations(found, 2)
+        ]
+        return [["all", percent(share)], *(pairs if len(pairs) > 1 else [])]
+
+    def about(self) -> list[list[str]]:
+        """What the networks are: name, folder, training size, mIoU in the test, classes."""
+        return [
+            [m.name, m.folder.name, "×".join(map(str, m.size)), f"{m.record['metrics']['network']['miou']:.3f}",
+             ", ".join(m.classes)]
+            for m in self.models
+        ]  # fmt: skip
+
+
+def confidence_map(confidence: np.ndarray) -> np.ndarray:
+    """Values (H,W) in 0…1 from dark to light: RGB uint8 (H,W,3) in viridis."""
+    return (matplotlib.colormaps["viridis"](confidence)[..., :3] * 255).round().astype(np.uint8)
 
 
 def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
-    """The page's parts and what they do."""
+    """The page's components and what they do."""
     gr = _gradio()
     trained = sorted({"×".join(map(str, m.size)) for m in demo.models})
-    with gr.Blocks(
-        title="segstudy demo", analytics_enabled=False, fill_width=True, delete_cache=(KEPT // 4, KEPT)
-    ) as blocks:
-        gr.HTML(demo.about(), apply_default_css=False, js_on_load=None, elem_id="about")
+    choices = [(f"as trained ({', '.join(trained)})", "train"), ("the photo's own", "original")]
+    with gr.Blocks(title="segstudy demo", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as blocks:
+        with gr.Accordion("The networks", open=False):
+            gr.Dataframe(
+                demo.about(), headers=["run", "folder", "trained at", "mIoU in its test", "classes"], wrap=True
+            )
         with gr.Row():
-            with gr.Column(scale=3, min_width=280):
-                photo = gr.Image(
-                    type="filepath", sources=["upload", "clipboard"], buttons=[], height=240, label="Photo",
-                    show_label=False, elem_id="photo",
-                )  # fmt: skip
-                photo.async_move_resource_to_block_cache = _checked(photo, demo)
-            with gr.Column(scale=3, min_width=280):
-                size = gr.Radio(
-                    [(f"as trained ({', '.join(trained)})", "train"), ("the photo's own", "original")],
-                    value="train", label="Size that the network sees", elem_id="size",
-                )  # fmt: skip
+            photo = gr.Image(
+                type="filepath", sources=["upload", "clipboard"], height=240, label="Photo", elem_id="photo"
+            )
+            with gr.Column():
+                size = gr.Dropdown(choices, value="train", label="Size that the network sees", elem_id="size")
+                opacity = gr.Slider(0, 100, 60, step=1, label="Opacity of the colours (%)", elem_id="opacity")
                 if examples:
                     gr.Examples([str(e) for e in examples], photo, label="Examples", examples_per_page=EXAMPLES)
-        opacity = gr.Slider(0, 100, 60, step=1, label="Opacity of the colours (%)", elem_id="opacity")
-        shown = gr.HTML("", apply_default_css=False, js_on_load=None, elem_id="result")
+        note = gr.Textbox(show_label=False, interactive=False, container=False, elem_id="note")
+        drawings, tables = [], []
+        with gr.Row():
+            for model in demo.models:
+                colors = {n: "#" + bytes(rgb).hex() for n, rgb in zip(model.classes, model.palette, strict=True)}
+                with gr.Column(min_width=280):
+                    drawings.append(gr.AnnotatedImage(label=model.name, color_map=colors))
+                    tables.append(gr.Dataframe(headers=["class", "share of the photo", "confidence"]))
+        with gr.Row(visible=comparable(demo.models)):
+            if comparable(demo.models):
+                drawings.append(gr.AnnotatedImage(label="Where they disagree", color_map=dict(DISAGREEMENT.values())))
+            pairs = gr.Dataframe(headers=["runs", "disagree on"])
+        if len(demo.models) > 1 and not comparable(demo.models):
+            gr.Markdown("The runs have different classes: where they disagree is not shown.")
+        maps = gr.Gallery(label="Confidence, from 0 (dark) to 1 (light)", columns=len(demo.models), height="auto")
+        state = gr.State()
+        photo.async_move_resource_to_block_cache = _uploads_only(photo, demo)
         # Without preprocessing: Gradio would decode the file before its size is known.
-        answered = gr.on(
-            [photo.change, size.change], demo.segment, [photo, size], shown, preprocess=False, api_name="segment",
+        gr.on(
+            [photo.change, size.change], demo.segment, [photo, size, opacity],
+            [note, state, *tables, maps, pairs, *drawings], preprocess=False, api_name="segment",
             trigger_mode="always_last", show_progress="minimal",
         )  # fmt: skip
-        answered.then(None, js=SHOW)
-        opacity.input(None, opacity, js=SLIDE)
+        opacity.release(demo.redraw, [state, opacity], drawings, show_progress="hidden", api_name=False)
     return blocks.queue(max_size=16, default_concurrency_limit=1)
 
 
@@ -296,8 +299,8 @@ def _gradio() -> Any:
     return gradio
 
 
-def _checked(photo: Any, demo: Demo) -> Any:
-    """Gradio's way of a file to its component, for uploaded ones: it would also copy any of the server's, or fetch."""
+def _uploads_only(photo: Any, demo: Demo) -> Any:
+    """How Gradio takes a file into the cache, for uploaded files alone: it would also download an address."""
     move = photo.async_move_resource_to_block_cache
 
     async def checked(path: Any) -> Any:
@@ -309,79 +312,52 @@ def _checked(photo: Any, demo: Demo) -> Any:
     return checked
 
 
-def web_app(blocks: "gradio.Blocks") -> "FastAPI":
-    """The page as an application to be served."""
-    gr = _gradio()
-    from fastapi import FastAPI
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guarded)
-    return gr.mount_gradio_app(
-        app, blocks, "/", footer_links=[], run_history=False, allowed_paths=[], max_file_size=MAX_BYTES,
-        show_error=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
-        theme=gr.themes.Base(font=FONT, font_mono=("monospace",)),
-        head=f"<style>{files('segstudy.inference').joinpath('demo.css').read_text(encoding='utf-8')}</style>",
-    )  # fmt: skip
-
-
-class Guarded:
+class SecurityHeaders:
     """An application whose answers tell the browser to load nothing of other hosts."""
 
     def __init__(self, app: Any):
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def guarded(message: Any) -> None:
+        async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                headers = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in headers.items())]
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        await self.app(scope, receive, with_headers)
 
 
-def listen(host: str = "127.0.0.1", port: int = 7860) -> socket.socket:
-    """A socket bound to an address; port 0 is any that is free. Raises ConfigError if it cannot be had."""
+def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -> tuple[str, bool]:
+    """Serve the page in a thread; returns its address, and whether only this machine reaches it.
+
+    port: 0 for any that is free.
+    Raises ConfigError if the address cannot be had. End it with `blocks.block_thread()` or `blocks.close()`.
+    """
+    from starlette.middleware import Middleware
+
+    gr = _gradio()
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family) as probe:
+            bound, port = probe.getsockname()[:2]
     except OSError as error:
         why = error.strerror or str(error)
         raise ConfigError(f"--host {host} --port {port}: {why}\n  → --port 0 takes any that is free") from error
-
-
-def server(app: "FastAPI") -> "uvicorn.Server":
-    """What serves the page. It ends at once at Ctrl-C, though a browser still holds the page open."""
-    import uvicorn
-
-    return uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1))
-
-
-def serve(served: "uvicorn.Server", bound: socket.socket) -> None:
-    """Serve until Ctrl-C, or until the process is asked to end (SIGTERM): then too, what was uploaded is removed."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        served.run(sockets=[bound])
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def address(bound: socket.socket) -> str:
-    """Where a browser on this machine finds the page."""
-    host, port = bound.getsockname()[:2]
+    blocks.launch(
+        server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, show_error=False,
+        max_file_size=MAX_BYTES, allowed_paths=[], footer_links=[], run_history=False, ssr_mode=False, pwa=False,
+        mcp_server=False, enable_monitoring=False, theme=gr.themes.Base(font=FONT, font_mono=("monospace",)),
+        app_kwargs={
+            "docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [Middleware(SecurityHeaders)]
+        },
+    )  # fmt: skip
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
-
-
-def is_local(bound: socket.socket) -> bool:
-    """Whether only this machine reaches the socket."""
-    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
+    return f"http://{name}:{port}", ipaddress.ip_address(bound).is_loopback
 
 
 @contextmanager
 def uploads() -> Iterator[Path]:
-    """A private folder for uploaded photos, removed at the end."""
+    """A private folder for uploaded photos and what is drawn of them, removed at the end."""
     before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="segstudy-demo-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -396,8 +372,6 @@ def uploads() -> Iterator[Path]:
 def open_demo(folders: Sequence[Path], uploads: Path, device: str = "auto", max_pixels: int = MAX_PIXELS) -> Demo:
     """The runs of folders, ready for photos; their classes may differ. Raises ConfigError if one is no run."""
     _gradio()
-    if max_pixels > (Image.MAX_IMAGE_PIXELS or max_pixels):
-        Image.MAX_IMAGE_PIXELS = max_pixels  # what is asked for is no attack
     models = [Model(member, device) for member in load_each_run(folders)]
     for model in models:
         if model.name == str(model.folder):  # the page does not tell where runs are kept
