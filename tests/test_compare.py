@@ -1,125 +1,84 @@
-"""`segstudy compare`: folders of masks from anywhere."""
-
-from pathlib import Path
+"""`segstudy.compare` on results and on arrays of counts."""
 
 import numpy as np
 import pytest
-from archetypes import predictors, scene
-from PIL import Image
 
-from segstudy.errors import ConfigError, DataError
-from segstudy.study.analysis.plan import Plan
-from segstudy.study.masks import compare_masks, match_masks, read_classes, read_groups
-from segstudy.study.results import from_masks
+from segstudy.errors import DataError
+from segstudy.study.compare import compare
+from segstudy.study.results import TestResult
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, list[Path]]:
-    for i in range(12):
-        truth = scene(i, 48)
-        told = predictors(truth, 6, i)
-        for folder, labels in (("truth", truth), ("a/out", told["core only"]), ("b/out", told["perfect"])):
-            path = tmp_path / folder / "town" / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(labels).save(path)
-    return tmp_path / "truth", [tmp_path / "a" / "out", tmp_path / "b" / "out"]
+def counts(share: float, seed: int = 0, images: int = 60, classes: int = 3) -> np.ndarray:
+    """(N,C,3) of a network that is right on about `share` of each class; the truth is the same for all."""
+    truth = np.random.default_rng(99).integers(50, 100, (images, classes))
+    right = np.random.default_rng(seed).binomial(truth, share)
+    wrong = truth - right
+    return np.stack([right, truth, right + np.roll(wrong, 1, 1)], 2)
 
 
-def test_folders_of_masks_give_findings(folders: tuple[Path, list[Path]]) -> None:
-    truth, predictions = folders
-    findings, tests = compare_masks(truth, predictions, read_classes(truth, None, None), Plan(min_images=3))
-    group = findings.groups[0]
-    assert list(tests) == ["a/out", "b/out"]
-    assert [v.miou_all.value for v in group.variants][1] == 1
-    assert group.variants[0].figures["missed"].value > 0.25
-    assert [d.verdict for d in group.differences] == ["ahead"]
-    assert any("12 images" in w for w in group.warnings)
+def miou(counts: np.ndarray) -> float:
+    right, truth, predicted = counts.sum(0).T
+    return float((right / (truth + predicted - right)).mean())
 
 
-def test_miou_equals_numpys(folders: tuple[Path, list[Path]]) -> None:
-    truth, predictions = folders
-    findings, _ = compare_masks(truth, predictions, read_classes(truth, None, None), Plan(min_images=1))
-    inter, union = np.zeros(6), np.zeros(6)
-    for path in truth.rglob("*.png"):
-        t, p = np.asarray(Image.open(path)), np.asarray(Image.open(predictions[0] / "town" / path.name))
-        for c in range(6):
-            inter[c] += ((t == c) & (p == c)).sum()
-            union[c] += (((t == c) | (p == c)) & (t != 255)).sum()
-    assert findings.groups[0].variants[0].miou.value == pytest.approx((inter / union).mean(), abs=1e-12)
+def test_arrays_of_several_seeds_get_a_verdict() -> None:
+    a, b = [counts(0.7, s) for s in range(3)], [counts(0.8, s + 3) for s in range(3)]
+    found = compare(a, b)
+    expected = np.mean([miou(c) for c in b]) - np.mean([miou(c) for c in a])
+    assert found.difference == pytest.approx(expected, abs=1e-12)
+    assert found.low < found.difference < found.high
+    assert found.interval == (found.low, found.high)
+    assert found.verdict == "better"
+    assert found.classes.all()
+    assert str(found).startswith("b is better than a in mIoU by ")
+    back = compare(b, a)
+    assert (back.verdict, back.difference) == ("worse", pytest.approx(-found.difference))
 
 
-def test_all_that_is_wrong_is_said_at_once(folders: tuple[Path, list[Path]]) -> None:
-    truth, (a, b) = folders
-    (a / "town" / "3.png").unlink()
-    (b / "town" / "4.png").unlink()
-    with pytest.raises(DataError, match=r"(?s)lacks 1 of the 12.*town/3.*lacks 1.*town/4"):
-        match_masks(truth, [a, b])
+def test_one_training_a_side_is_ahead_not_better() -> None:
+    assert compare(counts(0.7), counts(0.8, 1)).verdict == "ahead"
 
 
-def test_odd_masks_are_named(folders: tuple[Path, list[Path]]) -> None:
-    truth, (a, b) = folders
-    Image.fromarray(np.zeros((5, 7), np.uint8)).save(a / "town" / "1.png")
-    Image.fromarray(np.full((48, 48), 77, np.uint8)).save(a / "town" / "2.png")
-    Image.fromarray(np.full((48, 48), 255, np.uint8)).save(a / "town" / "3.png")
-    with pytest.raises(DataError) as error:
-        compare_masks(truth, [a, b], read_classes(truth, None, None), Plan())
-    said = str(error.value)
-    assert "3 masks" in said
-    assert "is 7×5, its truth 48×48" in said
-    assert "77" in said
-    assert "holds 255 where the truth has a class" in said
+def test_results_give_what_their_arrays_give() -> None:
+    a, b = counts(0.7), counts(0.72, 1)
+    results = [TestResult.from_counts(*np.moveaxis(c, 2, 0), variant="net") for c in (a, b)]
+    found, plain = compare(*results), compare(a, b)
+    assert (found.difference, found.low, found.p) == (plain.difference, plain.low, plain.p)
+    assert "net b" in str(found)
 
 
-def test_classes_come_from_a_table(folders: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    table = tmp_path / "classes.csv"
-    table.write_text("index,name,red,green,blue\n" + "".join(f"{i},n{i},{i},0,0\n" for i in range(6)))
-    legend = read_classes(folders[0], table, None, ["n5"])
-    assert list(legend.classes) == ["n0", "n1", "n2", "n3", "n4"]
-    assert legend.background is None
-    assert list(legend.ignored) == [5]
-    assert legend.palette[4] == (4, 0, 0)
-    assert read_classes(folders[0], table, "n1").background == 1
-    for background, ignore, said in (("n9", [], "no such class"), (None, ["n2"], "only the last")):
-        with pytest.raises(ConfigError, match=said):
-            read_classes(folders[0], table, background, ignore)
+def test_rare_classes_carry_no_verdict() -> None:
+    a, b = counts(0.6, images=60), counts(0.8, 1, images=60)
+    assert compare(a, b, min_images=61).verdict == "undecided"
+    assert "no verdict" in str(compare(a, b, min_images=61))
 
 
-def test_groups_come_from_a_table(tmp_path: Path) -> None:
-    file = tmp_path / "groups.csv"
-    file.write_text("name,group\ntown/1.png,x\ntown/2,y\nframe.001,z\n")
-    assert read_groups(file) == {"town/1": "x", "town/2": "y", "frame.001": "z"}
-    file.write_text("only one column\n")
-    with pytest.raises(DataError, match="NAME,GROUP"):
-        read_groups(file)
+def test_groups_widen_the_interval() -> None:
+    a, b = counts(0.7), counts(0.8, 1)
+    doubled = compare(np.repeat(a, 2, 0), np.repeat(b, 2, 0), groups=np.repeat(np.arange(60), 2).tolist())
+    plain = compare(a, b)
+    assert doubled.high - doubled.low == pytest.approx(plain.high - plain.low, rel=0.05)
+    with pytest.raises(DataError, match="3 labels for 60 images"):
+        compare(a, b, groups=[1, 2, 3])
 
 
-def test_the_same_folder_twice_is_a_mistake(folders: tuple[Path, list[Path]]) -> None:
-    truth, (a, _) = folders
-    with pytest.raises(ConfigError, match="twice"):
-        compare_masks(truth, [a, a], read_classes(truth, None, None), Plan())
+def test_other_images_or_truths_are_refused() -> None:
+    a = counts(0.7)
+    other = a.copy()
+    other[0, :, 1:] += 1
+    for b, said in ((a[:50], "same images"), (other, "same truth"), (a[..., :2], "expected: "), ([], "empty")):
+        with pytest.raises(DataError, match=said):
+            compare(a, b)
 
 
-def test_a_mask_without_a_group_stands_alone() -> None:
-    truth = scene(0, 48)
-    pairs = [(name, truth, predictors(truth, 6, 0)["perfect"]) for name in ("a", "b", "c")]
-    test = from_masks("x", pairs, [str(c) for c in range(6)], 0, {"a": "", "b": "town"})
-    assert test.groups == ["a", "town", "c"]
-
-
-def test_255_in_a_prediction_draws_no_edges(tmp_path: Path) -> None:
-    truth = np.where(scene(0, 96) == 0, 3, scene(0, 96)).astype(np.uint8)
-    for folder, mask in {"truth": truth, "a": truth, "b": np.full_like(truth, 1)}.items():
-        (tmp_path / folder).mkdir()
-        Image.fromarray(mask).save(tmp_path / folder / "1.png")
-        Image.fromarray(np.full_like(truth, 255) if folder != "b" else mask).save(tmp_path / folder / "2.png")
-    legend = read_classes(tmp_path / "truth", None, "none")
-    findings, _ = compare_masks(tmp_path / "truth", [tmp_path / "a", tmp_path / "b"], legend, Plan())
-    assert findings.groups[0].variants[0].figures["roughness"].value == 1
-    assert findings.groups[0].variants[0].figures["class_pieces"].value == 1
-
-
-def test_two_masks_of_one_name_are_refused(folders: tuple[Path, list[Path]]) -> None:
-    truth, predictions = folders
-    Image.open(truth / "town" / "3.png").save(truth / "town" / "3.tif")
-    with pytest.raises(DataError, match=r"3\.png and .*3\.tif are two masks of one name"):
-        match_masks(truth, predictions)
+def test_counts_that_cannot_be_are_refused() -> None:
+    right, truth, predicted = np.moveaxis(counts(0.7), 2, 0)
+    for args, said in (
+        ((right, truth[:5], predicted), "shapes"),
+        ((right / truth, truth, predicted), "whole numbers"),
+        ((truth + 1, truth, predicted), "at most"),
+    ):
+        with pytest.raises(DataError, match=said):
+            TestResult.from_counts(*args)
+    with pytest.raises(DataError, match="2 classes for"):
+        TestResult.from_counts(right, truth, predicted, classes=["a", "b"])

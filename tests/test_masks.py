@@ -1,0 +1,125 @@
+"""`segstudy compare`: folders of masks from anywhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archetypes import predictors, scene
+from PIL import Image
+
+from segstudy.errors import ConfigError, DataError
+from segstudy.study.analysis.plan import Plan
+from segstudy.study.masks import compare_masks, match_masks, read_classes, read_groups
+from segstudy.study.results import from_masks
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, list[Path]]:
+    for i in range(12):
+        truth = scene(i, 48)
+        told = predictors(truth, 6, i)
+        for folder, labels in (("truth", truth), ("a/out", told["core only"]), ("b/out", told["perfect"])):
+            path = tmp_path / folder / "town" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels).save(path)
+    return tmp_path / "truth", [tmp_path / "a" / "out", tmp_path / "b" / "out"]
+
+
+def test_folders_of_masks_give_findings(folders: tuple[Path, list[Path]]) -> None:
+    truth, predictions = folders
+    findings, tests = compare_masks(truth, predictions, read_classes(truth, None, None), Plan(min_images=3))
+    group = findings.groups[0]
+    assert list(tests) == ["a/out", "b/out"]
+    assert [v.miou_all.value for v in group.variants][1] == 1
+    assert group.variants[0].figures["missed"].value > 0.25
+    assert [d.verdict for d in group.differences] == ["ahead"]
+    assert any("12 images" in w for w in group.warnings)
+
+
+def test_miou_equals_numpys(folders: tuple[Path, list[Path]]) -> None:
+    truth, predictions = folders
+    findings, _ = compare_masks(truth, predictions, read_classes(truth, None, None), Plan(min_images=1))
+    inter, union = np.zeros(6), np.zeros(6)
+    for path in truth.rglob("*.png"):
+        t, p = np.asarray(Image.open(path)), np.asarray(Image.open(predictions[0] / "town" / path.name))
+        for c in range(6):
+            inter[c] += ((t == c) & (p == c)).sum()
+            union[c] += (((t == c) | (p == c)) & (t != 255)).sum()
+    assert findings.groups[0].variants[0].miou.value == pytest.approx((inter / union).mean(), abs=1e-12)
+
+
+def test_all_that_is_wrong_is_said_at_once(folders: tuple[Path, list[Path]]) -> None:
+    truth, (a, b) = folders
+    (a / "town" / "3.png").unlink()
+    (b / "town" / "4.png").unlink()
+    with pytest.raises(DataError, match=r"(?s)lacks 1 of the 12.*town/3.*lacks 1.*town/4"):
+        match_masks(truth, [a, b])
+
+
+def test_odd_masks_are_named(folders: tuple[Path, list[Path]]) -> None:
+    truth, (a, b) = folders
+    Image.fromarray(np.zeros((5, 7), np.uint8)).save(a / "town" / "1.png")
+    Image.fromarray(np.full((48, 48), 77, np.uint8)).save(a / "town" / "2.png")
+    Image.fromarray(np.full((48, 48), 255, np.uint8)).save(a / "town" / "3.png")
+    with pytest.raises(DataError) as error:
+        compare_masks(truth, [a, b], read_classes(truth, None, None), Plan())
+    said = str(error.value)
+    assert "3 masks" in said
+    assert "is 7×5, its truth 48×48" in said
+    assert "77" in said
+    assert "holds 255 where the truth has a class" in said
+
+
+def test_classes_come_from_a_table(folders: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    table = tmp_path / "classes.csv"
+    table.write_text("index,name,red,green,blue\n" + "".join(f"{i},n{i},{i},0,0\n" for i in range(6)))
+    legend = read_classes(folders[0], table, None, ["n5"])
+    assert list(legend.classes) == ["n0", "n1", "n2", "n3", "n4"]
+    assert legend.background is None
+    assert list(legend.ignored) == [5]
+    assert legend.palette[4] == (4, 0, 0)
+    assert read_classes(folders[0], table, "n1").background == 1
+    for background, ignore, said in (("n9", [], "no such class"), (None, ["n2"], "only the last")):
+        with pytest.raises(ConfigError, match=said):
+            read_classes(folders[0], table, background, ignore)
+
+
+def test_groups_come_from_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "groups.csv"
+    file.write_text("name,group\ntown/1.png,x\ntown/2,y\nframe.001,z\n")
+    assert read_groups(file) == {"town/1": "x", "town/2": "y", "frame.001": "z"}
+    file.write_text("only one column\n")
+    with pytest.raises(DataError, match="NAME,GROUP"):
+        read_groups(file)
+
+
+def test_the_same_folder_twice_is_a_mistake(folders: tuple[Path, list[Path]]) -> None:
+    truth, (a, _) = folders
+    with pytest.raises(ConfigError, match="twice"):
+        compare_masks(truth, [a, a], read_classes(truth, None, None), Plan())
+
+
+def test_a_mask_without_a_group_stands_alone() -> None:
+    truth = scene(0, 48)
+    pairs = [(name, truth, predictors(truth, 6, 0)["perfect"]) for name in ("a", "b", "c")]
+    test = from_masks("x", pairs, [str(c) for c in range(6)], 0, {"a": "", "b": "town"})
+    assert test.groups == ["a", "town", "c"]
+
+
+def test_255_in_a_prediction_draws_no_edges(tmp_path: Path) -> None:
+    truth = np.where(scene(0, 96) == 0, 3, scene(0, 96)).astype(np.uint8)
+    for folder, mask in {"truth": truth, "a": truth, "b": np.full_like(truth, 1)}.items():
+        (tmp_path / folder).mkdir()
+        Image.fromarray(mask).save(tmp_path / folder / "1.png")
+        Image.fromarray(np.full_like(truth, 255) if folder != "b" else mask).save(tmp_path / folder / "2.png")
+    legend = read_classes(tmp_path / "truth", None, "none")
+    findings, _ = compare_masks(tmp_path / "truth", [tmp_path / "a", tmp_path / "b"], legend, Plan())
+    assert findings.groups[0].variants[0].figures["roughness"].value == 1
+    assert findings.groups[0].variants[0].figures["class_pieces"].value == 1
+
+
+def test_two_masks_of_one_name_are_refused(folders: tuple[Path, list[Path]]) -> None:
+    truth, predictions = folders
+    Image.open(truth / "town" / "3.png").save(truth / "town" / "3.tif")
+    with pytest.raises(DataError, match=r"3\.png and .*3\.tif are two masks of one name"):
+        match_masks(truth, predictions)
