@@ -79,8 +79,8 @@ def test_variants_have_their_seeds_and_figures(group: Group) -> None:
     assert [(v.name, list(v.seeds)) for v in group.variants] == [(n, [0, 1, 2]) for n in ("v1", "v2", "v3")]
     v1, v2, v3 = group.variants
     assert v1.outcomes["mixed"] > 0.9
-    assert v2.figures["missed"].value > v3.figures["missed"].value > 0
-    assert v1.figures["missed"].value == 0
+    assert v2.metrics["missed"].value > v3.metrics["missed"].value > 0
+    assert v1.metrics["missed"].value == 0
     assert v1.miou.low < v1.miou.value < v1.miou.high
     assert v1.miou_original.value != v1.miou_original.value  # masks were not taken at another size: n/a
     assert v2.confused[0][1] == "background"
@@ -338,7 +338,7 @@ def test_images_without_counted_pixels_have_no_figures_and_raise_no_warning() ->
     void, labels = np.full((8, 8), 255, np.uint8), np.zeros((8, 8), np.uint8)
     void_only = [from_masks(name, [("x", void, labels), ("y", void, labels)], NAMES, 0) for name in "ab"]
     found = analyse(void_only, Plan(), "made")
-    assert np.isnan(found.variants[0].figures["image_miou"].value)
+    assert np.isnan(found.variants[0].metrics["image_miou"].value)
     assert found.differences[0].verdict == "undecided"
 
 
@@ -426,7 +426,7 @@ def test_a_bar_without_an_alternative_means_no_more() -> None:
 def test_a_seed_that_lacks_a_sum_has_no_such_figure(tests: list[TestResult]) -> None:
     more = {"confidence_all_pixels": np.ones((60, 10)), "nll_all": np.ones(60), "pixels_all": np.ones(60)}
     runs = [replace(tests[0], sums={**tests[0].sums, **more}), tests[1]]
-    assert np.isnan(analyse(runs, Plan(min_images=5), "made").variants[0].figures["nll"].value)
+    assert np.isnan(analyse(runs, Plan(min_images=5), "made").variants[0].metrics["nll"].value)
 
 
 def test_what_is_worth_a_look_differs_and_what_is_alike_does_not(group: Group, tests: list[TestResult]) -> None:
@@ -488,7 +488,7 @@ def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(
     assert any("tested by an older version" in w for w in found.warnings)
     assert found.claims[0].outcome == "not measured"
     assert "segstudy evaluate RUN --retest" in found.claims[0].words
-    assert np.isnan(found.variants[0].figures["boundary_f"].value)
-    assert np.isfinite(found.variants[0].figures["ece_all"].value)
+    assert np.isnan(found.variants[0].metrics["boundary_f"].value)
+    assert np.isfinite(found.variants[0].metrics["ece_all"].value)
     assert found.variants[0].reliability == {}
     assert not any("older" in w for w in analyse([new(t) for t in tests], Plan(min_images=5), "made").warnings)

@@ -31,7 +31,7 @@ def test_folders_of_masks_give_findings(folders: tuple[Path, list[Path]]) -> Non
     group = findings.groups[0]
     assert list(tests) == ["a/out", "b/out"]
     assert [v.miou_all.value for v in group.variants][1] == 1
-    assert group.variants[0].figures["missed"].value > 0.25
+    assert group.variants[0].metrics["missed"].value > 0.25
     assert [d.verdict for d in group.differences] == ["ahead"]
     assert any("12 images" in w for w in group.warnings)
 
@@ -114,8 +114,8 @@ def test_255_in_a_prediction_draws_no_edges(tmp_path: Path) -> None:
         Image.fromarray(np.full_like(truth, 255) if folder != "b" else mask).save(tmp_path / folder / "2.png")
     legend = read_classes(tmp_path / "truth", None, "none")
     findings, _ = compare_masks(tmp_path / "truth", [tmp_path / "a", tmp_path / "b"], legend, Plan())
-    assert findings.groups[0].variants[0].figures["roughness"].value == 1
-    assert findings.groups[0].variants[0].figures["class_pieces"].value == 1
+    assert findings.groups[0].variants[0].metrics["roughness"].value == 1
+    assert findings.groups[0].variants[0].metrics["class_pieces"].value == 1
 
 
 def test_two_masks_of_one_name_are_refused(folders: tuple[Path, list[Path]]) -> None:

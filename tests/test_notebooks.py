@@ -150,7 +150,7 @@ def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = group.variants[0]
     assert after("supported classes, by hand:", text) == pytest.approx(first.miou.value, abs=1e-6)
     for mode in ("missed", "hallucinated"):
-        assert after(f"{mode} by hand:", text) == pytest.approx(first.figures[mode].value, abs=1e-6)
+        assert after(f"{mode} by hand:", text) == pytest.approx(first.metrics[mode].value, abs=1e-6)
     assert pictures(notebook) == 4
     assert complaints(notebook) == []
 

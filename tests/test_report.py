@@ -72,7 +72,7 @@ def bare(name: str, miou: float, **changed: Any) -> Variant:
     """One training without any curve."""
     made = replace(
         variant(name, miou, 1), outcomes={}, offsets=(), history=(), confused=(), reliability={}, inspected=None,
-        figures={},
+        metrics={},
     )  # fmt: skip
     return replace(made, **changed)
 

@@ -290,7 +290,7 @@ class Figures:
     def failures(self) -> list[list[str]]:
         """How it fails: metric, value with interval, of what."""
         assert self.variant is not None
-        known = {name: e for name in FAILURES if (e := self.variant.figures.get(name)) and math.isfinite(e.value)}
+        known = {name: e for name in FAILURES if (e := self.variant.metrics.get(name)) and math.isfinite(e.value)}
         texts = {
             name: CALIBRATION if name == "ece_all" else (by_name(name).title, by_name(name).says) for name in known
         }

@@ -1,4 +1,4 @@
-"""The audit of a run's figures: the same predictions under every reading of "mIoU" and "accuracy"."""
+"""Audit of a run: the same predictions under every reading of "mIoU" and "accuracy"."""
 
 import json
 import math
@@ -26,7 +26,7 @@ UNMEASURED = (
     "void as an extra class or mapped to background (journey): 255 is not in the counts",
     "soft IoU of probabilities, IoU of each class at a threshold of .5: only labels were counted",
     "a square crop instead of the whole image; weights other than those tested (EMA against plain)",
-    "the floor of a location prior (each pixel's commonest class in training): it needs the training masks",
+    "the floor of a location prior (each pixel's most frequent class in training): it needs the training masks",
 )
 """What a run's counts per image cannot tell."""
 
@@ -56,7 +56,7 @@ class Reading:
 class Audit:
     """All readings of a run, the dataset-level mIoU over the classes with truth first.
 
-    floor: the constant predictor's class, the background or, where no class is that, the commonest one.
+    floor: the constant predictor's class, the background or, where no class is that, the most frequent one.
     spread and floors: smallest and largest mIoU of the same predictions, and of the constant predictor; the sum that is
     never divided is not among them.
     """
@@ -323,9 +323,9 @@ def _grid(audit: Audit) -> Table:
     table.add_column("classes of a batch, formula, who reads it so", overflow="fold")
     for size in BATCHES:
         table.add_column(str(size), justify="right", min_width=6)
-    cells = [r for r in audit.readings if r.group == "per batch"]
-    for (name, formula), first in zip(RULES.values(), range(0, len(cells), len(BATCHES)), strict=True):
-        row = cells[first : first + len(BATCHES)]
+    batch_means = [r for r in audit.readings if r.group == "per batch"]
+    for (name, formula), first in zip(RULES.values(), range(0, len(batch_means), len(BATCHES)), strict=True):
+        row = batch_means[first : first + len(BATCHES)]
         shown = [f"{format_number(r.value)}\n{format_number(r.distance, sign=True)}\n{_floor(r)}" for r in row]
         table.add_row(_about(name, formula, row[0].who), *shown)
         table.add_section()

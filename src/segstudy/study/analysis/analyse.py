@@ -60,7 +60,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     ratios = {name: {f.name: samples_of_metric(runs, f, scored) for f in METRICS} for name, runs in seeds.items()}
     variants = [_variant(name, runs, scored, clusters, common, ratios[name]) for name, runs in seeds.items()]
     target = time_to_accuracy.target_miou(rows for v in variants for rows in v.history)
-    variants = [replace(v, figures={**v.figures, **times_to_accuracy(v.history, target)}) for v in variants]
+    variants = [replace(v, metrics={**v.metrics, **times_to_accuracy(v.history, target)}) for v in variants]
     measured = {
         name: m
         for name, runs in seeds.items()
@@ -244,7 +244,7 @@ def _variant(
         miou_all=miou(there),
         miou_original=miou(there, original=True),
         class_iou=iou,
-        figures=variant_metrics(runs, clusters, ratios),
+        metrics=variant_metrics(runs, clusters, ratios),
         outcomes=_shares(outcomes),
         outcome_areas=_shares(areas),
         histograms=_histograms(added),
@@ -262,14 +262,14 @@ def variant_metrics(
 ) -> dict[str, Estimate]:
     """Every metric of a variant, some without an interval. ratios: the samples of METRICS."""
     found = {}
-    for figure in METRICS:
-        m = ratios[figure.name]
+    for metric in METRICS:
+        m = ratios[metric.name]
         if m is None:
-            found[figure.name] = Estimate(NAN, NAN, NAN, len(runs))
+            found[metric.name] = Estimate(NAN, NAN, NAN, len(runs))
             continue
         e = comparison.estimate(m.values, m.influences, clusters)
         # A symmetric interval may reach beyond 0 or the largest possible value: cut there.
-        found[figure.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, figure.most)))
+        found[metric.name] = replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, metric.most)))
     for name, value_of in IMAGE_METRICS.items():
         m = samples_of_image_metric(runs, value_of)
         e = comparison.estimate(m.values, m.influences, clusters)

@@ -62,7 +62,7 @@ def judge_claims(
     others that have an interval are one family.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
-    planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.figure == "miou"}
+    planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.metric == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
     held = [_judge(claim, changes, seeds, setting, planned, len(differences)) for claim in plan.claims]
     family = [h for h in held if h.compared is not None and not h.family and not np.isnan(h.compared.p)]
@@ -139,7 +139,7 @@ def _compare(
     sides: Sequence[Sequence[Sequence[TestResult]]],
     setting: ComparisonSettings,
 ) -> Comparison | None:
-    """The claimed figure of `variant` minus that of `against`; either side may be the mean of several variants."""
+    """The claimed metric of `variant` minus that of `against`; either side may be the mean of several variants."""
     if claim.at == "equal_spill":
         flat = [[t for runs in side for t in runs] for side in sides]
         found = _at_equal_spill(claim.figure, flat[0], flat[1], setting.clusters)
@@ -155,22 +155,22 @@ def _compare(
     )
 
 
-def _samples(figure: str, runs: Sequence[TestResult], setting: ComparisonSettings) -> MetricSamples | None:
-    if figure == "miou":
+def _samples(metric: str, runs: Sequence[TestResult], setting: ComparisonSettings) -> MetricSamples | None:
+    if metric == "miou":
         return samples_of_ratio(runs, lambda t: (t.counts.true_positives, t.counts.union), setting.scored)
-    if figure == "epochs_to_90":
+    if metric == "epochs_to_90":
         values = [time_to_accuracy.time_to_target(history(t), setting.target).epochs for t in runs]
         # Scatter over seeds alone is known.
         return MetricSamples(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
-    if figure in IMAGE_METRICS:
-        return samples_of_image_metric(runs, IMAGE_METRICS[figure])
-    return samples_of_metric(runs, by_name(figure), setting.scored)
+    if metric in IMAGE_METRICS:
+        return samples_of_image_metric(runs, IMAGE_METRICS[metric])
+    return samples_of_metric(runs, by_name(metric), setting.scored)
 
 
-def samples_of_metric(runs: Sequence[TestResult], figure: Metric, scored: np.ndarray) -> MetricSamples | None:
+def samples_of_metric(runs: Sequence[TestResult], metric: Metric, scored: np.ndarray) -> MetricSamples | None:
     """One of METRICS; if it is a mean over classes, over those of the mIoU."""
     there = runs[0].counts.truth.sum(0) > 0
-    return samples_of_ratio(runs, figure.of, scored[there] if figure.by_class else None)
+    return samples_of_ratio(runs, metric.of, scored[there] if metric.by_class else None)
 
 
 def samples_of_ratio(
@@ -193,7 +193,7 @@ def samples_of_image_metric(runs: Sequence[TestResult], value_of: Callable[[Test
 
 
 def _at_equal_spill(
-    figure: str, against: Sequence[TestResult], variant: Sequence[TestResult], clusters: Sequence[str] | None
+    metric: str, against: Sequence[TestResult], variant: Sequence[TestResult], clusters: Sequence[str] | None
 ) -> Comparison | None:
     """`missed` or `hallucinated` at equal spill: the background logit of `against` is shifted until it spills as much
     background as `variant`. Standard error: bootstrap over images, and the variance over trainings."""
@@ -208,7 +208,7 @@ def _at_equal_spill(
 
     def delta(one: np.ndarray, other: np.ndarray) -> float:
         spill = operating_curve.at_equal_spill(one, other, classes)
-        return getattr(spill, f"{figure}_b") - getattr(spill, f"{figure}_a")
+        return getattr(spill, f"{metric}_b") - getattr(spill, f"{metric}_a")
 
     all_a, all_b = np.sum(a, 0), np.sum(b, 0)
     value, *values = (delta(one, other) for one, other in zip(all_a, all_b, strict=True))

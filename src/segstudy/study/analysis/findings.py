@@ -14,7 +14,7 @@ from segstudy.study.statistics.comparison import Estimate, Verdict
 
 @dataclass(frozen=True)
 class Difference:
-    """`figure` of variant b minus that of variant a.
+    """`metric` of variant b minus that of variant a.
 
     low, high: plain 95 % interval; wide_low, wide_high: corrected for the number of planned pairs (Bonferroni), the
     verdict is read from it. p: two-sided, corrected likewise. detectable: a difference shown with a power of 80 %.
@@ -23,7 +23,7 @@ class Difference:
 
     a: str
     b: str
-    figure: str
+    metric: str
     delta: float
     low: float
     high: float
@@ -50,7 +50,7 @@ class Variant:
 
     miou: over the group's scored classes; miou_all: over all classes with truth; miou_original: these, at each image's
     original size. class_iou (C,): NaN without truth.
-    figures: by the names of `study/analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label,
+    metrics: by the names of `study/analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label,
     partial and right; outcome_areas: the same by area. histograms: of the objects' `found` and `purity`, shares of
     objects in equal bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
     confused: the most frequent (truth, prediction, share of the truth's pixels). reliability: by region (all,
@@ -66,7 +66,7 @@ class Variant:
     miou_all: Estimate
     miou_original: Estimate
     class_iou: np.ndarray
-    figures: Mapping[str, Estimate]
+    metrics: Mapping[str, Estimate]
     outcomes: Mapping[str, float] = field(default_factory=dict)
     outcome_areas: Mapping[str, float] = field(default_factory=dict)
     offsets: Sequence[tuple[float, float, float, float, float]] = ()
@@ -82,12 +82,12 @@ class Variant:
 class Group:
     """Variants that may be compared: same data, size, protocol and classes.
 
-    class_images (C,): images with truth of each class, at original size where it is known. supported (C,): classes
-    that carry verdicts; if there are none, nothing does. most_influential: images (index, name,
-    share of the influence on the difference with the smallest p), largest first. warnings: a sentence each.
-    min_images: what makes a class supported. margin: of "equal"; NaN: none was declared. paired: differences were taken
-    seed by seed. target: 90 % of the best final val mIoU; NaN without histories. worth: by (a, b) of a planned pair,
-    names of classes and figures that differ, at a false discovery rate of 10 %.
+    clusters: number of independent groups of images. class_images (C,): images with truth of each class, at original
+    size where it is known. supported (C,): classes in enough images for a verdict; without any there is no verdict.
+    most_influential: images (index, name, share of the influence on the difference with the smallest p), largest first.
+    warnings: a sentence each. min_images: what makes a class supported. margin: of "equal"; NaN: none was declared.
+    paired: differences were taken seed by seed. target: 90 % of the best final validation mIoU; NaN without histories.
+    significant: for each planned pair (a, b), classes and metrics that differ at a false discovery rate of 10 %.
     """
 
     title: str
@@ -116,7 +116,7 @@ class Group:
 
     @property
     def published(self) -> bool:
-        """Whether the runs were selected as a published study did: their figures stand beside no others."""
+        """Whether the runs were selected as a published study did: their metrics are compared with no others."""
         return any(r.get("reproduce") for v in self.variants for r in v.records)
 
 

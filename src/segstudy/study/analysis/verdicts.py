@@ -8,7 +8,7 @@ from segstudy.study.statistics.multiplicity import Decision
 
 
 def verdict_sentence(
-    a: str, b: str, figure: str, comparison: Comparison, decision: Decision,
+    a: str, b: str, metric: str, comparison: Comparison, decision: Decision,
     margin: float = 0.005, seed_deviation: float | None = None,
 ) -> str:  # fmt: skip
     """The verdict on variant b against variant a as a sentence, with the simultaneous interval.
@@ -16,23 +16,23 @@ def verdict_sentence(
     seed_deviation: the standard deviation over seeds of this study's variants, told where a side has one seed.
     """
     if np.isnan(comparison.delta) or np.isnan(decision.wide_low):
-        return f"undecided: {figure} is not defined (n/a) for {a} or {b}, or has no standard error"
+        return f"undecided: {metric} is not defined (n/a) for {a} or {b}, or has no standard error"
     size, signed = _ranges(comparison.delta, decision.wide_low, decision.wide_high)
     seeds = _seed_words(*comparison.seeds)
     if decision.verdict in ("better", "worse"):
-        return f"{b} is {decision.verdict} than {a} in {figure} by {size}; {seeds})"
+        return f"{b} is {decision.verdict} than {a} in {metric} by {size}; {seeds})"
     if decision.verdict == "equal":
-        text = f"{b} and {a} are equal in {figure} within ±{_short(margin)} ({signed}; {seeds})"
+        text = f"{b} and {a} are equal in {metric} within ±{_short(margin)} ({signed}; {seeds})"
         shown = not decision.wide_low <= 0 <= decision.wide_high
         return text + "; the difference is significant, but smaller than what matters" * shown
     if decision.verdict in ("ahead", "behind"):
         place = "ahead of" if decision.verdict == "ahead" else "behind"
         return (
-            f"checkpoint {b} is {place} checkpoint {a} in {figure} by {size}, {_variance_sources(*comparison.seeds)}). "
+            f"checkpoint {b} is {place} checkpoint {a} in {metric} by {size}, {_variance_sources(*comparison.seeds)}). "
             f"{_one_training(a, b, decision.verdict, comparison.seeds, seed_deviation)}"
         )
     smallest = f"the smallest difference this study could have shown is {_short(decision.detectable)}"
-    text = f"undecided: {b} − {a} in {figure} is {_short(comparison.delta, True)} ({signed}; {seeds}); {smallest}"
+    text = f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)} ({signed}; {seeds}); {smallest}"
     between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
     return f"{text}{between}; {how_to_halve(comparison)}"
 

@@ -98,7 +98,7 @@ class Section:
 
 
 def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Plot]:
-    """Write the group's figures, and keep them for the page."""
+    """Write the group's plots, and keep them for the page."""
     drawn = {}
     for name, figure in plots.draw_all(group).items():
         stem = folder / f"{number}_{re.sub(r'[^0-9A-Za-z_]', '_', name)}"
@@ -115,10 +115,10 @@ def _caption(name: str, group: Group) -> str:
         return f"{CAPTIONS[name]} Of {there} classes with truth, the {plots.MOST_CLASSES} that differ most."
     if not name.startswith("forest_"):
         return CAPTIONS[name]
-    figure = name.removeprefix("forest_")
-    rows = [d for d in group.differences if d.figure == figure]
-    if figure != group.differences[0].figure:
-        return f"The same for {metric_label(figure)}."
+    metric = name.removeprefix("forest_")
+    rows = [d for d in group.differences if d.metric == metric]
+    if metric != group.differences[0].metric:
+        return f"The same for {metric_label(metric)}."
     text = (
         "Planned differences. Wide bars: interval corrected for the number of planned comparisons, from which the "
         "verdicts are read. Thin lines: plain 95 % interval."
@@ -191,7 +191,7 @@ def most_changed_classes(group: Group, most: int = 5) -> list[tuple[Difference, 
     by_name = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
     found = []
     for d in group.differences:
-        if d.figure != main_metric(group) or d.a not in by_name or d.b not in by_name:
+        if d.metric != main_metric(group) or d.a not in by_name or d.b not in by_name:
             continue
         delta = by_name[d.b] - by_name[d.a]
         known = [c for c in range(len(group.classes)) if group.supported[c] and math.isfinite(delta[c])]
@@ -211,13 +211,13 @@ def common_confusions(group: Group, most: int = 10) -> list[tuple[str, str, list
 
 def metric_names(group: Group) -> list[str]:
     """Names of the variants' metrics, without time to accuracy, which has its own table."""
-    names = dict.fromkeys(name for v in group.variants for name in v.figures)
+    names = dict.fromkeys(name for v in group.variants for name in v.metrics)
     return [name for name in names if not name.endswith("_to_90")]
 
 
-def is_significant(group: Group, variant: Variant, figure: str) -> bool:
+def is_significant(group: Group, variant: Variant, metric: str) -> bool:
     """Whether a planned difference of this variant in the metric is significant at a false discovery rate of 10 %."""
-    return any(b == variant.name and figure in names for (_, b), names in group.significant.items())
+    return any(b == variant.name and metric in names for (_, b), names in group.significant.items())
 
 
 def provenance(group: Group) -> list[tuple[str, list[str]]]:

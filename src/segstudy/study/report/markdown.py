@@ -57,11 +57,11 @@ def _explanation(variant: Variant) -> dict[str, str]:
     fields = [f for r in variant.records if (f := r.get("receptive_field"))]
     fits = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
     whole = [f for f in fields if f["theoretical"] is None]
-    epochs, seconds = (variant.figures.get(f"{what}_to_90") for what in ("epochs", "seconds"))
+    epochs, seconds = (variant.metrics.get(f"{what}_to_90") for what in ("epochs", "seconds"))
     return {
         "theoretical": MISSING if not fields else "whole image" if whole else f"{fields[0]['theoretical']} px",
         "effective": format_amount(float(np.mean([f["effective"] for f in fields])) if fields else None, 0),
-        **{f"missed_{s}": format_fraction(e.value) if (e := variant.figures.get(f"missed_{s}")) else MISSING
+        **{f"missed_{s}": format_fraction(e.value) if (e := variant.metrics.get(f"missed_{s}")) else MISSING
            for s in ("small", "medium", "large")},
         "fit": format_fraction(float(np.mean(fits)) if fits else None), "all": format_fraction(variant.miou_all.value),
         "epochs": format_amount(epochs.value if epochs else None),

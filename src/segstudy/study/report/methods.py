@@ -59,7 +59,7 @@ REFERENCES = {
 }
 """Short form in the text, and the work itself."""
 
-BY_FIGURE = {"boundary_iou": ("Boundary IoU", "cheng"), "boundary_f": ("the boundary F measure", "csurka")}
+METRIC_SOURCES = {"boundary_iou": ("Boundary IoU", "cheng"), "boundary_f": ("the boundary F measure", "csurka")}
 
 CLAIMS_NOTE = (
     "Declared before the runs. In brackets: the plain 95 % interval, then the one that decides, corrected for the "
@@ -132,9 +132,9 @@ def _metrics(groups: Sequence[Group]) -> str:
         )
     if any(v.offsets for v in variants):
         text += "Operating curves shift the background's logit at test time. "
-    named = {name for v in variants for name in v.figures}
-    for figure, (what, key) in BY_FIGURE.items():
-        text += f"{what[0].upper()}{what[1:]} follows {REFERENCES[key][0]}. " if figure in named else ""
+    named = {name for v in variants for name in v.metrics}
+    for metric, (what, key) in METRIC_SOURCES.items():
+        text += f"{what[0].upper()}{what[1:]} follows {REFERENCES[key][0]}. " if metric in named else ""
     if any("extent" in name for name in named):
         text += f"Error pixels are assigned to boundary, extent and segment {_cite('bernhard')}. "
     if any(v.reliability for v in variants):

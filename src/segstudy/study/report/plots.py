@@ -1,4 +1,4 @@
-"""A study's figures, for its report and for papers: one column wide, so that they can be read on a phone as well.
+"""A study's plots, for its report and for papers: one column wide, so that they can be read on a phone as well.
 
 Colours after Okabe and Ito, which colour-blind readers can tell apart; names stand at what they name.
 """
@@ -71,10 +71,10 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_all(group: Group) -> dict[str, Figure]:
-    """All that can be drawn of a group, by name: forest_<figure>, outcomes, distributions, operating_spilled,
+    """All that can be drawn of a group, by name: forest_<metric>, outcomes, distributions, operating_spilled,
     operating_hallucinated, learning, classes, reliability."""
     drawn: dict[str, Figure | None] = {
-        f"forest_{figure}": forest_plot(group, figure) for figure in dict.fromkeys(d.figure for d in group.differences)
+        f"forest_{metric}": forest_plot(group, metric) for metric in dict.fromkeys(d.metric for d in group.differences)
     }
     drawn |= {
         "outcomes": object_outcomes(group),
@@ -89,12 +89,12 @@ def draw_all(group: Group) -> dict[str, Figure]:
 
 
 @rc_context(STYLE)
-def forest_plot(group: Group, figure: str) -> Figure | None:
+def forest_plot(group: Group, metric: str) -> Figure | None:
     """Planned differences: wide bar, the interval corrected for the number of pairs; thin line, plain 95 %.
 
     Hatched and hollow: one training per variant. None if there is no such difference.
     """
-    rows = [d for d in group.differences if d.figure == figure]
+    rows = [d for d in group.differences if d.metric == metric]
     if not rows:
         return None
     drawn = Figure((WIDTH, 0.62 + 0.36 * len(rows)), layout="constrained")
@@ -107,7 +107,7 @@ def forest_plot(group: Group, figure: str) -> Figure | None:
     ends = [v for d in rows for v in (d.wide_low, d.wide_high, d.low, d.high, d.delta, 0.0) if math.isfinite(v)]
     room = 0.06 * (max(ends) - min(ends) or 0.02)
     ax.set(xlim=(min(ends) - room, max(ends) + room), ylim=(-0.4, len(rows) - 0.3), yticks=[])
-    ax.set_xlabel(f"difference in {metric_label(figure)}")
+    ax.set_xlabel(f"difference in {metric_label(metric)}")
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(_tick)
     ax.spines["left"].set_visible(False)
@@ -363,7 +363,7 @@ def shown_classes(group: Group) -> list[int]:
 
 
 def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
-    """Fields of a heat map, with their figures where there is room; iou (classes, variants)."""
+    """Fields of a heat map, with their numbers where there is room; iou (classes, variants)."""
     fields, colours = [], []
     for (y, x), value in np.ndenumerate(iou):
         if not math.isfinite(value):
@@ -416,7 +416,7 @@ def _reliability_line(ax: Axes, variant: Variant, region: str, colour: str) -> N
 
 
 def colours_of(group: Group) -> dict[str, str]:
-    """A colour for each variant, the same in all figures; of more than seven, for the first and the best."""
+    """A colour for each variant, the same in all plots; of more than seven, for the first and the best."""
     first, *rest = [v.name for v in group.variants]
     miou = {v.name: v.miou.value if math.isfinite(v.miou.value) else -1.0 for v in group.variants}
     best = sorted(rest, key=lambda name: -miou[name])[: len(VARIANT_COLOURS) - 1]

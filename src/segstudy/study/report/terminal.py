@@ -26,7 +26,7 @@ def print_time_to_accuracy(group: Group, console: Console) -> None:
     for column in ("variant", "encoder from", "epochs", "seconds"):
         table.add_column(column, justify="left" if column in ("variant", "encoder from") else "right")
     for v in group.variants:
-        epochs, seconds = (e.value if (e := v.figures.get(f"{what}_to_90")) else None for what in ("epochs", "seconds"))
+        epochs, seconds = (e.value if (e := v.metrics.get(f"{what}_to_90")) else None for what in ("epochs", "seconds"))
         table.add_row(escape(v.name), encoder_origin(v.records[0]), format_number(epochs, 1), format_number(seconds, 1))
     console.print(table)
 

@@ -35,9 +35,9 @@ def format_estimate(value: Estimate | None) -> str:
     )
 
 
-def metric_label(figure: str) -> str:
+def metric_label(metric: str) -> str:
     """A metric's name in words."""
-    return METRIC_LABELS.get(figure, figure.replace("_", " "))
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))
 
 
 def has_one_seed(group: Group, difference: Difference) -> bool:
@@ -61,14 +61,14 @@ def format_verdict(group: Group, difference: Difference) -> str:
 
 
 def main_metric(group: Group) -> str:
-    """The figure whose differences stand in the main table: mIoU, or the first one that was planned."""
-    planned = [d.figure for d in group.differences]
+    """The metric whose differences stand in the main table: mIoU, or the first one that was planned."""
+    planned = [d.metric for d in group.differences]
     return "miou" if "miou" in planned or not planned else planned[0]
 
 
 def verdicts_of(group: Group, variant: Variant) -> list[Difference]:
-    """The planned differences of the main figure of this variant against another."""
-    return [d for d in group.differences if d.b == variant.name and d.figure == main_metric(group)]
+    """The planned differences of the main metric of this variant against another."""
+    return [d for d in group.differences if d.b == variant.name and d.metric == main_metric(group)]
 
 
 def variant_marks(variant: Variant) -> str:

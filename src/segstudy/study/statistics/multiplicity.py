@@ -35,7 +35,7 @@ def decide(
       one-sided tests, Schuirmann 1987).
     * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed, which says
       nothing of another training; there is no "equal" then.
-    * undecided: else, and where a figure is n/a (such pairs do not count).
+    * undecided: else, and where a metric is NaN (such pairs do not count).
 
     detectable: a true difference that such a study shows with a power of 80 %.
     falling: keys of metrics of which less is better. Raises ConfigError for a margin below 0 or an alpha
