@@ -75,17 +75,17 @@ def format_duration(seconds: float | None) -> str:
 console = Console(quiet=RANK > 0)  # one process of several speaks
 
 PATIENCE = 20
-"""Seconds in which the first of several processes should meet a mistake that all of them make."""
+"""Seconds within which the first of several processes should meet an error that all of them meet."""
 
 INTERRUPTED = [128 + number for number in entry.SIGNALS]
 """Exit codes of a run's process that was asked to end."""
 
 
 def print_error(error: BaseException) -> None:
-    """The user's mistake in red, without a traceback.
+    """Print the user's mistake in red, without a traceback.
 
-    Of several processes the first tells what all meet, and the launcher then ends the others, which wait for that; what
-    one of them alone meets, it tells after all.
+    Of several processes the first prints an error that all meet, and the launcher then ends the others, which wait for
+    that. An error of one process alone is printed after the wait.
     """
     if RANK > 0:
         time.sleep(PATIENCE)
@@ -94,7 +94,7 @@ def print_error(error: BaseException) -> None:
 
 
 def silence_warnings() -> None:
-    """Silence what Lightning says on every run and what has a reason here."""
+    """Silence warnings that Lightning gives on every run, and those about intended settings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # One slice of a memory map a batch needs no worker processes (design: under 5 % of the step).
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

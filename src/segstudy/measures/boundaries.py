@@ -9,7 +9,7 @@ from scipy import ndimage
 from segstudy.labels import IGNORE
 
 BAND = 0.02
-"""Of the diagonal: width of Boundary IoU's band (Cheng et al. 2021) and of the "edge" of confidence figures."""
+"""Of the diagonal: width of Boundary IoU's band (Cheng et al. 2021) and of the region "edge" of calibration."""
 
 TOLERANCE = 0.0075
 """Of the diagonal: how far a contour may be off for boundary F (Csurka et al. 2013)."""

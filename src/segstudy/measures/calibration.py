@@ -1,7 +1,7 @@
 """Calibration: expected calibration error, proper scores, risk and coverage, from sums over images.
 
 Confidence is the probability of the predicted class. Each image keeps sums in fine bins that never change; bins of
-equal mass over the whole split are formed from them afterwards, and so every figure gets an interval over images.
+equal mass over the whole split are formed from them afterwards, and so every metric gets an interval over images.
 """
 
 from collections.abc import Mapping

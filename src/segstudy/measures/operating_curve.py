@@ -40,7 +40,7 @@ def offset_sums(
 ) -> dict[str, np.ndarray]:
     """Counts of one image at each of OFFSETS: `offset_cells` (7 offsets, 7 error categories, as `pixels.CATEGORIES`),
     `offset_hit` and `offset_predicted` (7,C) by class, and `offset_truth` (C,), the same for all; and for all offsets
-    `offset_margins` (BINS, KINDS): pixels by the best other logit less the background's. int32.
+    `offset_margins` (BINS, 5): pixels by the best other logit less the background's. int32.
 
     logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image, those of the mask if
     not given. Empty without a background. At 0 the labels are those
@@ -57,15 +57,15 @@ def offset_sums(
     kept = joint.sum(0) - given_up  # … and called the best other class
     truth = joint.sum((0, 2))
     lost = given_up.sum(2)
-    hit = kept.diagonal(axis1=1, axis2=2).copy()
-    hit[:, background] = lost[:, background]
+    true_positives = kept.diagonal(axis1=1, axis2=2).copy()
+    true_positives[:, background] = lost[:, background]
     predicted = kept.sum(1)
     predicted[:, background] = lost.sum(1)
     there = truth > 0 if present is None else np.isin(np.arange(len(truth)), present)
     others = np.arange(len(truth)) != background
     categories = np.empty((len(OFFSETS), 7), np.int64)
     categories[:, BACKGROUND] = lost[:, background]
-    categories[:, FOREGROUND] = hit[:, others].sum(1)
+    categories[:, FOREGROUND] = true_positives[:, others].sum(1)
     categories[:, MISSED] = lost[:, others].sum(1)
     categories[:, CONFUSED] = kept[:, others][:, :, there].sum((1, 2)) - categories[:, FOREGROUND]
     categories[:, FOREIGN] = kept[:, others][:, :, ~there].sum((1, 2))
@@ -73,7 +73,7 @@ def offset_sums(
     categories[:, GHOST] = kept[:, background, ~there].sum(1)
     bins = (torch.bucketize(margin, edges) - 1).clamp(0, BINS - 1)
     margins = _by_kind(labels, best, bins, background, there)
-    sums = {"cells": categories, "hit": hit, "predicted": predicted, "truth": truth, "margins": margins}
+    sums = {"cells": categories, "hit": true_positives, "predicted": predicted, "truth": truth, "margins": margins}
     return {f"offset_{name}": value.astype(np.int32) for name, value in sums.items()}
 
 
@@ -98,7 +98,7 @@ def _joint(labels: Tensor, best: Tensor, above: Tensor, classes: int) -> np.ndar
 
 
 def _by_kind(labels: Tensor, best: Tensor, bins: Tensor, background: int, there: np.ndarray) -> np.ndarray:
-    """Pixels by bin of their margin and what they are as foreground: int64 (BINS, KINDS)."""
+    """Pixels by bin of their margin and what they are as foreground: int64 (BINS, 5)."""
     inside = torch.as_tensor(there, device=best.device)[best]
     absent = (~inside).long()
     kind = torch.where(labels == background, 3 + absent, torch.where(labels == best, 0, 1 + absent))
@@ -111,22 +111,22 @@ def curve(
 ) -> list[tuple[float, float, float, float, float]]:
     """Rows (offset, missed, spilled, hallucinated, mIoU) from the sums of `offset_sums` over all images; none without.
 
-    supported (C,): bool, the classes of the mIoU; None: all with truth. A share of nothing is NaN, and so is
-    hallucinated with two classes: there is no third one.
+    supported (C,): bool, the classes of the mIoU; None: all with truth. NaN where the denominator is 0,
+    and for hallucinated with two classes: there is no third one.
     """
     if "offset_cells" not in sums:
         return []
     missed, spilled, hallucinated = _shares(sums["offset_cells"], len(sums["offset_truth"]))
-    hit, truth = sums["offset_hit"].astype(float), sums["offset_truth"].astype(float)
+    true_positives, truth = sums["offset_hit"].astype(float), sums["offset_truth"].astype(float)
     kept = (truth > 0) if supported is None else supported & (truth > 0)
-    iou = hit[:, kept] / (truth + sums["offset_predicted"] - hit)[:, kept]
+    iou = true_positives[:, kept] / (truth + sums["offset_predicted"] - true_positives)[:, kept]
     miou = iou.mean(1) if kept.any() else np.full(len(iou), np.nan)
     rows = np.stack([OFFSETS, missed, spilled, hallucinated, miou], 1)
     return [(float(o), float(m), float(s), float(h), float(i)) for o, m, s, h, i in rows]
 
 
 def _shares(categories: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Missed of the foreground, spilled of the background, hallucinated of all: (offsets,) each, NaN of nothing."""
+    """Missed of the foreground, spilled of the background, hallucinated of all: (offsets,) each; NaN for 0/0."""
     categories = categories.astype(float)
     object_ = categories[:, [FOREGROUND, MISSED, CONFUSED, FOREIGN]].sum(1)
     ground = categories[:, [BACKGROUND, OVERSHOOT, GHOST]].sum(1)
@@ -155,7 +155,8 @@ class EqualSpill:
 
 
 def at_equal_spill(margins_a: np.ndarray, margins_b: np.ndarray, classes: int) -> EqualSpill:
-    """Variant a brought to the spill that b has at offset 0, from the `offset_margins` (BINS, KINDS) of all images.
+    """Variant a with its background logit shifted until it spills as b does, from the `offset_margins` (BINS, 5) of all
+    images.
 
     Within a bin the shares are interpolated. Where several offsets give that spill, the nearest to 0 is taken.
     """

@@ -34,7 +34,7 @@ def image_errors(
     """All sums of one image. truth, labels (H,W) with classes 0…C−1, 255 in truth ignored; background: a class or None.
 
     present: the classes in the image at its original size; those of the truth if not given.
-    Sums that need a background are 0 without one, so that their figures are not defined.
+    Sums that need a background are 0 without one, so that their metrics are not defined.
     """
     counted = truth != IGNORE
     copied = np.where(counted, labels, IGNORE)

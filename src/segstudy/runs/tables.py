@@ -15,7 +15,7 @@ from segstudy.files import read_text
 from segstudy.runs.record_schema import parse_record
 
 EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
-"""What is measured beside the plain test, by its entry in the record (`callbacks/extra_evaluation.py`)."""
+"""Extra evaluations of a test, by their entry in the record (`callbacks/extra_evaluation.py`)."""
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -54,22 +54,22 @@ def print_study(folder: Path, console: Console) -> list[str]:
 
 def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
     """The runs in groups that report on the same images, at the same size, with the same classes and background, under
-    the same protocol; those that select as a published study did (`reproduce`) stand apart from all others. A run that
-    failed before it opened its data goes with the first group."""
+    the same protocol; those that select as a published study did (`reproduce`) form their own groups. A run that
+    failed before it opened its data joins the first group."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    homeless = {}
+    without_data = {}
     for name, r in runs.items():
         if "data" not in r:
-            homeless[name] = r
+            without_data[name] = r
             continue
         data = r["data"]
         kind = [data["name"], data["size"], data.get("protocol", ""), data["roles"]["report"], r.get("class_names")]
         kind += [data.get("background"), r.get("reproduce")]
         groups.setdefault(json.dumps(kind), {})[name] = r
     if not groups:
-        return [homeless] if homeless else []
+        return [without_data] if without_data else []
     first, *others = groups.values()
-    return [first | homeless, *others]
+    return [first | without_data, *others]
 
 
 def _table(runs: Mapping[str, dict[str, Any]]) -> Table:

@@ -28,14 +28,14 @@ UNMEASURED = (
     "a square crop instead of the whole image; weights other than those tested (EMA against plain)",
     "the floor of a location prior (each pixel's most frequent class in training): it needs the training masks",
 )
-"""What a run's counts per image cannot tell."""
+"""What cannot be computed from a run's counts per image."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A reading's value, its distance from the dataset-level mIoU, and a constant predictor's value under it.
+    """A reading's value, its distance from the dataset-level mIoU, and a constant predictor's value (floor).
 
-    NaN: not defined (n/a); None: has no meaning here, or is not known.
+    NaN: not defined (n/a); None: without meaning here, or not known.
     """
 
     group: str
@@ -47,8 +47,8 @@ class Reading:
     floor: float | None
 
     @property
-    def unearned(self) -> bool:
-        """Whether the constant predictor reads at least as high."""
+    def no_better_than_constant(self) -> bool:
+        """Whether the constant predictor's value is at least as high."""
         return self.floor is not None and self.floor >= self.value
 
 
@@ -57,8 +57,8 @@ class Audit:
     """All readings of a run, the dataset-level mIoU over the classes with truth first.
 
     floor: the constant predictor's class, the background or, where no class is that, the most frequent one.
-    spread and floors: smallest and largest mIoU of the same predictions, and of the constant predictor; the sum that is
-    never divided is not among them.
+    spread and floors: smallest and largest mIoU of the predictions, and of the constant predictor, without the sum that
+    is never divided.
     """
 
     run: str
@@ -96,7 +96,7 @@ def extremes(values: Sequence[float]) -> tuple[float, float]:
 
 def audit(folder: Path) -> Audit:
     """Read a run's folder. Raises DataError if it is none, or its test is not there."""
-    record, counts = opened(folder)
+    record, counts = read_counts(folder)
     data = record.get("data", {})
     background = background_class(data, record["class_names"])
     floor = background if background is not None else int(counts["network"].truth.sum(0).argmax())
@@ -109,12 +109,12 @@ def audit(folder: Path) -> Audit:
 
     readings = [read(d, network, base) for d in definitions(background)]
     readings += [void_as_error(network, base, data["size"], level)] if "size" in data else []
-    readings += others(record, counts["original"], floor, readings[0])
+    readings += other_predictions(record, counts["original"], floor, readings[0])
     readings += selections(folder, data.get("roles", {}), level)
     return Audit(folder.name, record, network, background, floor, readings)
 
 
-def opened(folder: Path) -> tuple[dict[str, Any], dict[str, Counts]]:
+def read_counts(folder: Path) -> tuple[dict[str, Any], dict[str, Counts]]:
     """The record of a run and its counts per image, for each size."""
     place, counts = folder / "record.json", folder / "test" / "counts.npz"
     if not place.is_file():
@@ -155,8 +155,8 @@ def void_as_error(counts: Counts, base: Counts, size: Sequence[int], level: floa
                    "notebooks: (prediction == mask).mean()", value, value - level, floor)  # fmt: skip
 
 
-def others(record: Mapping[str, Any], original: Counts, floor: int, first: Reading) -> list[Reading]:
-    """The first reading of the same network's other predictions: at original size, and what was measured apart."""
+def other_predictions(record: Mapping[str, Any], original: Counts, floor: int, first: Reading) -> list[Reading]:
+    """The first reading of other predictions: at original size, with test-time augmentation, with a CRF."""
     level, base = first.value, first.floor
     found: list[tuple[str, str, float, float | None]]
     found = [
@@ -175,7 +175,7 @@ def others(record: Mapping[str, Any], original: Counts, floor: int, first: Readi
 def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Reading]:
     """Last and best epoch of the validation curve: choosing one is selection, not a reading.
 
-    On a split held out for it, the distance from the tested images' mIoU means nothing and is left out.
+    The distance from the reported mIoU is None where the curve is of another split.
     """
     curve = [(r["val/miou"], int(r["epoch"])) for r in read_history(folder / "history.csv") if "val/miou" in r]
     if not curve:
@@ -250,7 +250,7 @@ def published(audit: Audit) -> str:
 
 
 def write_json(audit: Audit, path: Path) -> None:
-    """Everything that is printed, for machines; what is not defined or not known is null."""
+    """Write all that is printed as JSON; null: not defined, or not known."""
     values = {
         "run": audit.run,
         "data": audit.record.get("data"),
@@ -277,7 +277,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_audit(audit: Audit, console: Console) -> None:
-    """The table of readings by group, the grid of batch means, and in words what they say."""
+    """Print the table of readings by group, the grid of batch means, and a summary in words."""
     console.print(_table(audit))
     console.print(_grid(audit))
     for line in words(audit):
@@ -337,20 +337,20 @@ def _about(name: str, formula: str, who: str) -> str:
 
 
 def _floor(r: Reading) -> str:
-    return f"[yellow]{format_number(r.floor)}" if r.unearned else format_number(r.floor)
+    return f"[yellow]{format_number(r.floor)}" if r.no_better_than_constant else format_number(r.floor)
 
 
 def words(audit: Audit) -> list[str]:
-    """What the readings say: the spread, the floors, the published figure if any, and what was not measured."""
+    """A summary: the spread, the floors, the published figure if any, and what was not measured."""
     low, high = map(format_number, audit.spread)
     floors = " to ".join(map(format_number, audit.floors))
     lines = [
         f"The same predictions read between {low} and {high} as mIoU, {format_number(audit.readings[0].value)} at "
         f"dataset level; {audit.constant} reads {floors}. A figure whose reading is not stated could be any of these."
     ]
-    unearned = [r.name for r in audit.readings if r.group in SAME and r.unearned]
-    if unearned:
-        lines.append(f"As high as this network, or higher (yellow), is {audit.constant} under: {'; '.join(unearned)}.")
+    matched = [r.name for r in audit.readings if r.group in SAME and r.no_better_than_constant]
+    if matched:
+        lines.append(f"As high as this network, or higher (yellow), is {audit.constant} under: {'; '.join(matched)}.")
     chosen = [r for r in audit.readings if r.group == "selection"]
     if chosen:
         gain = chosen[1].value - chosen[0].value

@@ -50,7 +50,7 @@ def compare(
 ) -> MiouDifference:
     """Compare b with a on the same images: difference of mIoU, 95 % interval over images and seeds, verdict.
 
-    min_images: a class enters the mIoU if so many images (and two groups) have truth of it; where no class does, all
+    min_images: a class enters the mIoU if at least so many images (and two groups) hold it; where no class does, all
     with truth enter and there is no verdict. margin: a difference within it counts as equal. groups: a label for each
     image, equal for images that are not independent (None: those of the results). Raises DataError for results on other
     images, truths or classes.

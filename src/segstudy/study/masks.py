@@ -39,8 +39,8 @@ def compare_masks(
 ) -> tuple[Findings, dict[str, list[TestResult]]]:
     """Findings and tests of folders of masks, by the names of the folders.
 
-    Masks are matched by their paths without suffix. Raises DataError that names all that are missing, of another size,
-    or of labels that are no class.
+    Masks are matched by their paths without suffix. Raises DataError for masks that are missing, of another size or
+    with unknown labels, all at once.
     """
     names = _folder_names(predictions)
     pairs = match_masks(truth, predictions)
@@ -88,7 +88,7 @@ def _masks(folder: Path) -> dict[str, Path]:
 
 
 def _folder_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, as long as they must be to differ."""
+    """The folders' names, with as many parent folders as are needed to differ."""
     paths = [folder.resolve().parts for folder in folders]
     if len(set(paths)) < len(paths):
         raise ConfigError("one folder of predictions is given twice")
@@ -102,7 +102,7 @@ def _folder_names(folders: Sequence[Path]) -> list[str]:
 def _read(
     pairs: Mapping[str, list[Path]], column: int, legend: ClassTable, name: str
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, truth, labels) of each pair, with a progress bar; all odd sizes and labels are told at once."""
+    """(name, truth, labels) of each pair, with a progress bar. Raises one DataError for all wrong sizes and labels."""
     wrong: list[str] = []
     classes, mapping = len(legend.classes), dict.fromkeys(legend.ignored, IGNORE)
     for key, files in track(pairs.items(), description=name, total=len(pairs), transient=True):
@@ -126,8 +126,8 @@ def _read(
 
 
 def _fill_void(labels: np.ndarray) -> np.ndarray:
-    """The labels (H,W) with 255, which lies in the truth's 255 alone, as the nearest label: any class of its own there
-    would draw edges around it."""
+    """The labels (H,W) with 255, which lies in the truth's 255 alone, as the nearest label: a class of its own
+    would have edges around it."""
     void = labels == IGNORE
     if not void.any():
         return labels
@@ -141,7 +141,7 @@ def _size(labels: np.ndarray) -> str:
 
 
 def _record(truth: Path, folder: Path, legend: ClassTable, images: int) -> dict[str, Any]:
-    """What a run's record would say of these masks, as far as they tell."""
+    """The entries of a run's record that are known of masks."""
     return {
         "status": "done",
         "changes": [folder.name],
@@ -225,6 +225,6 @@ def read_groups(file: Path) -> dict[str, str]:
 
 
 def _without_suffix(name: str) -> str:
-    """A mask's name without its suffix; of frame.001, which has none, nothing is cut."""
+    """A mask's name without the suffix of a picture (frame.001 has none)."""
     path = Path(name.strip())
     return (path.with_suffix("") if path.suffix.lower() in (*SUFFIXES, ".jpg", ".jpeg") else path).as_posix()

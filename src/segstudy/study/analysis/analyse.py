@@ -357,8 +357,8 @@ def most_influential_images(
 def cross_checks(
     seeds: Mapping[str, Sequence[TestResult]], scored: np.ndarray, clusters: Sequence[str] | None
 ) -> list[str]:
-    """A warning for each variant whose standard error by influence and by 10,000 paired draws differ by over 15 %, or
-    that has none to check."""
+    """A warning for each variant whose standard errors by influence and by bootstrap (10,000 draws) differ by over
+    15 %, or whose standard error cannot be checked."""
     first = [runs[0] for runs in seeds.values()]
     tops, bottoms = (np.stack([getattr(t.counts, key) for t in first]) for key in ("true_positives", "union"))
     draws = bootstrap.bootstrap(tops[:, :, scored], bottoms[:, :, scored], groups=clusters)
@@ -395,7 +395,7 @@ def _warnings(
         said.append("each folder is one set of predictions: the results hold for these predictions, not for the method")
     elif any(len(v.seeds) == 1 for v in variants) and comparisons:
         said.append(
-            "variants with one seed: what is said of them holds for these trained networks, not for the variants; "
+            "variants with one seed: their results hold for these trained networks, not for the variants; "
             "seed=0,1,2 trains three of each"
         )
     images = in_images(first).sum(0)
@@ -437,8 +437,8 @@ def _warnings(
             )
     budgets = {r.get("steps") for v in variants for r in v.records}
     if len(budgets) > 1:
-        told = ", ".join(str(b) for b in sorted(budgets, key=lambda steps: steps or 0))
-        said.append(f"the runs had different budgets: {told} steps")
+        steps = ", ".join(str(b) for b in sorted(budgets, key=lambda budget: budget or 0))
+        said.append(f"the runs had different budgets: {steps} steps")
     return said
 
 

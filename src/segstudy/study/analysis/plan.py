@@ -86,9 +86,9 @@ def _is_side(value: Any) -> bool:
 class Plan:
     """The `report` section of a config.
 
-    margin: differences of mIoU within it count as equal. min_images: a class needs truth in so many images to carry
-    a verdict. pair_seeds: variants share start and batches seed by seed. pairs: [a, b] each, b against a; empty: each
-    variant against the one before.
+    margin: differences of mIoU within it count as equal. min_images: a class enters the verdicts if at least
+    so many images hold it. pair_seeds: runs of one seed share initial weights and batches. pairs: [a, b] each, b
+    against a; empty: each variant against the one before.
     """
 
     margin: float = 0.005
@@ -123,7 +123,7 @@ class Plan:
             ) from error
 
     def sides(self) -> list[str]:
-        """All that is compared, each once."""
+        """All sides of the pairs and claims, each once."""
         claimed = [side for claim in self.claims for side in (claim.against, claim.variant)]
         return list(dict.fromkeys([*(side for pair in self.pairs for side in pair), *claimed]))
 

@@ -13,7 +13,7 @@ def verdict_sentence(
 ) -> str:  # fmt: skip
     """The verdict on variant b against variant a as a sentence, with the simultaneous interval.
 
-    seed_deviation: the standard deviation over seeds of this study's variants, told where a side has one seed.
+    seed_deviation: the standard deviation over seeds of this study's variants, added where a side has one seed.
     """
     if np.isnan(comparison.delta) or np.isnan(decision.wide_low):
         return f"undecided: {metric} is not defined (n/a) for {a} or {b}, or has no standard error"
