@@ -159,31 +159,29 @@ def make_label_map(
     Raises ConfigError for entries that contradict each other or name no class.
     """
     declared = declared_classes(description, mask_format, keys_present)
-    table_of, ordered = _apply_labels(description, mask_format, declared)
-    ignored = _ignored_classes(description, mask_format, declared, table_of, ordered, keys_present)
-    classes = [n for n in ordered if n not in ignored]
+    class_of = _apply_labels(description, declared)
+    names = [n for n in dict.fromkeys([*declared.names.values(), *class_of.values()]) if n]
+    ignored = _ignored_classes(description, mask_format, declared, class_of, names, keys_present)
+    classes = [n for n in names if n not in ignored]
     if not 2 <= len(classes) <= IGNORE:
         raise ConfigError(
             f"{len(classes)} classes ({first_few(classes)}): there must be 2 to {IGNORE}\n"
             "  → name them in dataset.yaml: classes: [background, …]"
         )
-    table = {key: IGNORE if name in ignored else classes.index(name) for key, name in table_of.items()}
-    table |= {str(key): IGNORE for key in description.ignore if str(key) not in classes and str(key) not in ordered}
+    table = {key: IGNORE if name in ignored else classes.index(name) for key, name in class_of.items()}
+    table |= {str(key): IGNORE for key in description.ignore if str(key) not in names}
     if mask_format.name == "numbers":
         table.setdefault(str(IGNORE), IGNORE)
-    key_of = {name: key for key, name in reversed(table_of.items())}
+    key_of = {name: key for key, name in reversed(class_of.items())}
     colours = [declared.colours.get(n) or mask_palette.get(key_of.get(n, "")) for n in classes]
-    whole = [c for c in colours if c is not None]
-    palette = whole if len(set(whole)) == len(classes) else voc_palette(len(classes))
-    return LabelMap(
-        classes, palette, _background(description, declared, classes), table, [declared.note] * bool(declared.note)
-    )
+    given = [c for c in colours if c is not None]
+    palette = given if len(set(given)) == len(classes) else voc_palette(len(classes))
+    notes = [declared.note] if declared.note else []
+    return LabelMap(classes, palette, _background(description, declared, classes), table, notes)
 
 
-def _apply_labels(
-    description: Description, mask_format: MaskFormat, declared: DeclaredClasses
-) -> tuple[dict[str, str], list[str]]:
-    """({key: class, or "" for 255} after `labels`, all classes in order)."""
+def _apply_labels(description: Description, declared: DeclaredClasses) -> dict[str, str]:
+    """{key: class, or "" for 255} after `labels`. Raises ConfigError for unknown classes."""
     names = list(dict.fromkeys(declared.names.values()))
     guessed = description.classes is None
     table = dict(declared.names)
@@ -197,8 +195,7 @@ def _apply_labels(
             errors.append(f"labels: {key}: {target!r} is no class{did_you_mean(str(target), names)}")
     if errors:
         raise ConfigError("\n".join(errors) + f"\n  classes: {', '.join(names) or 'none are given'}")
-    ordered = list(dict.fromkeys([*names, *table.values()]))
-    return table, [n for n in ordered if n]
+    return table
 
 
 def _ignored_classes(
