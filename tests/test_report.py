@@ -377,9 +377,9 @@ def test_learning_curves_are_averaged_where_all_seeds_were_validated() -> None:
 
 def test_many_variants_share_a_grey() -> None:
     many = group([variant(f"V{i}", 0.3 + 0.01 * i) for i in range(12)], [])
-    colours = plots.colours_of(many)
+    colours = plots.colors_of(many)
     assert [name for name, colour in colours.items() if colour == plots.OTHER] == [f"V{i}" for i in range(1, 6)]
-    assert colours["V0"] == plots.VARIANT_COLOURS[0]
+    assert colours["V0"] == plots.VARIANT_COLORS[0]
 
 
 def test_classes_are_ordered_by_support_then_figure() -> None:

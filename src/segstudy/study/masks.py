@@ -160,11 +160,11 @@ def read_classes(truth: Path, file: Path | None, background: str | None, ignore:
     given. Raises ConfigError for a background that is no class.
     """
     if file is not None:
-        numbers, colours = read_class_table(file)
+        numbers, colors = read_class_table(file)
         if list(numbers) != [str(i) for i in range(len(numbers))]:
             raise DataError(f"{file}: the classes' numbers are not 0, 1, 2, …: {', '.join(numbers)}")
         classes = list(numbers.values())
-        palette = [colours.get(name, rgb) for name, rgb in zip(classes, voc_palette(len(classes)), strict=True)]
+        palette = [colors.get(name, rgb) for name, rgb in zip(classes, voc_palette(len(classes)), strict=True)]
     else:
         highest, palette = _scan_labels(truth)
         classes = [f"class {c}" for c in range(highest + 1)]

@@ -176,7 +176,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     named = {function.__name__: function for function in functions}
     environment.filters |= named
     environment.globals |= named | {
-        "mark": MARK, "outcome_colours": plots.OUTCOME_COLOURS, "outcome_names": OUTCOMES, "section_titles": SECTIONS,
+        "mark": MARK, "outcome_colors": plots.OUTCOME_COLORS, "outcome_names": OUTCOMES, "section_titles": SECTIONS,
         "theme": plots.THEME, "claims_note": CLAIMS_NOTE,
     }  # fmt: skip
     template = environment.from_string(

@@ -20,7 +20,7 @@ from segstudy.study.analysis.metrics import image_miou
 from segstudy.study.report.text import shorten
 from segstudy.study.results import TestResult
 
-CATEGORY_COLOURS = {
+CATEGORY_COLORS = {
     "background": (250, 250, 250), "foreground": (205, 205, 205), "missed": ERRORS["missed"],
     "confused": (148, 103, 189), "foreign": ERRORS["wrong class"], "overshoot": ERRORS["spilled"],
     "ghost": (178, 34, 34),
@@ -121,9 +121,9 @@ def _sheet(
     used = [truth[list(indices)], *(labels[list(indices)] for labels in drawn.values())]
     legend = class_legend(used, group.classes, group.palette)
     legend |= (
-        {c: CATEGORY_COLOURS[c] for c in CATEGORIES[2:]}
+        {c: CATEGORY_COLORS[c] for c in CATEGORIES[2:]}
         if group.background is not None
-        else {c: CATEGORY_COLOURS[c] for c in ("confused", "foreign")}
+        else {c: CATEGORY_COLORS[c] for c in ("confused", "foreign")}
     )
     return as_array(image_grid(rows, ["image", "truth", *drawn], legend, names))
 
@@ -131,7 +131,7 @@ def _sheet(
 def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
     """The error categories of one image in their colours, RGB uint8 (H,W,3); 255 as void."""
     table = np.full((256, 3), VOID, np.uint8)
-    table[: len(CATEGORIES)] = [CATEGORY_COLOURS[name] for name in CATEGORIES]
+    table[: len(CATEGORIES)] = [CATEGORY_COLORS[name] for name in CATEGORIES]
     return table[error_categories(truth, labels, background)]
 
 

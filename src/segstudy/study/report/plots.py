@@ -25,7 +25,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from segstudy.console import format_fraction
 from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, OUTCOMES, PURE
-from segstudy.study.analysis.findings import Difference, Group, Variant
+from segstudy.study.analysis.findings import Difference, Group
 from segstudy.study.report.text import has_one_seed, metric_label, shorten
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
@@ -38,14 +38,14 @@ THEME = {
 }  # fmt: skip
 """Colours that are others on a dark page: their names, and those."""
 
-VARIANT_COLOURS = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", SKY, INK)
+VARIANT_COLORS = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", SKY, INK)
 
 OTHER = "#9a9fa6"
 """Of variants beyond seven."""
 
 VERDICTS = {"better": BLUE, "worse": "#d55e00", "equal": "#009e73"}
 
-OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#0571b0", "#e69f00", "#b5427f", "#7cc5ea", "#009e73"), strict=True))
+OUTCOME_COLORS = dict(zip(OUTCOMES, ("#0571b0", "#e69f00", "#b5427f", "#7cc5ea", "#009e73"), strict=True))
 
 REGIONS = ("all", "foreground", "edge")
 
@@ -97,7 +97,7 @@ def forest_plot(group: Group, metric: str) -> Figure | None:
     rows = [d for d in group.differences if d.metric == metric]
     if not rows:
         return None
-    drawn = Figure((WIDTH, 0.62 + 0.36 * len(rows)), layout="constrained")
+    drawn = _figure(0.62 + 0.36 * len(rows))
     ax = drawn.subplots()
     if math.isfinite(group.margin):
         ax.axvspan(-group.margin, group.margin, color=GRID, alpha=0.6, linewidth=0)
@@ -117,28 +117,24 @@ def forest_plot(group: Group, metric: str) -> Figure | None:
 def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
     """One row of a forest plot: what is compared and the verdict above its interval."""
     grey = alone or d.verdict in ("ahead", "behind", "undecided")
-    colour = MUTED if grey else VERDICTS[d.verdict]
-    across = ax.get_yaxis_transform()
+    color = MUTED if grey else VERDICTS[d.verdict]
     # What lies behind is covered: lines through letters cannot be read.
-    plain: dict[str, Any] = {
-        "transform": across,
-        "fontsize": 7.5,
-        "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 0.7},
-    }
+    box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.7}
+    plain: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 7.5, "bbox": box}
     ax.text(0, y + 0.3, f"{shorten(d.b, 20)} − {shorten(d.a, 20)}", **plain)
     said = d.verdict if math.isfinite(d.delta) else "n/a"
-    ax.text(1, y + 0.3, said, ha="right", color=colour, **plain)
+    ax.text(1, y + 0.3, said, ha="right", color=color, **plain)
     if not math.isfinite(d.delta):
         return
     if math.isfinite(d.wide_low) and math.isfinite(d.wide_high):
         box = Rectangle(
             (d.wide_low, y - 0.13), d.wide_high - d.wide_low, 0.26,
-            facecolor="none" if alone else (*to_rgb(colour), 0.3), edgecolor=colour if alone else "none",
+            facecolor="none" if alone else (*to_rgb(color), 0.3), edgecolor=color if alone else "none",
             hatch="/////" if alone else None, linewidth=0.6,
         )  # fmt: skip
         ax.add_patch(box)
-    ax.plot([d.low, d.high], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt")
-    ax.plot(d.delta, y, "o", color=colour, markersize=4.5, markerfacecolor=PAPER if alone else colour)
+    ax.plot([d.low, d.high], [y, y], color=color, linewidth=1.3, solid_capstyle="butt")
+    ax.plot(d.delta, y, "o", color=color, markersize=4.5, markerfacecolor=PAPER if alone else color)
 
 
 @rc_context(STYLE)
@@ -147,7 +143,7 @@ def object_outcomes(group: Group) -> Figure | None:
     rows = [v for v in group.variants if any(math.isfinite(x) for x in v.outcomes.values())]
     if not rows:
         return None
-    drawn = Figure((WIDTH, 0.62 + 0.46 * len(rows)), layout="constrained")
+    drawn = _figure(0.62 + 0.46 * len(rows))
     ax = drawn.subplots()
     for y, variant in zip(reversed(range(len(rows))), rows, strict=True):
         ax.text(0, y + 0.27, shorten(variant.name, 44), fontsize=7.5)
@@ -156,7 +152,7 @@ def object_outcomes(group: Group) -> Figure | None:
     ax.set(xlim=(0, 1), ylim=(-0.4, len(rows) - 0.4), yticks=[], xlabel="share of objects; thin bar: of their area")
     ax.xaxis.set_major_formatter(_tick)
     ax.spines["left"].set_visible(False)
-    keys = [Patch(color=colour, label=name) for name, colour in OUTCOME_COLOURS.items()]
+    keys = [Patch(color=color, label=name) for name, color in OUTCOME_COLORS.items()]
     drawn.legend(
         handles=keys, loc="outside upper left", ncols=5, handlelength=0.8, handletextpad=0.35, columnspacing=0.8
     )
@@ -169,8 +165,8 @@ def _stack(ax: Axes, y: float, height: float, values: Mapping[str, float], named
         value = values.get(name, math.nan)
         if not math.isfinite(value) or value <= 0:
             continue
-        colour = OUTCOME_COLOURS[name]
-        ax.barh(y, value, height, left=left, color=colour, edgecolor=PAPER, linewidth=0.5)
+        color = OUTCOME_COLORS[name]
+        ax.barh(y, value, height, left=left, color=color, edgecolor=PAPER, linewidth=0.5)
         if named and value >= 0.065:
             ax.text(
                 left + value / 2,
@@ -178,7 +174,7 @@ def _stack(ax: Axes, y: float, height: float, values: Mapping[str, float], named
                 format_fraction(value, 2),
                 ha="center",
                 va="center",
-                color=_readable_on(colour),
+                color=_readable_on(color),
                 fontsize=7,
             )
         left += value
@@ -194,8 +190,8 @@ def distributions(group: Group) -> Figure | None:
     there = [key for key in panels if any(key in v.histograms for v in named.values())]
     if not there:
         return None
-    drawn = Figure((WIDTH, 1.9 + _legend_height(named)), layout="constrained")
-    colours = colours_of(group)
+    drawn = _figure(1.9, named)
+    colors = colors_of(group)
     for ax, key in zip(drawn.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
         title, limits = panels[key]
         for limit in limits:
@@ -203,12 +199,12 @@ def distributions(group: Group) -> Figure | None:
         for name, variant in named.items():
             if key in variant.histograms:
                 shares = np.concatenate([[0], np.cumsum(variant.histograms[key])])
-                order = 2.0 if colours[name] == OTHER else 3.0
-                ax.plot(np.linspace(0, 1, len(shares)), shares, color=colours[name], linewidth=1.2, zorder=order)
+                x = np.linspace(0, 1, len(shares))
+                ax.plot(x, shares, color=colors[name], linewidth=1.2, zorder=_order(colors[name]))
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], xlabel=title)
         _plain_axes(ax)
     drawn.axes[0].set_ylabel("share of objects up to it")
-    _legend(drawn, {n: colours[n] for n in named})
+    _legend(drawn, group, named)
     return drawn
 
 
@@ -224,15 +220,15 @@ def operating(group: Group, against: str) -> Figure | None:
     curves = {n: c for n, c in curves.items() if len(c)}
     if not curves:
         return None
-    drawn = Figure((WIDTH, 2.7 + _legend_height(curves)), layout="constrained")
+    drawn = _figure(2.7, curves)
     ax = drawn.subplots()
-    colours = colours_of(group)
+    colors = colors_of(group)
     for name, c in curves.items():
-        order = 2.0 if colours[name] == OTHER else 3.0
-        ax.plot(c[:, 1], c[:, 2], "-o", color=colours[name], linewidth=1.2, markersize=2, zorder=order)
+        order = _order(colors[name])
+        ax.plot(c[:, 1], c[:, 2], "-o", color=colors[name], linewidth=1.2, markersize=2, zorder=order)
         here = c[c[:, 0] == 0]
         ax.plot(
-            here[:, 1], here[:, 2], "o", color=colours[name], markersize=6.5, markeredgecolor=PAPER, zorder=order + 0.5
+            here[:, 1], here[:, 2], "o", color=colors[name], markersize=6.5, markeredgecolor=PAPER, zorder=order + 0.5
         )
     ax.set(
         xlabel="missed foreground (false-negative rate)",
@@ -241,7 +237,7 @@ def operating(group: Group, against: str) -> Figure | None:
     ax.set_xlim(0, max(float(c[:, 1].max()) for c in curves.values()) * 1.05 or 1)
     ax.set_ylim(0, max(float(c[:, 2].max()) for c in curves.values()) * 1.05 or 1)
     _plain_axes(ax)
-    _legend(drawn, {n: colours[n] for n in curves})
+    _legend(drawn, group, curves)
     return drawn
 
 
@@ -252,26 +248,26 @@ def learning(group: Group) -> Figure | None:
     curves = {name: lines for name, lines in curves.items() if lines}
     if max((len(line) for lines in curves.values() for line in lines), default=0) < 2:
         return None
-    direct = len(curves) <= len(VARIANT_COLOURS) and max(map(len, curves)) <= 14
-    drawn = Figure((WIDTH, 2.5 + (0 if direct else _legend_height(curves))), layout="constrained")
+    direct = len(curves) <= len(VARIANT_COLORS) and max(map(len, curves)) <= 14
+    drawn = _figure(2.5, None if direct else curves)
     ax = drawn.subplots()
-    colours = colours_of(group)
+    colors = colors_of(group)
     ends = {}
     for name, lines in curves.items():
         for line in lines if len(lines) > 1 else ():
-            ax.plot(line[:, 0], line[:, 1], color=colours[name], linewidth=0.6, alpha=0.55)
+            ax.plot(line[:, 0], line[:, 1], color=colors[name], linewidth=0.6, alpha=0.55)
         mean = _mean_curve(lines)
-        width = 0.8 if colours[name] == OTHER else 1.6
-        dot, order = "o" if len(mean) == 1 else "", 2.0 if colours[name] == OTHER else 3.0
-        ax.plot(mean[:, 0], mean[:, 1], color=colours[name], linewidth=width, marker=dot, zorder=order)
+        width = 0.8 if colors[name] == OTHER else 1.6
+        dot, order = "o" if len(mean) == 1 else "", _order(colors[name])
+        ax.plot(mean[:, 0], mean[:, 1], color=colors[name], linewidth=width, marker=dot, zorder=order)
         ends[name] = float(mean[-1, 1])
     ax.set(xlabel="epoch", ylabel="validation mIoU")
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
     _plain_axes(ax, x=False)
     if direct:
-        _name_ends(ax, ends, colours)
+        _name_ends(ax, ends, colors)
     else:
-        _legend(drawn, {n: colours[n] for n in curves})
+        _legend(drawn, group, curves)
     return drawn
 
 
@@ -289,7 +285,7 @@ def _mean_curve(lines: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([[e, np.mean([line[line[:, 0] == e, 1][0] for line in lines])] for e in common])
 
 
-def _name_ends(ax: Axes, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
+def _name_ends(ax: Axes, ends: Mapping[str, float], colors: Mapping[str, str]) -> None:
     """Names to the right of where curves end, moved apart where they would overlap."""
     low, high = ax.get_ylim()
     gap = 0.075 * (high - low)
@@ -299,15 +295,8 @@ def _name_ends(ax: Axes, ends: Mapping[str, float], colours: Mapping[str, str]) 
         places[i] = max(places[i], places[i - 1] + gap)
     over = max(0.0, places[-1] - (high - gap / 2))
     for name, y in zip(order, places, strict=True):
-        ax.text(
-            1.02,
-            y - over,
-            shorten(name, 14),
-            transform=ax.get_yaxis_transform(),
-            va="center",
-            color=colours[name],
-            fontsize=8,
-        )
+        place = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 8}
+        ax.text(1.02, y - over, shorten(name, 14), color=colors[name], **place)
     ax.set_ylim(low, high)
 
 
@@ -364,14 +353,14 @@ def shown_classes(group: Group) -> list[int]:
 
 def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
     """Fields of a heat map, with their numbers where there is room; iou (classes, variants)."""
-    fields, colours = [], []
+    fields, colors = [], []
     for (y, x), value in np.ndenumerate(iou):
         if not math.isfinite(value):
             ax.text(x, y, "n/a", ha="center", va="center", fontsize=6.5, color=MUTED)
             continue
         # Greys end half-way: they are not to catch the eye.
         named, end = ("Blues", 0.9) if supported[y] else ("Greys", 0.45)
-        colours.append(matplotlib.colormaps[named](0.06 + end * value))
+        colors.append(matplotlib.colormaps[named](0.06 + end * value))
         fields.append(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94))
         if iou.shape[1] <= 6:
             ax.text(
@@ -381,9 +370,9 @@ def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
                 ha="center",
                 va="center_baseline",
                 fontsize=7,
-                color=_readable_on(colours[-1]),
+                color=_readable_on(colors[-1]),
             )
-    ax.add_collection(PatchCollection(fields, facecolors=colours, linewidths=0))
+    ax.add_collection(PatchCollection(fields, facecolors=colors, linewidths=0))
 
 
 @rc_context(STYLE)
@@ -393,35 +382,30 @@ def reliability(group: Group) -> Figure | None:
     if not there:
         return None
     named = {v.name: v for v in group.variants if any(len(v.reliability.get(r, ())) for r in there)}
-    drawn = Figure((WIDTH, 1.55 + _legend_height(named)), layout="constrained")
-    colours = colours_of(group)
+    drawn = _figure(1.55, named)
+    colors = colors_of(group)
     for ax, region in zip(drawn.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
         for name, variant in named.items():
-            _reliability_line(ax, variant, region, colours[name])
+            points = np.array(sorted(variant.reliability.get(region, ())), float).reshape(-1, 3)
+            x, y, _ = points[np.isfinite(points).all(1)].T
+            ax.plot(x, y, "-o", color=colors[name], linewidth=1, markersize=1.4, zorder=_order(colors[name]))
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.set_title({"all": "all pixels", "edge": "near edges"}.get(region, region), fontsize=7.5)
         _plain_axes(ax)
     drawn.supxlabel("mean confidence", fontsize=8)
     drawn.axes[0].set_ylabel("accuracy")
-    _legend(drawn, {n: colours[n] for n in named})
+    _legend(drawn, group, named)
     return drawn
 
 
-def _reliability_line(ax: Axes, variant: Variant, region: str, colour: str) -> None:
-    points = np.array(sorted(variant.reliability.get(region, ())), float).reshape(-1, 3)
-    points = points[np.isfinite(points).all(1)]
-    order = 2.0 if colour == OTHER else 3.0
-    ax.plot(points[:, 0], points[:, 1], "-o", color=colour, linewidth=1, markersize=1.4, zorder=order)
-
-
-def colours_of(group: Group) -> dict[str, str]:
+def colors_of(group: Group) -> dict[str, str]:
     """A colour for each variant, the same in all plots; of more than seven, for the first and the best."""
     first, *rest = [v.name for v in group.variants]
     miou = {v.name: v.miou.value if math.isfinite(v.miou.value) else -1.0 for v in group.variants}
-    best = sorted(rest, key=lambda name: -miou[name])[: len(VARIANT_COLOURS) - 1]
+    best = sorted(rest, key=lambda name: -miou[name])[: len(VARIANT_COLORS) - 1]
     chosen = [first, *(name for name in rest if name in best)]
-    return dict.fromkeys(rest, OTHER) | dict(zip(chosen, VARIANT_COLOURS, strict=False))
+    return dict.fromkeys(rest, OTHER) | dict(zip(chosen, VARIANT_COLORS, strict=False))
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -437,20 +421,31 @@ def save(figure: Figure, stem: Path) -> None:
 
 def follow_theme(svg: str) -> str:
     """An SVG whose lines and letters follow a page's light or dark colours."""
-    for colour, (name, _) in THEME.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    light = "".join(f"--{name}:{colour};" for colour, (name, _) in THEME.items())
-    dark = "".join(f"--{name}:{colour};" for name, colour in THEME.values())
+    for color, (name, _) in THEME.items():
+        svg = svg.replace(color, f"var(--{name})")
+    light = "".join(f"--{name}:{color};" for color, (name, _) in THEME.items())
+    dark = "".join(f"--{name}:{color};" for name, color in THEME.values())
     style = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
     head, tag, rest = svg.partition("<defs>")
     return f"{head}{style}{tag}{rest}"
 
 
-def _legend(drawn: Figure, colours: Mapping[str, str]) -> None:
+def _figure(height: float, legend: Mapping[str, object] | None = None) -> Figure:
+    """A figure one column wide; legend: names that stand above the axes."""
+    return Figure((WIDTH, height + (_legend_height(legend) if legend else 0)), layout="constrained")
+
+
+def _order(color: str) -> float:
+    """Drawing order: grey lines lie below the others."""
+    return 2.0 if color == OTHER else 3.0
+
+
+def _legend(drawn: Figure, group: Group, names: Mapping[str, object]) -> None:
     """Names in their colours above the axes; grey ones under one name."""
-    shown = {n: c for n, c in colours.items() if c != OTHER}
-    if len(shown) < len(colours):
-        shown[f"{len(colours) - len(shown)} others"] = OTHER
+    colors = colors_of(group)
+    shown = {n: colors[n] for n in names if colors[n] != OTHER}
+    if len(shown) < len(names):
+        shown[f"{len(names) - len(shown)} others"] = OTHER
     lines = [Line2D([], [], color=c, linewidth=2, label=shorten(n, 44)) for n, c in shown.items()]
     drawn.legend(
         handles=lines, loc="outside upper left", ncols=_legend_columns(shown), handlelength=1.1, handletextpad=0.4,
@@ -465,7 +460,7 @@ def _legend_columns(names: Mapping[str, object]) -> int:
 
 def _legend_height(names: Mapping[str, object]) -> float:
     """Inches that the key takes."""
-    return 0.16 * -(-min(len(names), len(VARIANT_COLOURS) + 1) // _legend_columns(names)) + 0.05
+    return 0.16 * -(-min(len(names), len(VARIANT_COLORS) + 1) // _legend_columns(names)) + 0.05
 
 
 def _plain_axes(ax: Axes, x: bool = True) -> None:
@@ -480,8 +475,8 @@ def _tick(value: float, _: float) -> str:
     return format_fraction(value, 4).rstrip("0").rstrip(".") or "0"
 
 
-def _readable_on(colour: Any) -> str:
+def _readable_on(color: Any) -> str:
     """Black or white letters, whichever can be read on the colour."""
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(color)]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
     return "#000000" if luminance > 0.2 else "#ffffff"  # WCAG's contrast, a little in favour of white
