@@ -52,7 +52,7 @@ def test_labels_out_are_labels_in_or_255() -> None:
     mask = labels(8, 33, 47, block=1)[:, :32, :32]
     mask[mask == 255] = 3  # so that every 255 below comes from outside
     for epoch in range(20):
-        image, out = STRONG(photos(8, 32, 32), mask, STRONG.params(0, epoch, torch.arange(8)))
+        image, out = STRONG(photos(8, 32, 32), mask, STRONG.make_params(0, epoch, torch.arange(8)))
         assert out.dtype == torch.int64
         assert out.shape == mask.shape
         assert image.shape == (8, 3, 32, 32)
@@ -64,7 +64,7 @@ def test_images_stay_in_0_to_1() -> None:
     extremes = torch.cat([photos(4, 24, 24), photos(4, 24, 24).round()])
     seen = []
     for epoch in range(30):
-        image, _ = STRONG(extremes, labels(8, 32, 32)[:, :24, :24], STRONG.params(3, epoch, torch.arange(8)))
+        image, _ = STRONG(extremes, labels(8, 32, 32)[:, :24, :24], STRONG.make_params(3, epoch, torch.arange(8)))
         seen.append(image)
     assert torch.stack(seen).min() >= 0
     assert torch.stack(seen).max() <= 1
@@ -136,22 +136,26 @@ def test_a_zoom_next_to_1_changes_next_to_nothing() -> None:
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
     image, mask, indices = photos(6, 32, 32), labels(6, 32, 32), torch.tensor([40, 3, 17, 8, 25, 11])
-    together = STRONG(image, mask, STRONG.params(7, 2, indices))
+    together = STRONG(image, mask, STRONG.make_params(7, 2, indices))
     order = [4, 1, 5]
-    apart = STRONG(image[order], mask[order], STRONG.params(7, 2, indices[order]))
+    apart = STRONG(image[order], mask[order], STRONG.make_params(7, 2, indices[order]))
     torch.testing.assert_close(apart[0], together[0][order], rtol=0, atol=1e-6)
     assert torch.equal(apart[1], together[1][order])
 
 
 def test_draws_differ_by_image_epoch_and_seed_and_are_even() -> None:
     indices = torch.arange(4000)
-    params = STRONG.params(0, 0, indices)
+    params = STRONG.make_params(0, 0, indices)
     assert params.shape == (4000, 7)
     assert params.min() >= 0
     assert params.max() < 1
-    for other in (STRONG.params(0, 1, indices), STRONG.params(1, 0, indices), STRONG.params(0, 0, indices + 4000)):
+    for other in (
+        STRONG.make_params(0, 1, indices),
+        STRONG.make_params(1, 0, indices),
+        STRONG.make_params(0, 0, indices + 4000),
+    ):
         assert (params == other).float().mean() < 0.001
-    assert torch.equal(params, STRONG.params(0, 0, indices))
+    assert torch.equal(params, STRONG.make_params(0, 0, indices))
     assert (params.mean(0) - 0.5).abs().max() < 0.02  # the standard error is 0.0046
     assert np.abs(np.corrcoef(params.T.numpy()) - np.eye(7)).max() < 0.08
 

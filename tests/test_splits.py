@@ -104,7 +104,7 @@ def test_a_repeated_image_is_augmented_in_another_way_each_time(monkeypatch: pyt
     monkeypatch.setattr(data, "_repeats", lambda: np.array([1.0] * 6 + [9.0, 1.0]))
     seen = []
     for data.batch_size in (2, 4):
-        batches = [data.on_after_batch_transfer(data.draw(b, epoch=0), 0) for b in data.train_dataloader()]
+        batches = [data.on_after_batch_transfer(data.add_augmentation(b, epoch=0), 0) for b in data.train_dataloader()]
         index = torch.cat([b["index"] for b in batches]).tolist()
         seen.append((index, torch.cat([b["image"] for b in batches])))
     (index, image), (again, same) = seen
@@ -113,6 +113,6 @@ def test_a_repeated_image_is_augmented_in_another_way_each_time(monkeypatch: pyt
     sixth = [image[i] for i, n in enumerate(index) if n == 6]
     assert len(sixth) >= 4
     assert not any(torch.equal(a, b) for a, b in combinations(sixth, 2))
-    alone = data.on_after_batch_transfer(data.draw(data.roles["fit"].__getitems__(range(8)), epoch=0), 0)
+    alone = data.on_after_batch_transfer(data.add_augmentation(data.roles["fit"].__getitems__(range(8)), epoch=0), 0)
     for n in set(index):  # the first time, and so an image that is not repeated, as without repeating
         assert torch.equal(image[index.index(n)], alone["image"][n])

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 import segstudy
 from segstudy import build
 from segstudy.config.check import read_config
-from segstudy.config.paths import CONF
 from segstudy.config.targets import locate
 from segstudy.config.trust import is_allowed
 from segstudy.errors import ConfigError
@@ -218,7 +217,7 @@ def test_testing_writes_and_downloads_only_where_this_machine_says(
 ) -> None:
     monkeypatch.setenv("SEGSTUDY_CACHE", str(tmp_path / "ours"))
     cfg = OmegaConf.load(folder / "config.yaml")
-    cfg.data = OmegaConf.load(CONF / "data" / "pet.yaml")
+    cfg.data = compose_config(["data=pet"]).data
     cfg.data.update(root=str(tmp_path / "photos"), cache_dir=str(tmp_path / "theirs"), download=True, size=32)
     OmegaConf.save(cfg, folder / "config.yaml")
     members = load_runs([folder])

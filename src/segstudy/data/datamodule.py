@@ -215,9 +215,9 @@ class SegmentationData(L.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         trainer = self.trainer
-        return self.draw(batch, trainer.current_epoch) if trainer and trainer.training else batch
+        return self.add_augmentation(batch, trainer.current_epoch) if trainer and trainer.training else batch
 
-    def draw(self, batch: Batch, epoch: int) -> Batch:
+    def add_augmentation(self, batch: Batch, epoch: int) -> Batch:
         """Add the augmentation's parameters ("draws") and output size to a batch.
 
         Here, where `drawn` is still in the CPU's memory, so that no step waits for the GPU.

@@ -146,7 +146,7 @@ def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[Lay
 
 def first_batch(data: SegmentationData, device: torch.device) -> Batch:
     """The batch with which training begins, augmented as there."""
-    batch = data.draw(next(iter(data.train_dataloader())), epoch=0)
+    batch = data.add_augmentation(next(iter(data.train_dataloader())), epoch=0)
     return data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
 
 
