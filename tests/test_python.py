@@ -136,7 +136,7 @@ def scenes(tmp_path: Path) -> segstudy.Scenes:
     return segstudy.Scenes(size=48, train_images=4, val_images=24, batch_size=4, cache_dir=str(tmp_path / "cache"))
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore", "error:You have overridden")
 def test_a_loader_gives_the_result_of_the_data_module(scenes: segstudy.Scenes) -> None:
     module = segstudy.build_model("v1", *THIN, classes=scenes.classes, background=0)
     first = segstudy.test(module, scenes, name="v1", device="cpu")

@@ -54,10 +54,14 @@ class SegmentationModule(L.LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         return two_channels(self.network(image))
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches of other loaders than segstudy's become a dictionary of a float image and an int64 mask."""
-        if known_data(self.trainer) is not None:
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+    def setup(self, stage: str) -> None:
+        # Not a method of the class: Lightning would warn of it wherever a data module is passed.
+        vars(self).pop("transfer_batch_to_device", None)
+        if known_data(self.trainer) is None:
+            self.transfer_batch_to_device = self._transfer_checked  # type: ignore[method-assign]
+
+    def _transfer_checked(self, batch: Any, device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:
+        """A batch of other loaders than segstudy's, on the device: a dictionary of a float image and an int64 mask."""
         batch = super().transfer_batch_to_device(checked_batch(batch, len(self.classes)), device, dataloader_idx)
         image = batch["image"]
         image = image.float() / 255 if image.dtype == torch.uint8 else image
