@@ -38,8 +38,8 @@ pet: $(VENV)/ready  ## the Pet benchmark: four U-Nets on Oxford-IIIT Pet (ROOT=f
 test: $(VENV)/ready  ## the tests: no network, no data
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(VENV)/ready  ## style
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(VENV)/ready  ## style, and which package imports which
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo --no-cache
 
 types: $(VENV)/ready
 	$(BIN)/mypy

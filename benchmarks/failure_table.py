@@ -7,9 +7,10 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from matplotlib import pyplot as plt
 
 from segstudy.console import format_number
-from segstudy.drawing import colorize, plt, save
+from segstudy.drawing import colorize, save
 from segstudy.study.analysis.metrics import METRICS, Metric
 from segstudy.study.results import TestResult, from_masks
 

@@ -375,9 +375,9 @@ def test_a_record_that_no_run_writes_is_named(wrong: dict[str, object], tmp_path
     (tmp_path / "v1" / "record.json").write_text(json.dumps(record | wrong))
     groups, [(name, why)] = read_study(tmp_path)
     assert (groups, name) == ([], "v1")
-    assert f"it is no run's: {key} is" in why
+    assert f"record.json is no run's record: {key} is" in why
     assert "unreadable" in print_to_text(tmp_path)
-    with pytest.raises(ConfigError, match=f"it is no run's: {key} is"):
+    with pytest.raises(ConfigError, match=f"is no run's record: {key} is"):
         read_record(tmp_path / "v1")
 
 

@@ -6,14 +6,19 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from segstudy.config.check import check, check_overrides, read_config
+from segstudy.config import values
+from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
+from segstudy.config.names import differences, run_name
+from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
-from segstudy.config.run_folder import differences, run_name
+from segstudy.config.run_folder import matching_record, read_config
+from segstudy.config.targets import RENAMED, find_parts, locate
 from segstudy.config.trust import is_trusted
 from segstudy.errors import ConfigError
 from segstudy.inference.loading import load_run
 from segstudy.study.analysis.plan import Plan
+from segstudy.sweep import plan_mistakes
 
 FILES = sorted(p for p in CONF.glob("*/*.yaml"))
 VOC = ["data.root=x"]
@@ -28,9 +33,10 @@ NEEDS = dict.fromkeys(("voc", "voc_sbd", "ade20k", "pet", "folder", "journey", "
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: f"{p.parent.name}={p.stem}")
-def test_every_file_composes_and_passes_the_check(file: Path) -> None:
+def test_every_file_composes_and_passes_the_check(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = NEEDS.get(file.stem, []) if file.parent.name not in ("model", "report") else []
     overrides = [f"{file.parent.name}={file.stem}", *needs]
+    monkeypatch.setattr(values, "find_spec", lambda name: name)  # as if packages of loggers were there
     check_overrides(overrides)
     cfg = compose_config(overrides)
     check(cfg)
@@ -80,6 +86,17 @@ def test_all_mistakes_of_a_command_are_in_one_message() -> None:
         "gama",
     ):
         assert part in text
+
+
+def test_an_experiment_that_has_moved_is_named() -> None:
+    with pytest.raises(ConfigError, match="experiment=beat/voc: no such experiment; did you mean strong/voc"):
+        check_overrides(["experiment=beat/voc"])
+
+
+@pytest.mark.parametrize("group", ["experiment", "logger"])
+def test_null_is_no_file_of_a_group(group: str) -> None:
+    with pytest.raises(ConfigError, match=f"{group}=null: no such {group}"):
+        check_overrides([f"{group}=null"])
 
 
 def test_the_settings_of_augmentation_are_checked() -> None:
@@ -219,7 +236,7 @@ def test_a_switch_is_true_or_false_or_an_error(group: list[str]) -> None:
         for name in names:
             OmegaConf.update(wrong, name, word)
         with pytest.raises(ConfigError) as error:
-            check(wrong)
+            check(wrong, further_checks=[plan_mistakes])
         told = [line.split(": it is ")[0] for line in str(error.value).splitlines()]
         assert {f"{name}={word}" for name in names} == {line for line in told if "=" in line}
 
@@ -278,7 +295,7 @@ def test_every_value_of_a_sweep_is_checked() -> None:
     "setting",
     ["trainer.strategy=ddp", "trainer.limit_train_batches=3", "callbacks.progress.enabled=false",
      "callbacks.best.save_top_k=2", "optim.optimizer.betas=[0.8,0.99]", "loss.smooth=1",
-     "trainer.logger._target_=lightning.pytorch.loggers.CSVLogger", "trainer.strategy=ddp,fsdp"],
+     "logger.tensorboard.save_dir=logs", "trainer.strategy=ddp,fsdp"],
 )  # fmt: skip
 def test_what_a_constructor_takes_is_set_without_a_plus(setting: str) -> None:
     given = check_overrides(["-m", "loss=dice", setting])
@@ -302,8 +319,10 @@ def test_what_no_constructor_takes_is_a_mistake_with_what_was_meant() -> None:
         ("trainer.default_root_dir=x", "runs_dir"),
         ("callbacks.last.dirpath=x", "runs_dir"),
         ("optim.optimizer.lr=0.1", "optim.lr"),
-        ("trainer.logger=false", "trainer.logger._target_"),
-        ("trainer.logger=csv", "trainer.logger._target_"),
+        ("trainer.logger=false", "logger=csv"),
+        ("trainer.logger={_target_: lightning.pytorch.loggers.CSVLogger}", "logger=csv"),
+        ("logger=cvs", "did you mean csv"),
+        ("+logger.mine=3", "has a _target_"),
         ("checkpoint=bets", "did you mean best"),
         ("optim.lr=-1", "from 0 on"),
     ],
@@ -311,14 +330,61 @@ def test_what_no_constructor_takes_is_a_mistake_with_what_was_meant() -> None:
 def test_what_a_run_would_not_heed_is_refused(setting: str, instead: str) -> None:
     with pytest.raises(ConfigError) as error:
         check_overrides([setting])
-    assert setting.split("=")[0] in str(error.value)
+    assert setting.split("=")[0].lstrip("+") in str(error.value)
     assert instead in str(error.value)
 
 
 def test_a_run_that_logged_elsewhere_is_loaded_without_its_logger(tmp_path: Path) -> None:
-    cfg = compose_config(["+trainer.logger._target_=wandb_of_mine.Logger"])
+    earlier = "+trainer.logger._target_=wandb_of_mine.Logger"  # where it stood before the group `logger`
+    cfg = compose_config([earlier, "+logger.mine._target_=wandb_of_mine.Logger", "+logger.mine.name=${of_mine:1}"])
     OmegaConf.save(cfg, tmp_path / "config.yaml")
-    assert "logger" not in read_config(tmp_path).trainer
+    cfg = read_config(tmp_path)
+    assert "logger" not in cfg
+    assert "logger" not in cfg.trainer
+
+
+def test_several_loggers_at_once() -> None:
+    for both in ("logger=[tensorboard,csv]", "logger=many_loggers"):
+        check_overrides([both])
+        assert list(compose_config([both]).logger) == ["tensorboard", "csv"]
+    check_overrides(["logger=none"])
+    assert not compose_config(["logger=none"]).get("logger")
+    with pytest.raises(ConfigError, match="logger=cvs: no such logger; did you mean csv"):
+        check_overrides(["logger=[tensorboard,cvs]"])
+
+
+@pytest.mark.parametrize("service", ["wandb", "mlflow"])
+def test_a_logger_whose_package_is_not_there_is_named(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "find_spec", lambda name: None)
+    told = rf"logger\.{service}: {service} is not installed(.|\n)*segstudy\[{service}\]"
+    with pytest.raises(ConfigError, match=told):
+        check_overrides([f"logger={service}"])
+    monkeypatch.setattr(values, "find_spec", lambda name: name)
+    check_overrides([f"logger={service}"])
+
+
+def test_an_earlier_runs_targets_are_read_where_they_are_now(tmp_path: Path) -> None:
+    for target in RENAMED.values():
+        locate(target)
+    cfg = compose_config(["augment=strong", "callbacks.tta.enabled=true"])
+    back = {new: old for old, new in RENAMED.items()}
+    earlier = OmegaConf.create(OmegaConf.to_yaml(cfg))
+    for _, part in find_parts(earlier):
+        part["_target_"] = back.get(part["_target_"], part["_target_"])
+    assert differences(earlier, cfg)  # type: ignore[arg-type]
+    OmegaConf.save(earlier, tmp_path / "config.yaml")
+    (tmp_path / "record.json").write_text('{"status": "running"}')
+    matching_record(tmp_path, cfg)  # the run goes on
+    assert read_config(tmp_path, ("network", "data")).data["_target_"] == cfg.data["_target_"]
+
+
+def test_loggers_do_not_make_another_run() -> None:
+    both = compose_config(["logger=[tensorboard,csv]"])
+    assert differences(compose_config([]), both) == []
+    earlier = compose_config(["+trainer.logger._target_=lightning.pytorch.loggers.CSVLogger"])
+    earlier = OmegaConf.masked_copy(earlier, [key for key in earlier if key != "logger"])
+    assert differences(earlier, both) == []
+    assert run_name("v1", ["logger=[tensorboard,csv]"]) == "v1"
 
 
 CLAIM = "say: x, figure: miou, variant: v2, against: v1, direction: higher"
@@ -344,4 +410,9 @@ CLAIM = "say: x, figure: miou, variant: v2, against: v1, direction: higher"
 )
 def test_a_plan_is_checked_before_training(setting: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        check_overrides([setting])
+        check_overrides([setting], further_checks=[plan_mistakes])
+
+
+def test_mistakes_of_the_plan_are_in_the_same_message() -> None:
+    with pytest.raises(ConfigError, match=r"seed=x: (.|\n)*report\.margin=-1"):
+        check_overrides(["seed=x", "report.margin=-1"], further_checks=[plan_mistakes])

@@ -9,8 +9,8 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from segstudy.config.check import check_overrides
 from segstudy.config.compose import compose_config
+from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError

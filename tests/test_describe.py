@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -15,7 +14,7 @@ from segstudy.config.paths import CONF
 from segstudy.errors import ConfigError
 from segstudy.inspection.diagram import draw
 from segstudy.inspection.receptive_field import effective_receptive_field, field_side, receptive_fields
-from segstudy.inspection.summary import PUBLISHED, describe, shape
+from segstudy.inspection.summary import PUBLISHED, describe, trace_architecture
 
 THIN = ["encoder.widths=[4,4,4,4,4]", "decoder.widths=[4,4,4,4]"]
 
@@ -71,7 +70,7 @@ def test_the_network_is_left_as_it_is() -> None:
     network = built("model=v3", *THIN).train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     describe(network, 32, 32)
-    shape(network, 32, 32)
+    trace_architecture(network, 32, 32)
     receptive_fields(network)
     assert network.training
     assert all(p.requires_grad and p.dtype == torch.float32 for p in network.parameters())
@@ -151,7 +150,7 @@ def test_v1_by_the_formula() -> None:
 
 
 def test_the_u_of_v3() -> None:
-    drawn = shape(built("model=v3", classes=21), 64, 96)
+    drawn = trace_architecture(built("model=v3", classes=21), 64, 96)
     assert [(s.part, s.channels, s.height) for s in drawn.stages] == [
         ("image", 3, 64),
         *(("encoder", c, 64 // 2**i) for i, c in enumerate([64, 64, 128, 128, 256])),
@@ -165,7 +164,7 @@ def test_the_u_of_v3() -> None:
 
 def test_only_maps_that_are_read_are_skips() -> None:
     # DeepLabV3+ reads one finer map, at stride 4.
-    drawn = shape(built("network=smp", "network.arch=DeepLabV3Plus", "encoder=resnet18"), 64, 64)
+    drawn = trace_architecture(built("network=smp", "network.arch=DeepLabV3Plus", "encoder=resnet18"), 64, 64)
     ((start, end),) = drawn.skips
     assert (drawn.stages[start].part, drawn.stages[start].height) == ("encoder", 16)
     assert (drawn.stages[end].part, drawn.stages[end].height) == ("decoder", 16)
@@ -173,7 +172,7 @@ def test_only_maps_that_are_read_are_skips() -> None:
 
 def test_a_network_of_other_parts_is_not_drawn() -> None:
     with pytest.raises(ConfigError, match="Sequential has no part called encoder or decoder, found 0"):
-        shape(nn.Sequential(conv(3)), 32, 32)
+        trace_architecture(nn.Sequential(conv(3)), 32, 32)
 
 
 SHIPPED = {f"model={p.stem}": [f"model={p.stem}"] for p in sorted((CONF / "model").glob("*.yaml"))}
@@ -192,13 +191,12 @@ def test_everything_shipped_is_described_and_drawn(overrides: list[str]) -> None
     parts = [layer for layer in layers if layer.depth == 1]
     assert layers[0].flop == sum(part.flop for part in parts) > 0
     assert layers[0].shape == (1 if two else 3, 64, 64)
-    drawn = shape(network, 64, 64)
+    drawn = trace_architecture(network, 64, 64)
     assert drawn.stages[-1].channels == (1 if two else 3)
     assert len(drawn.skips) >= 2
     figure = draw(drawn, "a title")
     words = [text.get_text() for text in figure.axes[0].texts]
     assert all(str(s.channels) in words and f"{s.height}×{s.width}" in words for s in drawn.stages)
-    plt.close(figure)
 
 
 # The command

@@ -53,7 +53,7 @@ def test_a_network_of_one_size_is_measured_at_that(tmp_path: Path) -> None:
 
 BREAKS: dict[str, tuple[Any, str, set[str]]] = {
     "receptive_field": (test_diagnostics, "receptive_fields", set()),
-    "metrics_fit": (test_diagnostics, "fit_figures", set()),
+    "metrics_fit": (test_diagnostics, "metrics_on_training_images", set()),
     "measures": (per_image_errors, "near_edges", {"measures.npz", "labels.npz"}),
     "shift_consistency": (per_image_errors, "shift_consistency", set()),
     "pictures": (pictures, "error_picture", {"samples.npz"}),

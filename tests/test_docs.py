@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from segstudy.config.check import check_overrides
+from segstudy.config.overrides import check_overrides
 from segstudy.measures import objects
 from segstudy.study.analysis.metrics import METRICS
 from segstudy.study.analysis.plan import IMAGE_METRICS

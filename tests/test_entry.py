@@ -16,6 +16,8 @@ from segstudy import sweep, train
 from segstudy.build import build_data, build_module, build_network, build_trainer
 from segstudy.config.compose import compose_config
 from segstudy.errors import ConfigError
+from segstudy.runs.history import read_history
+from segstudy.runs.record import Record
 from segstudy.study.report import write
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +114,7 @@ def test_a_side_that_no_run_will_be_is_told_before_training(tmp_path: Path, caps
         ("trainer.precision=abc", "trainer: Precision 'abc' is invalid"),
         ("trainer.max_time=abc", "trainer: .*not a valid duration"),
         ("callbacks.best.save_top_k=-2", "callbacks.best: "),
-        ("trainer.logger._target_=segstudy.errors.did_you_mean", "trainer.logger: "),
+        ("logger.mine._target_=segstudy.errors.did_you_mean", "logger.mine: "),
     ],
 )
 def test_what_lightning_refuses_is_a_mistake_with_its_words(setting: str, told: str, tmp_path: Path) -> None:
@@ -136,14 +138,49 @@ def test_processes_of_torchrun_that_the_trainer_does_not_know(tmp_path: Path, mo
 
 
 def test_a_logger_of_the_users_own_gets_curves_settings_and_final_figures(tmp_path: Path) -> None:
-    cfg = compose_config([*CPU, "++trainer.logger._target_=lightning.pytorch.loggers.CSVLogger"])
-    record = train.Record(tmp_path)
+    cfg = compose_config([*CPU, "logger=many_loggers"])
+    record = Record(tmp_path)
     train.run(cfg, tmp_path, record)
-    (curves,) = tmp_path.glob("lightning_logs/version_0/metrics.csv")
+    (curves,) = tmp_path.glob("csv/version_0/metrics.csv")
     rows = [dict(zip(curves.read_text().splitlines()[0].split(","), line.split(","), strict=True))
             for line in curves.read_text().splitlines()[1:]]  # fmt: skip
     final = [float(row["final/miou"]) for row in rows if row["final/miou"]]
     assert final == [pytest.approx(record.values["metrics"]["network"]["miou"])]
     assert any(row["val/loss"] for row in rows)
     assert "lr: 0.001" in (curves.parent / "hparams.yaml").read_text()
-    assert (tmp_path / "tensorboard").is_dir()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_run_without_loggers(tmp_path: Path) -> None:
+    cfg = compose_config([*CPU, "logger=none"])
+    train.run(cfg, tmp_path, record := Record(tmp_path))
+    assert record.status == "done"
+    assert not (tmp_path / "tensorboard").exists()
+
+
+SEARCH = [
+    "hparams_search=optuna", "study=search", "hydra.sweeper.n_trials=3",
+    "hydra.sweeper.params={optim.lr: 'tag(log, interval(1e-4, 1e-2))'}",
+]  # fmt: skip
+
+
+def test_a_search_maximises_the_metric_of_the_select_role(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = command(tmp_path, str(ROOT / "train.py"), *CPU, *SEARCH, "data.select_fraction=.5", "data.train_images=16")
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "runs" / "search"
+    scores = {folder.name: read_history(folder / "history.csv")[-1]["val/miou"] for folder in study.glob("v1_lr=*")}
+    assert len(scores) == 3
+    best = OmegaConf.load(study / "optimization_results.yaml")
+    assert best.best_value == pytest.approx(max(scores.values()))  # type: ignore[union-attr]
+    assert "best: " in done.stdout
+    assert not (study / "report.html").exists()
+
+
+def test_a_search_without_a_select_role_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    hydra = {"sweeper": {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}}
+    for data in ({"select_fraction": 0}, {"val": "val", "test": None}):
+        with pytest.raises(SystemExit) as ended:
+            sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "data": data}))
+        assert ended.value.code == 2
+        assert "data.select_fraction=.1" in capsys.readouterr().err

@@ -44,8 +44,8 @@ from segstudy.inference.loading import (
 from segstudy.inference.tta import mean_over_views
 from segstudy.labels import labels_at, voc_palette
 from segstudy.networks.normalize import Normalize
+from segstudy.run import run
 from segstudy.runs.locking import run_lock
-from segstudy.train import run
 
 TINY = [
     "data.batch_size=3", "trainer.max_epochs=1", "trainer=cpu", "optim.lr=0.01", "callbacks.pictures.count=1",

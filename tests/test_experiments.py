@@ -15,13 +15,14 @@ from PIL import Image
 from segstudy.build import build_network
 from segstudy.callbacks.history import draw_curves
 from segstudy.callbacks.pictures import animate
-from segstudy.config.check import check, check_overrides
+from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
+from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError
+from segstudy.run import run
 from segstudy.runs.history import read_history, write_history
-from segstudy.train import run
 
 EXPERIMENTS = sorted(
     str(p.relative_to(CONF / "experiment").with_suffix("")) for p in (CONF / "experiment").rglob("*.yaml")

@@ -83,9 +83,9 @@ def test_a_killed_writer_leaves_the_earlier_file(moment: str, tmp_path: Path) ->
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from segstudy.files import replacing
+from segstudy.files import atomic_write
 os.{moment} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-with replacing(Path(sys.argv[1]), "last.ckpt", durable=True) as file:
+with atomic_write(Path(sys.argv[1]), "last.ckpt", durable=True) as file:
     file.write(b"new")
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "PYTHONPATH": SOURCE})

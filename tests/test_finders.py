@@ -1,5 +1,6 @@
 """The finders of a learning rate and of the largest batch, on generated scenes with thin networks."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from segstudy.build import build_trial
 from segstudy.cli.main import app
 from segstudy.config.compose import compose_config
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inspection.batch_size import find_batch
-from segstudy.inspection.learning_rate import draw_rates, find_lr, suggest
+from segstudy.inspection.learning_rate import MakeTrial, draw_learning_rates, find_lr, suggest
 from segstudy.module import SegmentationModule
 
 THIN = [
@@ -20,6 +22,10 @@ THIN = [
     "encoder.widths=[4,4,4,4,4]", "decoder.widths=[4,4,4,4]",
 ]  # fmt: skip
 Step = dict[str, Any]
+
+
+def trial(overrides: list[str]) -> MakeTrial:
+    return partial(build_trial, compose_config(overrides))
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 
 def test_the_rate_grows_and_each_batchs_loss_is_recovered(steps: list[Step]) -> None:
-    found = find_lr(compose_config([*THIN, "optim.encoder_lr=0.5"]), steps=40, lowest=1e-5, highest=1e-1)
+    found = find_lr(trial([*THIN, "optim.encoder_lr=0.5"]), steps=40, lowest=1e-5, highest=1e-1)
     assert len(found.rates) == 40
     np.testing.assert_allclose(found.losses, [s["loss"] for s in steps], rtol=1e-5)  # Lightning gives an average
     np.testing.assert_allclose(found.rates, [s["rates"][0] for s in steps])
@@ -51,10 +57,10 @@ def test_the_rate_grows_and_each_batchs_loss_is_recovered(steps: list[Step]) -> 
 
 
 def test_every_search_begins_with_a_fresh_network(steps: list[Step]) -> None:
-    cfg = compose_config([*THIN, "schedule=plateau", "trainer.max_epochs=1"])  # neither ends the search
-    first = find_lr(cfg, steps=30)
+    fresh = trial([*THIN, "schedule=plateau", "trainer.max_epochs=1"])  # neither ends the search
+    first = find_lr(fresh, steps=30)
     assert len(first.rates) == 30
-    np.testing.assert_array_equal(find_lr(cfg, steps=30).losses, first.losses)
+    np.testing.assert_array_equal(find_lr(fresh, steps=30).losses, first.losses)
 
 
 def test_the_suggestion_on_a_made_curve() -> None:
@@ -68,7 +74,7 @@ def test_the_suggestion_on_a_made_curve() -> None:
     found = suggest(rates, fall + rise + broken + noise)
     assert 5e-4 < found.suggested < 2e-3
     assert 1e-3 < found.rates[found.smooth.argmin()] < 2e-1
-    figure = draw_rates(found, "made")
+    figure = draw_learning_rates(found, "made")
     assert figure.axes[0].get_xscale() == "log"
 
 
@@ -81,12 +87,11 @@ def test_a_loss_that_only_rises_suggests_nothing() -> None:
 
 
 def test_impossible_searches_are_refused() -> None:
-    cfg = compose_config(THIN)
     for wrong in ({"lowest": 0.0}, {"lowest": 2.0}, {"steps": 5}):
         with pytest.raises(ConfigError, match="--lowest"):
-            find_lr(cfg, **wrong)  # type: ignore[arg-type]
+            find_lr(trial(THIN), **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="--limit 1"):
-        find_batch(cfg, limit=1)
+        find_batch(trial(THIN), limit=1)
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
@@ -114,7 +119,7 @@ def test_the_largest_batch_is_one_that_was_tried(
     limit: int, fits: int, sizes: list[int], ended: str, steps: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited(monkeypatch, fits)
-    found = find_batch(compose_config(THIN), limit)
+    found = find_batch(trial(THIN), limit)
     assert (found.largest, found.fitted, found.ended) == (sizes[-1], sizes, ended)
     assert [s["images"] for s in steps] == [size for size in sizes for _ in range(3)]
     assert found.peak > 0
@@ -125,13 +130,13 @@ def test_the_largest_batch_is_one_that_was_tried(
 def test_where_not_even_two_images_fit(most: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, most)
     with pytest.raises(TrainingError, match="not even a batch of 2"):
-        find_batch(compose_config(THIN), limit)
+        find_batch(trial(THIN), limit)
 
 
 def test_too_little_memory_for_the_rates_names_the_other_search(monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, 4)
     with pytest.raises(TrainingError, match=r"data\.batch_size=8(.|\n)*find batch"):
-        find_lr(compose_config(THIN), steps=20)
+        find_lr(trial(THIN), steps=20)
 
 
 def test_the_commands_say_what_to_type(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_model_and_an_experiment_are_only_files(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_readme_are_good_ones() -> None:
     """Every `python train.py …` in README and CONTRIBUTING passes the check of the command line."""
-    from segstudy.config.check import check_overrides
+    from segstudy.config.overrides import check_overrides
 
     root = Path(__file__).parents[1]
     text = (root / "README.md").read_text() + (CONF / "config.yaml").read_text()

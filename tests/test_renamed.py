@@ -4,11 +4,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from segstudy.config.check import read_config
 from segstudy.config.compose import compose_config
-from segstudy.config.renamed import RENAMED, with_current_names
-from segstudy.config.run_folder import differences
-from segstudy.config.targets import locate
+from segstudy.config.names import differences
+from segstudy.config.run_folder import read_config
+from segstudy.config.targets import RENAMED, locate, update_targets
 
 
 def test_every_present_name_is_one() -> None:
@@ -26,4 +25,6 @@ def test_a_folder_of_before_is_read_and_is_the_same_run(tmp_path: Path) -> None:
     assert "segstudy.data.effects.Tint" in text
     (tmp_path / "config.yaml").write_text(text)
     assert read_config(tmp_path, ("data", "callbacks")).data._target_ == "segstudy.data.datasets.voc.VOC"
-    assert differences(OmegaConf.create(with_current_names(text)), cfg) == []  # type: ignore[arg-type]
+    old = OmegaConf.create(text)
+    update_targets(old)
+    assert differences(old, cfg) == []  # type: ignore[arg-type]

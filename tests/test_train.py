@@ -35,6 +35,7 @@ from segstudy.errors import ConfigError, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice
 from segstudy.measures.confusion import confusion_per_image
+from segstudy.run import run
 from segstudy.runs.checkpoints import RunCheckpointIO
 from segstudy.runs.history import read_history
 from segstudy.runs.locking import run_lock
@@ -44,7 +45,6 @@ from segstudy.study.analysis.metrics import by_name
 from segstudy.study.report.markdown import markdown_report
 from segstudy.study.results import read_run
 from segstudy.sweep import Study
-from segstudy.train import run
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 import segstudy
 from segstudy import build
-from segstudy.config.check import read_config
 from segstudy.config.compose import compose_config
+from segstudy.config.run_folder import read_config
 from segstudy.config.targets import locate
 from segstudy.config.trust import is_allowed
 from segstudy.errors import ConfigError

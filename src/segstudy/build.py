@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar, WeightAveraging
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -24,20 +22,20 @@ from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.callbacks.per_image_errors import PerImageErrors
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.reseed_each_step import ReseedEachStep
-from segstudy.callbacks.signals import RestoreSignalHandlers
+from segstudy.callbacks.restore_signal_handlers import RestoreSignalHandlers
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
-from segstudy.config.check import check_overrides
+from segstudy.config.overrides import check_overrides
 from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
-from segstudy.entry import RANKS
+from segstudy.entry import RANK, RANKS
 from segstudy.errors import ConfigError, SegstudyError, WeightsError
 from segstudy.files import subfolder
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
-from segstudy.precision import RANK, choose_device
+from segstudy.precision import choose_device
 from segstudy.runs.checkpoints import RunCheckpointIO, start_from
 from segstudy.seeds import initialise, stream
 
@@ -158,33 +156,21 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | K
     )
 
 
-class EventFiles(TensorBoardLogger):
-    """TensorBoard's event files alone: Lightning's `hparams.yaml` would repeat config.yaml, and follow a link."""
-
-    @rank_zero_only
-    def save(self) -> None:
-        self.experiment.flush()
-
-
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
     settings, reason = _trainer_settings(cfg)
+    loggers = build_loggers(cfg, folder)
     callbacks: list[Callback] = [ReseedEachStep(cfg.seed), RestoreSignalHandlers(), *run_callbacks(cfg)]
     for callback in callbacks:
         if hasattr(callback, "dirpath"):
             callback.dirpath = str(folder / "checkpoints")
-    if RANK == 0:
-        subfolder(folder, "tensorboard")
-    # With a name of its own, so that no link waits for the file of the curves.
-    curves = EventFiles(folder, name="", version="tensorboard", filename_suffix=f".{secrets.token_hex(8)}")
-    further = _further_loggers(settings.pop("logger", None), folder)
     trainer = _trainer(
         settings,
         default_root_dir=str(folder),
-        callbacks=callbacks,
+        callbacks=[c for c in callbacks if loggers or not isinstance(c, LearningRateMonitor)],  # it asks for a logger
         plugins=[*(settings.get("plugins") or []), RunCheckpointIO(folder)],
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
-        logger=[curves, *further],
+        logger=loggers,
     )
     started = int(os.environ.get("WORLD_SIZE", 1))
     if trainer.world_size != started and "LOCAL_RANK" in os.environ:
@@ -203,17 +189,18 @@ def _trainer(settings: dict[str, Any], **own: Any) -> L.Trainer:
         raise ConfigError(f"trainer: {_cause(error)}") from error
 
 
-def _further_loggers(given: Any, folder: Path) -> list[Logger]:
-    """The loggers that `trainer.logger` adds to TensorBoard's; one that is told no folder writes into the run's."""
-    parts = given if isinstance(given, list) else [given] if isinstance(given, dict) else []
+def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    """The loggers of the config. One that is given no `save_dir` writes into a subfolder of the run's, `<its key>/`."""
+    parts: Any = OmegaConf.to_container(cfg.logger, resolve=True) if cfg.get("logger") else {}
     loggers = []
-    for part in parts:
-        if "save_dir" in parameters(locate(part["_target_"]))[0]:
-            part = {"save_dir": str(folder)} | part
+    for name, part in parts.items():
+        if "save_dir" in parameters(locate(part["_target_"]))[0] and part.get("save_dir") is None:
+            part["save_dir"] = str(subfolder(folder, name) if RANK == 0 else folder / name)
+        unnamed = [key for key in ("name", "run_name") if key in part and part[key] is None]
         try:
-            loggers.append(instantiate(part))
+            loggers.append(instantiate(part | dict.fromkeys(unnamed, folder.name)))
         except Exception as error:
-            raise ConfigError(f"trainer.logger: {_cause(error)}") from error
+            raise ConfigError(f"logger.{name}: {_cause(error)}") from error
     return loggers
 
 
@@ -255,17 +242,19 @@ def build_test_module(network: nn.Module, data: SegmentationData) -> Segmentatio
 
 def build_tester(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> L.Trainer:
     """A trainer that only tests; its callbacks write into `folder`."""
-    quiet = {"logger": False, "enable_checkpointing": False}
     bar = any(isinstance(c, ProgressBar) for c in callbacks)
-    settings = _trainer_settings(cfg)[0] | quiet
+    settings = _trainer_settings(cfg)[0] | {"enable_checkpointing": False}
     return _trainer(settings, default_root_dir=str(folder), callbacks=list(callbacks), enable_progress_bar=bar)
 
 
-def build_prober(cfg: DictConfig, folder: Path) -> L.Trainer:
-    """A trainer that only tries steps: on one device, without validation, end, callbacks or checkpoints."""
+def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, SegmentationData, L.Trainer]:
+    """Module and data as a run of this config begins, under a constant learning rate, and a trainer that only tries
+    steps: on one device, without validation, end, callbacks or checkpoints."""
+    data = build_data(cfg)
+    module = build_module(cfg, build_start(cfg, data)[0], data)
+    module.schedule = constant  # another one would ask for a validation, or for the budget's end
     settings = _trainer_settings(cfg)[0] | {
         "default_root_dir": str(folder),
-        "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "max_epochs": -1,
@@ -277,14 +266,14 @@ def build_prober(cfg: DictConfig, folder: Path) -> L.Trainer:
         "strategy": "auto",
         "sync_batchnorm": False,
     }
-    return _trainer(settings)
+    return module, data, _trainer(settings)
 
 
 def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
-    """The trainer's settings with device and precision decided, and why."""
+    """The trainer's settings with device and precision decided, and why. (Earlier runs have a `logger` among them.)"""
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     accelerator, precision, reason = choose_device(settings["accelerator"], settings["precision"])
-    return settings | {"accelerator": accelerator, "precision": precision}, reason
+    return settings | {"accelerator": accelerator, "precision": precision, "logger": False}, reason
 
 
 def _with_weights(loss: DictConfig, data: SegmentationData | KnownClasses) -> DictConfig:

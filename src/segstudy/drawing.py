@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # without pyplot, which would choose a backend for a notebook too
 from matplotlib.patches import Patch
 
 from segstudy.labels import IGNORE
@@ -48,7 +48,7 @@ def image_grid(
     above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles)
     tallest = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
     height = 1.75 * tallest * len(rows) + above + 0.1 + 0.24 * lines
-    figure = Figure((1.75 * columns, height))  # without pyplot, whose backend is the notebook's or the user's
+    figure = Figure(figsize=(1.75 * columns, height))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
@@ -89,7 +89,7 @@ def save(figure: Figure, file: Path | BinaryIO) -> None:
 
 
 def as_array(figure: Figure) -> np.ndarray:
-    """RGB uint8 (H,W,3) of a drawn figure."""
+    """RGB uint8 (H,W,3) of a figure."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Variables that number the processes of one training; Lightning reads the same ones."""
 RANK = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
-"""This process's number, as Lightning's `rank_zero_only.rank`: without importing PyTorch, which takes seconds."""
+"""Which of several training processes this is (of Lightning, torchrun or SLURM); 0 for the first or only one."""
 
 received: int | None = None
 """The first signal that asked this process to end."""
@@ -30,14 +30,14 @@ def stop(number: int, frame: FrameType | None = None) -> None:
     while frame is not None:
         if frame.f_globals.get("__name__") == "importlib._bootstrap":
             # Nothing is being written yet, and PyTorch's C++ aborts if an exception breaks its import off.
-            told()
+            print_interrupted()
             os._exit(128 + number)
         frame = frame.f_back
     raise KeyboardInterrupt
 
 
-def told() -> None:
-    """Say, once for all processes of a training, that it was interrupted."""
+def print_interrupted() -> None:
+    """Print, once for all processes of a training, that it was interrupted."""
     if place and not any(int(os.environ.get(name, 0)) for name in RANKS):
         print(f"\ninterrupted; the same command continues {place}", file=sys.stderr, flush=True)
 
@@ -55,7 +55,7 @@ def interruptible() -> Iterator[None]:
             raise
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # from here on it ends, and needs no second request
-        told()
+        print_interrupted()
         sys.exit(128 + received)
 
 

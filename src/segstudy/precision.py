@@ -4,7 +4,6 @@ import os
 
 import torch
 
-from segstudy import entry
 from segstudy.errors import ConfigError
 
 
@@ -20,10 +19,6 @@ def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
     if precision != "auto":
         return wanted, precision, "as asked"
     return wanted, *choose_precision(wanted)
-
-
-RANK = entry.RANK
-"""Which of several training processes this is (of Lightning, torchrun or SLURM); 0 for the first or only one."""
 
 
 def choose_precision(accelerator: str) -> tuple[str, str]:

@@ -1,1 +1,1 @@
-"""What happens around training: pictures, throughput, guards against bad numbers and too little memory."""
+"""What happens around training and test: measures, pictures, curves, loggers, guards."""

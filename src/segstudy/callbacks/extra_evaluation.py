@@ -1,4 +1,4 @@
-"""A second prediction at the test, measured beside the plain one."""
+"""Base of the callbacks that test a second prediction of each image, such as with test-time augmentation."""
 
 from typing import Any
 
@@ -10,10 +10,9 @@ from segstudy.metrics import Confusion, summary
 
 
 class ExtraEvaluation(Diagnostic):
-    """At the test, also measures what `probabilities` makes of each batch, at network size.
+    """Also tests the predictions that `probabilities` returns for each batch, at network size.
 
-    Its figures are kept apart, as `metrics_<name>` of the record: a network is compared without them, and a run is done
-    without them.
+    Stored in the record as `metrics_<name>`; never used to compare variants. A run is complete without them.
     """
 
     name: str
@@ -25,8 +24,8 @@ class ExtraEvaluation(Diagnostic):
     def probabilities(
         self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]
     ) -> Tensor:
-        """(B,C,H,W) of a batch, whose plain logits are given."""
-        raise NotImplementedError("a second prediction says how it is made")
+        """Class probabilities (B,C,H,W) of a batch; logits: those of the plain prediction."""
+        raise NotImplementedError("a subclass says how its predictions are made")
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.counts = Confusion(len(module.classes)).to(module.device)  # type: ignore[arg-type]
@@ -36,7 +35,7 @@ class ExtraEvaluation(Diagnostic):
     ) -> None:
         if self.name in self.not_measured:
             return
-        with self.spared(self.name):
+        with self.tolerate_errors(self.name):
             labels = self.probabilities(trainer, module, outputs, batch).argmax(1)
             self.counts.update(labels, batch["mask"])
 

@@ -1,4 +1,4 @@
-"""Guards: a loss that is not finite, and too little memory, end the run with what to do."""
+"""Ends a run whose loss is not finite, with what to do."""
 
 from collections import deque
 from pathlib import Path
@@ -15,7 +15,7 @@ from segstudy.errors import TrainingError
 class FiniteLoss(L.Callback):
     """Ends the run at a loss that is NaN or infinite: names the step, the batch's images and the last good checkpoint.
 
-    On a GPU it looks every `every` steps (a look waits for the device), on a CPU at each.
+    On a GPU it checks every `every` steps (a check waits for the device), on a CPU each step.
     """
 
     def __init__(self, every: int = 50):
@@ -25,12 +25,12 @@ class FiniteLoss(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, i: int) -> None:
         self.recent.append((trainer.global_step, out["loss"].detach(), batch.get("index")))
         if module.device.type == "cpu" or i % self.every == self.every - 1:
-            self._look(trainer)
+            self._check(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._look(trainer)  # before ModelCheckpoint, which Lightning moves to the end
+        self._check(trainer)  # before ModelCheckpoint, which Lightning moves to the end
 
-    def _look(self, trainer: L.Trainer) -> None:
+    def _check(self, trainer: L.Trainer) -> None:
         if not self.recent or torch.stack([loss for _, loss, _ in self.recent]).isfinite().all():
             self.recent.clear()
             return

@@ -9,7 +9,7 @@ from segstudy.errors import ConfigError
 
 
 class FreezeEncoder(L.Callback):
-    """Keeps the encoder's weights for the first `epochs` epochs, and its batch statistics for `batch_norm_epochs`.
+    """Freezes the encoder's weights for the first `epochs` epochs, and its batch statistics for `batch_norm_epochs`.
 
     While its batch normalisation is frozen it uses the running statistics of its pretraining. −1 freezes throughout.
     """
@@ -19,23 +19,23 @@ class FreezeEncoder(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         encoder = self._encoder(pl_module)
-        frozen = self._holds(self.epochs, trainer.current_epoch)
+        frozen = self._is_frozen(self.epochs, trainer.current_epoch)
         if trainer.world_size == 1:  # DDP fixes its list of gradients once, so there they are dropped instead
             encoder.requires_grad_(not frozen)
-        if not self._holds(self.batch_norm_epochs, trainer.current_epoch):
-            for module in self._norms(encoder):
-                module.train()  # Lightning keeps each module's mode, so nobody else ends the freeze
+        if not self._is_frozen(self.batch_norm_epochs, trainer.current_epoch):
+            for module in self._batch_norms(encoder):
+                module.train()  # Lightning keeps each module's mode, so nothing else ends the freeze
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # At each batch, since a callback or an older Lightning may set the whole network back to training mode.
-        if self._holds(self.batch_norm_epochs, trainer.current_epoch):
-            for module in self._norms(self._encoder(pl_module)):
+        if self._is_frozen(self.batch_norm_epochs, trainer.current_epoch):
+            for module in self._batch_norms(self._encoder(pl_module)):
                 module.eval()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        if trainer.world_size > 1 and self._holds(self.epochs, trainer.current_epoch):
+        if trainer.world_size > 1 and self._is_frozen(self.epochs, trainer.current_epoch):
             for parameter in self._encoder(pl_module).parameters():
                 parameter.grad = None
 
@@ -47,9 +47,9 @@ class FreezeEncoder(L.Callback):
         return encoder
 
     @staticmethod
-    def _norms(encoder: nn.Module) -> list[nn.Module]:
+    def _batch_norms(encoder: nn.Module) -> list[nn.Module]:
         return [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     @staticmethod
-    def _holds(epochs: int, epoch: int) -> bool:
+    def _is_frozen(epochs: int, epoch: int) -> bool:
         return epochs < 0 or epoch < epochs

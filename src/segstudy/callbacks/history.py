@@ -23,9 +23,9 @@ PANELS = {
 
 
 class History(Diagnostic):
-    """Writes every logged figure of each epoch to `history.csv`, and at the end `pictures/curves.png`.
+    """Writes every logged metric of each epoch to `history.csv`, and at the end `pictures/curves.png`.
 
-    A new run also writes TensorBoard's layout of custom scalars: which figures share a chart, over which all runs lie.
+    A new run also writes TensorBoard's layout of custom scalars: which metrics share a chart.
     `seconds` runs from the first training step on, validation and pictures between epochs included.
     A continued run goes on in the same file and from the same seconds; rows of an epoch that is trained again are
     replaced, and the time that it took before the interruption is not counted.
@@ -37,16 +37,16 @@ class History(Diagnostic):
         self.began: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.rows = read_history(_place(trainer))
+        self.rows = read_history(_history_file(trainer))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.ckpt_path is None:
-                logger.experiment.add_custom_scalars(charts(len(module.classes), module.background))  # type: ignore[arg-type]
+                logger.experiment.add_custom_scalars(custom_scalars_layout(len(module.classes), module.background))  # type: ignore[arg-type]
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Only from here on is a continued run's epoch known.
         earlier = [row for row in self.rows if row["epoch"] <= trainer.current_epoch]
         spent = earlier[-1].get("seconds") if earlier else 0.0
-        # An older history has no seconds: those of its continuation alone would be wrong.
+        # An older history has no seconds; those since it was continued would be wrong alone.
         self.began = None if spent is None else time.monotonic() - spent
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -57,15 +57,16 @@ class History(Diagnostic):
         if self.began is not None:
             figures["seconds"] = time.monotonic() - self.began
         self.rows = [r for r in self.rows if r["epoch"] < epoch] + [{"epoch": epoch} | figures]
-        write_history(self.rows, _place(trainer))
+        write_history(self.rows, _history_file(trainer))
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero and len(self.rows) > 1:
-            with self.spared("curves"), atomic_write(Path(trainer.default_root_dir), "pictures/curves.png") as file:
+            folder = Path(trainer.default_root_dir)
+            with self.tolerate_errors("curves"), atomic_write(folder, "pictures/curves.png") as file:
                 save(draw_curves(self.rows), file)
 
 
-def charts(num_classes: int, background: int | None) -> dict[str, dict[str, list[Any]]]:
+def custom_scalars_layout(num_classes: int, background: int | None) -> dict[str, dict[str, list[Any]]]:
     """A layout of custom scalars: training and validation in one chart, and a chart for each failure mode."""
     layout = {"learning": {title: ["Multiline", list(names)] for title, names in PANELS.items()}}
     if failures := defined_failures(num_classes, background):
@@ -88,5 +89,5 @@ def draw_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _place(trainer: Any) -> Path:
+def _history_file(trainer: Any) -> Path:
     return Path(trainer.default_root_dir) / "history.csv"

@@ -1,4 +1,4 @@
-"""A look into the layers: activations and gradients of one batch, and what is wrong with them."""
+"""Activations and gradients of every layer in one training batch, and what is wrong with them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from segstudy.inspection.activations import LayerStatistics, Probe, sample, tabl
 class Inspector(L.Callback):
     """Inspects one training batch in the first epoch, every `every` epochs and in the last.
 
-    It is the first batch whose gradients are used, and an ordinary one: the hooks only read, and are there for it
-    alone. Gradients are those of the optimizer's step, before clipping, unscaled; with accumulation, of all its
+    It is the first batch after which the optimizer steps; the hooks only read, and are removed then.
+    Gradients are those of the optimizer's step, before clipping, unscaled; with accumulation, of all its
     batches, while the activations are of the last one. Of a run that `max_time` ends, the last epoch is not known.
     Writes `inspector/epoch_001.csv` and TensorBoard histograms, and prints the layers that are flagged. every=0: only
     the first and the last epoch.
@@ -40,7 +40,7 @@ class Inspector(L.Callback):
         path = subfolder(Path(trainer.default_root_dir), "inspector") / f"epoch_{epoch:03d}.csv"
         write_table(rows, path)
         self._histograms(trainer, probe)
-        self._tell(trainer, rows, epoch, path)
+        self._print_flagged(trainer, rows, epoch, path)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         if self.probe is not None:
@@ -50,7 +50,7 @@ class Inspector(L.Callback):
         epoch = trainer.current_epoch + 1
         return epoch in (1, trainer.max_epochs) or (self.every > 0 and epoch % self.every == 0)
 
-    def _tell(self, trainer: L.Trainer, rows: Sequence[LayerStatistics], epoch: int, path: Path) -> None:
+    def _print_flagged(self, trainer: L.Trainer, rows: Sequence[LayerStatistics], epoch: int, path: Path) -> None:
         # While the bar is drawn, only its own console can write above it.
         bar = getattr(trainer.progress_bar_callback, "progress", None)
         console = bar.console if bar is not None else Console()

@@ -1,4 +1,4 @@
-"""The test's counts, image by image, at network size and at each image's original size."""
+"""A confusion matrix for each test image, at network size and at its original size."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ SIZES = ("network", "original")
 
 
 class PerImageConfusion(L.Callback):
-    """Keeps a confusion matrix for each test image, so that a study can resample images.
+    """A confusion matrix for each test image, so that a study can resample images.
 
     Writes `test/counts.npz`: names (N), and for each size `<size>` int64 rows (image, truth, prediction, pixels) of
     the entries that are not 0. At original size the logits are interpolated (bilinear) before the argmax.
     Where `trainer.limit_test_batches` leaves images out, N are those that were tested; `images` holds their number.
-    Raises TrainingError if an image was counted twice, or left out without being told so.
+    Raises TrainingError if an image was counted twice, or left out without such a limit.
     present: the classes in each image of this process at original size (some vanish at network size), by its place.
     """
 
@@ -107,8 +107,8 @@ def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
         )
 
 
-def with_part(protocol: str, images: int, whole: int) -> str:
-    """A protocol that also says so if only some images were tested: such a run is not compared with whole ones."""
+def protocol_of_images(protocol: str, images: int, whole: int) -> str:
+    """The protocol, with the number of images if only some were tested: such a run is not compared with others."""
     return ", ".join(filter(None, [protocol, f"{images} of {whole} images tested" if images < whole else ""]))
 
 
@@ -122,13 +122,13 @@ def dataset_metrics(counts: Mapping[str, np.ndarray], classes: Sequence[str]) ->
 
 
 def test_record(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str, Any]:
-    """What a test's callbacks measured, as entries of the record."""
-    kept = list(callbacks)
-    counts = next(c for c in kept if isinstance(c, PerImageConfusion))
+    """The entries of the record that a test's callbacks measured."""
+    callbacks = list(callbacks)
+    counts = next(c for c in callbacks if isinstance(c, PerImageConfusion))
     entries = {"images_tested": counts.images} | dataset_metrics(counts.total, classes)
-    entries |= {f"metrics_{c.name}": c.figures for c in kept if isinstance(c, ExtraEvaluation) and c.figures}
-    failed = (c.not_measured for c in kept if isinstance(c, Diagnostic))
+    entries |= {f"metrics_{c.name}": c.figures for c in callbacks if isinstance(c, ExtraEvaluation) and c.figures}
+    failed = (c.not_measured for c in callbacks if isinstance(c, Diagnostic))
     entries["not_measured"] = {what: why for each in failed for what, why in each.items()}
-    for final in (c for c in kept if isinstance(c, TestDiagnostics)):
+    for final in (c for c in callbacks if isinstance(c, TestDiagnostics)):
         entries |= final.entries
     return entries

@@ -1,4 +1,4 @@
-"""How the test's predictions fail, image by image, for the study."""
+"""How the predictions of each test image fail: the sums that a study's figures are made of."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ FILES = ("measures.npz", "labels.npz")
 
 
 class PerImageErrors(Diagnostic):
-    """Keeps, of each test image at network size, the sums of failures, confidence, background offsets and shifts.
+    """For each test image at network size: the sums of failures, confidence, background offsets and shifts.
 
     Which classes an image holds is taken from `PerImageConfusion`, which must stand before it among the callbacks.
     Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
@@ -44,10 +44,10 @@ class PerImageErrors(Diagnostic):
         *_: Any,
     ) -> None:
         if "measures" not in self.not_measured:
-            with self.spared("measures"):
+            with self.tolerate_errors("measures"):
                 self._measure(trainer, module, logits, batch)
         if not self.not_measured:
-            with self.spared("shift_consistency"), trainer.precision_plugin.forward_context():
+            with self.tolerate_errors("shift_consistency"), trainer.precision_plugin.forward_context():
                 small = min(batch["image"].shape[2:]) // 8
                 shifts = [shift for shift in (1, 2, 4, 8) if shift <= max(1, small)]
                 shifted = shift_consistency(module, batch["image"], logits, shifts)
@@ -80,7 +80,7 @@ class PerImageErrors(Diagnostic):
             return
         folder = Path(trainer.default_root_dir)
         if "measures" not in self.not_measured:
-            with self.spared("measures"):
+            with self.tolerate_errors("measures"):
                 images = {index: sums for part in parts for index, sums in part.items()}
                 tested = sorted(images)
                 self._write(folder, [images[i] for i in tested], names_and_groups(trainer, tested))

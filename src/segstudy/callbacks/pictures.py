@@ -11,6 +11,7 @@ from lightning.fabric.utilities import move_data_to_device
 from PIL import Image, ImageDraw
 
 from segstudy.callbacks.diagnostic import Diagnostic
+from segstudy.callbacks.loggers import log_image
 from segstudy.data.datamodule import SegmentationData, data_of
 from segstudy.data.dataset import CachedDataset
 from segstudy.drawing import ERRORS, as_array, class_legend, colorize, error_picture, image_grid
@@ -21,8 +22,8 @@ class Pictures(Diagnostic):
     """Draws image | truth | prediction | error of `count` fixed images every `every` epochs.
 
     Also once `first_seconds` into training (None: not), so that a first picture is there within a minute. As PNG in the
-    run's `pictures/` and in TensorBoard. After the test the labels are kept in `test/samples.npz` (image, truth,
-    prediction at network size), from which a study's gallery is put together. gif: all epochs' pictures as
+    run's `pictures/` and in each logger that takes pictures. After the test, labels also go to `test/samples.npz`
+    (image, truth, prediction at network size), for a study's gallery. gif: all epochs' pictures as
     `progress.gif`.
     """
 
@@ -54,12 +55,12 @@ class Pictures(Diagnostic):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        with self.spared("pictures"):
+        with self.tolerate_errors("pictures"):
             names, images, truths, predictions = self._draw(trainer, module, "final")
             with atomic_write(folder, "test/samples.npz") as file:
                 np.savez_compressed(file, names=names, image=images, truth=truths, prediction=predictions)
         if self.gif:
-            with self.spared("gif"):
+            with self.tolerate_errors("gif"):
                 animate(folder / "pictures")
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
@@ -77,9 +78,7 @@ class Pictures(Diagnostic):
         figure = image_grid(rows, ("image", "truth", "prediction", "error"), legend)
         with atomic_write(Path(trainer.default_root_dir), f"pictures/{name}.png") as file:
             figure.savefig(file, dpi=110)
-        for logger in trainer.loggers:
-            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
-                logger.experiment.add_image("predictions", as_array(figure), trainer.global_step, dataformats="HWC")
+        log_image(trainer, "predictions", as_array(figure))
         return [images.samples[i].name for i in positions], pixels, truths, predictions
 
 
@@ -105,7 +104,7 @@ def animate(folder: Path, seconds: float = 0.7) -> Path:
 
 def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, torch.Tensor]) -> np.ndarray:
     """Labels uint8 (B,H,W) of a raw batch of the cache; each part's mode is left as it was."""
-    modes = {part: part.training for part in module.modules()}  # a frozen part's is another than the module's
+    modes = {part: part.training for part in module.modules()}  # a frozen part's mode differs from the module's
     module.eval()
     ready = data.on_after_batch_transfer(move_data_to_device(batch, module.device), 0)
     with torch.no_grad():

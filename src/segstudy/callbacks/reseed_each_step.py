@@ -1,4 +1,4 @@
-"""The random stream of the layers that draw while they train (dropout)."""
+"""Random numbers of layers that draw while they train, such as dropout."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from segstudy.seeds import derive
 
 
 class ReseedEachStep(L.Callback):
-    """Starts torch's generators anew at each step, so that a step after a restart equals one without.
+    """Seeds torch's generators at each step, so that a continued run draws the same numbers.
 
-    By the epoch would not do: loaders draw from the same generator, at other moments after a restart.
+    Once an epoch is not enough: loaders draw from the same generator, at other moments after a restart.
     """
 
     def __init__(self, seed: int):

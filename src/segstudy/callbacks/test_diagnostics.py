@@ -1,4 +1,4 @@
-"""What is asked once of the tested network: how it does on images it was trained on, and how far it sees."""
+"""The tested network's metrics on training images, and its receptive field."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class TestDiagnostics(Diagnostic):
     """At the test's end, fills `entries` of the record: `metrics_fit` and `receptive_field`.
 
     metrics_fit: mIoU and accuracy on training images without augmentation, as many as are reported, `images` at most;
-    the gap to the test's is what the network has only learnt by heart. receptive_field, in pixels of the network's
+    their distance from the test's metrics is overfitting. receptive_field, in pixels of the network's
     image: theoretical (None: the whole image, or too much to measure), without_pooling, and effective, the side of the
     square that would hold 95 % of the middle logit's gradient (means over up to eight reported images).
     """
@@ -37,14 +37,14 @@ class TestDiagnostics(Diagnostic):
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data = data_of(trainer)
         images = min(self.images, len(data.roles["fit"]), len(data.roles["report"]))
-        with self.spared("metrics_fit"):
+        with self.tolerate_errors("metrics_fit"):
             self.entries["metrics_fit"] = {"images": images} | metrics_on_training_images(trainer, module, images)
         if trainer.is_global_zero and self.first is not None:
-            with self.spared("receptive_field"):
-                self.entries["receptive_field"] = self._field(module)
+            with self.tolerate_errors("receptive_field"):
+                self.entries["receptive_field"] = self._receptive_field(module)
         self.first = None
 
-    def _field(self, module: L.LightningModule) -> dict[str, float | None]:
+    def _receptive_field(self, module: L.LightningModule) -> dict[str, float | None]:
         assert self.first is not None
         network: torch.nn.Module = module.network  # type: ignore[assignment]
         effective = field_side(effective_receptive_field(network, self.first.float()))

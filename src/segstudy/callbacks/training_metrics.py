@@ -27,7 +27,7 @@ class TrainingMetrics(L.Callback):
 
 
 def metrics_on_training_images(trainer: L.Trainer, module: L.LightningModule, images: int) -> dict[str, float]:
-    """The metrics of so many training images without augmentation, the same ones each time.
+    """The metrics on `images` training images without augmentation, the same ones each time.
 
     The module is in evaluation mode and without gradients, as Lightning's validation and test have it.
     """

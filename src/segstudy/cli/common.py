@@ -18,10 +18,11 @@ def say(line: str, style: str | None = None) -> None:
 
 def config_of(overrides: list[str]) -> Any:
     """The checked config of settings such as model=v3. Raises ConfigError with every mistake."""
-    from segstudy.config.check import check_overrides
     from segstudy.config.compose import apply_overrides, compose_config
+    from segstudy.config.overrides import check_overrides
+    from segstudy.sweep import plan_mistakes
 
-    cfg = compose_config(check_overrides(overrides))
+    cfg = compose_config(check_overrides(overrides, further_checks=[plan_mistakes]))
     apply_overrides(cfg, overrides)
     return cfg
 

@@ -45,9 +45,10 @@ def show(
     """
     from segstudy.build import build_data
     from segstudy.config.check import check
+    from segstudy.sweep import plan_mistakes
 
     cfg = config_of([f"data={name}", *([f"data.root={root}"] if root else []), *(overrides or [])])
-    check(cfg)
+    check(cfg, further_checks=[plan_mistakes])
     dataset = build_data(cfg)
     for role, images in dataset.roles.items():
         console.print(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}", highlight=False)

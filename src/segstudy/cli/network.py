@@ -1,5 +1,6 @@
 """Commands that look before training: network, inspect, and find lr, find batch."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +42,9 @@ def network(
     if out:
         from segstudy.drawing import save
         from segstudy.inspection.diagram import draw
-        from segstudy.inspection.summary import shape
+        from segstudy.inspection.summary import trace_architecture
 
-        save(draw(shape(built, size, size), f"{title}: {totals}"), out)
+        save(draw(trace_architecture(built, size, size), f"{title}: {totals}"), out)
         console.print(f"picture: {out}")
 
 
@@ -129,7 +130,7 @@ def open_training(given: list[str]) -> tuple[Any, Any, Any]:
     """Network, config and data set of settings, or of a run's folder and settings of this machine."""
     from segstudy.build import build_data, build_start
     from segstudy.config.check import check
-    from segstudy.config.run_folder import MACHINE_SETTINGS
+    from segstudy.config.names import MACHINE_SETTINGS
     from segstudy.config.trust import restrict_paths
     from segstudy.errors import ConfigError
     from segstudy.inference.loading import load_run
@@ -174,14 +175,15 @@ def find_lr(
     It is a place to begin, from a few steps and one seed. Nothing is kept but the picture.
     Example: segstudy find lr model=v3 data=voc data.root=photos
     """
+    from segstudy.build import build_trial
     from segstudy.console import silence_warnings
     from segstudy.drawing import save
-    from segstudy.inspection.learning_rate import draw_rates, find_lr
+    from segstudy.inspection.learning_rate import draw_learning_rates, find_lr
 
     silence_warnings()
     cfg = config_of(overrides or [])
-    found = find_lr(cfg, steps, lowest, highest)
-    save(draw_rates(found, " ".join(overrides or ["model=v1"])), out)
+    found = find_lr(partial(build_trial, cfg), steps, lowest, highest)
+    save(draw_learning_rates(found, " ".join(overrides or ["model=v1"])), out)
     bottom = found.rates[found.smooth.argmin()]
     console.print(
         f"tried {len(found.rates)} steps of {cfg.data.batch_size} images, from {found.rates[0]:.1e} to "
@@ -208,12 +210,13 @@ def find_batch(
     A batch of another size is another training: compare variants at one size. Images of several sizes
     (data.augment.sizes) may need more than was tried. Example: segstudy find batch model=v3 data.size=256 --limit 256
     """
+    from segstudy.build import build_trial
     from segstudy.console import silence_warnings
     from segstudy.inspection.batch_size import find_batch
 
     silence_warnings()
     cfg = config_of(overrides or [])
-    found = find_batch(cfg, limit)
+    found = find_batch(partial(build_trial, cfg), limit)
     console.print(
         f"trained with {', '.join(map(str, found.fitted))} images a batch; {found.ended}\n"
         f"largest: {found.largest}; peak memory {found.peak:.2f} GiB\nto use it: data.batch_size={found.largest}",

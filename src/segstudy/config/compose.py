@@ -1,4 +1,4 @@
-"""TODO"""
+"""Composing the config of a command, and of an experiment as it was published."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from segstudy.config.names import run_name
 from segstudy.config.paths import CONF
-from segstudy.config.run_folder import run_name
 from segstudy.config.targets import locate, parameters
 from segstudy.errors import ConfigError, did_you_mean
 
@@ -37,18 +37,17 @@ def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
         GlobalHydra.instance().hydra = before
 
 
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+def nested_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of a config with its place: `data`, `data.size`, …"""
     if isinstance(node, DictConfig):
         for key in map(str, node):
             yield f"{prefix}{key}"
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-                yield from _keys(node[key], f"{prefix}{key}.")
+                yield from nested_keys(node[key], f"{prefix}{key}.")
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Make a composed config the one that is meant: with what `reproduce` asks for, and without left-over settings.
-
-    Where a command names a part's `_target_` itself, drop the old part's settings that the new one does not take.
+    """Apply `reproduce`, and drop keys that an overridden `_target_` does not accept.
 
     So `loss._target_=my_loss.MyLoss` is enough, whatever loss the model came with. Raises ConfigError for a `reproduce`
     that this experiment does not have, or that the command contradicts.
@@ -83,8 +82,10 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> None:
             f"  → experiment= one of {', '.join(_published())}"
         )
     if wanted:
-        meant = {k: v for k in _keys(published) if not isinstance(v := OmegaConf.select(published, k), DictConfig)}
-        if foreign := sorted(meant.keys() - set(_keys(cfg))):
+        meant = {
+            k: v for k in nested_keys(published) if not isinstance(v := OmegaConf.select(published, k), DictConfig)
+        }
+        if foreign := sorted(meant.keys() - set(nested_keys(cfg))):
             raise ConfigError(
                 f"reproduce=as_published sets {', '.join(foreign)}, which this config does not have\n"
                 "  → the data set and schedule of the experiment, or no reproduce"

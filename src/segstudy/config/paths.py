@@ -1,4 +1,4 @@
-"""TODO"""
+"""Where the shipped configs are."""
 
 from pathlib import Path
 

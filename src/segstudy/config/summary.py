@@ -1,4 +1,4 @@
-"""TODO"""
+"""A config in a few words, for tables."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The classes and functions that a config names (`_target_`), and the settings that they take."""
 
 import importlib
 import inspect
@@ -9,6 +9,37 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from segstudy.errors import ConfigError, did_you_mean
+
+CALLBACK_SWITCH = {"enabled": inspect.Parameter("enabled", inspect.Parameter.KEYWORD_ONLY, annotation=bool)}
+"""What a callback's part may have beside the keywords of its constructor: whether it is there."""
+
+RENAMED = {
+    "lightning.pytorch.callbacks.EarlyStopping": "segstudy.callbacks.early_stopping.EarlyStopping",
+    "segstudy.callbacks.crf.BoundaryRefinement": "segstudy.inference.crf.CRFEvaluation",
+    "segstudy.callbacks.guards.FiniteLoss": "segstudy.callbacks.finite_loss.FiniteLoss",
+    "segstudy.callbacks.tta.TestTimeAugmentation": "segstudy.inference.tta.TTAEvaluation",
+    "segstudy.callbacks.weights.StateDict": "segstudy.callbacks.state_dict.StateDict",
+    "segstudy.data.ade20k.ADE20K": "segstudy.data.datasets.ade20k.ADE20K",
+    "segstudy.data.augment.Augment": "segstudy.data.transforms.augment.Augment",
+    "segstudy.data.effects.Blur": "segstudy.data.transforms.color.Blur",
+    "segstudy.data.effects.Erase": "segstudy.data.transforms.color.RandomErasing",
+    "segstudy.data.effects.Tint": "segstudy.data.transforms.color.HueSaturation",
+    "segstudy.data.folder.Folder": "segstudy.data.folder.datamodule.Folder",
+    "segstudy.data.mixing.CopyPaste": "segstudy.data.transforms.mixing.CopyPaste",
+    "segstudy.data.mixing.CutMix": "segstudy.data.transforms.mixing.CutMix",
+    "segstudy.data.mixing.MixUp": "segstudy.data.transforms.mixing.MixUp",
+    "segstudy.data.pet.Pet": "segstudy.data.datasets.pet.Pet",
+    "segstudy.data.sbd.VOCSBD": "segstudy.data.datasets.sbd.VOCSBD",
+    "segstudy.data.scenes.Scenes": "segstudy.data.datasets.scenes.Scenes",
+    "segstudy.data.voc.VOC": "segstudy.data.datasets.voc.VOC",
+}
+"""Each `_target_` in the folders of earlier runs that has another name now, and this name."""
+
+
+def update_targets(node: Any) -> None:
+    """Give each part of an earlier run's config, in place, the target that has taken the place of its own."""
+    for _, part in find_parts(node):
+        part["_target_"] = RENAMED.get(str(part["_target_"]), part["_target_"])
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -42,13 +73,32 @@ def parameters(thing: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter],
     return named, False
 
 
-def _parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
+def find_parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """(place, node) of each part of a config that has a `_target_`, outer before inner."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield place, node
         for key in map(str, node):
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-                yield from _parts(node[key], f"{place}.{key}".lstrip("."))
+                yield from find_parts(node[key], f"{place}.{key}".lstrip("."))
     elif isinstance(node, ListConfig):
         for i, item in enumerate(node):
-            yield from _parts(item, f"{place}[{i}]")
+            yield from find_parts(item, f"{place}[{i}]")
+
+
+def unknown_settings(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
+    """A line for each setting of a part that its constructor does not take."""
+    known, more = settings_of(place, thing)
+    wrong = [] if more else [k for k in setting_names(node) if k not in known]
+    return [f"{place}.{k}: {node['_target_']} takes no {k!r}{did_you_mean(k, [*known])}" for k in wrong]
+
+
+def settings_of(place: str, thing: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """As `parameters`, with what a part at this place may have beside them."""
+    known, more = parameters(thing)
+    return (known | CALLBACK_SWITCH if place.startswith("callbacks.") else known), more
+
+
+def setting_names(node: DictConfig) -> list[str]:
+    """The keys of a part that its constructor is given."""
+    return [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_")]

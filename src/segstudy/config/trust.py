@@ -1,4 +1,4 @@
-"""TODO"""
+"""What a config may build that came with a run folder, which may be a stranger's."""
 
 import inspect
 import os
@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 ALLOWED = ("segstudy.", "lightning.Trainer", "lightning.pytorch.callbacks.", "torch.optim.", "torch.nn.")
-"""What a run folder's config may build, if it is a part of its group (`is_allowed`). Not smp's classes: they download.
+"""What a run folder's config may build, if it is a part of its group (`is_allowed`); smp's own classes download.
 
 A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
 

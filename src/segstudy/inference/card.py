@@ -25,7 +25,7 @@ from PIL import Image
 
 from segstudy.build import build_network
 from segstudy.callbacks.per_image_confusion import SIZES
-from segstudy.config.check import read_config
+from segstudy.config.run_folder import read_config
 from segstudy.config.summary import PARTS, describe_part
 from segstudy.console import format_amount, format_duration, format_fraction, format_millions
 from segstudy.data.datamodule import SegmentationData

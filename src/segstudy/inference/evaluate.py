@@ -21,11 +21,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from segstudy.build import build_test_module, build_tester, testing_callbacks
-from segstudy.callbacks.per_image_confusion import SIZES, test_record, with_part
+from segstudy.callbacks.per_image_confusion import SIZES, protocol_of_images, test_record
 from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
-from segstudy.config.run_folder import MACHINE_SETTINGS
+from segstudy.config.names import MACHINE_SETTINGS
 from segstudy.config.trust import is_trusted
 from segstudy.console import format_number
 from segstudy.data.datamodule import SegmentationData
@@ -228,7 +228,7 @@ def other_images(data: SegmentationData, record: Mapping[str, Any]) -> str:
     if isinstance(data.roles["report"], OriginalSize):
         now["size"] = ["original"]
     tested_on, here = (values["roles"]["report"] for values in (own, now))
-    now["protocol"] = with_part(now["protocol"], record.get("images_tested", math.inf), tested_on["images"])
+    now["protocol"] = protocol_of_images(now["protocol"], record.get("images_tested", math.inf), tested_on["images"])
     both = {k: (own[k], now[k]) for k in ("name", "size", "protocol")}
     both |= {k: (tested_on[k], here[k]) for k in ("split", "images")}
     return ", ".join(f"{k} {_plain(b)} (the run's own test: {_plain(a)})" for k, (a, b) in both.items() if a != b)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Statistics of the activations and gradients of every layer in one batch, and what is wrong with them."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The largest batch that fits into memory, with Lightning's Tuner."""
 
 import math
 from dataclasses import dataclass
@@ -7,11 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.pytorch.tuner import Tuner
-from omegaconf import DictConfig
 
-from segstudy.build import build_prober
 from segstudy.errors import ConfigError, TrainingError
-from segstudy.inspection.learning_rate import fresh
+from segstudy.inspection.learning_rate import MakeTrial
 from segstudy.inspection.memory import peak_memory
 
 
@@ -25,33 +23,32 @@ class BatchSizeTest:
     peak: float
 
 
-def find_batch(cfg: DictConfig, limit: int = 64) -> BatchSizeTest:
+def find_batch(make_trial: MakeTrial, limit: int = 64) -> BatchSizeTest:
     """Double the batch from 2 on until memory is full, or `limit` or the number of training images is reached.
 
     Each size trains three steps of a fresh network. On a CPU the system ends a process that asks for too much, so
     there the limit is the guard. Raises TrainingError if not even two images fit.
     """
-    module, data = fresh(cfg)
-    images = len(data.roles["fit"])
-    if (most := min(limit, images)) < 2:
-        raise ConfigError(f"nothing to try: --limit {limit}, {images} training images\n  → both 2 or more")
-    trained: set[int] = set()
+    with TemporaryDirectory() as folder:
+        module, data, trainer = make_trial(Path(folder))
+        images = len(data.roles["fit"])
+        if (most := min(limit, images)) < 2:
+            raise ConfigError(f"nothing to try: --limit {limit}, {images} training images\n  → both 2 or more")
+        trained: set[int] = set()
 
-    def note(outputs: Any, batch: Any, batch_idx: int) -> None:
-        trained.add(len(batch["index"]))
+        def note(outputs: Any, batch: Any, batch_idx: int) -> None:
+            trained.add(len(batch["index"]))
 
-    module.on_train_batch_end = note  # type: ignore[method-assign]
-    data.batch_size = 2  # Lightning refuses to begin at more than there are images
-    # The last trial is the largest power of two within bounds; with its own `max_val` it would name a size untried.
-    trials = int(math.log2(most))
-    largest: int | None = 0
-    try:
-        with TemporaryDirectory() as folder:
-            trainer = build_prober(cfg, Path(folder))
+        module.on_train_batch_end = note  # type: ignore[method-assign]
+        data.batch_size = 2  # Lightning refuses to begin at more than there are images
+        # The last trial is the largest power of two within bounds; with its own `max_val` it would name a size untried.
+        trials = int(math.log2(most))
+        largest: int | None = 0
+        try:
             largest = Tuner(trainer).scale_batch_size(module, datamodule=data, init_val=2, max_trials=trials)
-    except ValueError:  # a batch of 0, or batch statistics of one image: after 2 did not fit
-        if data.batch_size >= 2:
-            raise
+        except ValueError:  # a batch of 0, or batch statistics of one image: after 2 did not fit
+            if data.batch_size >= 2:
+                raise
     if not largest or largest < 2:
         raise TrainingError(
             f"not even a batch of 2 fits at data.size={list(data.size)}\n  → a smaller data.size or network"

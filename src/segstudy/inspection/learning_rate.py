@@ -1,22 +1,24 @@
-"""Before training: which learning rate, and how large a batch. Lightning's Tuner makes the trials."""
+"""A learning-rate range test with Lightning's Tuner."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import lightning as L
 import numpy as np
 from lightning.pytorch.tuner import Tuner
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 from scipy.ndimage import gaussian_filter1d
 
-from segstudy.build import build_data, build_module, build_prober, build_start
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inspection.memory import out_of_memory
 from segstudy.module import SegmentationModule
-from segstudy.optim import constant
+
+MakeTrial = Callable[[Path], tuple[SegmentationModule, SegmentationData, L.Trainer]]
+"""Makes a fresh module under a constant learning rate, its data, and a trainer that writes into a folder."""
 
 BETA = 0.98
 """How much of its running average of the loss Lightning keeps at each step."""
@@ -32,8 +34,8 @@ class LearningRateTest:
     suggested: float
 
 
-def find_lr(cfg: DictConfig, steps: int = 100, lowest: float = 1e-6, highest: float = 1.0) -> LearningRateTest:
-    """Train a fresh network (or that of `start_from`) for `steps` steps while the rate grows geometrically.
+def find_lr(make_trial: MakeTrial, steps: int = 100, lowest: float = 1e-6, highest: float = 1.0) -> LearningRateTest:
+    """Train for `steps` steps while the rate grows geometrically.
 
     All parts have the same rate, and callbacks take no part; the test ends early where the loss explodes.
     Raises TrainingError if the loss falls nowhere. Source: Smith 2017, section 3.3.
@@ -42,19 +44,19 @@ def find_lr(cfg: DictConfig, steps: int = 100, lowest: float = 1e-6, highest: fl
         raise ConfigError(
             f"a test from {lowest:g} to {highest:g} in {steps} steps\n  → 0 < --lowest < --highest, 20 steps or more"
         )
-    module, data = fresh(cfg)
-    try:
-        with TemporaryDirectory() as folder:
-            found: Any = Tuner(build_prober(cfg, Path(folder))).lr_find(
+    with TemporaryDirectory() as folder:
+        module, data, trainer = make_trial(Path(folder))
+        try:
+            found: Any = Tuner(trainer).lr_find(
                 module, datamodule=data, min_lr=lowest, max_lr=highest, num_training=steps, update_attr=False
             )
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"out of memory at data.batch_size={data.batch_size} data.size={list(data.size)}\n"
-            "  → segstudy find batch tells the largest batch that fits"
-        ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory at data.batch_size={data.batch_size} data.size={list(data.size)}\n"
+                "  → segstudy find batch tells the largest batch that fits"
+            ) from error
     count = min(len(found.results["lr"]), len(found.results["loss"]))
     rates = np.array(found.results["lr"][:count])
     losses = batch_losses(np.array(found.results["loss"][:count]))
@@ -90,7 +92,7 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> LearningRateTest:
     return LearningRateTest(rates, losses, smooth, float(rates[slope.argmin()]))
 
 
-def draw_rates(found: LearningRateTest, title: str) -> Figure:
+def draw_learning_rates(found: LearningRateTest, title: str) -> Figure:
     """The loss over the learning rate, each batch's and smoothed, and the suggestion."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -104,11 +106,3 @@ def draw_rates(found: LearningRateTest, title: str) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
-
-
-def fresh(cfg: DictConfig) -> tuple[SegmentationModule, SegmentationData]:
-    """Data and module as a run of this config begins, under a constant learning rate."""
-    data = build_data(cfg)
-    module = build_module(cfg, build_start(cfg, data)[0], data)
-    module.schedule = constant  # another one would ask for a validation, or for the budget's end
-    return module, data

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Memory: whether an error means that it is full, what would fit, and how much was used."""
 
 import resource
 import sys

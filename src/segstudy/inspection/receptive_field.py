@@ -1,4 +1,4 @@
-"""TODO"""
+"""Theoretical and effective receptive fields of a network, measured by gradients."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from segstudy.inspection.summary import _home, _maps, _tensors
+from segstudy.inspection.summary import encoder_decoder, feature_maps_in, tensors_in
 from segstudy.networks.normalize import normalize_of
 
 HEIGHTS = (512, 2048)
@@ -18,7 +18,7 @@ HEIGHTS = (512, 2048)
 
 
 @dataclass(frozen=True)
-class Field:
+class ReceptiveField:
     """How many rows of the image a value of a map can depend on: `extent`, None where no strip was large enough.
 
     `local` is the same with global pooling left out; it equals `extent` where there is none. `stride`: image rows a
@@ -39,7 +39,9 @@ class Field:
         return "whole image" if self.local is not None else f"{self.rows} px or more"
 
 
-def receptive_fields(network: nn.Module, size: tuple[int, int] | None = None, maps: bool = True) -> list[Field]:
+def receptive_fields(
+    network: nn.Module, size: tuple[int, int] | None = None, maps: bool = True
+) -> list[ReceptiveField]:
     """The theoretical receptive fields of the encoder's maps (if `maps`) and of the logits, at the middle of the image.
 
     size: (height, width) that the network was made for: of one that takes no other, the field is measured on that.
@@ -51,7 +53,7 @@ def receptive_fields(network: nn.Module, size: tuple[int, int] | None = None, ma
     """
     network = copy.deepcopy(network).double().eval().requires_grad_(False)
     stride = getattr(network, "stride", 32)
-    found: list[Field] = []
+    found: list[ReceptiveField] = []
     try:
         for height in HEIGHTS:
             found = _fields(network, height, stride, maps)
@@ -64,12 +66,12 @@ def receptive_fields(network: nn.Module, size: tuple[int, int] | None = None, ma
     return found
 
 
-def _fields(network: nn.Module, height: int, width: int, maps: bool) -> list[Field]:
+def _fields(network: nn.Module, height: int, width: int, maps: bool) -> list[ReceptiveField]:
     """The fields as an image of this size shows them."""
     whole, pools = _extents(network, height, width, maps, local=False)
     cut = pools and any(extent is None for _, _, extent in whole.values())
     local = _extents(network, height, width, maps, local=True)[0] if cut else whole
-    return [Field(n, c, s, e, local[n][2] if e is None else e, height) for n, (c, s, e) in whole.items()]
+    return [ReceptiveField(n, c, s, e, local[n][2] if e is None else e, height) for n, (c, s, e) in whole.items()]
 
 
 def effective_receptive_field(network: nn.Module, image: Tensor) -> Tensor:
@@ -112,9 +114,9 @@ def _extents(
     whether anything is pooled over the whole image."""
     image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
     maps: list[Tensor] = []
-    encoder, handles = getattr(_home(network), "encoder", None), []
+    encoder, handles = getattr(encoder_decoder(network), "encoder", None), []
     if with_maps and isinstance(encoder, nn.Module):
-        handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(_maps(_tensors(out)))))
+        handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(feature_maps_in(tensors_in(out)))))
     with _Transparent(local) as seen:
         logits = network(image)
     for handle in handles:

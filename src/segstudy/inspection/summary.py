@@ -1,4 +1,4 @@
-"""What a network is made of: layers with shapes, parameters and FLOP, receptive fields, and the shape of its U.
+"""A network's layers with shapes, parameters and FLOP, and its feature maps with their skips.
 
 Counted on a copy without values (torch's meta device); the network itself is left as it is.
 """
@@ -46,25 +46,25 @@ def describe(network: nn.Module, height: int, width: int) -> list[Layer]:
     FLOP are torch's `FlopCounterMode`: convolutions, transposed ones, linear layers, matrix products and attention;
     one multiplication with its addition is 2. Sums, normalisation and activations are not counted.
     """
-    network = _shadow(network)
+    network = _on_meta(network)
     names = {module: name for name, module in network.named_modules()}
     flop: dict[nn.Module, int] = {}
     shapes: dict[nn.Module, tuple[int, ...] | None] = {}
-    counter, begun = FlopCounterMode(display=False), []
+    counter, totals = FlopCounterMode(display=False), []
 
     def before(module: nn.Module, _: Any) -> None:
-        begun.append(counter.get_total_flops())
+        totals.append(counter.get_total_flops())
 
     def after(module: nn.Module, _: Any, output: Any) -> None:
-        flop[module] = flop.get(module, 0) + counter.get_total_flops() - begun.pop()
-        shapes[module] = next((tuple(t.shape[1:]) for t in reversed(_tensors(output))), None)
+        flop[module] = flop.get(module, 0) + counter.get_total_flops() - totals.pop()
+        shapes[module] = next((tuple(t.shape[1:]) for t in reversed(tensors_in(output))), None)
 
     for module in names:
         module.register_forward_pre_hook(before)
         module.register_forward_hook(after)
     with counter, torch.no_grad(), torch.device("meta"):
         network(torch.zeros(1, 3, height, width))
-    for module in reversed(list(names)):  # a list of modules is never called: it holds what its members hold
+    for module in reversed(list(names)):  # a list of modules is never called: its FLOP are those of its members
         if module not in flop:
             flop[module] = sum(flop[child] for child in set(module.children()))
     return [
@@ -84,8 +84,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The maps in the order of their making, and the pairs (encoder's, decoder's) of positions that a skip joins."""
+class Architecture:
+    """Feature maps in the order in which they are computed; skips: positions (of the encoder's, of the decoder's)."""
 
     stages: list[Stage]
     skips: list[tuple[int, int]]
@@ -100,60 +100,60 @@ def gflop(network: nn.Module, size: tuple[int, int]) -> float | None:
 
 
 def parts(network: nn.Module) -> dict[str, nn.Module]:
-    """Encoder, bridge (where there is one), decoder and head of a network of sockets, or of the library's.
+    """Encoder, decoder and, where there is one, bridge, by their names.
 
     Raises ConfigError for a network without an encoder and a decoder.
     """
-    home = _home(network)
-    found = {"encoder": getattr(home, "encoder", None), "decoder": getattr(home, "decoder", None)}
+    owner = encoder_decoder(network)
+    found = {"encoder": getattr(owner, "encoder", None), "decoder": getattr(owner, "decoder", None)}
     missing = [name for name, part in found.items() if not isinstance(part, nn.Module)]
     if missing:
-        names = ", ".join(name for name, _ in home.named_children()) or "nothing"
+        names = ", ".join(name for name, _ in owner.named_children()) or "nothing"
         raise ConfigError(
             f"{type(network).__name__} has no part called {' or '.join(missing)}, found {names}\n"
             "  → only networks of an encoder and a decoder are drawn: leave out --out"
         )
-    bridge = getattr(home, "bridge", None)
+    bridge = getattr(owner, "bridge", None)
     if isinstance(bridge, nn.Module) and not isinstance(bridge, nn.Identity):
         found["bridge"] = bridge
     return found  # type: ignore[return-value]
 
 
-def _home(network: nn.Module) -> nn.Module:
+def encoder_decoder(network: nn.Module) -> nn.Module:
     """The module that has the encoder and the decoder: network=smp holds the library's network."""
     model = getattr(network, "model", None)
     return model if isinstance(model, nn.Module) else network
 
 
-def shape(network: nn.Module, height: int, width: int) -> Shape:
+def trace_architecture(network: nn.Module, height: int, width: int) -> Architecture:
     """The maps of an encoder-decoder for one image (3,height,width), and which of them skip to the decoder.
 
-    The decoder is shown by the last map that it makes at each resolution. A skip is what the decoder's output has a
-    gradient to. Raises ConfigError for a network of other parts.
+    The decoder is shown by its last map at each resolution. A skip is a map of the encoder to which the decoder's
+    output has a gradient. Raises ConfigError for a network of other parts.
     """
-    network = _shadow(network)
+    network = _on_meta(network)
     encoder, decoder = parts(network)["encoder"], parts(network)["decoder"]
     bridge = parts(network).get("bridge")
     made: dict[str, list[Tensor]] = {"encoder": [], "bridge": [], "decoder": [], "given": [], "result": []}
 
     def isolate(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        made["given"] = [t.detach().requires_grad_() for t in _tensors(given)]
+        made["given"] = [t.detach().requires_grad_() for t in tensors_in(given)]
         return ([*made["given"]],) if isinstance(given[0], list | tuple) else tuple(made["given"])
 
-    encoder.register_forward_hook(lambda _, __, out: made.update(encoder=_tensors(out)))
+    encoder.register_forward_hook(lambda _, __, out: made.update(encoder=tensors_in(out)))
     decoder.register_forward_pre_hook(isolate)
-    decoder.register_forward_hook(lambda _, __, out: made.update(result=_tensors(out)))
+    decoder.register_forward_hook(lambda _, __, out: made.update(result=tensors_in(out)))
     if bridge is not None:
-        bridge.register_forward_hook(lambda _, __, out: made.update(bridge=_tensors(out)))
-    for step in _steps(decoder):
-        step.register_forward_hook(lambda _, __, out: made["decoder"].extend(_maps(_tensors(out))))
+        bridge.register_forward_hook(lambda _, __, out: made.update(bridge=tensors_in(out)))
+    for step in _decoder_steps(decoder):
+        step.register_forward_hook(lambda _, __, out: made["decoder"].extend(feature_maps_in(tensors_in(out))))
     with torch.device("meta"):
         image = torch.zeros(1, 3, height, width)
         logits = network(image)
     used = torch.autograd.grad([t.sum() for t in made["result"]], made["given"], allow_unused=True)
     feeding = {given.shape[1:] for given, g in zip(made["given"], used, strict=True) if g is not None}
-    maps = _maps(made["encoder"])
-    climb = {m.shape[2]: m for m in made["decoder"] + _last_if_new(made)}
+    maps = feature_maps_in(made["encoder"])
+    climb = {m.shape[2]: m for m in made["decoder"] + _result_if_new(made)}
     up = [climb[h] for h in sorted(climb)]
     stages = [_stage("image", image), *(_stage("encoder", m) for m in maps)]
     stages += [*(_stage("bridge", m) for m in made["bridge"]), *(_stage("decoder", m) for m in up)]
@@ -163,10 +163,10 @@ def shape(network: nn.Module, height: int, width: int) -> Shape:
         for i, m in enumerate(maps[:-1])
         if m.shape[1:] in feeding and m.shape[2] <= up[-1].shape[2]
     ]
-    return Shape([*stages, _stage("logits", logits)], skips)
+    return Architecture([*stages, _stage("logits", logits)], skips)
 
 
-def _steps(decoder: nn.Module) -> list[nn.Module]:
+def _decoder_steps(decoder: nn.Module) -> list[nn.Module]:
     """A decoder's parts one by one: its direct children, and the members of its lists."""
     body = getattr(decoder, "body", None)
     found: list[nn.Module] = []
@@ -177,28 +177,28 @@ def _steps(decoder: nn.Module) -> list[nn.Module]:
     return [m for m in dict.fromkeys(found) if not isinstance(m, nn.Identity)]
 
 
-def _last_if_new(made: dict[str, list[Tensor]]) -> list[Tensor]:
+def _result_if_new(made: dict[str, list[Tensor]]) -> list[Tensor]:
     """The decoder's result where none of its parts has made a map of that size (a sum after them, a reshape)."""
     heights = {m.shape[2] for m in made["decoder"]}
-    return [m for m in _maps(made["result"]) if m.shape[2] not in heights]
+    return [m for m in feature_maps_in(made["result"]) if m.shape[2] not in heights]
 
 
 def _stage(part: str, feature: Tensor) -> Stage:
     return Stage(part, *feature.shape[1:])
 
 
-def _maps(tensors: Iterable[Tensor]) -> list[Tensor]:
+def feature_maps_in(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those that are feature maps: (B,C,H,W) with channels. (The library's encoders list the image itself first, and
     a map without channels at a stride that they skip.)"""
     return [t for i, t in enumerate(tensors) if t.dim() == 4 and t.shape[1] > (3 if i == 0 else 0)]
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def tensors_in(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
-    return [t for item in output for t in _tensors(item)] if isinstance(output, list | tuple) else []
+    return [t for item in output for t in tensors_in(item)] if isinstance(output, list | tuple) else []
 
 
-def _shadow(network: nn.Module) -> nn.Module:
+def _on_meta(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose tensors have a shape, but no values."""
     return copy.deepcopy(network).to("meta").eval()

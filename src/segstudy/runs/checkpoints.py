@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import nn
 
 from segstudy.errors import ConfigError, TrainingError, WeightsError, first_line
-from segstudy.files import atomic_write, open_to_read, read_text
+from segstudy.files import atomic_write, open_to_read
 from segstudy.networks.normalize import normalization_state, normalize_of
 from segstudy.networks.weights import mismatches, read_state, record_beside
+from segstudy.runs.record import read_entries
 
 
 def weights_file(folder: Path, checkpoint: str) -> Path:
@@ -56,7 +56,7 @@ def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
     if place.is_dir():
         if not (place / "record.json").is_file():
             raise ConfigError(f"start_from={place} is not a run's folder: no file {place / 'record.json'}")
-        record = json.loads(read_text(place / "record.json"))
+        record = read_entries(place)
         file = weights_file(place, record.get("checkpoint", "last"))
     if not file.is_file():
         raise ConfigError(f"start_from={place}: no file {file}\n  → a run's folder, a checkpoint, or a state dict")

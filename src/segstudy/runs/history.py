@@ -1,18 +1,33 @@
-"""TODO"""
+"""A run's `history.csv`: what was logged in each epoch, a line each."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from segstudy.errors import ConfigError
 from segstudy.files import read_text, write_text
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a `history.csv`, [] if there is none; figures that an epoch lacks are left out."""
+    """The rows of a `history.csv`, [] if there is none; values that an epoch lacks are left out.
+
+    Raises ConfigError, in one line, if the file is damaged.
+    """
     if not path.is_file():
         return []
-    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(read_text(path)))]
+    try:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(read_text(path)))]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def last_epoch(path: Path) -> int | None:
+    """The epoch of the last row, without a look at the others; None if there is none."""
+    try:
+        return int(float(read_text(path).splitlines()[-1].partition(",")[0]))
+    except (OSError, ValueError, IndexError, OverflowError):
+        return None
 
 
 def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:

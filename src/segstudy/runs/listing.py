@@ -21,7 +21,8 @@ from rich.table import Table
 from segstudy.console import format_duration, format_number
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.files import open_lock, read_text
-from segstudy.runs.record_schema import parse_record
+from segstudy.runs.history import last_epoch
+from segstudy.runs.record import read_entries
 from segstudy.runs.tables import variants
 
 STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
@@ -109,15 +110,9 @@ def find_runs(folder: Path) -> list[Path]:
 def read(folder: Path) -> tuple[dict[str, Any], str | None]:
     """A run's record, {} where there is none, and why it cannot be read."""
     try:
-        text = read_text(folder / "record.json")
-    except FileNotFoundError:
-        return {}, None
-    except (OSError, ValueError) as error:
-        return {}, f"its record.json cannot be read: {error}"
-    try:
-        return parse_record(text), None
-    except ValueError as error:
-        return {}, f"its record.json: {error}"
+        return read_entries(folder), None
+    except ConfigError as error:
+        return {}, str(error)
 
 
 def _run(folder: Path, study: str, name: str, record: dict[str, Any], said: str | None) -> Run:
@@ -135,7 +130,7 @@ def _run(folder: Path, study: str, name: str, record: dict[str, Any], said: str 
 
 
 def busy(folder: Path) -> bool:
-    """Whether a process holds the run's lock (`record.locked`); asked with a shared lock, for an instant."""
+    """Whether a process holds the run's lock (`run_lock`); asked with a shared lock, for an instant."""
     try:
         with open_lock(folder, create=False) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -148,13 +143,9 @@ def busy(folder: Path) -> bool:
 
 def _epochs(folder: Path) -> tuple[int | None, int | None]:
     """Epochs in the run's history, and those that its config plans."""
-    try:
-        done = int(float(read_text(folder / "history.csv").splitlines()[-1].partition(",")[0]))
-    except (OSError, ValueError, IndexError, OverflowError):
-        done = None
     # Lines of a file that OmegaConf wrote: reading YAML would take most of the listing's time.
     planned = re.search(r"^trainer:\n(?:  .*\n)*?  max_epochs: (\d+)$", config_text(folder), re.MULTILINE)
-    return done, int(planned[1]) if planned else None
+    return last_epoch(folder / "history.csv"), int(planned[1]) if planned else None
 
 
 def config_text(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A run's record: one JSON file that says what was run, on what, and what came out."""
+"""A run's record, `record.json`: what was run, on what, and what came out. Nothing else reads or writes the file."""
 
 import json
 import os
@@ -7,35 +7,81 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segstudy.entry import RANK
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.files import atomic_write, read_text
-from segstudy.precision import RANK
-from segstudy.runs.record_schema import parse_record
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 
 
+class Normalisation(BaseModel):
+    """Mean and standard deviation of each channel, as the network expects them."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Entries(BaseModel):
+    """The types of a record's entries. One may be absent (defaults stand for it); others are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    status: Literal["running", "done", "failed"] = "running"
+    error: str | None = None  # null in a run that goes on
+    started: str = ""
+    changes: list[str] = Field(default=["model"], min_length=1)
+    seed: int = 0
+    checkpoint: str = "last"
+    encoder_weights: str = ""
+    class_names: list[str] = Field(default=["class"], min_length=1)
+    palette: list[list[int]] = Field(default=[[0, 0, 0]])
+    data: dict[str, Any] = {}
+    normalisation: Normalisation | None = None  # null: the network takes the image as it is
+    metrics: dict[str, Any] = {}
+    classes: dict[str, Any] = {}
+    selected_on_reported: bool = False
+
+
+class Figures(BaseModel):
+    """Numbers of a record. One that is not finite, or not a number, is left out: it makes no record unreadable."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    epochs: int | None = Field(default=None, ge=0)
+    steps: int | None = Field(default=None, ge=0)
+    images_tested: int | None = Field(default=None, ge=0)
+    parameters: int | None = Field(default=None, ge=0)
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    gflop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    images_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
 class Record:
-    """`record.json` of a run folder: status (running, done, failed) and all that is noted; never half written."""
+    """The record of a run folder: its entries are read from the file, and written to it by `note`.
+
+    Raises ConfigError for a file that is damaged.
+    """
 
     def __init__(self, folder: Path):
-        self.folder, path = folder, folder / "record.json"
+        self.folder = folder
         try:
-            self.values: dict[str, Any] = dict(json.loads(read_text(path))) if path.is_file() else {}
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged: {error}\n  → another study=NAME, or remove the folder") from error
+            self.values = read_entries(folder)
+        except ConfigError as error:
+            raise ConfigError(f"{error}\n  → another study=NAME, or remove the folder") from error
 
     def note(self, **values: Any) -> None:
-        """Add or replace entries and write the file (the first process of several does).
+        """Add or replace entries and write the file (the first process of several does); it is never half written.
 
         Raises TrainingError if it cannot be written; the earlier one is still there.
         """
         self.values |= values
         if RANK > 0:
             return
-        text = json.dumps(self.values, indent=1, default=str, allow_nan=True)
+        text = json.dumps(self.values, indent=1, default=str, allow_nan=True)  # the IoU of an absent class is NaN
         try:
             with atomic_write(self.folder, "record.json", durable=True) as file:
                 file.write(text.encode())
@@ -50,18 +96,55 @@ class Record:
         return self.values.get("status")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run that has opened its data. Raises ConfigError if the folder has none."""
+def read_entries(folder: Path) -> dict[str, Any]:
+    """The entries of a run's record, {} if it has none yet. Raises ConfigError, in one line, if it is damaged."""
     file = folder / "record.json"
     try:
-        values = parse_record(read_text(file))
-        if not values["class_names"]:
-            raise KeyError("class_names")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{folder} is not a run's folder: no file {file}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is no record of a run that has opened its data ({error!r})") from error
+        values = json.loads(read_text(file))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} is no run's record: it has no named entries")
+    try:
+        Entries.model_validate(values)
+    except ValidationError as error:
+        key = error.errors()[0]["loc"][0]
+        raise ConfigError(_no_record(file, values, key)) from error
+    if "palette" in values and len(values["palette"]) != len(values.get("class_names", [])):
+        raise ConfigError(_no_record(file, values, "palette"))
+    try:
+        Figures.model_validate(values)
+    except ValidationError as error:
+        for key in {each["loc"][0] for each in error.errors()}:
+            del values[key]
     return values
+
+
+def _no_record(file: Path, values: dict[str, Any], key: Any) -> str:
+    return f"{file} is no run's record: {key} is {values[key]!r}"[:300]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The entries of a run that has opened its data. Raises ConfigError if the folder has none."""
+    values = read_entries(folder)
+    if not values:
+        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'record.json'}")
+    if "class_names" not in values:
+        raise ConfigError(f"{folder / 'record.json'} is no record of a run that has opened its data: no class_names")
+    return values
+
+
+def read_study_records(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The records of the run folders directly in a study's folder, and why others cannot be read, by their names."""
+    found, damaged = {}, {}
+    for file in sorted(folder.glob("*/record.json")):
+        try:
+            found[file.parent.name] = read_entries(file.parent)
+        except ConfigError as error:
+            damaged[file.parent.name] = str(error)
+    return found, damaged
 
 
 def environment() -> dict[str, Any]:

@@ -11,8 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segstudy.console import format_duration, format_number
-from segstudy.files import read_text
-from segstudy.runs.record_schema import parse_record
+from segstudy.runs.record import read_study_records
 
 EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 """Extra evaluations of a test, by their entry in the record (`callbacks/extra_evaluation.py`)."""
@@ -20,13 +19,8 @@ EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """The record of each run folder directly in a study's folder, by name; only a status of one that is damaged."""
-    found = {}
-    for file in sorted(folder.glob("*/record.json")):
-        try:
-            found[file.parent.name] = parse_record(read_text(file))
-        except (OSError, ValueError):
-            found[file.parent.name] = {"status": "unreadable"}
-    return found
+    found, damaged = read_study_records(folder)
+    return dict(sorted((found | {name: {"status": "unreadable"} for name in damaged}).items()))
 
 
 def print_study(folder: Path, console: Console) -> list[str]:

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from segstudy.console import format_number
 from segstudy.errors import DataError
-from segstudy.files import read_text, write_text
+from segstudy.files import write_text
 from segstudy.runs.history import read_history
+from segstudy.runs.record import read_record
 from segstudy.runs.tables import EXTRA_METRICS
 from segstudy.study.counts import Counts
 from segstudy.study.readings import BATCHES, RULES, Definition, dataset, definitions
@@ -123,7 +124,7 @@ def read_counts(folder: Path) -> tuple[dict[str, Any], dict[str, Counts]]:
             f"{folder} is not a run's folder\n  expected: {place}\n  found:    {found}\n"
             "  → one run's folder: runs/STUDY/RUN"
         )
-    record = json.loads(read_text(place))
+    record = read_record(folder)
     if not counts.is_file():
         status = record.get("status", "not known")
         raise DataError(

@@ -8,13 +8,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from segstudy.config.run_folder import MACHINE_SETTINGS
+from segstudy.config.names import MACHINE_SETTINGS
 from segstudy.errors import DataError
-from segstudy.files import open_to_read, read_text
+from segstudy.files import open_to_read
 from segstudy.labels import IGNORE
 from segstudy.measures import operating_curve
 from segstudy.measures.pixels import image_errors
-from segstudy.runs.record_schema import parse_record
+from segstudy.runs.record import read_study_records
 from segstudy.runs.tables import comparable, variants
 from segstudy.study.counts import Counts
 
@@ -151,16 +151,11 @@ def read_records(folder: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[st
 
     Raises DataError if the folder holds no run.
     """
-    found, broken = {}, []
-    for file in sorted(folder.glob("*/record.json")):
-        try:
-            found[file.parent.name] = parse_record(read_text(file))
-        except (OSError, ValueError) as error:
-            broken.append((file.parent.name, f"its record.json cannot be read: {error}"))
-    if not found and not broken:
+    found, damaged = read_study_records(folder)
+    if not found and not damaged:
         there = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else "no such folder"
         raise DataError(f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {there}")
-    return found, broken
+    return found, list(damaged.items())
 
 
 def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, str]]]:

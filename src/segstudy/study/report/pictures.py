@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from segstudy.build import build_data
-from segstudy.config.check import read_config
+from segstudy.config.run_folder import read_config
 from segstudy.config.trust import restrict_paths
 from segstudy.console import format_number
 from segstudy.drawing import ERRORS, VOID, as_array, class_legend, colorize, image_grid

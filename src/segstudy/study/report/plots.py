@@ -127,12 +127,12 @@ def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
     if not math.isfinite(d.delta):
         return
     if math.isfinite(d.wide_low) and math.isfinite(d.wide_high):
-        box = Rectangle(
+        interval = Rectangle(
             (d.wide_low, y - 0.13), d.wide_high - d.wide_low, 0.26,
             facecolor="none" if alone else (*to_rgb(color), 0.3), edgecolor=color if alone else "none",
             hatch="/////" if alone else None, linewidth=0.6,
         )  # fmt: skip
-        ax.add_patch(box)
+        ax.add_patch(interval)
     ax.plot([d.low, d.high], [y, y], color=color, linewidth=1.3, solid_capstyle="butt")
     ax.plot(d.delta, y, "o", color=color, markersize=4.5, markerfacecolor=PAPER if alone else color)
 
@@ -295,7 +295,7 @@ def _name_ends(ax: Axes, ends: Mapping[str, float], colors: Mapping[str, str]) -
         places[i] = max(places[i], places[i - 1] + gap)
     over = max(0.0, places[-1] - (high - gap / 2))
     for name, y in zip(order, places, strict=True):
-        place = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 8}
+        place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 8}
         ax.text(1.02, y - over, shorten(name, 14), color=colors[name], **place)
     ax.set_ylim(low, high)
 

@@ -1,0 +1,90 @@
+"""What a run is: the name of its folder, and the settings in which two configs describe different runs."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from segstudy.config.paths import CONF
+
+MACHINE_SETTINGS = re.compile(
+    r"(runs_dir|study|report|logger|data\.(name|root|cache_dir|workers|device_cache|download)"
+    r"|trainer\.(accelerator|devices|num_nodes|logger)"
+    r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress))(\.|$)"
+)
+"""Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
+
+NAME_LETTERS = 180
+
+
+def run_name(model: str, overrides: Sequence[str]) -> str:
+    """A run's folder name: the model, then what the command changed: `v3_encoder=mobilenet_v2_seed=1`.
+
+    Of a name longer than NAME_LETTERS, what is cut off is there as a hash: long sweeps need as many folders as runs.
+    """
+    parts = [model]
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if (
+            key in ("model", "experiment", "hparams_search")
+            or MACHINE_SETTINGS.match(key)
+            or (key == "trainer" and not trains_otherwise(value))
+        ):
+            continue
+        value = value.rsplit("/", 1)[-1]  # of a path, the file
+        # parts of these share the names of their settings: mixup.probability, ema.enabled
+        length = 2 if key.startswith(("data.augment.then.", "callbacks.")) else 1
+        short = ".".join(key.split(".")[-length:])
+        parts.append(value if key == "data" else f"{short}={value}")
+    name = re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))
+    if len(name) <= NAME_LETTERS and len(name.encode()) <= 255:  # bytes that a file's name may have
+        return name
+    start = name[:NAME_LETTERS].encode()[: NAME_LETTERS - 13].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def trains_otherwise(trainer: str, conf: Path = CONF) -> bool:
+    """Whether `trainer=NAME` makes another run than `trainer=auto`: it sets more than MACHINE_SETTINGS."""
+
+    def settings(name: str) -> DictConfig:
+        own = OmegaConf.load(conf / "trainer" / f"{name}.yaml")
+        assert isinstance(own, DictConfig)
+        inherited = [settings(str(each)) for each in own.pop("defaults", []) if each != "_self_"]
+        return OmegaConf.merge(*inherited, own)  # type: ignore[return-value]
+
+    try:
+        named = settings(trainer.strip("'\""))
+    except FileNotFoundError:  # a file of the user's own, elsewhere
+        return True
+    return bool(differences(OmegaConf.create({"trainer": settings("auto")}), OmegaConf.create({"trainer": named})))
+
+
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
+    """The settings in which two configs describe different runs, as `key: old → new`."""
+
+    def flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(cfg, dict):
+            return {prefix[:-1]: cfg}
+        return {k: v for key, value in cfg.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+
+    a, b = (flat(OmegaConf.to_container(c, resolve=False)) for c in (old, new))
+    a.setdefault("optim.decay_norms", True)  # as it was before there was a choice
+    names = {".".join(k.split(".")[:2]) for k in {*a, *b} if k.startswith("callbacks.")}
+    idle = [f"{name}." for name in names if a.get(f"{name}.enabled") is b.get(f"{name}.enabled") is False]
+    if not any(c.get("optim.optimizer.weight_decay") for c in (a, b)):
+        idle.append("optim.decay_norms")  # there is no decay to decide on
+    keys = [k for k in sorted({*a, *b}) if not MACHINE_SETTINGS.match(k) and a.get(k) != b.get(k)]
+    keys = [k for k in keys if not k.startswith(tuple(idle))]
+    return [f"{k}: {a.get(k)} → {b.get(k)}" for k in keys]
+
+
+def changed_settings(model: str, overrides: Sequence[str]) -> list[str]:
+    """What the command changed, model first, for the names of variants in tables."""
+    keep = (o.lstrip("+~") for o in overrides)
+    return [
+        f"model={model}",
+        *(o for o in keep if not o.startswith(("model=", "experiment=", "hparams_search=", "report."))),
+    ]

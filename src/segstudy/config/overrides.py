@@ -1,0 +1,156 @@
+"""Checking the command line: settings that do not exist, and every value of a sweep."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from segstudy.config.check import Check, check
+from segstudy.config.compose import apply_overrides, compose_config, nested_keys
+from segstudy.config.paths import CONF
+from segstudy.config.targets import CALLBACK_SWITCH, find_parts, locate, parameters
+from segstudy.errors import ConfigError, did_you_mean
+
+OPTIONAL_GROUPS = ("experiment", "logger", "hparams_search", "debug")
+"""Groups of conf/ that a run may do without."""
+
+
+def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks: Sequence[Check] = ()) -> list[str]:
+    """The command line as Hydra takes it: what a constructor takes, but no file lists, is added (`++`).
+
+    Raises ConfigError with every mistake: settings and files of groups that are not there, and what `check` (with the
+    same `further_checks`) finds in the config that they make; of a sweep, in its first run's, and with each further
+    value of a setting.
+    """
+    parser = OverridesParser.create()
+    texts = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
+    try:
+        overrides = parser.parse_overrides(texts)
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+    groups, mistakes = _chosen_files(overrides, conf)
+    cfg = compose_config(groups, conf)
+    known = sorted(nested_keys(cfg))
+    targets = _targets(cfg, overrides)
+    settings: list[list[str]] = []  # each with its values: several of a sweep
+    added = {}
+    for text, override in zip(texts, overrides, strict=True):
+        key = override.key_or_group
+        if override.is_delete() and "." not in key and key not in OPTIONAL_GROUPS:
+            mistakes.append(f"{text}: every run has {key!r}; choose another value of it")
+        if (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
+            continue
+        if key not in known and _is_taken(key, targets, known):
+            added[text] = text = f"++{text.lstrip('+')}"
+        elif key not in known and not _may_add(cfg, key, override):
+            folders = [p.name for p in conf.iterdir() if p.is_dir()]
+            there = sorted({*known, *_sibling_settings(key, targets), *folders})
+            mistakes.append(f"{text}: no setting {key!r}{did_you_mean(key, there)}")
+            continue
+        settings.append(_single_values(text, override))
+    mistakes += _mistakes_of_values(groups, settings, conf, further_checks)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return [added.get(a, a) for a in arguments]
+
+
+def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str], list[str]]:
+    """The files that are chosen for groups (of a sweep, the first), and what is wrong with them."""
+    groups, mistakes = [], []
+    for override in overrides:
+        group = override.key_or_group
+        if (conf / group).is_dir() and not override.is_delete():
+            files = (conf / group).rglob("*.yaml")
+            options = sorted(p.relative_to(conf / group).with_suffix("").as_posix() for p in files)
+            values = [value if isinstance(value, list) else [value] for value in _values(override)]
+            names = ["null" if name is None else str(name) for value in values for name in value]
+            wrong = [name for name in names if name not in options]
+            mistakes += [
+                f"{group}={name}: no such {group}{_similar_option(name, options)} ({', '.join(options)})"
+                for name in wrong
+            ]
+            if not wrong:
+                first = ",".join(map(str, values[0]))  # of a sweep, its first value
+                groups.append(f"{group}=[{first}]" if len(values[0]) > 1 else f"{group}={first}")
+    return groups, mistakes
+
+
+def _similar_option(name: str, options: Sequence[str]) -> str:
+    """The options that were probably meant: those of the same name in another folder, else the most similar ones."""
+    elsewhere = [option for option in options if option.rpartition("/")[2] == name.rpartition("/")[2]]
+    return did_you_mean(elsewhere[0], elsewhere) if elsewhere else did_you_mean(name, options)
+
+
+def _mistakes_of_values(
+    groups: Sequence[str], settings: Sequence[Sequence[str]], conf: Path, further_checks: Sequence[Check]
+) -> list[str]:
+    """What is wrong with the first value of each setting, and with each other value beside the first of the rest."""
+    first = [values[0] for values in settings]
+    other = [[*first[:i], text, *first[i + 1 :]] for i, values in enumerate(settings) for text in values[1:]]
+    mistakes: list[str] = []
+    for given in [first, *other]:
+        try:
+            cfg = compose_config([*groups, *given], conf)
+            apply_overrides(cfg, given)
+            check(cfg, further_checks=further_checks)
+        except ConfigError as error:
+            mistakes += [line for line in str(error).splitlines() if line not in mistakes]
+    return mistakes
+
+
+def _single_values(text: str, override: Override) -> list[str]:
+    """A setting once for each value that a sweep gives it."""
+    if not override.is_sweep_override():
+        return [text]
+    _values(override)
+    return [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
+
+
+def _targets(cfg: DictConfig, overrides: Sequence[Override]) -> dict[str, str]:
+    """The `_target_` of each part of a config, by its place, as these overrides leave it."""
+    given = {o.key_or_group: str(_values(o)[0]) for o in overrides if o.key_or_group.endswith("._target_")}
+    there = {place: str(node["_target_"]) for place, node in find_parts(cfg)}
+    return there | {key.removesuffix("._target_"): target for key, target in given.items()}
+
+
+def _is_taken(key: str, targets: Mapping[str, str], known: Sequence[str]) -> bool:
+    """Whether a part's constructor names this setting, or one that it is in: trainer.strategy, trainer.logger.name."""
+    if key in known:
+        return False
+    place, _, name = key.rpartition(".")
+    if place in targets and not name.startswith("_"):
+        return key in _sibling_settings(key, targets)
+    return bool(place) and _is_taken(place, targets, known)
+
+
+def _sibling_settings(key: str, targets: Mapping[str, str]) -> list[str]:
+    """The settings beside `key` that the constructor of their part names."""
+    place = key.rpartition(".")[0]
+    if place not in targets:
+        return []
+    switches = [f"{place}.{name}" for name in CALLBACK_SWITCH if place.startswith("callbacks.")]
+    with contextlib.suppress(ConfigError):  # a target that cannot be imported is reported by check
+        return switches + [f"{place}.{name}" for name in parameters(locate(targets[place]))[0]]
+    return switches
+
+
+def _values(override: Override) -> list[Any]:
+    """The values of an override. Raises ConfigError for a sweep that does not list them: glob(v*), interval(0,1)."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        key = override.key_or_group
+        raise ConfigError(f"{override.input_line}: a sweep lists its values: {key}=A,B,C")
+    return list(override.sweep_iterator())
+
+
+def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
+    """`+a.b=1` is fine inside a group: a part's constructor is asked later, and new parts bring their own."""
+    group, _, rest = key.partition(".")
+    added = override.is_add() or override.is_force_add()
+    return added and bool(rest) and isinstance(cfg.get(group), DictConfig)

@@ -1,0 +1,164 @@
+"""One run: data, network, training, test, and the record of each."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from segstudy.build import build_data, build_module, build_start, build_tester, build_trainer
+from segstudy.callbacks.loggers import guard_loggers, log_final_metrics
+from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, protocol_of_images, test_record
+from segstudy.callbacks.throughput import Throughput
+from segstudy.config.summary import hyperparameters
+from segstudy.console import console, format_number
+from segstudy.data.datamodule import SegmentationData
+from segstudy.errors import ConfigError, TrainingError
+from segstudy.files import subfolder
+from segstudy.inspection.memory import memory_advice, out_of_memory
+from segstudy.inspection.summary import gflop
+from segstudy.module import SegmentationModule
+from segstudy.networks.normalize import normalize_of
+from segstudy.runs.checkpoints import set_normalization
+from segstudy.runs.history import read_history
+from segstudy.runs.record import Record, environment
+from segstudy.runs.tables import print_classes
+
+
+def run(cfg: DictConfig, folder: Path, record: Record) -> None:
+    """Train and test the network of a config in its folder, from the last checkpoint if there is one."""
+    began = time.monotonic()
+    record.note(status="running", error=None, **environment())
+    data = build_data(cfg)
+    network, origin, started_from = build_start(cfg, data)
+    if started_from is not None:
+        record.note(started_from=started_from)
+    print_data(data, origin)
+    if not set_normalization(network, record.values):
+        raise ConfigError(
+            "this run was begun when the data normalised images; now the network does, and this one does not\n"
+            "  → another study=NAME, with segstudy.networks.normalize.Normalize as the network's first layer"
+        )
+    module = build_module(cfg, network, data)
+    trainer, device = build_trainer(cfg, folder)
+    record.note(**_described(cfg, data, network), encoder_weights=origin, device=device)
+    console.print(f"{record.values['parameters']:,} parameters; {device}", highlight=False)
+    if cfg.compile:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        network.compile()
+    last = folder / "checkpoints" / "last.ckpt"
+    with _explained_errors(trainer, module, data, last):
+        if cfg.start_from is not None and not last.is_file():
+            _test_before(cfg, folder, module, data, record)
+        trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        _finish(cfg, trainer, module, data, record, time.monotonic() - began)
+
+
+def print_data(data: SegmentationData, origin: str) -> None:
+    """Print what is trained and reported on, and what a user should know of it."""
+    for role, images in data.roles.items():
+        console.print(f"{role}: {len(images)} images of {data.name} {images.name!r}", highlight=False)
+        for line in images.cache.notes:
+            console.print(f"  [yellow]{line}", highlight=False)
+    if data.overlap():
+        console.print(f"[bold red]{data.overlap()} images of the reported split are also trained on")
+    if origin.startswith("random ("):
+        console.print(f"[bold red]the encoder starts from {origin}: not the pretrained network that was asked for")
+
+
+def _described(cfg: DictConfig, data: SegmentationData, network: nn.Module) -> dict[str, Any]:
+    """Entries of the record that are known before training."""
+    normalize = normalize_of(network)
+    return {
+        "class_names": list(data.classes),
+        "palette": [list(rgb) for rgb in data.palette],
+        "data": data.describe() | {"overlap": data.overlap()},
+        "normalisation": None if normalize is None else normalize.values(),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "gflop": gflop(network, data.size),
+        "checkpoint": cfg.checkpoint,
+        "reproduce": cfg.reproduce,
+        "seed": cfg.seed,
+        "selected_on_reported": selects(cfg) and "select" not in data.roles,
+    }
+
+
+def selects(cfg: DictConfig) -> bool:
+    """Whether the validation split chooses something: the checkpoint, the end, or the learning rate."""
+    stopping = cfg.callbacks.get("early_stopping", {}).get("enabled", False)
+    return bool(cfg.checkpoint == "best" or stopping or "monitor" in cfg.schedule)
+
+
+def selection_score(folder: Path, checkpoint: str) -> float | None:
+    """The val mIoU of a run's checkpoint, last or best, by its history; None without a validation."""
+    scores = [row["val/miou"] for row in read_history(folder / "history.csv") if "val/miou" in row]
+    return (max(scores) if checkpoint == "best" else scores[-1]) if scores else None
+
+
+def _test_before(
+    cfg: DictConfig, folder: Path, module: SegmentationModule, data: SegmentationData, record: Record
+) -> None:
+    """Test the weights of `start_from` before they are trained further."""
+    counts = PerImageConfusion()
+    build_tester(cfg, subfolder(folder, "before"), [counts]).test(module, datamodule=data, verbose=False)
+    before = dataset_metrics(counts.total, data.classes)["metrics"]
+    record.note(metrics_before=before)
+    console.print(f"before: mIoU {format_number(before['network']['miou'])} on {counts.images} images")
+
+
+@contextmanager
+def _explained_errors(
+    trainer: L.Trainer, module: SegmentationModule, data: SegmentationData, last: Path
+) -> Iterator[None]:
+    """Make a full disk, full memory and early stopping without its metric errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"the run folder could not be written: {error}\n  nothing that was whole is lost: free some space, and the "
+            f"same command continues from {last if last.is_file() else 'the start'}"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            advice = memory_advice(module, data.batch_size, data.size, trainer.precision)
+            raise TrainingError(advice) from error
+        if str(error).startswith("Early stopping conditioned on"):
+            raise ConfigError(f"callbacks.early_stopping: {error}") from error
+        raise
+
+
+def _finish(
+    cfg: DictConfig, trainer: L.Trainer, module: SegmentationModule, data: SegmentationData, record: Record,
+    seconds: float,
+) -> None:  # fmt: skip
+    """Keep the last weights, test the chosen ones, and close the record."""
+    folder = Path(trainer.default_root_dir)
+    epochs, steps = trainer.current_epoch, trainer.global_step
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")  # a time limit ends within an epoch
+    chosen = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
+    if not chosen.is_file():
+        raise TrainingError("checkpoint=best, but training ended before its first validation; give it more time")
+    # Read back, so that what is tested is what is kept: a run continued after its last epoch holds weights that are
+    # trained, not averaged.
+    module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
+    failed_loggers: dict[str, str] = {}
+    guard_loggers(trainer, failed_loggers)
+    trainer.test(module, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
+        return
+    speed = next((c.figures for c in trainer.callbacks if isinstance(c, Throughput)), {})  # type: ignore[attr-defined]
+    entries = test_record(trainer.callbacks, data.classes)  # type: ignore[attr-defined]
+    images, whole = entries["images_tested"], len(data.roles["report"])
+    entries["data"] = record.values["data"] | {"protocol": protocol_of_images(data.protocol(), images, whole)}
+    seconds += record.values.get("seconds", 0.0)
+    record.note(status="done", epochs=epochs, steps=steps, seconds=seconds, **entries, **speed)
+    log_final_metrics(trainer, steps, hyperparameters(cfg, folder.name), entries["metrics"]["network"])
+    if failed_loggers:
+        record.note(not_measured=record.values["not_measured"] | failed_loggers)
+    print_classes(record.values, console, "test" if images == whole else f"test on {images} of {whole} images")
+    console.print(f"run folder: {folder}", soft_wrap=True)

@@ -1,0 +1,91 @@
+"""A run's record and history: what is read of a damaged or an earlier file, and one clear line for the rest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segstudy.errors import ConfigError
+from segstudy.runs.history import last_epoch, read_history, write_history
+from segstudy.runs.record import Record, read_entries, read_record, read_study_records
+
+
+def save(folder: Path, record: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "record.json").write_text(record if isinstance(record, str) else json.dumps(record))
+    return folder
+
+
+def test_what_is_noted_is_read_and_unknown_entries_are_kept(tmp_path: Path) -> None:
+    Record(tmp_path).note(status="running", of_tomorrow={"a": [1, None]}, metrics={"network": {"miou": float("nan")}})
+    Record(tmp_path).note(status="done", seed=3)
+    values = read_entries(tmp_path)
+    assert list(values) == ["status", "of_tomorrow", "metrics", "seed"]
+    assert values["of_tomorrow"] == {"a": [1, None]}
+    assert (values["status"], values["seed"]) == ("done", 3)
+
+
+def test_an_early_record_without_most_entries_is_read(tmp_path: Path) -> None:
+    early = {"status": "done", "class_names": ["ground"], "error": None, "seconds": 3}
+    assert read_record(save(tmp_path, early)) == early
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "record.json cannot be read: Expecting"),
+        ("[" * 100_000, "record.json cannot be read: maximum recursion"),
+        ("[1]", "has no named entries"),
+        ('{"status": "fine"}', "status is 'fine'"),
+        ('{"class_names": []}', r"class_names is \[\]"),
+        ('{"class_names": "ab"}', "class_names is 'ab'"),
+        ('{"seed": 1.5}', "seed is 1.5"),
+        ('{"seed": true}', "seed is True"),
+        ('{"changes": null}', "changes is None"),
+        ('{"normalisation": {"mean": [1, "x"], "std": [1, 1]}}', "normalisation is"),
+    ],
+)
+def test_a_damaged_record_is_one_clear_line(tmp_path: Path, text: str, told: str) -> None:
+    save(tmp_path, text)
+    for read in (read_entries, read_record, Record):
+        with pytest.raises(ConfigError, match=told) as error:
+            read(tmp_path)
+        assert len(str(error.value).splitlines()) == (2 if read is Record else 1)
+
+
+def test_a_folder_without_a_record(tmp_path: Path) -> None:
+    assert read_entries(tmp_path) == {}
+    assert Record(tmp_path).values == {}
+    with pytest.raises(ConfigError, match=r"is not a run's folder: no file .*record\.json"):
+        read_record(tmp_path)
+    with pytest.raises(ConfigError, match="no class_names"):
+        read_record(save(tmp_path, {"status": "running"}))
+
+
+@pytest.mark.parametrize(
+    "wrong", ['{"seconds": NaN}', '{"seconds": -1}', '{"epochs": "many"}', '{"steps": 1.5}', '{"gflop": Infinity}']
+)
+def test_figures_that_are_no_figures_are_left_out(tmp_path: Path, wrong: str) -> None:
+    assert read_entries(save(tmp_path, wrong)) == {}
+
+
+def test_the_records_of_a_study(tmp_path: Path) -> None:
+    save(tmp_path / "b", {"status": "done"})
+    save(tmp_path / "a", "{")
+    (tmp_path / "empty").mkdir()
+    found, damaged = read_study_records(tmp_path)
+    assert found == {"b": {"status": "done"}}
+    assert list(damaged) == ["a"]
+    assert "cannot be read" in damaged["a"]
+
+
+def test_the_history_and_its_last_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    assert (read_history(path), last_epoch(path)) == ([], None)
+    rows = [{"epoch": 1.0, "val/miou": 0.25}, {"epoch": 2.0, "train/loss": 0.5}]
+    write_history(rows, path)
+    assert (read_history(path), last_epoch(path)) == (rows, 2)
+    path.write_text("epoch,val/miou\n1,x\n")
+    with pytest.raises(ConfigError, match=r"history\.csv cannot be read"):
+        read_history(path)
