@@ -24,8 +24,8 @@ from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.reseed_each_step import ReseedEachStep
 from segstudy.callbacks.restore_signal_handlers import RestoreSignalHandlers
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
-from segstudy.config.overrides import check_overrides
 from segstudy.config.compose import apply_overrides, compose_config
+from segstudy.config.overrides import check_overrides
 from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.entry import RANK, RANKS
