@@ -342,7 +342,7 @@ def about_network(record: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def architecture(settings: Mapping[str, Any]) -> str:
+def architecture(settings: Any) -> str:
     """The network's parts with their settings, in a line of Markdown."""
 
     def part(name: str) -> str:
