@@ -366,9 +366,8 @@ def test_equal_and_undecided_in_words() -> None:
     text = "V2 and V1 are equal in mIoU within ±.005 (−.002 … +.003; two seeds each)"
     assert verdict_sentence("V1", "V2", "mIoU", compared(0.0005, 0.001, seeds=(2, 2)), equal) == text
     shown = Decision(0.01, 0.001, 0.003, "equal", 0.003)
-    assert "the difference is significant, but smaller" in verdict_sentence(
-        "V1", "V2", "mIoU", compared(0.002, 0.0005), shown
-    )
+    text = verdict_sentence("V1", "V2", "mIoU", compared(0.002, 0.0005), shown)
+    assert "the difference is significant, but smaller" in text
     unsure = decide({"it": compared(0.004, 0.012 / 2.8)})["it"]
     text = verdict_sentence("V1", "V2", "mIoU", compared(0.004, 0.012 / 2.8), unsure)
     assert text.startswith("undecided: V2 − V1 in mIoU is +.004 (−.004 … +.012; three seeds each); ")

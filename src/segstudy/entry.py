@@ -68,17 +68,10 @@ def interruptible() -> Iterator[None]:
         sys.exit(128 + received)
 
 
-def ask_for_large_pages() -> None:
-    """PyTorch on a CPU then asks Linux for large pages, if this is set before its first tensor: a training step at 256²
-    takes and returns some GiB of maps, and with small pages the kernel spends a tenth of it on zeroing them."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
 def train() -> None:
     """`python train.py …`, and `python -m segstudy.entry …`, as which Lightning starts further processes."""
     use_large_pages()
     with interruptible():
-        ask_for_large_pages()
         from segstudy.train import main
 
         main()
@@ -88,7 +81,6 @@ def command() -> None:
     """`segstudy …`."""
     use_large_pages()
     with interruptible():
-        ask_for_large_pages()
         from segstudy.cli.main import main
 
         main()

@@ -173,9 +173,8 @@ def read_tested(folder: Path, record: Mapping[str, Any]) -> tuple[TestResult | N
     try:
         with open_to_read(folder / "test" / "counts.npz") as file, np.load(file) as held:
             names, classes = [str(n) for n in held["names"]], list(record["class_names"])
-            counts, original = (
-                Counts.from_rows(held[size], len(names), len(classes)) for size in ("network", "original")
-            )
+            sizes = ("network", "original")
+            counts, original = (Counts.from_rows(held[size], len(names), len(classes)) for size in sizes)
     except DAMAGED:
         return None, f"{again} Until then there are no intervals and no failure modes."
     known = "Until then there are no failure modes, and intervals take all images as independent."

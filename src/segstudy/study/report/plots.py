@@ -119,8 +119,8 @@ def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
     grey = alone or d.verdict in ("ahead", "behind", "undecided")
     color = MUTED if grey else VERDICTS[d.verdict]
     # What lies behind is covered: lines through letters cannot be read.
-    box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.7}
-    plain: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 7.5, "bbox": box}
+    paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.7}
+    plain: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 7.5, "bbox": paper}
     ax.text(0, y + 0.3, f"{shorten(d.b, 20)} − {shorten(d.a, 20)}", **plain)
     said = d.verdict if math.isfinite(d.delta) else "n/a"
     ax.text(1, y + 0.3, said, ha="right", color=color, **plain)
