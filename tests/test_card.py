@@ -65,9 +65,8 @@ def test_figures_are_those_of_the_runs_test(home: Path, card: str) -> None:
     for name, key in {"mIoU": "miou", "pixel accuracy": "pixel_accuracy", "mean class": "mean_accuracy"}.items():
         told = next(cells for row, cells in rows.items() if row.startswith(f"| {name}"))
         for cell, size in zip(told, ("network", "original"), strict=True):
-            assert cell.split(" ")[0] == format_fraction(
-                metrics[size][key]
-            )  # no interval where one image holds a class
+            # no interval where one image holds a class
+            assert cell.split(" ")[0] == format_fraction(metrics[size][key])
     assert "this network" not in card.split("## Limits")[0]
 
 
