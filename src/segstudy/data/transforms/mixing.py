@@ -77,11 +77,11 @@ class CopyPaste(Transform):
         self.background = background
 
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        there = torch.zeros(len(mask), IGNORE + 1, device=mask.device).scatter_(1, mask.flatten(1), 1.0)
-        there[:, IGNORE] = 0
+        has_class = torch.zeros(len(mask), IGNORE + 1, device=mask.device).scatter_(1, mask.flatten(1), 1.0)
+        has_class[:, IGNORE] = 0
         if self.background is not None:
-            there[:, self.background] = 0
-        before = there.roll(-1, 0).cumsum(1)  # the partner's classes up to this one
+            has_class[:, self.background] = 0
+        before = has_class.roll(-1, 0).cumsum(1)  # the partner's classes up to this one
         count = before[:, -1:]
         chosen = (
             (before > (params[:, 1:] * count).floor()).int().argmax(1)
