@@ -1,4 +1,4 @@
-"""Entry points of the commands: one that is interrupted says so in one line, and its exit code says why.
+"""Entry points of the commands. One that is interrupted prints one line, and its exit code says by which signal.
 
 Only the standard library is imported here: Ctrl-C is also met while PyTorch is imported, which takes seconds.
 """
@@ -20,7 +20,7 @@ RANK = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
 received: int | None = None
 """The first signal that asked this process to end."""
 place: str | None = "where it stopped"
-"""What the same command continues: the run or study in work; None where another process says so."""
+"""What the same command continues, for that line: a run or study; None where another process prints it."""
 
 
 def stop(number: int, frame: FrameType | None = None) -> None:

@@ -21,11 +21,11 @@ class WeightsError(SegstudyError):
 
 
 class TrainingError(SegstudyError):
-    """Training stopped: a loss that is not finite, or too little memory."""
+    """Training stopped: a loss that is not finite, too little memory, or a full disk."""
 
 
 class ExportError(SegstudyError):
-    """What was written for another program does not do there what the network does."""
+    """An exported file does not compute what the network computes."""
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -35,5 +35,5 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in a line."""
+    """The first line of an error's message, at most 200 letters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

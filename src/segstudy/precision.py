@@ -1,4 +1,4 @@
-"""Which precision a device computes fast in hardware."""
+"""The device to train on, and the precision that it computes fast in hardware."""
 
 import os
 

@@ -56,7 +56,7 @@ def _mistaken_loggers(loggers: Any) -> list[str]:
     if not isinstance(loggers, DictConfig):
         return [f"logger={loggers}: it is a file of conf/logger, or a list of them"]
     mistakes = []
-    for name, part in [(str(key), value) for key, value in loggers.items()]:
+    for name, part in ((str(key), part) for key, part in loggers.items()):
         if not isinstance(part, DictConfig) or "_target_" not in part:
             mistakes.append(f"logger.{name}={part}: a logger has a _target_\n  → +logger.NAME._target_=…")
             continue

@@ -21,7 +21,7 @@ from segstudy.runs.record import read_entries
 def weights_file(folder: Path, checkpoint: str) -> Path:
     """The file of a run's checkpoint, or of an exported run's weights (`segstudy export --format hub`).
 
-    Raises ConfigError for a checkpoint that no run writes: a record's word leads to no other file.
+    Raises ConfigError for a checkpoint that no run writes: a record cannot name any other file.
     """
     if checkpoint not in ("best", "last"):
         raise ConfigError(f"{folder} names a checkpoint {str(checkpoint)[:80]!r}: it is last or best")
@@ -43,8 +43,8 @@ def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
         )
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    told = {key: record[key] for key in ("status", "epochs", "git", "encoder_weights", "metrics") if key in record}
-    return {"file": str(file.resolve()), "sha256": digest} | told
+    entries = {key: record[key] for key in ("status", "epochs", "git", "encoder_weights", "metrics") if key in record}
+    return {"file": str(file.resolve()), "sha256": digest} | entries
 
 
 def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
@@ -64,7 +64,7 @@ def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def load_state(network: nn.Module, file: Path) -> None:
-    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError that tells what does not fit."""
+    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError with what does not fit."""
     try:
         state = read_state(file)
     except WeightsError as error:
@@ -136,6 +136,6 @@ class RunCheckpointIO(TorchCheckpointIO):
 
 def save_tensors(values: Any, file: BinaryIO) -> None:
     """`torch.save`, with an OSError for a full disk: torch's own writer loses it."""
-    held = io.BytesIO()
-    torch.save(values, held)
-    file.write(held.getbuffer())
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    file.write(buffer.getbuffer())

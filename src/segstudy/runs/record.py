@@ -71,7 +71,7 @@ class Record:
         try:
             self.values = read_entries(folder)
         except ConfigError as error:
-            raise ConfigError(f"{error}\n  → another study=NAME, or remove the folder") from error
+            raise ConfigError(f"{error}\n  → another study=NAME or runs_dir=FOLDER, or remove the folder") from error
 
     def note(self, **values: Any) -> None:
         """Add or replace entries and write the file (the first process of several does); it is never half written.
@@ -101,7 +101,7 @@ def read_entries(folder: Path) -> dict[str, Any]:
     file = folder / "record.json"
     try:
         values = json.loads(read_text(file))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error

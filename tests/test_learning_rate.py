@@ -1,4 +1,4 @@
-"""The finders of a learning rate and of the largest batch, on generated scenes with thin networks."""
+"""The learning-rate test and the search for the largest batch, on generated scenes with thin networks."""
 
 from functools import partial
 from pathlib import Path
