@@ -38,7 +38,7 @@ NO_SELECT_ROLE = """a search chooses by validation, which here is on the reporte
 
 def is_search(config: DictConfig) -> bool:
     """Whether a sweeper chooses the runs (hparams_search=…), not the command line."""
-    return "BasicSweeper" not in config.hydra.sweeper.get("_target_", "BasicSweeper")
+    return "BasicSweeper" not in (OmegaConf.select(config, "hydra.sweeper._target_") or "BasicSweeper")
 
 
 def has_select_role(config: DictConfig) -> bool:
