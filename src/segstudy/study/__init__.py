@@ -1,1 +1,1 @@
-"""What is said about a folder of runs."""
+"""Compare runs: results, statistics, findings, reports, and the audit of one run."""

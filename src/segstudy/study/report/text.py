@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from segstudy.console import MISSING, NOT_DEFINED, format_fraction, format_interval, format_signed
@@ -30,9 +31,9 @@ LATEX_ESCAPES = {
 
 def format_estimate(value: Estimate | None) -> str:
     """.619 (.588 to .650)."""
-    return (
-        MISSING if value is None else f"{format_fraction(value.value)} {format_interval(value.low, value.high)}".strip()
-    )
+    if value is None:
+        return MISSING
+    return f"{format_fraction(value.value)} {format_interval(value.low, value.high)}".strip()
 
 
 def metric_label(metric: str) -> str:
@@ -41,7 +42,7 @@ def metric_label(metric: str) -> str:
 
 
 def has_one_seed(group: Group, difference: Difference) -> bool:
-    """Whether one of the two variants has one training only: nothing is known of the variants as such."""
+    """Whether one of the two variants has one training only: the comparison is then of two trained networks."""
     sides = (difference.a, difference.b)
     return any(max(v.miou.seeds, len(v.seeds)) < 2 for v in group.variants if v.name in sides)
 
@@ -53,9 +54,8 @@ def format_verdict(group: Group, difference: Difference) -> str:
         return NOT_DEFINED
     if d.verdict in ("ahead", "behind"):
         return f"{d.verdict} {format_fraction(abs(d.delta))}: these two trainings"
-    within = (
-        f" within ±{format_fraction(group.margin)}:" if d.verdict == "equal" and math.isfinite(group.margin) else ""
-    )
+    equal = d.verdict == "equal" and math.isfinite(group.margin)
+    within = f" within ±{format_fraction(group.margin)}:" if equal else ""
     text = f"{d.verdict}{within} {format_signed(d.delta)} {format_interval(d.wide_low, d.wide_high)}".strip()
     return f"{text}: these two trainings" if has_one_seed(group, d) else text
 
@@ -87,9 +87,7 @@ def mean_over_runs(variant: Variant, key: str) -> float | None:
 
 def count_distinct(values: Sequence[str]) -> list[str]:
     """Each value once, in order, with how many runs have it where they differ."""
-    counted: dict[str, int] = {}
-    for value in values:
-        counted[value] = counted.get(value, 0) + 1
+    counted = Counter(values)
     if len(counted) < 2:
         return list(counted)
     return [f"{value} ({n} run{'s' * (n > 1)})" for value, n in counted.items()]
