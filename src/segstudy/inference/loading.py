@@ -24,7 +24,7 @@ from segstudy.data.cache import read_checked
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import Batch, CachedDataset
 from segstudy.errors import ConfigError, did_you_mean
-from segstudy.networks.normalize import normalize_before
+from segstudy.networks.normalize import normalize_before, normalize_of
 from segstudy.runs.checkpoints import load_state, set_normalization, weights_file
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import variants
@@ -45,6 +45,8 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
     load_state(network, file)
     if not set_normalization(network, record):  # a network of the user's own, trained when the data normalised
         normalize_before(network, **record["normalisation"])
+    if (normalize := normalize_of(network)) is not None:
+        normalize.hold_as_buffers()
     return network.eval(), cfg
 
 

@@ -1,12 +1,13 @@
 """The first step of a network: an image in 0…1 is normalised as the encoder's weights expect."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NAMES = ("mean", "std")
 
 
 class Normalize(nn.Module):
@@ -14,6 +15,9 @@ class Normalize(nn.Module):
 
     For a network of your own: `nn.Sequential(Normalize(), network)`. Weights saved without `mean` and `std`, as before
     networks held them, leave both as they are. persistent: both are saved with the weights.
+
+    Like buffers, both move with the module and are saved with it; but they are none while a network trains: an average
+    of the weights (EMA) averages buffers as well, and would change them by rounding.
     """
 
     mean: Tensor
@@ -23,9 +27,9 @@ class Normalize(nn.Module):
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, persistent: bool = True
     ):
         super().__init__()
+        self.persistent = persistent
         # (3,1,1), not (1,3,1,1): Module.to(memory_format=…) leaves tensors of three dimensions alone.
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent)
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
 
     def forward(self, image: Tensor) -> Tensor:
         return (image - self.mean) / self.std
@@ -37,12 +41,32 @@ class Normalize(nn.Module):
 
     def values(self) -> dict[str, list[float]]:
         """{"mean": …, "std": …} in the shortest decimals that give the same float32."""
-        return {name: [float(str(v)) for v in held.cpu().numpy().ravel()] for name, held in self.named_buffers()}
+        return {name: [float(str(v)) for v in getattr(self, name).cpu().numpy().ravel()] for name in NAMES}
+
+    def hold_as_buffers(self) -> None:
+        """For a network that is no longer trained: an exported file can then move both to a GPU."""
+        for name in NAMES:
+            values = getattr(self, name)
+            if name not in self._buffers:
+                delattr(self, name)
+                self.register_buffer(name, values, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalize":
+        super()._apply(fn, recurse)
+        for name in NAMES:
+            if name not in self._buffers:
+                setattr(self, name, fn(getattr(self, name)))
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self.persistent:
+            destination |= {prefix + name: getattr(self, name) for name in NAMES}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name, held in self.state_dict().items():
-            state_dict.setdefault(prefix + name, held)
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        for name in NAMES:
+            if self.persistent and prefix + name in state_dict:
+                with torch.no_grad():
+                    getattr(self, name).copy_(state_dict[prefix + name])
 
 
 def normalize_of(network: nn.Module) -> Normalize | None:
