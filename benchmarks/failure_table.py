@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 import typer
 from matplotlib.figure import Figure
+from segstudy.study.archetypes import STORIES, predictors, scene
 
 from segstudy.console import format_number
 from segstudy.drawing import colorize, save
 from segstudy.study.analysis.metrics import METRICS, Metric
-from segstudy.study.archetypes import STORIES, predictors, scene
 from segstudy.study.results import TestResult, from_masks
 
 DOCS = Path(__file__).parents[1] / "docs"

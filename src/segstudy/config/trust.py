@@ -30,6 +30,7 @@ def is_allowed(place: str, thing: Any) -> bool:
 
     from segstudy.data.transforms.augment import Augment
     from segstudy.data.transforms.base import Transform
+    from segstudy.networks.encoders import Encoder
 
     group = place.split(".")[0]
     if group == "schedule":
@@ -38,7 +39,9 @@ def is_allowed(place: str, thing: Any) -> bool:
         "data": (L.LightningDataModule, Augment, Transform), "trainer": (L.Trainer,), "callbacks": (L.Callback,),
         "optim": (Optimizer,),
     }  # fmt: skip
-    return inspect.isclass(thing) and issubclass(thing, kinds.get(group, (nn.Module,)))
+    if not inspect.isclass(thing) or not issubclass(thing, kinds.get(group, (nn.Module,))):
+        return False
+    return group in ("network", "encoder") or not issubclass(thing, Encoder)  # an encoder may load weights from a hub
 
 
 def restrict_paths(data: DictConfig) -> None:
