@@ -299,3 +299,8 @@ def test_a_retest_builds_no_callback_that_measures_nothing() -> None:
     assert list(cfg.callbacks) == ["best", "pictures"]
     names = [type(c).__name__ for c in build.testing_callbacks(cfg)]
     assert names == ["PerImageConfusion", "PerImageErrors", "TestDiagnostics", "Pictures"]
+
+
+def test_an_encoder_may_load_weights_and_so_stands_only_where_networks_are() -> None:
+    assert is_allowed("network.encoder", LibraryEncoder)
+    assert not is_allowed("loss", LibraryEncoder)
