@@ -23,6 +23,7 @@ from segstudy.config.trust import is_allowed
 from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import drop_own_callbacks
 from segstudy.inference.loading import EvaluationSpec, evaluation_config, load_run, load_runs
+from segstudy.networks.encoders import LibraryEncoder
 from segstudy.runs.checkpoints import start_from
 
 OPENED: list[str] = []
