@@ -1,24 +1,27 @@
 """Nine made predictors under every figure of a study: the table and the picture of docs/failure_modes.md."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 from matplotlib.figure import Figure
-from segstudy.study.archetypes import STORIES, predictors, scene
 
 from segstudy.console import format_number
 from segstudy.drawing import colorize, save
 from segstudy.study.analysis.metrics import METRICS, Metric
 from segstudy.study.results import TestResult, from_masks
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the predictors are those of the tests
+from archetypes import STORIES, predictors, scene
+
 DOCS = Path(__file__).parents[1] / "docs"
 SCENES, CLASSES, DRAWN = 6, 6, 0
 BEGIN, END = "<!-- the table: benchmarks/failure_table.py -->\n", "<!-- end of the table -->\n"
 PALETTE = [(242, 242, 242), (38, 110, 180), (230, 140, 30), (60, 150, 80), (150, 90, 170), (200, 60, 60)]
-TELLING = {
+MOST_AFFECTED = {
     "perfect": ("boundary_iou",),
     "speckled": ("objects_mixed", "absent_classes"),
     "core only": ("objects_partial", "missed"),
@@ -29,7 +32,7 @@ TELLING = {
     "holed": ("roughness", "pieces"),
     "all background": ("objects_missed", "missed"),
 }
-"""The figures that tell each story: bold in the table, below its picture."""
+"""The metrics that each predictor moves most: bold in the table, below its picture."""
 
 
 def main(docs: Annotated[Path, typer.Option(help="The folder with failure_modes.md.")] = DOCS) -> None:
@@ -63,8 +66,8 @@ def value(figure: Metric, test: TestResult) -> float:
 
 def miou(test: TestResult) -> float:
     """The mean over classes with truth."""
-    hit, union = test.counts.hit.sum(0), test.counts.union.sum(0)
-    return float((hit / np.maximum(union, 1))[test.counts.truth.sum(0) > 0].mean())
+    right, union = test.counts.true_positives.sum(0), test.counts.union.sum(0)
+    return float((right / np.maximum(union, 1))[test.counts.truth.sum(0) > 0].mean())
 
 
 def table(tested: dict[str, TestResult]) -> str:
@@ -75,7 +78,7 @@ def table(tested: dict[str, TestResult]) -> str:
         if all(figure.of(t) is None for t in tested.values()):
             continue  # of a network, not of masks
         cells = [format_number(value(figure, t), 2) for t in tested.values()]
-        told = [f"**{c}**" if figure.name in TELLING[s] else c for s, c in zip(tested, cells, strict=True)]
+        told = [f"**{c}**" if figure.name in MOST_AFFECTED[s] else c for s, c in zip(tested, cells, strict=True)]
         lines.append(f"| `{figure.name}` | " + " | ".join(told) + " |")
     return "\n".join(lines) + "\n"
 
@@ -86,12 +89,14 @@ def draw(tested: dict[str, TestResult], path: Path) -> None:
     pictures = {"truth": truth} | predictors(truth, CLASSES, DRAWN)
     titles = {f.name: f.title.split(" (")[0] for f in METRICS}
     by_name = {f.name: f for f in METRICS}
-    figure = Figure((10, 5.1))
+    figure = Figure(figsize=(10, 5.1))
     axes = figure.subplots(2, 5)
     for ax, (name, labels) in zip(axes.flat, pictures.items(), strict=True):
         ax.imshow(colorize(labels, PALETTE), interpolation="nearest")
         ax.set_title(name, fontsize=10, fontweight="bold", pad=4)
-        told = [f"{titles[n]}: {format_number(value(by_name[n], tested[name]), 2)}" for n in TELLING.get(name, ())]
+        told = [
+            f"{titles[n]}: {format_number(value(by_name[n], tested[name]), 2)}" for n in MOST_AFFECTED.get(name, ())
+        ]
         ax.set_xlabel("\n".join(told or ["void: cream ring"]), fontsize=8)
         ax.set_xticks([])
         ax.set_yticks([])
