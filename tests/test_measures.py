@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.callbacks.per_image_errors import PerImageErrors
+from segstudy.data.datamodule import SegmentationData
 from segstudy.labels import IGNORE
 from segstudy.measures.boundaries import (
     band,
@@ -351,16 +352,29 @@ def test_classes_of_an_image_are_those_at_its_original_size() -> None:
     labels[0, :5], labels[1, :2], labels[0, 8:11] = 2, 3, 2
     logits = 9 * torch.nn.functional.one_hot(labels, 4).permute(2, 0, 1)[None].float()
     counts, measures = PerImageConfusion(), PerImageErrors()
+
+    class Data(SegmentationData):
+        classes = list("abcd")
+
+        def original_mask(self, role: str, index: int) -> torch.Tensor:
+            return original
+
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(classes=list("abcd"), background=0, original_mask=lambda role, index: original),
+        datamodule=Data(),
         precision_plugin=SimpleNamespace(forward_context=nullcontext),
         callbacks=[counts, measures],
     )
     batch = {"image": torch.zeros(1, 3, 16, 16), "mask": mask[None], "index": torch.tensor([0])}
+
+    class Module(SimpleNamespace):
+        def __call__(self, image: torch.Tensor) -> torch.Tensor:
+            return logits
+
+    module = Module(classes=list("abcd"), background=0)
     for callback in trainer.callbacks:
-        callback.setup(trainer, SimpleNamespace(classes=trainer.datamodule.classes), "test")
+        callback.setup(trainer, module, "test")
         callback.on_test_start(trainer, None)
-        callback.on_test_batch_end(trainer, lambda image: logits, logits, batch)
+        callback.on_test_batch_end(trainer, module, logits, batch)
     cells = dict(zip(CATEGORIES, measures.images[0]["cells"].tolist(), strict=True))
     assert {k: cells[k] for k in CATEGORIES[3:]} == {"confused": 3, "foreign": 0, "overshoot": 5, "ghost": 2}
     assert measures.images[0]["absent"] == 1

@@ -16,6 +16,7 @@ def mistaken_kinds(place: str, node: DictConfig, thing: Callable[..., Any]) -> l
     """A line for each setting of a part that is a switch or a number by its constructor, and of another kind here."""
     known, _ = settings_of(place, thing)
     there = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k)]
+    there = [k for k in there if not OmegaConf.is_interpolation(node, k)]  # where its value stands, it is checked
     allowed = {k: _not_a_switch(known[k], node[k]) or _not_a_number(known[k], node[k]) for k in there}
     return [f"{place}.{k}={node[k]}: it is {values}" for k, values in allowed.items() if values]
 
