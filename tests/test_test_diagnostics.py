@@ -60,6 +60,6 @@ def test_a_convolution_sees_its_kernel(side: int) -> None:
     module = nn.Module()
     module.network = See(side)
     with torch.inference_mode():
-        field = final._field(module)  # type: ignore[arg-type]
+        field = final._receptive_field(module)  # type: ignore[arg-type]
     assert field["theoretical"] == side
     assert field["effective"] == pytest.approx(side, abs=0.6)  # 95 % of equal weights: a little less

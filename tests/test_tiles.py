@@ -31,6 +31,7 @@ from segstudy.inference.loading import (
 from segstudy.inference.model import Model
 from segstudy.inference.tiles import Place, Tiles, blend_tiles, predict_tiled
 from segstudy.labels import labels_and_mean_confidence, labels_at
+from segstudy.networks.normalize import Normalize
 
 
 def seeded(*layers: nn.Module) -> nn.Sequential:
@@ -115,7 +116,7 @@ def test_impossible_tiles_are_refused(side: int, overlap: float) -> None:
 def test_without_context_tiles_change_nothing(
     shape: tuple[int, int], overlap: float, views: TestTimeAugmentation | None
 ) -> None:
-    model = model_of(seeded(nn.Conv2d(3, 5, 1)), 5)
+    model = model_of(nn.Sequential(Normalize(), seeded(nn.Conv2d(3, 5, 1))), 5)
     photo = smooth(*shape)
     whole = model.predict(photo, "original", views)
     assert len(np.unique(whole)) > 1
