@@ -21,6 +21,8 @@ class TestDiagnostics(Diagnostic):
     square that would hold 95 % of the middle logit's gradient (means over up to eight reported images).
     """
 
+    __test__ = False  # no test, whatever pytest thinks of the name
+
     def __init__(self, images: int = 500):
         super().__init__()
         self.images = images
