@@ -1,6 +1,5 @@
 """From the config to the parts: the map of the project, and the only place that knows all of them."""
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -30,7 +29,7 @@ from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.entry import RANK, RANKS
 from segstudy.errors import ConfigError, SegstudyError, WeightsError
-from segstudy.files import subfolder
+from segstudy.files import folder_lock, subfolder
 from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import encoder_of, without_weights
@@ -60,12 +59,8 @@ def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
         yield
         return
     cache_dir.mkdir(parents=True, exist_ok=True)
-    handle = os.open(cache_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with folder_lock(cache_dir):
         yield
-    finally:
-        os.close(handle)
 
 
 def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) -> tuple[nn.Module, str]:

@@ -1,6 +1,7 @@
 """Reading and writing a folder that may have come from a stranger: never half a file, and never through a link."""
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -104,6 +105,17 @@ def open_lock(folder: Path, create: bool = True) -> TextIO:
         os.close(handle)
         raise ConfigError(f"{path} is no plain file: it cannot be locked\n  → remove it")
     return open(handle)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process; others wait."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def open_to_read(path: Path) -> BinaryIO:

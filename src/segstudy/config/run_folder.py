@@ -83,7 +83,7 @@ def matching_record(folder: Path, cfg: DictConfig) -> Record:
     """The record of a folder that is new, or holds a run of this config. Only reads.
 
     A run that failed before its first checkpoint leaves nothing to lose: its folder takes another config.
-    Raises ConfigError if the folder matching_record to another config (lists what differs).
+    Raises ConfigError if the folder belongs to another config (lists what differs).
     """
     home = folder / "config.yaml"
     try:

@@ -3,23 +3,21 @@
 Not pooch or torchvision: neither resumes a broken download, and neither refuses unsafe archives on Python 3.11.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
 import sys
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from segstudy.errors import DataError
+from segstudy.files import folder_lock
 
 HASH_OF_LENGTH = {32: "md5", 40: "sha1", 64: "sha256"}
 """The hash function, by the number of hexadecimal digits of a checksum."""
@@ -42,7 +40,7 @@ def fetch_archive(url: str, checksum: str, folder: Path, is_complete: Callable[[
     partial = folder / (Path(url).name + ".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with folder_lock(folder):
             if not is_complete():
                 _download(url, partial)
                 _check(url, partial, checksum)
@@ -53,17 +51,6 @@ def fetch_archive(url: str, checksum: str, folder: Path, is_complete: Callable[[
             f"{url} could not be downloaded to {folder}: {error}\n"
             f"  → the same command continues it; or fetch it by other means and unpack it in {folder}"
         ) from error
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder for this process; others wait."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _check(url: str, partial: Path, checksum: str) -> None:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The lock of a run folder: one process trains in it at a time."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""TODO"""
+"""A report's rows as CSV: one a run, and one a class."""
 
 import csv
 import io

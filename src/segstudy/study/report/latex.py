@@ -1,4 +1,4 @@
-"""TODO"""
+"""A report's tables in LaTeX."""
 
 import numpy as np
 
