@@ -48,8 +48,6 @@ class SegmentationData(L.LightningDataModule):
     """The published data set that the class reads. Files in its layout need not be that data set."""
     terms: str = ""
     """Terms of use of the published images, as model cards quote them; "" if unknown."""
-    list_lengths: Mapping[str, int] = {}
-    """Number of images in each published list."""
 
     def __init__(
         self,

@@ -37,7 +37,6 @@ class VOC(SegmentationData):
     palette = voc_palette(21)
     title = "PASCAL VOC 2012"
     terms = "the photos are from Flickr and under its terms of use; their owners keep their rights."
-    list_lengths = {"train": 1_464, "val": 1_449, "trainval": 2_913, "trainaug": 10_582}
 
     def __init__(
         self,
