@@ -6,42 +6,21 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from segstudy.console import (
-    format_amount,
-    format_duration,
-    format_fraction,
-    format_interval,
-    format_millions,
-    format_signed,
-)
+from segstudy.console import format_fraction
 from segstudy.measures.objects import OUTCOMES
 from segstudy.runs.tables import command
-from segstudy.study.analysis.findings import Difference, Findings, Group, Variant
+from segstudy.study.analysis.findings import Findings, Group
 from segstudy.study.analysis.significance import MARK
 from segstudy.study.report import plots
-from segstudy.study.report.markdown import explanations
-from segstudy.study.report.methods import CLAIMS_NOTE, cited, methods
-from segstudy.study.report.text import (
-    ROLES,
-    count_distinct,
-    format_estimate,
-    format_outcomes,
-    format_verdict,
-    has_one_seed,
-    main_metric,
-    mean_over_runs,
-    metric_label,
-    shorten,
-    variant_marks,
-    verdicts_of,
-)
+from segstudy.study.report.methods import cited, methods
+from segstudy.study.report.render import render
+from segstudy.study.report.text import ROLES, count_distinct, has_one_seed, metric_label
 
 SECTIONS = {
     "objects": "Object outcomes, an example of each",
@@ -165,94 +144,50 @@ def _picture(caption: str, array: np.ndarray) -> Picture:
 
 
 def page(findings: Findings, sections: Sequence[Section]) -> str:
-    """The report as HTML that loads nothing: names and errors are the user's words and are escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    functions = [
-        commands, common_confusions, explanations, format_amount, format_duration, format_estimate, format_fraction,
-        format_interval, format_millions, format_outcomes, format_signed, format_verdict, has_one_seed, is_significant,
-        mean_over_runs, metric_label, metric_names, most_changed_classes, provenance, shorten, variant_marks,
-        verdicts_of,
-    ]  # fmt: skip
-    named = {function.__name__: function for function in functions}
-    environment.filters |= named
-    environment.globals |= named | {
-        "mark": MARK, "outcome_colors": plots.OUTCOME_COLORS, "outcome_names": OUTCOMES, "section_titles": SECTIONS,
-        "theme": plots.THEME, "claims_note": CLAIMS_NOTE,
-    }  # fmt: skip
-    template = environment.from_string(
-        files("segstudy.study.report").joinpath("report.html").read_text(encoding="utf-8")
-    )
+    """The report as HTML that loads nothing."""
     told = methods(findings)
-    return template.render(findings=findings, sections=sections, methods=told, references=cited(told))
+    return render(
+        "report.html", findings=findings, sections=sections, methods=told, references=cited(told), mark=MARK,
+        outcome_colors=plots.OUTCOME_COLORS, outcome_names=OUTCOMES, theme=plots.THEME, picture_titles=SECTIONS,
+        provenance=provenance, commands=commands,
+    )  # fmt: skip
 
 
-def most_changed_classes(group: Group, most: int = 5) -> list[tuple[Difference, list[tuple[str, float]]]]:
-    """For each planned difference, the supported classes whose IoU changed most."""
-    by_name = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
-    found = []
-    for d in group.differences:
-        if d.metric != main_metric(group) or d.a not in by_name or d.b not in by_name:
-            continue
-        delta = by_name[d.b] - by_name[d.a]
-        known = [c for c in range(len(group.classes)) if group.supported[c] and math.isfinite(delta[c])]
-        known.sort(key=lambda c: -abs(delta[c]))
-        if known:
-            found.append((d, [(group.classes[c], float(delta[c])) for c in known[:most]]))
-    return found
-
-
-def common_confusions(group: Group, most: int = 10) -> list[tuple[str, str, list[float | None]]]:
-    """The most frequent confusions (truth, prediction) over the variants, with their shares of the truth's pixels."""
-    held = [{(t, p): s for t, p, s in v.confused if math.isfinite(s)} for v in group.variants]
-    pairs = {pair: max(h.get(pair, 0.0) for h in held) for h in held for pair in h}
-    top = sorted(pairs, key=lambda pair: -pairs[pair])[:most]
-    return [(truth, predicted, [h.get((truth, predicted)) for h in held]) for truth, predicted in top]
-
-
-def metric_names(group: Group) -> list[str]:
-    """Names of the variants' metrics, without time to accuracy, which has its own table."""
-    names = dict.fromkeys(name for v in group.variants for name in v.metrics)
-    return [name for name in names if not name.endswith("_to_90")]
-
-
-def is_significant(group: Group, variant: Variant, metric: str) -> bool:
-    """Whether a planned difference of this variant in the metric is significant at a false discovery rate of 10 %."""
-    return any(b == variant.name and metric in names for (_, b), names in group.significant.items())
-
-
-def provenance(group: Group) -> list[tuple[str, list[str]]]:
+def provenance(group: Group) -> dict[str, list[str]]:
     """Data, machine, versions and seeds of a group's runs; several values, with counts, where runs differ."""
-    records = [r for v in group.variants for r in v.records]
-    told: dict[str, list[str]] = {}
-
-    def note(name: str, value: object) -> None:
-        if value not in (None, "", [], {}):
-            told.setdefault(name, []).append(str(value))
-
-    for r in records:
-        data, machine = r.get("data", {}), r.get("machine", {})
-        note("data", " ".join(filter(None, [data.get("name"), data.get("protocol")])))
-        note("size", "×".join(map(str, data.get("size", ()))))
-        for role, part in data.get("roles", {}).items():
-            if part:
-                listed = f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
-                note(ROLES.get(role, role), listed)
-        note("checkpoint", r.get("checkpoint"))
-        origin = str(r.get("encoder_weights") or "")
-        note("encoder from", origin if "(" in origin else Path(origin).name)
-        note("epochs", r.get("epochs"))
-        note("steps", r.get("steps"))
-        note("device", r.get("device"))
-        note("machine", ", ".join(f"{k} {v}" for k, v in machine.items()))
-        for package, version in r.get("versions", {}).items():
-            note(package, version)
-        note("commit", r.get("git"))
     seeds = {v.name: ", ".join(map(str, v.seeds)) for v in group.variants if len(v.seeds)}
     alike = len(set(seeds.values())) == 1 and len(seeds) == len(group.variants)
-    said = [f"{next(iter(seeds.values()))} of each variant"] if alike else [f"{n}: {text}" for n, text in seeds.items()]
-    return [("seeds", said), *((name, count_distinct(values)) for name, values in told.items())]
+    noted: dict[str, list[str]] = {}
+    for v in group.variants:
+        for record in v.records:
+            for name, value in _provenance(record).items():
+                if value not in (None, ""):
+                    noted.setdefault(name, []).append(str(value))
+    of_each = [f"{next(iter(seeds.values()))} of each variant"] if alike else [f"{n}: {s}" for n, s in seeds.items()]
+    return {"seeds": of_each} | {name: count_distinct(values) for name, values in noted.items()}
+
+
+def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What one run's record says of where its figures come from."""
+    data, origin = record.get("data", {}), str(record.get("encoder_weights") or "")
+    roles = {
+        ROLES.get(role, role): f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
+        for role, part in data.get("roles", {}).items()
+        if part
+    }
+    return {
+        "data": " ".join(filter(None, [data.get("name"), data.get("protocol")])),
+        "size": "×".join(map(str, data.get("size", ()))),
+        **roles,
+        "checkpoint": record.get("checkpoint"),
+        "encoder from": origin if "(" in origin else Path(origin).name,
+        **{key: record.get(key) for key in ("epochs", "steps", "device")},
+        "machine": ", ".join(f"{name} {value}" for name, value in record.get("machine", {}).items()),
+        **record.get("versions", {}),
+        "commit": record.get("git"),
+    }
 
 
 def commands(group: Group) -> list[str]:
-    """The command of each run."""
+    """The command of each run, as far as it was recorded."""
     return [told for v in group.variants for r in v.records if (told := command(r))]

@@ -13,13 +13,14 @@ from segstudy.study.statistics.comparison import Estimate
 ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 
 METRIC_LABELS = {
-    "miou": "mIoU",
-    "shape_iou": "shape IoU",
-    "boundary_iou": "boundary IoU",
-    "boundary_f": "boundary F",
-    "ece": "calibration error (ECE)",
-    "nll": "negative log-likelihood",
-}
+    "miou": "mIoU", "shape_iou": "shape IoU", "boundary_iou": "boundary IoU", "boundary_f": "boundary F",
+    "ece": "calibration error (ECE)", "nll": "negative log-likelihood",
+}  # fmt: skip
+
+CLAIMS_NOTE = (
+    "Declared before the runs. In brackets: the plain 95 % interval, then the one that decides, corrected for the "
+    "number of claims (Bonferroni). A claim on the mIoU of a planned pair takes the interval of that pair's verdict."
+)
 
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -41,10 +42,15 @@ def metric_label(metric: str) -> str:
     return METRIC_LABELS.get(metric, metric.replace("_", " "))
 
 
+def trainings(variant: Variant) -> int:
+    """The number of a variant's trainings; their folders may be gone, or never have been here."""
+    return max(len(variant.seeds), variant.miou.seeds)
+
+
 def has_one_seed(group: Group, difference: Difference) -> bool:
     """Whether one of the two variants has one training only: the comparison is then of two trained networks."""
     sides = (difference.a, difference.b)
-    return any(max(v.miou.seeds, len(v.seeds)) < 2 for v in group.variants if v.name in sides)
+    return any(trainings(v) < 2 for v in group.variants if v.name in sides)
 
 
 def format_verdict(group: Group, difference: Difference) -> str:
@@ -74,8 +80,8 @@ def verdicts_of(group: Group, variant: Variant) -> list[Difference]:
 def variant_marks(variant: Variant) -> str:
     """* selected on the reported split, ! ImageNet weights were asked for and not had."""
     selected = any(r.get("selected_on_reported") for r in variant.records)
-    lost = any("(" in str(r.get("encoder_weights", "")) for r in variant.records)
-    return "*" * selected + "!" * lost
+    random = any("(" in str(r.get("encoder_weights", "")) for r in variant.records)
+    return "*" * selected + "!" * random
 
 
 def mean_over_runs(variant: Variant, key: str) -> float | None:

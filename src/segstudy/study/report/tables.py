@@ -1,0 +1,167 @@
+"""The tables of a report as text: a head, and rows of as many cells."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from segstudy.console import (
+    MISSING,
+    NOT_DEFINED,
+    format_amount,
+    format_duration,
+    format_fraction,
+    format_interval,
+    format_millions,
+    format_signed,
+)
+from segstudy.study.analysis.findings import Group, Variant
+from segstudy.study.analysis.significance import MARK
+from segstudy.study.report.text import (
+    format_estimate,
+    format_outcomes,
+    format_verdict,
+    main_metric,
+    mean_over_runs,
+    metric_label,
+    shorten,
+    trainings,
+    variant_marks,
+    verdicts_of,
+)
+
+
+class Table(NamedTuple):
+    """A head and rows of text. The first `words` columns hold words, the others numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+
+
+def main_table(group: Group) -> Table:
+    """The variants, what they reach, and their planned differences."""
+    miou = "as published: mIoU (95 %)" if group.published else "mIoU (95 %)"
+    head = ("variant", "changes", miou, "difference", "objects", "parameters", "GFLOP", "images/s", "time")
+    return Table(head, [_main_row(group, v) for v in group.variants], 5)
+
+
+def _main_row(group: Group, v: Variant) -> list[str]:
+    verdicts = "; ".join(f"{format_verdict(group, d)} against {d.a}" for d in verdicts_of(group, v))
+    seeds = trainings(v)
+    return [
+        v.name + variant_marks(v), v.changes, f"{format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}",
+        verdicts or MISSING, format_outcomes(v.outcomes), format_millions(mean_over_runs(v, "parameters")),
+        format_amount(mean_over_runs(v, "gflop")), format_amount(mean_over_runs(v, "images_per_second")),
+        format_duration(mean_over_runs(v, "seconds")),
+    ]  # fmt: skip
+
+
+def claims(group: Group) -> Table:
+    """The declared claims and their outcomes."""
+    return Table(("claim", "outcome", "because"), [(c.text, c.outcome, c.words) for c in group.claims], 3)
+
+
+def differences(group: Group) -> Table:
+    """The planned differences with all their figures."""
+    head = ("metric", "variant", "against", "verdict", "difference", "95 % interval", "corrected interval",
+            "corrected p", "detectable")  # fmt: skip
+    rows = [
+        [
+            metric_label(d.metric), d.b, d.a, format_verdict(group, d), format_signed(d.delta),
+            format_interval(d.low, d.high) or NOT_DEFINED, format_interval(d.wide_low, d.wide_high) or NOT_DEFINED,
+            format_fraction(d.p), f"±{format_fraction(d.detectable)}",
+        ]
+        for d in group.differences
+    ]  # fmt: skip
+    return Table(head, rows, 4)
+
+
+def explanations(group: Group) -> Table:
+    """Possible explanations, means over the trainings: receptive fields, missed objects by size, training mIoU, time to
+    accuracy."""
+    head = ("variant", "theoretical receptive field", "effective receptive field, px", "missed: small", "medium",
+            "large", "training mIoU", "reported", "epochs to 90 %", "seconds")  # fmt: skip
+    there = group.target > 0 or any("metrics_fit" in r for v in group.variants for r in v.records)
+    return Table(head, [_explanation(v) for v in group.variants] if there else [])
+
+
+def _explanation(variant: Variant) -> list[str]:
+    def metric(name: str) -> float | None:
+        return estimate.value if (estimate := variant.metrics.get(name)) else None
+
+    def mean(values: list[float]) -> float | None:
+        return float(np.mean(values)) if values else None
+
+    fields = [f for r in variant.records if (f := r.get("receptive_field"))]
+    theoretical = [f["theoretical"] for f in fields]
+    reach = MISSING if not fields else "whole image" if None in theoretical else f"{theoretical[0]} px"
+    fit = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
+    return [
+        variant.name, reach, format_amount(mean([f["effective"] for f in fields]), 0),
+        *(format_fraction(metric(f"missed_{size}")) for size in ("small", "medium", "large")),
+        format_fraction(mean(fit)), format_fraction(variant.miou_all.value),
+        format_amount(metric("epochs_to_90")), format_amount(metric("seconds_to_90"), 0),
+    ]  # fmt: skip
+
+
+def class_table(group: Group) -> Table:
+    """IoU of each class in each variant."""
+    few = ["" if supported else " (few images)" for supported in group.supported]
+    rows = [
+        [name + few[c], f"{group.class_images[c]:,}", *(format_fraction(v.class_iou[c]) for v in group.variants)]
+        for c, name in enumerate(group.classes)
+    ]
+    return Table(("class", "images", *_names(group)), rows)
+
+
+def metrics(group: Group) -> Table:
+    """All metrics of all variants, without time to accuracy; marked where a planned difference is significant."""
+    rows = [
+        [label, *(format_estimate(getattr(v, key)) for v in group.variants)]
+        for key, label in {
+            "miou": "mIoU, supported classes",
+            "miou_all": "mIoU, all classes with truth",
+            "miou_original": "mIoU, all classes with truth, original size",
+        }.items()
+    ]
+    for name in dict.fromkeys(name for v in group.variants for name in v.metrics if not name.endswith("_to_90")):
+        significant = {b for (_, b), names in group.significant.items() if name in names}
+        cells = [format_estimate(v.metrics.get(name)) + MARK * (v.name in significant) for v in group.variants]
+        rows.append([metric_label(name), *cells])
+    return Table(("metric", *_names(group)), rows)
+
+
+def confusions(group: Group, most: int = 10) -> Table:
+    """The most frequent confusions over the variants, as shares of the truth's pixels."""
+    shares = [{(truth, predicted): s for truth, predicted, s in v.confused if math.isfinite(s)} for v in group.variants]
+    largest = {pair: max(s.get(pair, 0.0) for s in shares) for of_variant in shares for pair in of_variant}
+    rows = [
+        [" → ".join(pair), *(format_fraction(s.get(pair)) for s in shares)]
+        for pair in sorted(largest, key=lambda pair: -largest[pair])[:most]
+    ]
+    return Table(("truth → predicted", *_names(group)), rows)
+
+
+def changed_classes(group: Group, most: int = 5) -> Table:
+    """For each planned difference, the supported classes whose IoU changed most; marked where it is significant."""
+    iou = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
+    rows = []
+    for d in group.differences:
+        if d.metric != main_metric(group) or d.a not in iou or d.b not in iou:
+            continue
+        delta = iou[d.b] - iou[d.a]
+        known = np.flatnonzero(group.supported & np.isfinite(delta))
+        significant = group.significant.get((d.a, d.b), ())
+        changed = [
+            f"{group.classes[c]}\u00a0{format_signed(float(delta[c]))}{MARK * (group.classes[c] in significant)}"
+            for c in known[np.argsort(-abs(delta[known]), kind="stable")][:most]
+        ]
+        if changed:
+            rows.append([f"{d.b} − {d.a}", ", ".join(changed)])
+    return Table(("difference", "classes"), rows, 2)
+
+
+def _names(group: Group) -> list[str]:
+    return [shorten(v.name, 18) for v in group.variants]
