@@ -355,7 +355,7 @@ def test_a_csv_of_pairs(home: Path, make: Any) -> None:
     grouped = make(home, "{pairs: pairs.csv, val: 0.2, train: none, group: place}")
     assert len({s.group for s in grouped.roles["report"].samples}) == 1
     (home / "masks" / "drive0_001.png").unlink()
-    with pytest.raises(DataError, match=r"1 files of pairs.csv that are missing: .*drive0_001"):
+    with pytest.raises(DataError, match=r"files of pairs.csv that are missing \(1\)\n.*drive0_001"):
         make(home)
 
 
@@ -375,10 +375,10 @@ def test_the_description_may_lie_elsewhere_and_is_recorded(home: Path, make: Any
     ("yaml", "message"),
     [
         ("clases: [a, b]", r"no key 'clases'; did you mean classes"),
-        ("{clases: [a], folds: 1, val: 1.5}", r"clases(.|\n)*1\.5 is no share(.|\n)*folds: 1 is not"),
+        ("{clases: [a], folds: 1, val: 1.5}", r"1\.5 .*between 0 and 1(.|\n)*folds: 1 is not(.|\n)*clases"),
         ("classes: [a", "is no YAML"),
         ("- a", "holds no keys"),
-        ("classes: {a: 0}", "every key is a number"),
+        ("classes: {a: 0}", r"classes: \{'a': 0\} is not .*\{number: name\}"),
         ("classes: [a, a, b]", "classes: a twice"),
         ("classes: [a]", "1 classes"),
         ("classes: nowhere.csv", "classes: no file nowhere.csv"),
@@ -420,13 +420,21 @@ def test_mistakes_in_the_settings_are_named(home: Path, make: Any, tmp_path: Pat
 
 def test_mistakes_in_the_files_are_named(home: Path, make: Any) -> None:
     (home / "list.txt").write_text("drive0_000\ndrive9_000\n")
-    with pytest.raises(DataError, match=r"train lists 1 names without image or mask: drive9_000"):
+    with pytest.raises(DataError, match=r"names in lists without image or mask \(1\)\n  train: drive9_000"):
         make(home, train="list")
     (home / "masks" / "drive0_001.png").rename(home / "masks" / "other.png")
-    with pytest.raises(DataError, match=r"1 images have no mask: drive0_001(.|\n)*segstudy data check"):
+    with pytest.raises(DataError, match=r"images without mask \(1\)\n  drive0_001\n  → (.|\n)*segstudy data check"):
         make(home)
     (home / "images" / "drive0_002.jpg").write_bytes((home / "images" / "drive0_002.png").read_bytes())
-    with pytest.raises(DataError, match=r"1 files of the same name: drive0_002\.jpg and drive0_002\.png"):
+    with pytest.raises(DataError, match=r"files of the same name \(1\)\n  drive0_002\.jpg and drive0_002\.png"):
+        make(home)
+
+
+def test_text_files_are_utf_8_with_or_without_a_mark(home: Path, make: Any) -> None:
+    (home / "names.txt").write_bytes("sky\nbäume\nc\n".encode("utf-8-sig"))
+    assert make(home, "classes: names.txt").classes == ["sky", "bäume", "c"]
+    (home / "names.txt").write_bytes("sky\nbäume\nc\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"names\.txt cannot be read: (.|\n)*UTF-8"):
         make(home)
 
 

@@ -117,6 +117,11 @@ def test_rare_and_lacking_classes(home: Path) -> None:
     assert set(found_problems) == {"rare classes", "classes without a pixel in train"}
 
 
+def test_a_share_that_leaves_nothing(home: Path) -> None:
+    (home / "dataset.yaml").write_text(CLASSES + "val: 0.001\n")
+    assert set(found(check_folder(home))) == {"images that cannot be divided as dataset.yaml says"}
+
+
 def test_unknown_colours(home: Path) -> None:
     save_masks(home, names_of(40), "colours")
     (home / "dataset.yaml").write_text("classes: [background, car]\npalette: [[0, 0, 0], [64, 0, 128]]\n")

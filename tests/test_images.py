@@ -54,7 +54,7 @@ def write_png16(path: Path, values: np.ndarray) -> None:
 
 def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == ""
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, COLOURS)
@@ -62,7 +62,7 @@ def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
 
 def test_greyscale_becomes_three_equal_channels(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == "greyscale"
     np.testing.assert_array_equal(image, np.stack([GREY] * 3, 2))
 
@@ -70,7 +70,7 @@ def test_greyscale_becomes_three_equal_channels(tmp_path: Path) -> None:
 def test_rgba_drops_transparency(tmp_path: Path) -> None:
     alpha = RNG.integers(0, 256, (6, 9, 1), dtype=np.uint8)
     Image.fromarray(np.concatenate([COLOURS, alpha], 2)).save(tmp_path / "a.png")
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == "RGBA"
     np.testing.assert_array_equal(image, COLOURS)
 
@@ -80,7 +80,7 @@ def test_cmyk_photo_gives_its_colours(tmp_path: Path) -> None:
     inks[:, :16] = (0, 255, 255, 0)  # red
     inks[:, 16:] = (255, 0, 0, 127)  # dark cyan
     Image.fromarray(inks, mode="CMYK").save(tmp_path / "a.jpg", quality=100)
-    image, note = read_image(tmp_path / "a.jpg")
+    image, note, _ = read_image(tmp_path / "a.jpg")
     assert note == "CMYK"
     assert image.shape == (16, 32, 3)
     assert abs(image[:, :8].astype(int) - (255, 0, 0)).max() <= 4
@@ -91,21 +91,21 @@ def test_palette_image_gives_the_colours_not_the_indices(tmp_path: Path) -> None
     picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode="P")
     picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     picture.save(tmp_path / "a.png")
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == "palette"
     np.testing.assert_array_equal(image, [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]])
 
 
 def test_black_and_white_is_0_and_255(tmp_path: Path) -> None:
     Image.fromarray(GREY > 127).save(tmp_path / "a.png")
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == "black-and-white"
     np.testing.assert_array_equal(image[:, :, 1], np.where(GREY > 127, 255, 0))
 
 
 def test_16_bit_greyscale_is_scaled_not_cut_off(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png")
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == "16-bit"
     np.testing.assert_array_equal(image, np.stack([GREY] * 3, 2))
 
@@ -117,7 +117,7 @@ def test_16_bit_file_of_8_bit_values_keeps_them(tmp_path: Path) -> None:
 
 def test_16_bit_rgb_is_scaled_and_stated(tmp_path: Path) -> None:
     write_png16(tmp_path / "a.png", COLOURS.astype(np.uint16) * 257)
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == "16-bit"
     np.testing.assert_array_equal(image, COLOURS)
 
@@ -198,14 +198,14 @@ def test_mask_in_the_displayed_orientation_is_explained(tmp_path: Path) -> None:
 
 def test_16_bit_image_is_turned_too(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png", exif=exif(6))
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == "16-bit EXIF-rotated"
     np.testing.assert_array_equal(image[..., 0], np.rot90(GREY, -1))
 
 
 def test_meaningless_orientation_is_upright(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=exif(0))
-    image, note = read_image(tmp_path / "a.png")
+    image, note, _ = read_image(tmp_path / "a.png")
     assert note == ""
     np.testing.assert_array_equal(image, COLOURS)
 

@@ -117,11 +117,8 @@ def check_data(
         console.print(class_table(report.label_map, report.counts))
     for problem in sorted(report.problems, key=lambda f: f.severity):
         color = "red" if problem.severity == "error" else "yellow"
-        console.print(f"[{color}]{problem.severity}[/]: {problem.title} ({len(problem.items)})", highlight=False)
-        more = len(problem.items) - 5
-        lines = [*problem.items[:5], *([f"… and {more} more"] if more > 0 else [])]
-        for line in [*lines, *([f"→ {problem.advice}"] if problem.advice else [])]:
-            console.print("  " + line.replace("\n", "\n  "), highlight=False, markup=False, soft_wrap=True)
+        console.print(f"[{color}]{problem.severity}[/]: ", end="")
+        console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
     if report.proposed_yaml:
         console.print(f"\nproposed {folder / 'dataset.yaml'} (change the names, and save it there):", highlight=False)
         console.print(report.proposed_yaml, highlight=False, markup=False, soft_wrap=True)

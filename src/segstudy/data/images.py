@@ -1,10 +1,10 @@
 """Reads an image and its mask, with errors that say what is wrong with the file and what to do."""
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -27,9 +27,6 @@ MAX_12_BIT = 4095
 
 SAVE_AS_8_BIT = "  → save it with 8 bits per channel, as it should look"
 
-MaskReader = Callable[[int, tuple[int, ...]], np.ndarray]
-"""From the photo's EXIF orientation and upright size to the mask's labels, uint8 (H,W)."""
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -42,6 +39,13 @@ class Sample:
     image: Path | None = None
     mask: Path | None = None
     group: str = ""
+
+    def file(self, kind: Literal["image", "mask"]) -> Path:
+        """Its image or mask. Raises DataError if it has none."""
+        path = self.image if kind == "image" else self.mask
+        if path is None:
+            raise DataError(f"{self.name} has no {kind}: a data set without files defines its own `read`")
+        return path
 
 
 def require_files(samples: Sequence[Sample], wanted: str) -> None:
@@ -82,14 +86,15 @@ def list_found(folder: Path) -> str:
     return ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:8]) or "an empty folder"
 
 
-def read_image(path: Path) -> tuple[np.ndarray, str]:
-    """RGB uint8 (H,W,3), upright by its EXIF orientation, and a note of conversions ("" for plain RGB).
+def read_image(path: Path) -> tuple[np.ndarray, str, int]:
+    """(RGB uint8 (H,W,3), upright by its EXIF orientation; a note of conversions; the EXIF orientation).
 
     16-bit values are divided by 257, unless the picture is grey with no value above 255. Transparency is dropped.
-    Raises DataError for floating-point values, and for values that would be all but black or white with 8 bits.
+    The note is "" for plain RGB. Raises DataError for floating-point values, and for values that would be all but black
+    or white with 8 bits.
     """
-    picture, note, _ = open_upright(path)
-    return to_rgb(picture), note
+    picture, note, orientation = open_upright(path)
+    return to_rgb(picture), note, orientation
 
 
 def open_upright(path: Path) -> tuple[Image.Image, str, int]:
@@ -185,20 +190,17 @@ def read_mask(
 
 
 def read_pair(
-    sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None, mask_reader: MaskReader | None = None
+    sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """(image (H,W,3), mask (H,W), a note of conversions). Raises DataError if the sizes differ.
+    """(image (H,W,3), mask (H,W), a note of conversions), as `read_image` and `read_mask`; equal sizes."""
+    image, note, orientation = read_image(sample.file("image"))
+    mask = read_mask(sample.file("mask"), num_classes, mapping, orientation)
+    require_same_size(sample, image, mask, orientation)
+    return image, mask, note
 
-    mask_reader: reads a mask that is no picture of class numbers.
-    """
-    if sample.image is None or sample.mask is None:
-        raise DataError(f"{sample.name} has no image or no mask: a data set without files defines its own `read`")
-    picture, note, orientation = open_upright(sample.image)
-    image = to_rgb(picture)
-    if mask_reader is None:
-        mask = read_mask(sample.mask, num_classes, mapping, orientation)
-    else:
-        mask = mask_reader(orientation, image.shape[:2])
+
+def require_same_size(sample: Sample, image: np.ndarray, mask: np.ndarray, orientation: int) -> None:
+    """Raise DataError if an image and its mask, both upright, differ in height or width."""
     if image.shape[:2] != mask.shape:
         rotated = " (after its EXIF rotation)" if orientation != 1 else ""
         reason = "\n  → its mask must be drawn on the stored pixels: it is rotated as the image is" if rotated else ""
@@ -206,7 +208,6 @@ def read_pair(
             f"{sample.name}: the image is {image.shape[1]}×{image.shape[0]}{rotated}, "
             f"the mask {mask.shape[1]}×{mask.shape[0]}\n  image: {sample.image}\n  mask:  {sample.mask}" + reason
         )
-    return image, mask, note
 
 
 def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 from scipy import ndimage
 
-from segstudy.data.folder.description import read_class_table
+from segstudy.data.folder.classes import read_class_table
 from segstudy.data.images import open_picture, read_mask
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE, voc_palette

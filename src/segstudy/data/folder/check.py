@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,20 @@ import numpy as np
 import yaml
 
 from segstudy.data.cache import map_parallel
-from segstudy.data.folder.datamodule import check_255, pixels_per_class
-from segstudy.data.folder.description import Description, LabelMap, make_label_map, read_description
+from segstudy.data.folder.classes import LabelMap, make_label_map
+from segstudy.data.folder.counts import (
+    PixelsOfKeys,
+    is_binary,
+    keys_present,
+    pixels_of_keys,
+    pixels_per_class,
+    require_meaning_of_255,
+)
+from segstudy.data.folder.description import Description, read_description
 from segstudy.data.folder.formats import MaskFormat
-from segstudy.data.folder.scan import FolderScan, palette_of_masks, pixels_of_keys, scan_folder
+from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
-from segstudy.data.images import Sample, read_pair
+from segstudy.data.images import Sample, read_image, require_same_size
 from segstudy.data.splits import rarest_class
 from segstudy.errors import ConfigError, DataError, SegstudyError
 from segstudy.labels import IGNORE
@@ -29,16 +37,6 @@ IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 """Classes of these names are put under `ignore` in the proposed dataset.yaml."""
 
 INVALID_SPLIT = "images that cannot be divided as dataset.yaml says"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One kind of problem and where it occurs. severity: "error" (prevents training) or "warning"."""
-
-    title: str
-    severity: str
-    items: list[str]
-    advice: str = ""
 
 
 @dataclass
@@ -56,8 +54,7 @@ class FolderReport:
         return all(p.severity != "error" for p in self.problems)
 
     def add(self, title: str, items: Sequence[str], severity: str = "error", advice: str = "") -> None:
-        if items:
-            self.problems.append(Problem(title, severity, list(items), advice))
+        self.problems += problem(title, items, severity, advice)
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class PairCheck:
 
     errors: dict[str, str]
     digest: str
-    pixels: dict[str, int]
+    pixels: PixelsOfKeys
 
 
 def check_folder(root: Path, about: Path | None = None) -> FolderReport:
@@ -79,72 +76,57 @@ def check_folder(root: Path, about: Path | None = None) -> FolderReport:
         report.add("the folder cannot be opened", [str(error)])
         return report
     plan = _plan_split(report, scan, root, description)
-    _add_unpaired(report, scan, plan)
+    report.problems += [*scan.problems, *plan.problems]
     results = map_parallel(partial(check_pair, scan.format), scan.samples, "checking")
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
     used = {s.name for s in plan.members()}
     _add_unreadable(report, checks, used)
     report.notes = [*scan.notes, *plan.notes]
-    _find_classes(report, scan, description, {name: checks[name] for name in checks if name in used})
+    _find_classes(report, scan.format, description, {name: checks[name] for name in checks if name in used})
     lists = _split_images(report, plan, checks)
     _add_overlaps(report, lists, checks)
-    label_map = report.label_map
-    if label_map is not None:
-        report.counts = {
-            r: pixels_per_class([checks[s.name].pixels for s in m], label_map) for r, m in lists.items() if m
-        }
-        _add_rare_classes(report, label_map)
+    if report.label_map is not None:
+        for role, members in lists.items():
+            if members:
+                report.counts[role] = pixels_per_class([checks[s.name].pixels for s in members], report.label_map)
+        _add_rare_classes(report, report.label_map.classes)
     if file is None:
-        binary = any(check.pixels.keys() == {"0", str(IGNORE)} for check in checks.values())
-        report.proposed_yaml = propose_description(scan, label_map, plan, description.classes, binary)
+        binary = any(is_binary(check.pixels) for check in checks.values())
+        report.proposed_yaml = propose_description(scan, report.label_map, plan, description.classes, binary)
     return report
 
 
 def check_pair(mask_format: MaskFormat, sample: Sample) -> PairCheck:
     """Decode an image and its mask, and collect the errors of both."""
     errors: dict[str, str] = {}
-    pixels: dict[str, int] = {}
-    mask, digest, image_was_read = None, "", False
+    image, mask, orientation = None, None, 1
+    pixels: PixelsOfKeys = {}
     try:
         mask, keys = mask_format.read(sample)
         pixels = pixels_of_keys(mask, keys)
     except DataError as error:
         errors["masks that cannot be read"] = str(error).splitlines()[0]
-
-    def read_mask(orientation: int, shape: tuple[int, ...]) -> np.ndarray:
-        nonlocal image_was_read
-        image_was_read = True
-        return np.zeros(shape, np.uint8) if mask is None else mask_format.orient(mask, orientation, shape)
-
     try:
-        image = read_pair(sample, IGNORE, mask_reader=read_mask)[0]
-        digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+        image, _, orientation = read_image(sample.file("image"))
     except DataError as error:
-        title = "sizes that differ" if image_was_read else "images that cannot be read"
-        errors[title] = str(error).splitlines()[0]
-    return PairCheck(errors, digest, pixels)
+        errors["images that cannot be read"] = str(error).splitlines()[0]
+    if image is None:
+        return PairCheck(errors, "", pixels)
+    if mask is not None:
+        try:
+            require_same_size(sample, image, mask_format.orient(mask, orientation, image.shape[:2]), orientation)
+        except DataError as error:
+            errors["sizes that differ"] = str(error).splitlines()[0]
+    return PairCheck(errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), pixels)
 
 
 def _plan_split(report: FolderReport, scan: FolderScan, root: Path, description: Description) -> SplitPlan:
     """The split that dataset.yaml asks for; if that is invalid, all images in one list."""
     try:
-        plan = make_split(scan, root, description, dict.fromkeys(ROLES), 0 if description.folds else None)
+        return make_split(scan, root, description, dict.fromkeys(ROLES), 0 if description.folds else None)
     except ConfigError as error:
         report.add(INVALID_SPLIT, [str(error)])
-        return SplitPlan({"train": scan.samples}, scan.samples, {}, description.split_seed)
-    report.add("lists that are missing or empty", plan.errors)
-    return plan
-
-
-def _add_unpaired(report: FolderReport, scan: FolderScan, plan: SplitPlan) -> None:
-    for title, items in scan.errors.items():
-        report.add(title, items)
-    unknown = [f"{role}: {name}" for role, names in plan.unknown_names.items() for name in names]
-    report.add("names in lists without image or mask", unknown)
-    severity = "error" if plan.trains_on_rest else "warning"
-    advice = "add the masks, or list the images to use (train: FILE)"
-    report.add("images without mask", scan.without_mask, severity, advice)
-    report.add("masks without image", scan.without_image, "warning", "the names must be equal up to the suffix")
+        return SplitPlan(scan.samples, description.split_seed, {"train": scan.samples})
 
 
 def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used: set[str]) -> None:
@@ -159,20 +141,17 @@ def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used:
 
 
 def _find_classes(
-    report: FolderReport, scan: FolderScan, description: Description, checks: Mapping[str, PairCheck]
+    report: FolderReport, mask_format: MaskFormat, description: Description, checks: Mapping[str, PairCheck]
 ) -> None:
     """Set the report's label map, and add the values in masks that are no class."""
     counted = [check.pixels for check in checks.values() if check.pixels]
     try:
-        check_255(counted, scan.format.name, description)
+        require_meaning_of_255(counted, mask_format.name, description)
     except DataError as error:
         report.add("masks of 0 and 255", [str(error)])
         return
-    keys = list(dict.fromkeys(key for pixels in counted for key in pixels))
     try:
-        readable = [s for s in scan.samples if s.name in checks and checks[s.name].pixels]
-        palette = palette_of_masks(readable, scan.format)
-        label_map = make_label_map(description, scan.format, keys, palette)
+        label_map = make_label_map(description, mask_format, keys_present(counted))
     except SegstudyError as error:
         report.add("classes", [str(error)])
         return
@@ -182,7 +161,7 @@ def _find_classes(
     for name, check in checks.items():
         for key in check.pixels.keys() - label_map.table.keys():
             unknown[key].append(name)
-    what = "colours" if scan.format.name == "colours" else "labels"
+    what = "colours" if mask_format.name == "colours" else "labels"
     items = [f"{key}: in {len(names)} masks, e.g. {names[0]}" for key, names in sorted(unknown.items())]
     advice = "add them to classes, or map them: labels: {VALUE: CLASS}"
     report.add(f"{what} that are no class", items, "error", advice)
@@ -202,46 +181,51 @@ def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, Pa
 
 def _add_overlaps(report: FolderReport, lists: dict[str, list[Sample]], checks: Mapping[str, PairCheck]) -> None:
     """Add the names, identical images and groups that occur in several splits."""
-    splits: dict[str, dict[str, set[str]]] = {"name": {}, "digest": {}, "group": {}}
-    names: dict[str, list[str]] = defaultdict(list)
+    roles_of: dict[str, dict[str, set[str]]] = {kind: defaultdict(set) for kind in ("name", "digest", "group")}
+    names: dict[str, set[str]] = defaultdict(set)
     for role, members in lists.items():
         for sample in members:
             digest = checks[sample.name].digest
-            names[digest] += [] if sample.name in names[digest] else [sample.name]
+            names[digest].add(sample.name)
             for kind, key in (("name", sample.name), ("digest", digest), ("group", sample.group)):
                 if key:
-                    splits[kind].setdefault(key, set()).add(role)
-    several = {kind: {k: r for k, r in keys.items() if len(r) > 1} for kind, keys in splits.items()}
-    identical = {" = ".join(names[d][:3]): roles for d, roles in several["digest"].items() if len(names[d]) > 1}
-    report.add("images in two splits", list(_overlap_lines(several["name"])), "warning")
-    report.add("identical images in two splits (equal pixels)", list(_overlap_lines(identical)), "warning")
+                    roles_of[kind][key].add(role)
+
+    def several(kind: str) -> dict[str, str]:
+        """{key: its splits}, of those in more than one."""
+        return {k: ", ".join(r for r in ROLES if r in roles) for k, roles in roles_of[kind].items() if len(roles) > 1}
+
+    identical = {" = ".join(sorted(names[d])[:3]): roles for d, roles in several("digest").items() if len(names[d]) > 1}
     advice = "correlated images make the result look better than it is"
-    report.add("groups in two splits", list(_overlap_lines(several["group"])), "warning", advice)
+    report.add("images in two splits", _lines(several("name")), "warning")
+    report.add("identical images in two splits (equal pixels)", _lines(identical), "warning")
+    report.add("groups in two splits", _lines(several("group")), "warning", advice)
 
 
-def _overlap_lines(roles_of: dict[str, set[str]]) -> Iterator[str]:
-    for key, roles in sorted(roles_of.items()):
-        yield f"{key}: {', '.join(r for r in ROLES if r in roles)}"
+def _lines(items: Mapping[str, str]) -> list[str]:
+    return [f"{key}: {value}" for key, value in sorted(items.items())]
 
 
-def _add_rare_classes(report: FolderReport, label_map: LabelMap) -> None:
+def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
     """Add the classes with few images or pixels, and those that a split lacks."""
+    if not report.counts:
+        return
     pixels = np.concatenate(list(report.counts.values()))
     images, share = (pixels > 0).sum(0), pixels.sum(0) / max(1, pixels.sum())
     rare = [
         f"{name}: in {images[c]} images, {share[c]:.4%} of pixels"
-        for c, name in enumerate(label_map.classes)
+        for c, name in enumerate(classes)
         if images[c] < MIN_IMAGES or share[c] < MIN_PIXEL_SHARE
     ]
     advice = f"fewer than {MIN_IMAGES} images or {MIN_PIXEL_SHARE:.2%} of the pixels"
     report.add("rare classes", rare, "warning", advice)
     for role, counts in report.counts.items():
-        missing = [name for c, name in enumerate(label_map.classes) if not counts[:, c].any()]
+        missing = [name for name, total in zip(classes, counts.sum(0), strict=True) if not total]
         report.add(f"classes without a pixel in {role}", missing, "warning")
 
 
 def propose_description(
-    scan: FolderScan, label_map: LabelMap | None, plan: SplitPlan, classes_file: str | None, binary: bool
+    scan: FolderScan, label_map: LabelMap | None, plan: SplitPlan, classes_file: Any, binary: bool
 ) -> str:
     """A dataset.yaml with everything that was guessed, to edit and save. binary: some masks hold only 0 and 255."""
     keys: dict[str, Any] = {"classes": classes_file} if classes_file else {}

@@ -1,6 +1,5 @@
 """A user's own images and masks: a folder, and a few lines of YAML that say what the masks mean."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ import numpy as np
 from segstudy.data.cache import open_cache
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
-from segstudy.data.folder.description import Description, LabelMap, make_label_map, read_description
-from segstudy.data.folder.scan import count_labels, palette_of_masks, scan_folder
+from segstudy.data.folder.classes import make_label_map
+from segstudy.data.folder.counts import count_labels, keys_present, pixels_per_class, require_meaning_of_255
+from segstudy.data.folder.description import read_description
+from segstudy.data.folder.scan import scan_folder
 from segstudy.data.folder.split import ROLES, make_split
-from segstudy.data.images import Sample, read_pair
+from segstudy.data.images import Sample, read_image, require_same_size
 from segstudy.data.splits import rarest_class
 from segstudy.errors import DataError
-from segstudy.labels import IGNORE
 
 VERSION = 1
 """Raise it when the same files would give other labels: part of the cache's key."""
@@ -60,24 +60,22 @@ class Folder(SegmentationData):
 
     def setup(self, stage: str | None = None) -> None:
         if not self.roles:
-            if "scheme" not in vars(self):
+            if "classes" not in vars(self):
                 self._open()
             super().setup(stage)
 
     def _open(self) -> None:
-        """Find the files, the classes and the splits."""
+        """Find the files, the classes and the splits. Raises DataError that lists what prevents training."""
         self.description, _ = read_description(self.root, self.about)
         scan = scan_folder(self.root, self.description)
-        self.format = scan.format
         plan = make_split(scan, self.root, self.description, self.split_settings, self.fold)
-        plan.raise_errors(scan, self.root)
-        self.pool = plan.pool
+        if errors := [str(p) for p in (*scan.problems, *plan.problems) if p.severity == "error"]:
+            raise DataError("\n".join(errors) + f"\n→ all problems at once: segstudy data check {self.root}")
+        self.format, self.pool = scan.format, plan.pool
         used = plan.members()
         counted = count_labels(used, self.format, self.cache_dir)
-        check_255(counted, self.format.name, self.description)
-        keys = list(dict.fromkeys(key for pixels in counted for key in pixels))
-        self.label_map = make_label_map(self.description, self.format, keys, palette_of_masks(used, self.format))
-        self.classes, self.palette = self.label_map.classes, self.label_map.palette
+        require_meaning_of_255(counted, self.format.name, self.description)
+        self.label_map = make_label_map(self.description, self.format, keys_present(counted))
         self.background = self.label_map.background
         self.notes = [*scan.notes, *self.label_map.notes, *plan.notes]
         of_name = dict(zip((s.name for s in used), counted, strict=True))
@@ -86,6 +84,7 @@ class Folder(SegmentationData):
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"
         self.val, self.test = ("val" if "val" in self.lists else None), ("test" if "test" in self.lists else None)
+        self.classes, self.palette = self.label_map.classes, self.label_map.palette
 
     def samples(self, split: str) -> list[Sample]:
         return self.lists[split]
@@ -106,36 +105,16 @@ class Folder(SegmentationData):
         return CachedDataset(self.titles[name], samples, cache, ids)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        def read_mask(orientation: int, shape: tuple[int, ...]) -> np.ndarray:
-            mask, keys = self.format.read(sample)
-            labels = self.label_map.labels(mask, keys, f"{sample.mask} ({sample.name})")
-            return self.format.orient(labels, orientation, shape)
-
-        return read_pair(sample, len(self.classes), mask_reader=read_mask)
+        image, note, orientation = read_image(sample.file("image"))
+        indices, keys = self.format.read(sample)
+        labels = self.label_map.labels(indices, keys, f"{sample.mask} ({sample.name})")
+        mask = self.format.orient(labels, orientation, image.shape[:2])
+        require_same_size(sample, image, mask, orientation)
+        return image, mask, note
 
     def recipe(self) -> Any:
         return ["Folder", VERSION, self.format.name, sorted(self.label_map.table.items())]
 
     def describe(self) -> dict[str, Any]:
         # "said" is the key of records on disk
-        return super().describe() | {"description": self.description.values(), "said": self.notes}
-
-
-def pixels_per_class(counted: Sequence[dict[str, int]], label_map: LabelMap) -> np.ndarray:
-    """Pixels of each class in each mask, int64 (N,C), from the pixels of each key."""
-    pixels = np.zeros((len(counted), IGNORE + 1), np.int64)
-    for row, keys in zip(pixels, counted, strict=True):
-        for key, number in keys.items():
-            row[label_map.table.get(key, IGNORE)] += number
-    return pixels[:, : len(label_map.classes)]
-
-
-def check_255(counted: Sequence[dict[str, int]], format_name: str, description: Description) -> None:
-    """Raise DataError if most masks hold only 0 and 255, and dataset.yaml does not say what 255 is."""
-    declared = [str(v) for v in (*description.labels, *description.ignore)]
-    binary = sum(keys.keys() == {"0", str(IGNORE)} for keys in counted)
-    if format_name == "numbers" and str(IGNORE) not in declared and binary * 2 > len(counted):
-        raise DataError(
-            f"{binary} of {len(counted)} masks hold only 0 and 255: is 255 the object? By default it is ignored.\n"
-            "  → say so in dataset.yaml: labels: {0: background, 255: OBJECT}; or, if it is void: ignore: [255]"
-        )
+        return super().describe() | {"description": self.description.model_dump(), "said": self.notes}

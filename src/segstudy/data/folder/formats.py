@@ -1,13 +1,15 @@
 """Mask formats: class numbers, colours, COCO and LabelMe annotations; each is decoded to an indexed mask.
 
-A key is what the file itself calls a class: "7", "128,0,0" or "dog". description.py maps keys to classes.
+A key is what the file itself calls a class: "7", "128,0,0" or "dog". classes.py maps keys to classes.
 """
 
+import csv
+import io
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from segstudy.errors import DataError
 IndexedMask = tuple[np.ndarray, list[str]]
 """(indices uint8 (H,W), the keys that they index)."""
 
+Rgb = tuple[int, int, int]
+
 BACKGROUND = "background"
 """Key of the pixels that no annotation covers."""
 
@@ -28,7 +32,7 @@ class MaskFormat:
     """How the masks of a folder are decoded. summary: one line that says what was recognised.
 
     on_upright_image: whether annotations lie on the photo as EXIF turns it, if their size fits both; None for pictures.
-    keys: all that can occur, if the file lists them, in its order.
+    keys: all that can occur, if the file lists them, in its order. palette: {key: colour} of an indexed picture.
     """
 
     name: str
@@ -36,13 +40,19 @@ class MaskFormat:
     read: Callable[[Sample], IndexedMask]
     on_upright_image: bool | None = None
     keys: tuple[str, ...] = ()
+    palette: Mapping[str, Rgb] = field(default_factory=dict)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the masks are outlines of objects, not pictures."""
+        return self.on_upright_image is not None
 
     def orient(self, mask: np.ndarray, orientation: int, shape: tuple[int, ...]) -> np.ndarray:
         """The mask (H,W) turned as its photo. orientation: the photo's EXIF orientation; shape: of the upright photo.
 
         A picture lies on the stored pixels; annotations lie on whichever of both their stated size fits.
         """
-        if self.on_upright_image is not None:
+        if self.annotated:
             fits_stored = mask.shape == (shape[::-1] if orientation > 4 else shape)
             if mask.shape == shape and (self.on_upright_image or not fits_stored):
                 return mask
@@ -70,7 +80,7 @@ def has_color(picture: Any) -> bool:
 
 def read_index_mask(sample: Sample) -> IndexedMask:
     """Reads a mask of class numbers: an indexed or greyscale picture, or RGB with three equal channels."""
-    path = _mask_path(sample)
+    path = sample.file("mask")
     picture = open_mask(path)
     if has_color(picture):
         raise DataError(
@@ -83,7 +93,7 @@ def read_index_mask(sample: Sample) -> IndexedMask:
 
 def read_color_mask(sample: Sample) -> IndexedMask:
     """Reads a mask whose colours are classes; transparency is dropped."""
-    path = _mask_path(sample)
+    path = sample.file("mask")
     red, green, blue = np.moveaxis(np.asarray(open_mask(path).convert("RGB")).astype(np.int64), 2, 0)
     return _index_values(
         path, red << 16 | green << 8 | blue, lambda v: f"{v >> 16},{v >> 8 & 255},{v & 255}", "colours"
@@ -234,7 +244,7 @@ class Coco:
 
 def read_labelme(sample: Sample) -> IndexedMask:
     """Reads polygons, rectangles and circles from a LabelMe file; for overlaps see `paint_objects`."""
-    path = _mask_path(sample)
+    path = sample.file("mask")
     content = read_json(path)
     try:
         height, width = int(content["imageHeight"]), int(content["imageWidth"])
@@ -294,20 +304,34 @@ def detect_format(paths: Sequence[Path], has_palette: bool) -> MaskFormat:
     # greys in three channels are class numbers, unless the classes have been given colours
     if any(map(has_color, pictures)) or (three_channels and has_palette):
         return MaskFormat("colours", f"{where}: pictures ({modes}) whose colours are classes", read_color_mask)
-    return MaskFormat("numbers", f"{where}: pictures ({modes}) whose values are class numbers", read_index_mask)
+    summary = f"{where}: pictures ({modes}) whose values are class numbers"
+    return MaskFormat("numbers", summary, read_index_mask, palette=_palette(pictures[0]))
+
+
+def _palette(picture: Any) -> dict[str, Rgb]:
+    """{key: colour} of an indexed picture; nothing of another one."""
+    values = picture.getpalette("RGB") or [] if picture.mode == "P" else []
+    return {str(i): (r, g, b) for i, (r, g, b) in enumerate(zip(*[iter(values)] * 3, strict=False))}
+
+
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8, with or without a byte-order mark. Raises DataError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is listed, but missing") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}\n  → save it as text in UTF-8") from error
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV, by the names of its columns."""
+    return list(csv.DictReader(io.StringIO(read_text(path))))
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises DataError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is listed, but missing") from error
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path))
+    except ValueError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _mask_path(sample: Sample) -> Path:
-    if sample.mask is None:
-        raise DataError(f"{sample.name} has no mask")
-    return sample.mask

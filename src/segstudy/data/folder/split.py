@@ -1,16 +1,18 @@
 """How a user's folder is divided into train, val and test: by lists, by shares that are drawn, or by folds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.scan import FolderScan, read_list
-from segstudy.data.images import Sample, first_few
+from segstudy.data.folder.formats import read_text
+from segstudy.data.folder.scan import IMAGES, FolderScan, Problem, problem
+from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
-from segstudy.errors import ConfigError, DataError
+from segstudy.errors import ConfigError, DataError, did_you_mean
 
 VAL_SHARE = 0.2
 """Share of the images that becomes val if nothing says how to divide them."""
@@ -18,38 +20,25 @@ VAL_SHARE = 0.2
 ROLES = ("train", "val", "test")
 
 
+@dataclass
 class SplitPlan:
     """The named `lists`, and what is drawn out of `pool` (the training images).
 
-    shares: {role: share of the pool}. num_folds: 0 for none; fold: the one that is reported. unknown_names: in the
-    lists, but not in the folder. trains_on_rest: no list of training images is named. notes: what was guessed.
+    shares: {role: share of the pool}. num_folds: 0 for none; fold: the one that is reported. notes: what was guessed.
     """
 
-    def __init__(self, lists: dict[str, list[Sample]], pool: list[Sample], shares: dict[str, float], seed: int):
-        self.lists, self.pool, self.shares, self.seed = lists, pool, shares, seed
-        self.num_folds, self.fold, self.trains_on_rest = 0, 0, False
-        self.notes: list[str] = []
-        self.unknown_names: dict[str, list[str]] = {}
-        self.errors: list[str] = []
+    pool: list[Sample]
+    seed: int
+    lists: dict[str, list[Sample]] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    num_folds: int = 0
+    fold: int = 0
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def members(self) -> list[Sample]:
         """All images that are in a list or in the pool, each once."""
         return list({s.name: s for images in (*self.lists.values(), self.pool) for s in images}.values())
-
-    def raise_errors(self, scan: FolderScan, root: Path) -> None:
-        """Raise DataError if anything prevents training."""
-        errors = [*self.errors, *(f"{len(items)} {title}: {first_few(items)}" for title, items in scan.errors.items())]
-        errors += [
-            f"{role} lists {len(names)} names without image or mask: {first_few(names)}"
-            for role, names in self.unknown_names.items()
-        ]
-        if self.trains_on_rest and scan.without_mask:
-            errors.append(
-                f"{len(scan.without_mask)} images have no mask: {first_few(scan.without_mask)}\n"
-                "  → add the masks, remove the images, or list the images to use: dataset.yaml, train: FILE"
-            )
-        if errors:
-            raise DataError("\n".join(errors) + f"\n→ all problems at once: segstudy data check {root}")
 
     def draw_lists(self, strata: Sequence) -> dict[str, list[Sample]]:
         """Draw the shares or folds; train is the rest. strata: of each image in the pool.
@@ -95,7 +84,7 @@ class SplitPlan:
 def make_split(
     scan: FolderScan, root: Path, description: Description, settings: dict[str, Any], fold: int | None = None
 ) -> SplitPlan:
-    """The split that dataset.yaml and the settings ask for; errors in its lists are collected, not raised.
+    """The split that dataset.yaml and the settings ask for; problems of its lists are collected, not raised.
 
     settings: {role: list, share, "none" or None}, used in the place of dataset.yaml's.
     Raises ConfigError for settings that contradict each other.
@@ -110,32 +99,80 @@ def make_split(
         specs["val"] = VAL_SHARE
         notes.append(f"val: {VAL_SHARE:.0%} of the images, drawn with split_seed {description.split_seed}")
     _check_specs(specs, description.folds, fold)
-    shares = {role: spec for role, spec in specs.items() if isinstance(spec, float)}
-    plan = SplitPlan({}, [], shares, description.split_seed)
-    plan.notes, plan.trains_on_rest = notes, "train" not in specs
-    plan.num_folds, plan.fold = description.folds or 0, fold or 0
-    _read_lists(plan, specs, scan, root, description)
-    taken = {s.name for role in ("val", "test") for s in plan.lists.get(role, [])}
-    plan.pool = plan.lists.get("train") or [s for s in scan.samples if s.name not in taken]
-    return plan
+    lists, problems = _read_lists(specs, scan, root, description)
+    problems += _without_partner(scan, lists_train="train" in specs)
+    taken = {s.name for role in ("val", "test") for s in lists.get(role, [])}
+    return SplitPlan(
+        pool=lists.get("train") or [s for s in scan.samples if s.name not in taken],
+        seed=description.split_seed,
+        lists=lists,
+        shares={role: spec for role, spec in specs.items() if isinstance(spec, float)},
+        num_folds=description.folds or 0,
+        fold=fold or 0,
+        notes=notes,
+        problems=problems,
+    )
 
 
-def _read_lists(plan: SplitPlan, specs: dict[str, Any], scan: FolderScan, root: Path, description: Description) -> None:
-    """Set the plan's `lists`, `unknown_names` and `errors`."""
+def _without_partner(scan: FolderScan, lists_train: bool) -> list[Problem]:
+    """Images without a mask are an error where all images train, not where a list says which."""
+    severity = "warning" if lists_train else "error"
+    advice = "add the masks, remove the images, or list the images to use: dataset.yaml, train: FILE"
+    return [
+        *problem("images without mask", scan.without_mask, severity, advice),
+        *problem("masks without image", scan.without_image, "warning", "the names must be equal up to the suffix"),
+    ]
+
+
+def _read_lists(
+    specs: dict[str, Any], scan: FolderScan, root: Path, description: Description
+) -> tuple[dict[str, list[Sample]], list[Problem]]:
+    """({role: images}, what is wrong with the lists)."""
     by_name = {s.name: s for s in scan.samples}
+    lists, unreadable, unknown = {}, [], []
     for role, spec in specs.items():
         if not isinstance(spec, str):
             continue
         try:
-            names, unknown = read_list(spec, root, description, scan)
+            names = read_list(spec, root, description, scan)
         except DataError as error:
-            plan.errors.append(f"{role}: {error}")
+            unreadable.append(f"{role}: {error}")
             continue
-        plan.lists[role] = [by_name[n] for n in dict.fromkeys(names)]
-        if unknown:
-            plan.unknown_names[role] = unknown
-        elif not names:
-            plan.errors.append(f"{role}: the list {spec} is empty")
+        lists[role] = [by_name[n] for n in dict.fromkeys(names) if n in by_name]
+        unknown += [f"{role}: {n}" for n in names if n not in by_name]
+        if not names:
+            unreadable.append(f"{role}: the list {spec} is empty")
+    problems = problem("lists that are missing or empty", unreadable)
+    return lists, problems + problem("names in lists without image or mask", unknown)
+
+
+def read_list(spec: str, root: Path, description: Description, scan: FolderScan) -> list[str]:
+    """The names in a list, also those that the folder does not have.
+
+    spec: a value of the column split, a list file (with or without .txt), or a sub-folder of the images.
+    Raises DataError if it is none of these.
+    """
+    if spec in scan.split_of.values():
+        return [n for n, split in scan.split_of.items() if split == spec]
+    known = {s.name for s in scan.samples}
+    if path := description.find(spec) or description.find(f"{spec}.txt"):
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        return [line if line in known else _name_in_line(line, description.images) for line in lines]
+    if inside := [n for n in sorted(known) if n.startswith(f"{spec}/")]:
+        return inside
+    lists = description.list_files()
+    hint = did_you_mean(spec, [*lists, *scan.split_of.values()])
+    raise DataError(
+        f"no list {spec!r}: no file {root / spec} or {spec}.txt, no folder {root / description.images / spec}"
+        f"{hint}\n  found the lists: {', '.join(lists) or 'none'}\n"
+        "  → set train, val and test (in dataset.yaml or as data.train=…) to one of them, or val to a share: 0.2"
+    )
+
+
+def _name_in_line(line: str, images: str) -> str:
+    """The name of an image, from a line that may be a path or have a suffix."""
+    name = Path(line.removeprefix(f"{images}/"))
+    return name.with_suffix("").as_posix() if name.suffix.lower() in IMAGES else str(name)
 
 
 def _lists_named_as_roles(scan: FolderScan, description: Description) -> dict[str, Any]:

@@ -1,0 +1,236 @@
+"""The classes of a user's folder: from the keys in its masks to class numbers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segstudy.data.folder.description import Description
+from segstudy.data.folder.formats import BACKGROUND, MaskFormat, Rgb, read_rows, read_text
+from segstudy.data.images import first_few
+from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.labels import IGNORE, voc_palette
+
+MAX_COLORS = 64
+"""With more colours than this in the masks, the classes must be given."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The classes of a folder. table: {key in the masks: class number or 255}. notes: what was guessed."""
+
+    classes: list[str]
+    palette: list[Rgb]
+    background: int | None
+    table: dict[str, int]
+    notes: list[str]
+
+    def labels(self, mask: np.ndarray, keys: Sequence[str], source: str) -> np.ndarray:
+        """Labels uint8 (H,W) of an indexed mask. Raises DataError that names `source` and its unknown keys."""
+        unknown = [k for k in keys if k not in self.table]
+        if unknown:
+            known = ", ".join(list(self.table)[:12]) + (", …" if len(self.table) > 12 else "")
+            hint = did_you_mean(unknown[0], list(self.table))
+            raise DataError(
+                f"{source} holds {first_few(unknown)}, which is no class{hint}\n"
+                f"  known: {known}\n"
+                f"  → in dataset.yaml, name it in classes, or map it: labels: {{{unknown[0]}: CLASS}}"
+            )
+        return np.array([self.table[k] for k in keys], np.uint8)[mask]
+
+
+@dataclass(frozen=True)
+class DeclaredClasses:
+    """The classes before `labels` and `ignore` are applied."""
+
+    names: dict[str, str]  # key → class
+    numbers: dict[str, str]  # number by which dataset.yaml may name a class → class
+    colours: dict[str, Rgb]  # class → colour
+    note: str = ""  # what was guessed
+
+
+def make_label_map(description: Description, mask_format: MaskFormat, keys_present: Sequence[str]) -> LabelMap:
+    """The classes of dataset.yaml, or else those found in the masks.
+
+    keys_present: those that occur in the masks.
+    Raises ConfigError for entries that contradict each other or name no class.
+    """
+    declared = declared_classes(description, mask_format, keys_present)
+    class_of = _apply_labels(description, declared)
+    names = _distinct([*declared.names.values(), *class_of.values()])
+    ignored = _ignored_classes(description, mask_format, declared, class_of, keys_present)
+    classes = [n for n in names if n not in ignored]
+    if not 2 <= len(classes) <= IGNORE:
+        raise ConfigError(
+            f"{len(classes)} classes ({first_few(classes)}): there must be 2 to {IGNORE}\n"
+            "  → name them in dataset.yaml: classes: [background, …]"
+        )
+    table = {key: IGNORE if name in ignored else classes.index(name) for key, name in class_of.items()}
+    table |= {str(key): IGNORE for key in description.ignore if str(key) not in names}
+    if mask_format.name == "numbers":
+        table.setdefault(str(IGNORE), IGNORE)
+    key_of = {name: key for key, name in reversed(class_of.items())}
+    colours = [declared.colours.get(n) or mask_format.palette.get(key_of.get(n, "")) for n in classes]
+    given = [c for c in colours if c is not None]
+    palette = given if len(set(given)) == len(classes) else voc_palette(len(classes))
+    notes = [declared.note] if declared.note else []
+    return LabelMap(classes, palette, _background(description, declared, classes), table, notes)
+
+
+def _apply_labels(description: Description, declared: DeclaredClasses) -> dict[str, str]:
+    """{key: class, or "" for 255} after `labels`. Raises ConfigError for unknown classes."""
+    names = _distinct(declared.names.values())
+    table, errors = dict(declared.names), []
+    for key, target in description.labels.items():
+        guessed_name = description.classes is None and isinstance(target, str)
+        if target in (IGNORE, str(IGNORE), "ignore"):
+            table[str(key)] = ""
+        elif guessed_name or str(target) in (*names, *declared.numbers):
+            table[str(key)] = declared.numbers.get(str(target), str(target))
+        else:
+            errors.append(f"labels: {key}: {target!r} is no class{did_you_mean(str(target), names)}")
+    if errors:
+        raise ConfigError("\n".join(errors) + f"\n  classes: {', '.join(names) or 'none are given'}")
+    return table
+
+
+def _ignored_classes(
+    description: Description,
+    mask_format: MaskFormat,
+    declared: DeclaredClasses,
+    class_of: Mapping[str, str],
+    keys_present: Sequence[str],
+) -> set[str]:
+    """The classes that become 255, and "". Raises ConfigError for an unknown entry of `ignore`."""
+    names = _distinct([*declared.names.values(), *class_of.values()])
+    ignored, errors = {""}, []
+    for entry in map(str, description.ignore):
+        name = entry if entry in names else declared.numbers.get(entry) or class_of.get(entry)
+        if name is not None:
+            ignored.add(name)
+        elif entry not in keys_present and not (mask_format.name == "numbers" and entry.isdigit()):
+            errors.append(f"ignore: {entry} is no class{did_you_mean(entry, names)}")
+    if errors:
+        raise ConfigError("\n".join(errors) + f"\n  classes: {', '.join(names)}")
+    return ignored
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return [n for n in dict.fromkeys(names) if n]
+
+
+def _background(description: Description, declared: DeclaredClasses, classes: list[str]) -> int | None:
+    name = declared.numbers.get(str(description.background), str(description.background))
+    if name in classes and description.background is not None:
+        return classes.index(name)
+    if description.background in (None, BACKGROUND):  # the default applies if there is such a class
+        return None
+    raise ConfigError(
+        f"background: {description.background!r} is no class{did_you_mean(name, classes)} ({', '.join(classes)})"
+    )
+
+
+def declared_classes(description: Description, mask_format: MaskFormat, keys_present: Sequence[str]) -> DeclaredClasses:
+    """The classes of dataset.yaml, or else those found in the masks."""
+    given = read_classes(description)
+    if given is None:
+        return _classes_from_masks(description, mask_format, keys_present)
+    numbers, colours = given
+    note = f"classes: {len(numbers)}, from {description.classes}" if isinstance(description.classes, str) else ""
+    names = list(numbers.values())
+    duplicates = sorted({n for n in names if names.count(n) > 1})
+    if duplicates:
+        raise ConfigError(
+            f"classes: {', '.join(duplicates)} twice\n  → to give a class several values: labels: {{7: CLASS}}"
+        )
+    if description.palette is not None:
+        if len(description.palette) != len(names):
+            raise ConfigError(
+                f"palette: {len(names)} classes need as many [red, green, blue] of 0…255, not {description.palette}"
+            )
+        colours = {n: (c[0], c[1], c[2]) for n, c in zip(names, description.palette, strict=True)}
+    if mask_format.name == "numbers":
+        return DeclaredClasses(dict(numbers), numbers, colours, note)
+    if mask_format.name == "colours":
+        return DeclaredClasses(_names_by_color(names, colours, keys_present), numbers, colours, note)
+    if BACKGROUND not in names:  # some pixels are covered by no annotation
+        names = [BACKGROUND, *names]
+    return DeclaredClasses({n: n for n in names}, numbers, colours, note)
+
+
+def _names_by_color(names: list[str], colours: Mapping[str, Rgb], keys_present: Sequence[str]) -> dict[str, str]:
+    missing = [n for n in names if n not in colours]
+    if missing:
+        raise ConfigError(
+            f"the masks are colour pictures, and the classes {first_few(missing)} have no colour\n"
+            f"  found the colours: {first_few(list(keys_present))}\n"
+            "  → in dataset.yaml, palette: [[red, green, blue], …] of each class, or classes: a CSV with colours"
+        )
+    by_colour = {",".join(map(str, colours[n])): n for n in names}
+    if len(by_colour) < len(names):
+        raise ConfigError(f"classes share a colour: {first_few([n for n in names if n not in by_colour.values()])}")
+    return by_colour
+
+
+def _classes_from_masks(
+    description: Description, mask_format: MaskFormat, keys_present: Sequence[str]
+) -> DeclaredClasses:
+    """The keys that occur in the masks, as classes."""
+    if description.labels and not mask_format.annotated:
+        return DeclaredClasses({}, {}, {})  # `labels` names them all
+    if mask_format.name == "numbers":
+        keys = sorted((k for k in keys_present if k != str(IGNORE)), key=int)
+        names = {k: f"class {k}" for k in keys}
+        return DeclaredClasses(names, names, {}, f"classes: the values {first_few(keys)} that occur in the masks")
+    if mask_format.name == "colours":
+        if len(keys_present) > MAX_COLORS:
+            raise ConfigError(
+                f"the masks hold {len(keys_present)} colours, more than {MAX_COLORS}: which are classes?\n"
+                "  → in dataset.yaml, classes: a CSV of index,name,red,green,blue"
+            )
+        colours = dict(sorted(((k, _rgb(k)) for k in keys_present), key=lambda item: item[1]))
+        note = f"classes: the {len(colours)} colours that occur in the masks"
+        return DeclaredClasses({k: k for k in colours}, {}, colours, note)
+    found = dict.fromkeys([BACKGROUND, *(mask_format.keys or sorted(keys_present))])
+    names = {k: k for k in found if k not in description.labels}
+    return DeclaredClasses(names, {}, {}, f"classes: {first_few(list(names))}, the labels in the masks")
+
+
+def read_classes(description: Description) -> tuple[dict[str, str], dict[str, Rgb]] | None:
+    """({number: name}, {name: colour}) of dataset.yaml's `classes`; None if it gives none."""
+    given = description.classes
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        return {str(k): str(v) for k, v in sorted(given.items())}, {}
+    if isinstance(given, str):
+        path = description.require("classes", given)
+        if path.suffix.lower() == ".csv":
+            return read_class_table(path)
+        given = read_text(path).splitlines()
+    return {str(i): str(n).strip() for i, n in enumerate(given) if str(n).strip()}, {}
+
+
+def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
+    """A CSV with the columns name and optionally index (default: the row), red, green, blue; or r, g, b, class."""
+    short = {"r": "red", "g": "green", "b": "blue", "class": "name", "id": "index", "value": "index"}
+    rows = [
+        {short.get(str(k).strip().lower(), str(k).strip().lower()): str(v).strip() for k, v in row.items()}
+        for row in read_rows(path)
+    ]
+    try:
+        numbers = {str(int(row.get("index", i))): row["name"] for i, row in enumerate(rows)}
+        coloured = [row for row in rows if {"red", "green", "blue"} <= row.keys()]
+        colours = {row["name"]: (int(row["red"]), int(row["green"]), int(row["blue"])) for row in coloured}
+    except (KeyError, ValueError) as error:
+        found = ", ".join(rows[0]) if rows else "nothing"
+        raise DataError(
+            f"{path} is no list of classes: {error!r}\n  expected: index,name,red,green,blue\n  found: {found}"
+        ) from error
+    return numbers, colours
+
+
+def _rgb(key: str) -> Rgb:
+    red, green, blue = map(int, key.split(","))
+    return red, green, blue

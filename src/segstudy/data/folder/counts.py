@@ -1,0 +1,91 @@
+"""How many pixels the masks of a user's folder hold of each key, and of each class."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from segstudy.data.cache import map_parallel
+from segstudy.data.folder.classes import LabelMap
+from segstudy.data.folder.description import Description
+from segstudy.data.folder.formats import MaskFormat
+from segstudy.data.images import Sample, first_lines
+from segstudy.errors import DataError
+from segstudy.files import write_text
+from segstudy.labels import IGNORE
+
+VERSION = 1
+"""Raise it when the same mask would be counted differently: part of the key of the kept counts."""
+
+PixelsOfKeys = dict[str, int]
+
+
+def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Path) -> list[PixelsOfKeys]:
+    """Pixels of each key in each mask at its own size; kept in `folder`, because reading all masks is slow.
+
+    Raises DataError that names the masks that cannot be read.
+    """
+    digest = hashlib.sha256(f"{VERSION}|{mask_format.name}".encode())
+    for sample in samples:
+        status = sample.mask.stat() if sample.mask else os.stat_result([0] * 10)
+        digest.update(f"{sample.name}|{sample.mask}|{status.st_size}|{status.st_mtime_ns}".encode())
+    home = folder / f"masks-{digest.hexdigest()[:24]}.json"
+    if home.is_file():
+        counted: list[PixelsOfKeys] = json.loads(home.read_text())
+        return counted
+    results = list(map_parallel(partial(_count, mask_format), samples, "counting labels"))
+    broken = [str(r) for r in results if isinstance(r, DataError)]
+    if broken:
+        raise DataError(f"{len(broken)} of {len(samples)} masks cannot be used:\n{first_lines(broken, 5)}")
+    try:
+        write_text(folder, home.name, json.dumps(results))
+    except OSError as error:
+        raise DataError(f"data.cache_dir={folder} cannot be written: {error}\n  → set it to another folder") from error
+    return results
+
+
+def _count(mask_format: MaskFormat, sample: Sample) -> PixelsOfKeys | DataError:
+    try:
+        return pixels_of_keys(*mask_format.read(sample))
+    except DataError as error:
+        return error
+
+
+def pixels_of_keys(mask: np.ndarray, keys: Sequence[str]) -> PixelsOfKeys:
+    """Pixels of each key that occurs in an indexed mask."""
+    counts = np.bincount(mask.ravel(), minlength=len(keys))
+    return {key: int(n) for key, n in zip(keys, counts, strict=True) if n}
+
+
+def keys_present(counted: Iterable[PixelsOfKeys]) -> list[str]:
+    """All keys of the masks, each once."""
+    return list(dict.fromkeys(key for pixels in counted for key in pixels))
+
+
+def pixels_per_class(counted: Sequence[PixelsOfKeys], label_map: LabelMap) -> np.ndarray:
+    """Pixels of each class in each mask, int64 (N,C), from the pixels of each key."""
+    pixels = np.zeros((len(counted), IGNORE + 1), np.int64)
+    for row, keys in zip(pixels, counted, strict=True):
+        for key, number in keys.items():
+            row[label_map.table.get(key, IGNORE)] += number
+    return pixels[:, : len(label_map.classes)]
+
+
+def is_binary(pixels: PixelsOfKeys) -> bool:
+    """Whether a mask holds 0 and 255 alone."""
+    return pixels.keys() == {"0", str(IGNORE)}
+
+
+def require_meaning_of_255(counted: Sequence[PixelsOfKeys], format_name: str, description: Description) -> None:
+    """Raise DataError if most masks hold only 0 and 255, and dataset.yaml does not say what 255 is."""
+    declared = [str(v) for v in (*description.labels, *description.ignore)]
+    binary = sum(map(is_binary, counted))
+    if format_name == "numbers" and str(IGNORE) not in declared and binary * 2 > len(counted):
+        raise DataError(
+            f"{binary} of {len(counted)} masks hold only 0 and 255: is 255 the object? By default it is ignored.\n"
+            "  → say so in dataset.yaml: labels: {0: background, 255: OBJECT}; or, if it is void: ignore: [255]"
+        )
