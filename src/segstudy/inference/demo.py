@@ -7,6 +7,7 @@ this server, no photo is kept longer than an hour, and none when the server has 
 import ipaddress
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -28,7 +29,6 @@ from segstudy.data.images import PILLOW_ERRORS, read_image
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.loading import load_each_run
 from segstudy.inference.model import Model
-from segstudy.inference.photos import MAX_PIXELS as PILLOW_LIMIT
 from segstudy.inference.photos import pixel_limit
 from segstudy.labels import scores_at
 
@@ -62,6 +62,9 @@ HEADERS = {
 FONT = ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 
 
+# A photo's answers
+
+
 @dataclass(frozen=True)
 class Answer:
     """A network's labels uint8 (H,W) of a photo, the probability float32 (H,W) of each, and the seconds it took."""
@@ -73,11 +76,9 @@ class Answer:
 
     def areas(self) -> list[tuple[str, float, float]]:
         """(class, share of the pixels, mean confidence) of the classes that occur, the largest first."""
-        classes = self.model.classes
-        pixels = np.bincount(self.labels.ravel(), minlength=len(classes))
-        sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(classes))
-        there = sorted(np.flatnonzero(pixels).tolist(), key=lambda c: -pixels[c])
-        return [(classes[c], float(pixels[c] / self.labels.size), float(sums[c] / pixels[c])) for c in there]
+        found = [(self.model.classes[c], self.labels == c) for c in np.unique(self.labels)]
+        rows = [(name, float(here.mean()), float(self.confidence[here].mean())) for name, here in found]
+        return sorted(rows, key=lambda row: -row[1])
 
     def regions(self, opacity: float) -> list[tuple[np.ndarray, str]]:
         """For AnnotatedImage: a mask of `opacity` for each class that occurs, but the background."""
@@ -87,23 +88,22 @@ class Answer:
 
 def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """RGB uint8 (H,W,3) of an uploaded file. Raises DataError, in one sentence, for what is no photo or too large."""
-    large = f"{path.name} has more than the {max_pixels / 1e6:.4g} million pixels that are taken here"
     try:
-        with pixel_limit(max(max_pixels, PILLOW_LIMIT)), Image.open(path, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height
+        with pixel_limit(max_pixels):
+            Image.open(path, formats=FORMATS).close()
+            return read_image(path)[0]
     except Image.DecompressionBombError as error:
-        raise DataError(f"{large}: make it smaller.") from error
+        pixels = int(re.findall(r"\d+", str(error))[0])
+        raise DataError(
+            f"{path.name} has more than the {max_pixels / 1e6:.4g} million pixels that are taken here "
+            f"({pixels / 1e6:.4g} million): make it smaller."
+        ) from error
+    except DataError as error:  # the page does not tell where the server keeps its files
+        raise DataError(f"{str(error).splitlines()[0].replace(str(path), path.name)}.") from error
     except PILLOW_ERRORS as error:
         raise DataError(
             f"{path.name} is no picture that can be read here: choose a JPEG, PNG, WebP or TIFF."
         ) from error
-    if pixels > max_pixels:
-        raise DataError(f"{large} ({pixels / 1e6:.4g} million): make it smaller.")
-    try:
-        with pixel_limit(max(max_pixels, PILLOW_LIMIT)):
-            return read_image(path)[0]
-    except DataError as error:  # the page does not tell where the server keeps its files
-        raise DataError(f"{str(error).splitlines()[0].replace(str(path), path.name)}.") from error
 
 
 def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
@@ -142,11 +142,6 @@ def shown_size(photo: np.ndarray) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def comparable(models: Sequence[Model]) -> bool:
-    """Whether there are several, with the same classes: otherwise equal labels would not mean the same."""
-    return len(models) > 1 and all(m.classes == models[0].classes for m in models)
-
-
 def number_of_answers(labels: Sequence[np.ndarray]) -> np.ndarray:
     """How many different labels each pixel has among several predictions (H,W): int64 (H,W), 1 where all agree."""
     ordered = np.sort(np.stack(labels), axis=0)
@@ -158,12 +153,17 @@ def percent(share: float) -> str:
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
+# The page
+
+
 class Demo:
     """What the page does: a photo's file goes in, the values of the page's components come out."""
 
     def __init__(self, models: Sequence[Model], uploads: Path, max_pixels: int = MAX_PIXELS):
         """uploads: the folder of uploaded photos; a visitor can name no other file."""
         self.models, self.uploads, self.max_pixels = list(models), uploads.resolve(), max_pixels
+        # Where classes differ, equal labels do not mean the same.
+        self.comparable = len(models) > 1 and all(m.classes == models[0].classes for m in models)
 
     def uploaded(self, path: str) -> Path:
         """The file at a path that a visitor sent. Raises DataError if it is not one of those uploaded."""
@@ -178,47 +178,51 @@ class Demo:
         photo: of the upload, its "path". size: that the network sees: train or original. Where there is no answer, the
         note is one sentence that says why.
         """
+        note = ""
         try:
-            if not photo:
-                return self._empty("")
-            pixels = open_photo(self.uploaded(photo["path"]), self.max_pixels)
-            found = ask(self.models, pixels, size)
+            if photo:
+                pixels = open_photo(self.uploaded(photo["path"]), self.max_pixels)
+                return self._shown(pixels, ask(self.models, pixels, size), opacity)
         except DataError as error:
-            return self._empty(str(error))
+            note = str(error)
         except torch.OutOfMemoryError:
-            return self._empty("The memory is too small for this photo: choose the training's size.")
+            note = "The memory is too small for this photo: choose the training's size."
         except Exception:  # a fault of ours: the visitor is told that there is one, the terminal what it is
             log.exception("on a photo")
-            return self._empty("The server failed on this photo: its terminal tells why.")
+            note = "The server failed on this photo: its terminal tells why."
+        return [note, None, *([] for _ in self.models), None, [], *self.redraw(None, 0)]
+
+    def _shown(self, pixels: np.ndarray, found: list[Answer], opacity: float) -> list[Any]:
+        """The values of `segment` for a photo (H,W,3) and its answers."""
         height, width = shown_size(pixels)
         shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
         note = "Confidence is the probability that the network gives to its answer; it may be high where it is wrong."
-        if pixels.shape[:2] != (height, width):
+        if pixels.shape != shown.shape:
             note += f" The photo has {pixels.shape[1]}×{pixels.shape[0]} pixels and is shown and measured at "
             note += f"{width}×{height}."
         tables = [[[name, percent(share), f"{sure:.2f}"] for name, share, sure in a.areas()] for a in found]
+        viridis = matplotlib.colormaps["viridis"]
         maps = [
-            (confidence_map(a.confidence), f"{a.model.name}: mean {a.confidence.mean():.2f}; {a.seconds:.2f} s")
+            (
+                viridis(a.confidence, bytes=True)[..., :3],
+                f"{a.model.name}: mean {a.confidence.mean():.2f}; {a.seconds:.2f} s",
+            )
             for a in found
         ]
-        disagreement = self._disagreement(found) if comparable(self.models) else []
-        return [note, (shown, found), *tables, maps, disagreement, *self.redraw((shown, found), opacity)]
+        pairs = self._disagreement(found) if self.comparable else []
+        return [note, (shown, found), *tables, maps, pairs, *self.redraw((shown, found), opacity)]
 
     def redraw(self, state: tuple[np.ndarray, list[Answer]] | None, opacity: float) -> list[Any]:
         """The photo with each network's classes in colour, and with where they disagree. opacity: of these, in %."""
         if state is None:
-            return [None] * (len(self.models) + comparable(self.models))
+            return [None] * (len(self.models) + self.comparable)
         photo, found = state
-        drawn: list[Any] = [(photo, a.regions(opacity / 100)) for a in found]
-        if comparable(self.models):
+        layers = [a.regions(opacity / 100) for a in found]
+        if self.comparable:
             number = number_of_answers([a.labels for a in found]).clip(max=3)
-            drawn.append(
-                (photo, [((number == n) * (opacity / 100), DISAGREEMENT[n][0]) for n in (2, 3) if (number == n).any()])
-            )
-        return drawn
-
-    def _empty(self, note: str) -> list[Any]:
-        return [note, None, *([] for _ in self.models), None, [], *self.redraw(None, 0)]
+            there = [n for n in DISAGREEMENT if (number == n).any()]
+            layers.append([((number == n) * (opacity / 100), DISAGREEMENT[n][0]) for n in there])
+        return [(photo, regions) for regions in layers]
 
     def _disagreement(self, found: Sequence[Answer]) -> list[list[str]]:
         """The share of pixels on which not all agree, and of each pair of runs."""
@@ -238,16 +242,12 @@ class Demo:
         ]  # fmt: skip
 
 
-def confidence_map(confidence: np.ndarray) -> np.ndarray:
-    """Values (H,W) in 0…1 from dark to light: RGB uint8 (H,W,3) in viridis."""
-    return (matplotlib.colormaps["viridis"](confidence)[..., :3] * 255).round().astype(np.uint8)
-
-
 def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
     """The page's components and what they do."""
     gr = _gradio()
-    trained = sorted({"×".join(map(str, m.size)) for m in demo.models})
-    choices = [(f"as trained ({', '.join(trained)})", "train"), ("the photo's own", "original")]
+    trained = ", ".join(sorted({"×".join(map(str, m.size)) for m in demo.models}))
+    sizes = [(f"as trained ({trained})", "train"), ("the photo's own", "original")]
+    drawings, tables = [], []
     with gr.Blocks(title="segstudy demo", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as blocks:
         with gr.Accordion("The networks", open=False):
             gr.Dataframe(
@@ -258,27 +258,26 @@ def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
                 type="filepath", sources=["upload", "clipboard"], height=240, label="Photo", elem_id="photo"
             )
             with gr.Column():
-                size = gr.Dropdown(choices, value="train", label="Size that the network sees", elem_id="size")
+                size = gr.Dropdown(sizes, value="train", label="Size that the network sees", elem_id="size")
                 opacity = gr.Slider(0, 100, 60, step=1, label="Opacity of the colours (%)", elem_id="opacity")
                 if examples:
                     gr.Examples([str(e) for e in examples], photo, label="Examples", examples_per_page=EXAMPLES)
         note = gr.Textbox(show_label=False, interactive=False, container=False, elem_id="note")
-        drawings, tables = [], []
         with gr.Row():
             for model in demo.models:
                 colors = {n: "#" + bytes(rgb).hex() for n, rgb in zip(model.classes, model.palette, strict=True)}
                 with gr.Column(min_width=280):
                     drawings.append(gr.AnnotatedImage(label=model.name, color_map=colors))
                     tables.append(gr.Dataframe(headers=["class", "share of the photo", "confidence"]))
-        with gr.Row(visible=comparable(demo.models)):
-            if comparable(demo.models):
+        with gr.Row(visible=demo.comparable):
+            if demo.comparable:
                 drawings.append(gr.AnnotatedImage(label="Where they disagree", color_map=dict(DISAGREEMENT.values())))
             pairs = gr.Dataframe(headers=["runs", "disagree on"])
-        if len(demo.models) > 1 and not comparable(demo.models):
+        if len(demo.models) > 1 and not demo.comparable:
             gr.Markdown("The runs have different classes: where they disagree is not shown.")
         maps = gr.Gallery(label="Confidence, from 0 (dark) to 1 (light)", columns=len(demo.models), height="auto")
         state = gr.State()
-        photo.async_move_resource_to_block_cache = _uploads_only(photo, demo)
+        _take_uploads_only(photo, demo)
         # Without preprocessing: Gradio would decode the file before its size is known.
         gr.on(
             [photo.change, size.change], demo.segment, [photo, size, opacity],
@@ -299,32 +298,27 @@ def _gradio() -> Any:
     return gradio
 
 
-def _uploads_only(photo: Any, demo: Demo) -> Any:
-    """How Gradio takes a file into the cache, for uploaded files alone: it would also download an address."""
+def _take_uploads_only(photo: Any, demo: Demo) -> None:
+    """Let the component take uploaded files alone: Gradio would also download an address, or copy another file."""
     move = photo.async_move_resource_to_block_cache
 
-    async def checked(path: Any) -> Any:
+    async def move_upload(path: Any) -> Any:
         try:
             return await move(None if path is None else str(demo.uploaded(str(path))))
         except DataError as error:
             raise _gradio().Error(str(error), print_exception=False) from error
 
-    return checked
+    photo.async_move_resource_to_block_cache = move_upload
 
 
-class SecurityHeaders:
-    """An application whose answers tell the browser to load nothing of other hosts."""
+# The server
 
-    def __init__(self, app: Any):
-        self.app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
-            await send(message)
-
-        await self.app(scope, receive, with_headers)
+async def add_security_headers(request: Any, call_next: Any) -> Any:
+    """Tell the browser to load nothing of other hosts."""
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
 
 
 def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -> tuple[str, bool]:
@@ -334,8 +328,8 @@ def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -
     Raises ConfigError if the address cannot be had. End it with `blocks.block_thread()` or `blocks.close()`.
     """
     from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
 
-    gr = _gradio()
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family) as probe:
@@ -343,13 +337,12 @@ def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -
     except OSError as error:
         why = error.strerror or str(error)
         raise ConfigError(f"--host {host} --port {port}: {why}\n  → --port 0 takes any that is free") from error
+    headers = Middleware(BaseHTTPMiddleware, dispatch=add_security_headers)
     blocks.launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, show_error=False,
         max_file_size=MAX_BYTES, allowed_paths=[], footer_links=[], run_history=False, ssr_mode=False, pwa=False,
-        mcp_server=False, enable_monitoring=False, theme=gr.themes.Base(font=FONT, font_mono=("monospace",)),
-        app_kwargs={
-            "docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [Middleware(SecurityHeaders)]
-        },
+        mcp_server=False, enable_monitoring=False, theme=_gradio().themes.Base(font=FONT, font_mono=("monospace",)),
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [headers]},
     )  # fmt: skip
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}", ipaddress.ip_address(bound).is_loopback
@@ -358,15 +351,12 @@ def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -
 @contextmanager
 def uploads() -> Iterator[Path]:
     """A private folder for uploaded photos and what is drawn of them, removed at the end."""
-    before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="segstudy-demo-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             yield Path(folder)
         finally:
             del os.environ["GRADIO_TEMP_DIR"]
-            if before is not None:
-                os.environ["GRADIO_TEMP_DIR"] = before
 
 
 def open_demo(folders: Sequence[Path], uploads: Path, device: str = "auto", max_pixels: int = MAX_PIXELS) -> Demo:
