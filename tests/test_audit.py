@@ -19,12 +19,12 @@ from segstudy.study.audit import audit, background_class, words
 from segstudy.study.counts import Counts
 from segstudy.study.readings import (
     BATCHES,
+    DEFINITIONS,
     MIN_IMAGES,
     RULES,
     Rule,
     batch_accuracy,
     dataset,
-    definitions,
     fine_grained,
     first_class,
     over_batches,
@@ -54,7 +54,7 @@ def counts_of(truth: np.ndarray, predicted: np.ndarray, classes: int = 4) -> Cou
 
 
 def values(counts: Counts, background: int | None = 0) -> dict[str, float]:
-    return {d.name: d.measure(counts) for d in definitions(background)}
+    return {d.name: d.measure(counts, background) for d in DEFINITIONS}
 
 
 def random_maps(n: int = 21, classes: int = 6, void: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +153,7 @@ def test_one_pixel_of_a_class_without_truth_moves_only_those_that_divide_by_it()
     predicted = truth.copy()
     predicted[0, 0] = 2
     perfect, pixel = values(counts_of(truth, truth)), values(counts_of(truth, predicted))
-    names = [f"dataset mIoU, {rule}" for rule, _ in RULES.values()]
+    names = [f"dataset mIoU, {rule}" for rule, *_ in RULES.values()]
     assert [perfect[n] for n in names] == [1, 1, 1, 0.5]  # truth, union, one, zero: of four classes, two are there
     assert [pixel[n] for n in names] == pytest.approx([1.98 / 2, 1.98 / 3, 2.98 / 4, 1.98 / 4])
 
@@ -370,5 +370,5 @@ def test_errors_say_what_is_missing(tmp_path: Path) -> None:
 
 def test_the_page_explains_every_reading() -> None:
     page = (Path(__file__).parents[1] / "docs" / "readings.md").read_text()
-    missing = [d.name for d in definitions(0) if d.group != "per batch" and d.name not in page]
-    assert not missing + [name for name, _ in RULES.values() if name not in page]
+    missing = [d.name for d in DEFINITIONS if d.group != "per batch" and d.name not in page]
+    assert not missing + [name for name, *_ in RULES.values() if name not in page]

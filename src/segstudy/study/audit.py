@@ -1,13 +1,12 @@
 """Audit of a run: the same predictions under every reading of "mIoU" and "accuracy"."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from pydantic_core import to_json
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,8 +17,8 @@ from segstudy.files import write_text
 from segstudy.runs.history import read_history
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import EXTRA_METRICS
-from segstudy.study.counts import Counts
-from segstudy.study.readings import BATCHES, RULES, Definition, dataset, definitions
+from segstudy.study.counts import Counts, read_counts
+from segstudy.study.readings import BATCHES, DEFINITIONS, RULES, dataset
 
 SAME = ("dataset", "per image", "per batch", "other batch means")
 """Groups of readings of the same predictions as a mIoU."""
@@ -45,7 +44,7 @@ class Reading:
     who: str
     value: float
     distance: float | None
-    floor: float | None
+    floor: float | None = None
 
     @property
     def no_better_than_constant(self) -> bool:
@@ -58,8 +57,6 @@ class Audit:
     """All readings of a run, the dataset-level mIoU over the classes with truth first.
 
     floor: the constant predictor's class, the background or, where no class is that, the most frequent one.
-    spread and floors: smallest and largest mIoU of the predictions, and of the constant predictor, without the sum that
-    is never divided.
     """
 
     run: str
@@ -71,10 +68,12 @@ class Audit:
 
     @property
     def spread(self) -> tuple[float, float]:
+        """Smallest and largest mIoU of the predictions, without the sum that is never divided."""
         return extremes([r.value for r in self._same()])
 
     @property
     def floors(self) -> tuple[float, float]:
+        """The same of the constant predictor."""
         return extremes([r.floor for r in self._same() if r.floor is not None])
 
     def _same(self) -> list[Reading]:
@@ -97,27 +96,37 @@ def extremes(values: Sequence[float]) -> tuple[float, float]:
 
 def audit(folder: Path) -> Audit:
     """Read a run's folder. Raises DataError if it is none, or its test is not there."""
-    record, counts = read_counts(folder)
+    record, counts, original = read_tested(folder)
     data = record.get("data", {})
     background = background_class(data, record["class_names"])
-    floor = background if background is not None else int(counts["network"].truth.sum(0).argmax())
-    network = counts["network"]
-    level, base = dataset(network), network.constant(floor)
+    floor = int(counts.truth.sum(0).argmax()) if background is None else background
+    base, level = counts.constant(floor), dataset(counts)
 
-    def read(d: Definition, on: Counts, under: Counts) -> Reading:
-        value = d.measure(on)
-        return Reading(d.group, d.name, d.formula, d.who, value, value - level, d.measure(under))
+    def read(group: str, name: str, formula: str, who: str, value: float, low: float | None) -> Reading:
+        return Reading(group, name, formula, who, value, value - level, low)
 
-    readings = [read(d, network, base) for d in definitions(background)]
-    readings += [void_as_error(network, base, data["size"], level)] if "size" in data else []
-    readings += other_predictions(record, counts["original"], floor, readings[0])
+    readings = [
+        read(d.group, d.name, d.formula, d.who, d.measure(counts, background), d.measure(base, background))
+        for d in DEFINITIONS
+    ]
+    if "size" in data:
+        value, low = (void_as_error(k, data["size"]) for k in (counts.counted(), base.counted()))
+        readings.append(read("accuracy", "pixel accuracy, void an error", "ΣΣH / all pixels, those of 255 included",
+                             "notebooks: (prediction == mask).mean()", value, low))  # fmt: skip
+    readings.append(read("other predictions", "at each image's original size", "as the first row", "VOC devkit, mmseg",
+                         dataset(original), dataset(original.constant(floor))))  # fmt: skip
+    readings += [
+        read("other predictions", name, "as the first row", "papers, often without saying so",
+             record[key]["miou"], readings[0].floor)
+        for key, name in EXTRA_METRICS.items() if key in record
+    ]  # fmt: skip
     readings += selections(folder, data.get("roles", {}), level)
-    return Audit(folder.name, record, network, background, floor, readings)
+    return Audit(folder.name, record, counts, background, floor, readings)
 
 
-def read_counts(folder: Path) -> tuple[dict[str, Any], dict[str, Counts]]:
-    """The record of a run and its counts per image, for each size."""
-    place, counts = folder / "record.json", folder / "test" / "counts.npz"
+def read_tested(folder: Path) -> tuple[dict[str, Any], Counts, Counts]:
+    """The record of a run and its counts per image, at the network's and at original size."""
+    place, file = folder / "record.json", folder / "test" / "counts.npz"
     if not place.is_file():
         found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
         raise DataError(
@@ -125,52 +134,27 @@ def read_counts(folder: Path) -> tuple[dict[str, Any], dict[str, Counts]]:
             "  → one run's folder: runs/STUDY/RUN"
         )
     record = read_record(folder)
-    if not counts.is_file():
+    if not file.is_file():
         status = record.get("status", "not known")
+        todo = "wait until it is tested" if status == "running" else "the same command continues it"
         raise DataError(
-            f"{folder} has no counts of its test images\n  expected: {counts}\n  found:    a run whose status is "
-            f"{status!r}\n  → "
-            + ("wait until it is tested" if status == "running" else "the same command continues it")
+            f"{folder} has no counts of its test images\n  expected: {file}\n"
+            f"  found:    a run whose status is {status!r}\n  → {todo}"
         )
-    with np.load(counts) as file:
-        images, classes = len(file["names"]), len(record["class_names"])
-        sizes = {size: Counts.from_rows(file[size], images, classes) for size in ("network", "original")}
-    if not sizes["network"].truth.any():
-        raise DataError(f"{counts} holds no counted pixel: every pixel of the test images is ignored (255)")
-    return record, sizes
+    _, counts, original = read_counts(file, len(record["class_names"]))
+    if not counts.truth.any():
+        raise DataError(f"{file} holds no counted pixel: every pixel of the test images is ignored (255)")
+    return record, counts, original
 
 
 def background_class(data: Mapping[str, Any], classes: Sequence[str]) -> int | None:
     """The background's number: as recorded, else class 0 if that is its name."""
-    if "background" in data:
-        return data["background"]
-    return 0 if classes[0] == "background" else None
+    return data["background"] if "background" in data else 0 if classes[0] == "background" else None
 
 
-def void_as_error(counts: Counts, base: Counts, size: Sequence[int], level: float) -> Reading:
+def void_as_error(counts: Counts, size: Sequence[int]) -> float:
     """Pixel accuracy over all pixels of the images, those under 255 included, which no class can get right."""
-    counts, base = counts.counted(), base.counted()
-    pixels = len(counts.truth) * math.prod(size)
-    value, floor = (k.true_positives.sum().item() / pixels for k in (counts, base))
-    return Reading("accuracy", "pixel accuracy, void an error", "ΣΣH / all pixels, those of 255 included",
-                   "notebooks: (prediction == mask).mean()", value, value - level, floor)  # fmt: skip
-
-
-def other_predictions(record: Mapping[str, Any], original: Counts, floor: int, first: Reading) -> list[Reading]:
-    """The first reading of other predictions: at original size, with test-time augmentation, with a CRF."""
-    level, base = first.value, first.floor
-    found: list[tuple[str, str, float, float | None]]
-    found = [
-        ("at each image's original size", "VOC devkit, mmseg", dataset(original), dataset(original.constant(floor)))
-    ]
-    found += [
-        (said, "papers, often without saying so", record[key]["miou"], base)
-        for key, said in EXTRA_METRICS.items()
-        if key in record
-    ]
-    return [
-        Reading("other predictions", name, "as the first row", who, v, v - level, low) for name, who, v, low in found
-    ]
+    return counts.true_positives.sum().item() / (len(counts.truth) * math.prod(size))
 
 
 def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Reading]:
@@ -183,13 +167,14 @@ def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Rea
         return []
     held = roles.get("select")
     where = f"{held['split']!r}, which selects" if held else "the reported split"
-    best = max(curve, key=lambda point: point[0])
-    chosen = ((*curve[-1], "last", "segstudy (checkpoint=last)"),
-              (*best, "best", "journey, resnet_unet, ade_unet, pet_benchmark"))  # fmt: skip
+    chosen = {
+        "last": (curve[-1], "segstudy (checkpoint=last)"),
+        "best": (max(curve, key=lambda point: point[0]), "journey, resnet_unet, ade_unet, pet_benchmark"),
+    }
     return [
         Reading("selection", f"{which} epoch ({epoch}) on {where}", "as the first row, validation curve", who,
-                value, None if held else value - level, None)
-        for value, epoch, which, who in chosen
+                value, None if held else value - level)
+        for which, ((value, epoch), who) in chosen.items()
     ]  # fmt: skip
 
 
@@ -200,34 +185,28 @@ class PublishedFigure:
     system: str
     figure: str
     needed: str
-    same: Callable[[Mapping[str, Any]], bool]
+    could_be: Callable[[Mapping[str, Any]], bool]
 
 
-def _on(split: Any, size: Sequence[int], fit: int = 0) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether data report on `split` (number of images, or protocol) at `size`, trained on at most `fit` images."""
-
-    def same(data: Mapping[str, Any]) -> bool:
-        trained = data["roles"].get("fit", {}).get("images", 0)
-        reported = data.get("protocol") if isinstance(split, str) else data["roles"]["report"]["images"]
-        return (reported, [*data["size"]]) == (split, [*size]) and (not fit or trained <= fit)
-
-    return same
+def _reports(data: Mapping[str, Any], images: int, size: int) -> bool:
+    return (data["roles"]["report"]["images"], [*data["size"]]) == (images, [size, size])
 
 
 VOC_FIGURE = PublishedFigure(
     "resnet_unet", '"mIoU" 79.38 %',
     "trained on the 1,464 images of train, read on all 1,449 of val, at 256×256, border ignored",
-    _on(1449, (256, 256), 1464),
+    lambda data: _reports(data, 1449, 256) and data["roles"].get("fit", {}).get("images", 0) <= 1464,
 )  # fmt: skip
 
 PUBLISHED = {
     "VOC": VOC_FIGURE,
     "VOCSBD": VOC_FIGURE,
     "ADE20K": PublishedFigure("ade_unet", "IoU .1389 and accuracy .5928",
-        "all 2,000 validation images with 150 classes, at 256×256", _on(2000, (256, 256))),
+        "all 2,000 validation images with 150 classes, at 256×256", lambda data: _reports(data, 2000, 256)),
     "Pet": PublishedFigure("pet_benchmark", "accuracy 93.45 %",
         "the last 20 % of the alphabetical list, at 128×128, border=background",
-        _on("border=background, split=alphabetical", (128, 128))),
+        lambda data: (data.get("protocol"), [*data["size"]])
+            == ("border=background, split=alphabetical", [128, 128])),
 }  # fmt: skip
 """By the name of the data set. What each figure could mean: docs/readings.md."""
 
@@ -240,8 +219,8 @@ def published(audit: Audit) -> str:
         return ""
     report, size = data["roles"]["report"], "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
-    could = known.same(data)
-    verdict = "That could be the same data; their files must be too." if could else "That is other data: no comparison."
+    same = known.could_be(data)
+    verdict = "That could be the same data; their files must be too." if same else "That is other data: no comparison."
     return (
         f"Published for {known.system}: {known.figure}; how it was read is not stated. "
         f"Only on the same data could anything be compared: {known.needed}. "
@@ -260,21 +239,13 @@ def write_json(audit: Audit, path: Path) -> None:
         "floor": audit.constant,
         "images": len(audit.counts.truth),
         "counted_images": len(audit.counts.counted().truth),
-        "readings": [asdict(r) for r in audit.readings],
+        "readings": audit.readings,
         "spread": audit.spread,
         "floors": audit.floors,
         "published": published(audit) or None,
         "not_measured": UNMEASURED,
     }
-    write_text(path.parent, path.name, json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_text(path.parent, path.name, to_json(values, indent=1, inf_nan_mode="null").decode())
 
 
 def print_audit(audit: Audit, console: Console) -> None:
@@ -305,13 +276,7 @@ def _table(audit: Audit) -> Table:
             table.add_section()
             table.add_row(f"[italic]{group}" + (" (no reading)" if group == "selection" else ""))
         style = "bold" if r is audit.readings[0] else None
-        table.add_row(
-            _about(r.name, r.formula, r.who),
-            format_number(r.value),
-            format_number(r.distance, sign=True),
-            _floor(r),
-            style=style,
-        )
+        table.add_row(f"{r.name}\n[dim]{r.formula}\n{r.who}", *_numbers(r), style=style)
     return table
 
 
@@ -320,25 +285,21 @@ def _grid(audit: Audit) -> Table:
         title="the plain mean over batches of each batch's mean IoU, by images in a batch",
         caption=escape(f"value, Δ from the dataset-level mIoU, and {audit.constant} under the same reading"),
         caption_justify="left",
+        show_lines=True,
     )
     table.add_column("classes of a batch, formula, who reads it so", overflow="fold")
     for size in BATCHES:
         table.add_column(str(size), justify="right", min_width=6)
-    batch_means = [r for r in audit.readings if r.group == "per batch"]
-    for (name, formula), first in zip(RULES.values(), range(0, len(batch_means), len(BATCHES)), strict=True):
-        row = batch_means[first : first + len(BATCHES)]
-        shown = [f"{format_number(r.value)}\n{format_number(r.distance, sign=True)}\n{_floor(r)}" for r in row]
-        table.add_row(_about(name, formula, row[0].who), *shown)
-        table.add_section()
+    shown = iter("\n".join(_numbers(r)) for r in audit.readings if r.group == "per batch")
+    for name, formula, who in RULES.values():
+        table.add_row(f"{name}\n[dim]{formula}\n{who}", *(next(shown) for _ in BATCHES))
     return table
 
 
-def _about(name: str, formula: str, who: str) -> str:
-    return f"{name}\n[dim]{formula}\n{who}"
-
-
-def _floor(r: Reading) -> str:
-    return f"[yellow]{format_number(r.floor)}" if r.no_better_than_constant else format_number(r.floor)
+def _numbers(r: Reading) -> tuple[str, str, str]:
+    """Value, distance and floor, which is yellow where the value does not exceed it."""
+    floor = "[yellow]" * r.no_better_than_constant + format_number(r.floor)
+    return format_number(r.value), format_number(r.distance, sign=True), floor
 
 
 def words(audit: Audit) -> list[str]:
@@ -349,15 +310,11 @@ def words(audit: Audit) -> list[str]:
         f"The same predictions read between {low} and {high} as mIoU, {format_number(audit.readings[0].value)} at "
         f"dataset level; {audit.constant} reads {floors}. A figure whose reading is not stated could be any of these."
     ]
-    matched = [r.name for r in audit.readings if r.group in SAME and r.no_better_than_constant]
-    if matched:
+    if matched := [r.name for r in audit.readings if r.group in SAME and r.no_better_than_constant]:
         lines.append(f"As high as this network, or higher (yellow), is {audit.constant} under: {'; '.join(matched)}.")
-    chosen = [r for r in audit.readings if r.group == "selection"]
-    if chosen:
-        gain = chosen[1].value - chosen[0].value
-        lines.append(
-            f"The best epoch is {format_number(gain, sign=True)} from the last: that is selection, not another reading."
-        )
+    if chosen := [r.value for r in audit.readings if r.group == "selection"]:
+        gain = format_number(chosen[1] - chosen[0], sign=True)
+        lines.append(f"The best epoch is {gain} from the last: that is selection, not another reading.")
     lines += [text] if (text := published(audit)) else []
     missing = list(UNMEASURED)
     if "metrics_tta" not in audit.record:

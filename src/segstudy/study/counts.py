@@ -1,9 +1,12 @@
 """Pixel counts of each image and class, from which every IoU and accuracy follows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from segstudy.files import open_to_read
 from segstudy.measures.confusion import sum_rows
 
 
@@ -38,10 +41,12 @@ class Counts:
         """float64 (N,C); NaN where the union is 0."""
         return divide(self.true_positives, self.union)
 
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Counts":
+        return Counts(change(self.true_positives), change(self.truth), change(self.predicted))
+
     def batches(self, size: int) -> "Counts":
         """The sums over batches of `size` images in their order; the last one may be smaller."""
-        starts = np.arange(0, len(self.truth), size)
-        return Counts(*(np.add.reduceat(a, starts, axis=0) for a in (self.true_positives, self.truth, self.predicted)))
+        return self._each(lambda a: np.add.reduceat(a, np.arange(0, len(a), size), axis=0))
 
     def whole(self) -> "Counts":
         """All images as one row."""
@@ -50,11 +55,11 @@ class Counts:
     def counted(self) -> "Counts":
         """Without the images (or batches) in which every pixel is ignored."""
         there = self.truth.sum(1) > 0
-        return Counts(self.true_positives[there], self.truth[there], self.predicted[there])
+        return self._each(lambda a: a[there])
 
     def without(self, c: int) -> "Counts":
         """Without class `c`."""
-        return Counts(*(np.delete(a, c, axis=1) for a in (self.true_positives, self.truth, self.predicted)))
+        return self._each(lambda a: np.delete(a, c, axis=1))
 
     def constant(self, c: int) -> "Counts":
         """Those of a predictor that says class `c` everywhere, on the same truth."""
@@ -70,6 +75,18 @@ class Counts:
         )
         # A foreground pixel taken for another foreground class is right here.
         return Counts(np.stack([right, truth[:, 1] - predicted[:, 0] + right], 1), truth, predicted)
+
+
+def read_counts(file: Path, num_classes: int) -> tuple[list[str], Counts, Counts]:
+    """The names of a test's images, and their counts at the network's and at each image's original size."""
+    # Of a damaged file, NumPy would leave its own open.
+    with open_to_read(file) as opened, np.load(opened) as held:
+        names = [str(name) for name in held["names"]]
+        return (
+            names,
+            Counts.from_rows(held["network"], len(names), num_classes),
+            Counts.from_rows(held["original"], len(names), num_classes),
+        )
 
 
 def divide(above: np.ndarray | int, below: np.ndarray | int) -> np.ndarray:

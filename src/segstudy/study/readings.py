@@ -10,115 +10,35 @@ from segstudy.study.counts import Counts, divide
 
 Rule = Literal["truth", "union", "one", "zero"]
 
-RULES: dict[Rule, tuple[str, str]] = {
-    "truth": ("classes with truth", "mean over {c: T>0}"),
-    "union": ("classes with union > 0", "mean over {c: U>0}"),
-    "one": ("all classes, absent = 1", "mean over all C, 0/0 = 1"),
-    "zero": ("all classes, absent = 0", "mean over all C, 0/0 = 0"),
-}
-"""What an absent class does to the mean: name and formula."""
-
-BATCH_RULE_USERS: dict[Rule, str] = {
-    "truth": "hand-written: loop over the classes of the mask",
-    "union": "hand-written: nanmean; MulticlassJaccardIndex of each batch",
-    "one": "hand-written: (x + ε) / (y + ε); smp iou_score of each batch",
-    "zero": "hand-written: x / (y + ε); of single images: torchmetrics MeanIoU before 1.7.1",
-}
+RULES: dict[Rule, tuple[str, str, str]] = {
+    "truth": ("classes with truth", "mean over {c: T>0}", "hand-written: loop over the classes of the mask"),
+    "union": ("classes with union > 0", "mean over {c: U>0}",
+              "hand-written: nanmean; MulticlassJaccardIndex of each batch"),
+    "one": ("all classes, absent = 1", "mean over all C, 0/0 = 1",
+            "hand-written: (x + ε) / (y + ε); smp iou_score of each batch"),
+    "zero": ("all classes, absent = 0", "mean over all C, 0/0 = 0",
+             "hand-written: x / (y + ε); of single images: torchmetrics MeanIoU before 1.7.1"),
+}  # fmt: skip
+"""What an absent class does to the mean: name, formula, and who averages batches so."""
 
 BATCHES = (1, 4, 8, 16)
 
 MIN_IMAGES = 20
 """In fewer images than this a class's IoU is mostly chance."""
 
-Measure = Callable[[Counts], float]
-
 
 @dataclass(frozen=True)
 class Definition:
-    """A reading: its group, name, formula, who reads it so, and how it is computed; NaN where it is not defined.
+    """A reading: its group, name, formula, who reads it so, and its value from counts and the background's number.
 
-    In the formulas T = truth, P = predicted, H = true positives, U = T + P − H.
+    In the formulas T = truth, P = predicted, H = true positives, U = T + P − H. NaN: not defined.
     """
 
     group: str
     name: str
     formula: str
     who: str
-    measure: Measure
-
-
-def definitions(background: int | None) -> list[Definition]:
-    """Every reading of the predictions as they are, the dataset-level mIoU over the classes with truth first."""
-
-    def needing(measure: Callable[[Counts, int], float]) -> Measure:
-        """Not defined where no class is the background."""
-        return lambda counts: np.nan if background is None else measure(counts, background)
-
-    groups: dict[str, list[tuple[str, str, str, Measure]]] = {
-        "dataset": [
-            ("dataset mIoU, classes with truth", "ΣH/ΣU; mean over {c: ΣT>0}", "segstudy, VOC devkit", dataset),
-            ("dataset mIoU, classes with union > 0", "ΣH/ΣU; mean over {c: ΣU>0}",
-             "torchmetrics MulticlassJaccardIndex (macro), mmseg, Keras MeanIoU", lambda k: dataset(k, "union")),
-            ("dataset mIoU, all classes, absent = 0", "ΣH/ΣU; 0/0 = 0; mean over all C",
-             "hand-written (x + ε below the line)", lambda k: dataset(k, "zero")),
-            ("dataset mIoU, all classes, absent = 1", "ΣH/ΣU; 0/0 = 1; mean over all C",
-             "smp iou_score (macro), hand-written (x + ε above and below)", lambda k: dataset(k, "one")),
-            ("without background", "ΣH/ΣU; mean over {c≠b: ΣT>0}", "medical imaging, include_background=False",
-             needing(lambda k, b: dataset(k.without(b)))),
-            (f"classes in ≥ {MIN_IMAGES} images", f"ΣH/ΣU; mean over {{c: T>0 in ≥ {MIN_IMAGES} images}}",
-             "segstudy's verdicts", supported),
-            ("micro IoU", "ΣΣH / ΣΣU over all classes = accuracy / (2 − accuracy)",
-             "torchgeo's default, smp iou_score (micro)",
-             lambda k: divide(k.true_positives.sum(), k.union.sum()).item()),
-            ("frequency-weighted IoU", "Σc T·IoU / Σc T", "FCN paper", frequency_weighted),
-            ("Dice reported as IoU", "2ΣH / (ΣT+ΣP); mean over {c: ΣT>0}", "medical imaging", dice),
-            ("foreground IoU", "classes but b as one: ΣH/ΣU", "binary notebooks, shape IoU",
-             needing(lambda k, b: k.foreground(b).whole().iou[0, 1].item())),
-            ("mean of foreground and background IoU", "classes but b as one; mean of the two", "binary notebooks",
-             needing(lambda k, b: dataset(k.foreground(b)))),
-        ],
-        "per image": [
-            ("macro-imagewise", "per image mean over all C, 0/0 = 1; then images",
-             "smp iou_score (macro-imagewise)", lambda k: over_batches(k, 1, "one")),
-            ("micro-imagewise", "per image ΣcH/ΣcU; then images", "smp iou_score (micro-imagewise)",
-             lambda k: mean(divide(k.true_positives.sum(1), k.union.sum(1)))),
-            ("all pairs of image and class, union > 0", "mean of IoU over {(i,c): U>0}",
-             "torchmetrics segmentation.MeanIoU since 1.7.1", lambda k: mean(k.iou)),
-            ("per class over images, union > 0", "per class mean over {i: U>0}; then classes",
-             "the same with per_class=True, then a mean", lambda k: over_classes(k.iou)),
-            ("mIoU^I", "per image mean over {c: T>0}; then images (two classes: the foreground's)",
-             "Wang et al. 2023", lambda k: fine_grained(k, background)),
-            ("mIoU^C", "per class mean over {i: T>0}; then classes (two classes: mIoU^I)",
-             "Wang et al. 2023", lambda k: fine_grained(k, background, by_class=True)),
-        ],
-        "per batch": [_batch_mean(rule, size) for rule in RULES for size in BATCHES],
-        "other batch means": [
-            ("batches of 16, weighted by images", "per batch mean over {c: U>0}; the last, smaller batch counts less",
-             "Lightning's self.log of a batch's value", weighted_batches),
-            ("per class over batches of 16", "per class mean over {batches: U>0}; then classes",
-             "running averages of each class", lambda k: over_classes(k.batches(16).iou)),
-            ("first class of each batch of 16", "IoU of the lowest c with T>0; mean over batches",
-             "journey (returns inside the loop over classes)", first_class),
-            ("sum over batches of 4, never divided", "Σ over batches of the mean over images and all C, 0/0 = 0",
-             "voc_notebook: torchmetrics 1.4.0 (its issue 2558); can exceed 1", undivided),
-        ],
-        "accuracy": [
-            ("pixel accuracy", "ΣΣH / ΣΣT", "segstudy, FCN paper", accuracy),
-            ("mean class accuracy", "ΣH/ΣT; mean over {c: ΣT>0}", "FCN paper, mmseg mAcc",
-             lambda k: mean(divide(k.true_positives.sum(0), k.truth.sum(0)))),
-            ("accuracy of the foreground", "Σ H / Σ T over c≠b", "fastai's foreground_acc",
-             needing(lambda k, b: accuracy(k.without(b)))),
-            ("accuracy, mean of batches of 16", "per batch ΣcH/ΣcT; mean over batches",
-             "notebooks, pet_benchmark (32)", batch_accuracy),
-        ],
-    }  # fmt: skip
-    return [Definition(group, *entry) for group, entries in groups.items() for entry in entries]
-
-
-def _batch_mean(rule: Rule, size: int) -> tuple[str, str, str, Measure]:
-    name = "batches of 1 (images)" if size == 1 else f"batches of {size}"
-    formula = f"per batch {RULES[rule][1]}; Σ over batches / their number"
-    return f"{name}, {RULES[rule][0]}", formula, BATCH_RULE_USERS[rule], lambda k: over_batches(k, size, rule)
+    measure: Callable[[Counts, int | None], float]
 
 
 def dataset(counts: Counts, rule: Rule = "truth") -> float:
@@ -162,7 +82,7 @@ def over_batches(counts: Counts, size: int, rule: Rule) -> float:
 
 def weighted_batches(counts: Counts, size: int = 16) -> float:
     """The mean over batches of each batch's mean IoU (union > 0), weighted by the batches' images."""
-    images = np.diff([*range(0, len(counts.truth), size), len(counts.truth)])
+    images = _batch_sizes(counts, size)
     values = class_means(counts.batches(size), "union")
     there = ~np.isnan(values)
     return divide((images * values)[there].sum(), images[there].sum()).item()
@@ -177,8 +97,12 @@ def first_class(counts: Counts, size: int = 16) -> float:
 def undivided(counts: Counts, size: int = 4) -> float:
     """The sum over batches of the mean over images and all classes, absent ones 0."""
     images = np.nan_to_num(counts.iou, nan=0.0).mean(1)
-    starts = np.arange(0, len(images), size)
-    return (np.add.reduceat(images, starts) / np.diff([*starts, len(images)])).sum().item()
+    sums = np.add.reduceat(images, np.arange(0, len(images), size))
+    return (sums / _batch_sizes(counts, size)).sum().item()
+
+
+def _batch_sizes(counts: Counts, size: int) -> np.ndarray:
+    return np.diff([*range(0, len(counts.truth), size), len(counts.truth)])
 
 
 def accuracy(counts: Counts) -> float:
@@ -215,3 +139,77 @@ def row_means(values: np.ndarray) -> np.ndarray:
 def mean(values: np.ndarray) -> float:
     """The mean of what is not NaN; NaN if nothing is."""
     return row_means(values.reshape(1, -1))[0].item()
+
+
+def _of_foreground(measure: Callable[[Counts, int], float]) -> Callable[[Counts, int | None], float]:
+    """Not defined where no class is the background."""
+    return lambda k, b: np.nan if b is None else measure(k, b)
+
+
+def _batch_mean(rule: Rule, size: int) -> Definition:
+    name, formula, who = RULES[rule]
+    of = "batches of 1 (images)" if size == 1 else f"batches of {size}"
+    return Definition("per batch", f"{of}, {name}", f"per batch {formula}; Σ over batches / their number", who,
+                      lambda k, b: over_batches(k, size, rule))  # fmt: skip
+
+
+DEFINITIONS = [
+    *(Definition("dataset", *row) for row in (
+        ("dataset mIoU, classes with truth", "ΣH/ΣU; mean over {c: ΣT>0}", "segstudy, VOC devkit",
+         lambda k, b: dataset(k)),
+        ("dataset mIoU, classes with union > 0", "ΣH/ΣU; mean over {c: ΣU>0}",
+         "torchmetrics MulticlassJaccardIndex (macro), mmseg, Keras MeanIoU", lambda k, b: dataset(k, "union")),
+        ("dataset mIoU, all classes, absent = 0", "ΣH/ΣU; 0/0 = 0; mean over all C",
+         "hand-written (x + ε below the line)", lambda k, b: dataset(k, "zero")),
+        ("dataset mIoU, all classes, absent = 1", "ΣH/ΣU; 0/0 = 1; mean over all C",
+         "smp iou_score (macro), hand-written (x + ε above and below)", lambda k, b: dataset(k, "one")),
+        ("without background", "ΣH/ΣU; mean over {c≠b: ΣT>0}", "medical imaging, include_background=False",
+         _of_foreground(lambda k, b: dataset(k.without(b)))),
+        (f"classes in ≥ {MIN_IMAGES} images", f"ΣH/ΣU; mean over {{c: T>0 in ≥ {MIN_IMAGES} images}}",
+         "segstudy's verdicts", lambda k, b: supported(k)),
+        ("micro IoU", "ΣΣH / ΣΣU over all classes = accuracy / (2 − accuracy)",
+         "torchgeo's default, smp iou_score (micro)",
+         lambda k, b: divide(k.true_positives.sum(), k.union.sum()).item()),
+        ("frequency-weighted IoU", "Σc T·IoU / Σc T", "FCN paper", lambda k, b: frequency_weighted(k)),
+        ("Dice reported as IoU", "2ΣH / (ΣT+ΣP); mean over {c: ΣT>0}", "medical imaging", lambda k, b: dice(k)),
+        ("foreground IoU", "classes but b as one: ΣH/ΣU", "binary notebooks, shape IoU",
+         _of_foreground(lambda k, b: k.foreground(b).whole().iou[0, 1].item())),
+        ("mean of foreground and background IoU", "classes but b as one; mean of the two", "binary notebooks",
+         _of_foreground(lambda k, b: dataset(k.foreground(b)))),
+    )),
+    *(Definition("per image", *row) for row in (
+        ("macro-imagewise", "per image mean over all C, 0/0 = 1; then images", "smp iou_score (macro-imagewise)",
+         lambda k, b: over_batches(k, 1, "one")),
+        ("micro-imagewise", "per image ΣcH/ΣcU; then images", "smp iou_score (micro-imagewise)",
+         lambda k, b: mean(divide(k.true_positives.sum(1), k.union.sum(1)))),
+        ("all pairs of image and class, union > 0", "mean of IoU over {(i,c): U>0}",
+         "torchmetrics segmentation.MeanIoU since 1.7.1", lambda k, b: mean(k.iou)),
+        ("per class over images, union > 0", "per class mean over {i: U>0}; then classes",
+         "the same with per_class=True, then a mean", lambda k, b: over_classes(k.iou)),
+        ("mIoU^I", "per image mean over {c: T>0}; then images (two classes: the foreground's)", "Wang et al. 2023",
+         fine_grained),
+        ("mIoU^C", "per class mean over {i: T>0}; then classes (two classes: mIoU^I)", "Wang et al. 2023",
+         lambda k, b: fine_grained(k, b, by_class=True)),
+    )),
+    *(_batch_mean(rule, size) for rule in RULES for size in BATCHES),
+    *(Definition("other batch means", *row) for row in (
+        ("batches of 16, weighted by images", "per batch mean over {c: U>0}; the last, smaller batch counts less",
+         "Lightning's self.log of a batch's value", lambda k, b: weighted_batches(k)),
+        ("per class over batches of 16", "per class mean over {batches: U>0}; then classes",
+         "running averages of each class", lambda k, b: over_classes(k.batches(16).iou)),
+        ("first class of each batch of 16", "IoU of the lowest c with T>0; mean over batches",
+         "journey (returns inside the loop over classes)", lambda k, b: first_class(k)),
+        ("sum over batches of 4, never divided", "Σ over batches of the mean over images and all C, 0/0 = 0",
+         "voc_notebook: torchmetrics 1.4.0 (its issue 2558); can exceed 1", lambda k, b: undivided(k)),
+    )),
+    *(Definition("accuracy", *row) for row in (
+        ("pixel accuracy", "ΣΣH / ΣΣT", "segstudy, FCN paper", lambda k, b: accuracy(k)),
+        ("mean class accuracy", "ΣH/ΣT; mean over {c: ΣT>0}", "FCN paper, mmseg mAcc",
+         lambda k, b: mean(divide(k.true_positives.sum(0), k.truth.sum(0)))),
+        ("accuracy of the foreground", "Σ H / Σ T over c≠b", "fastai's foreground_acc",
+         _of_foreground(lambda k, b: accuracy(k.without(b)))),
+        ("accuracy, mean of batches of 16", "per batch ΣcH/ΣcT; mean over batches", "notebooks, pet_benchmark (32)",
+         lambda k, b: batch_accuracy(k)),
+    )),
+]  # fmt: skip
+"""Every reading of the predictions as they are, the dataset-level mIoU over the classes with truth first."""

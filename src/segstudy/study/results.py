@@ -16,7 +16,7 @@ from segstudy.measures import operating_curve
 from segstudy.measures.pixels import image_errors
 from segstudy.runs.record import read_study_records
 from segstudy.runs.tables import comparable, variants
-from segstudy.study.counts import Counts
+from segstudy.study.counts import Counts, read_counts
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -82,39 +82,24 @@ class TestResult:
 
 def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResult:
     """The test of a finished run. Raises DataError if its files are not there or do not fit each other."""
-    files = {name: folder / "test" / f"{name}.npz" for name in ("counts", "measures")}
-    for file in files.values():
+    counts_file, measures_file = (folder / "test" / f"{name}.npz" for name in ("counts", "measures"))
+    for file in (counts_file, measures_file):
         if not file.is_file():
             raise DataError(
                 f"no file {file}: the run was tested by an older version, or the file was removed\n"
                 f"  → segstudy evaluate {folder} --retest"
             )
     classes = list(record["class_names"])
-    with (
-        open_to_read(files["counts"]) as one,  # of a damaged file, NumPy would leave its own open
-        open_to_read(files["measures"]) as other,
-        np.load(one) as counts,
-        np.load(other) as measures,
-    ):
-        names = [str(n) for n in counts["names"]]
-        sums = {key: measures[key] for key in measures.files if key not in ("names", "groups")}
-        if "offset_margins" in sums and sums["offset_margins"].shape[1] != operating_curve.BINS:
-            del sums["offset_margins"]  # an older version's bins, which stand for other margins
-        if names != [str(n) for n in measures["names"]]:
-            raise DataError(f"{files['counts']} and {files['measures']} are of different images")
-        return TestResult(
-            variant=variant,
-            seed=int(record.get("seed", 0)),
-            classes=classes,
-            background=record["data"]["background"],
-            names=names,
-            groups=[str(g) for g in measures["groups"]],
-            counts=Counts.from_rows(counts["network"], len(names), len(classes)),
-            sums=sums,
-            original=Counts.from_rows(counts["original"], len(names), len(classes)),
-            record=record,
-            folder=folder,
-        )
+    names, counts, original = read_counts(counts_file, len(classes))
+    with open_to_read(measures_file) as opened, np.load(opened) as held:
+        sums = {key: held[key] for key in held.files}
+    groups = [str(g) for g in sums.pop("groups")]
+    if names != [str(n) for n in sums.pop("names")]:
+        raise DataError(f"{counts_file} and {measures_file} are of different images")
+    if "offset_margins" in sums and sums["offset_margins"].shape[1] != operating_curve.BINS:
+        del sums["offset_margins"]  # an older version's bins, which stand for other margins
+    background, seed = record["data"]["background"], int(record.get("seed", 0))
+    return TestResult(variant, seed, classes, background, names, groups, counts, sums, original, record, folder)
 
 
 def from_masks(
