@@ -19,19 +19,14 @@ from segstudy.errors import ConfigError, DataError
 from segstudy.measures.operating_curve import BINS, MARGIN_CATEGORIES
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import comparable, print_study
-from segstudy.study.analysis.analyse import (
-    _inspected,
-    analyse,
-    clusters_of,
-    first_sentence,
-    in_images,
-    most_influential_images,
-    supported_classes,
-)
-from segstudy.study.analysis.claims import samples_of_ratio
+from segstudy.study.analysis.analyse import analyse, most_influential_images
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.analysis.plan import Plan, matching, read_plan
+from segstudy.study.analysis.samples import samples_of_ratio
+from segstudy.study.analysis.support import clusters_of, in_images, supported_classes
+from segstudy.study.analysis.variants import inspected
+from segstudy.study.analysis.verdicts import first_sentence
 from segstudy.study.counts import Counts
 from segstudy.study.results import TestResult, from_masks, read_records, read_study, variant_names
 from segstudy.study.statistics.comparison import MetricSamples, average, compare
@@ -456,7 +451,7 @@ def test_the_last_look_of_the_inspector_is_a_file_and_no_pipe(tmp_path: Path) ->
     (tmp_path / "inspector" / "epoch_001.csv").write_text("layer,flags\na,\nb,dead\n")
     os.mkfifo(tmp_path / "inspector" / "epoch_002.csv")
     run: Any = SimpleNamespace(folder=tmp_path)
-    assert _inspected([run]) == [("b", "dead")]
+    assert inspected([run]) == [("b", "dead")]
 
 
 def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(

@@ -17,9 +17,14 @@ from segstudy.config.run_folder import claim_folder
 from segstudy.run import run
 from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record
-from segstudy.study.analysis.analyse import times_to_accuracy
 from segstudy.study.analysis.findings import Group, Variant
-from segstudy.study.analysis.time_to_accuracy import TimeToAccuracy, final_miou, target_miou, time_to_target
+from segstudy.study.analysis.time_to_accuracy import (
+    TimeToAccuracy,
+    final_miou,
+    target_miou,
+    time_to_target,
+    times_to_accuracy,
+)
 from segstudy.study.report.terminal import print_time_to_accuracy
 from segstudy.study.statistics.comparison import Estimate
 

@@ -41,10 +41,11 @@ from segstudy.inference.model import Model
 from segstudy.runs.listing import counted
 from segstudy.runs.record import environment, read_entries, read_record
 from segstudy.runs.tables import EXTRA_METRICS, command
-from segstudy.study.analysis.analyse import analyse, clusters_of
+from segstudy.study.analysis.analyse import analyse
 from segstudy.study.analysis.findings import Group, Variant
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.analysis.plan import Plan
+from segstudy.study.analysis.support import clusters_of
 from segstudy.study.counts import Counts
 from segstudy.study.report.text import (
     ROLES,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segstudy.errors import DataError
-from segstudy.study.analysis.analyse import clusters_of, compare_pairs, in_images, supported_classes
-from segstudy.study.analysis.claims import ComparisonSettings, samples_of_ratio
+from segstudy.study.analysis.analyse import compare_pairs
 from segstudy.study.analysis.plan import Plan, Side
+from segstudy.study.analysis.samples import samples_of_miou
+from segstudy.study.analysis.support import comparison_settings, few_images
 from segstudy.study.results import TestResult
-from segstudy.study.statistics import comparison
 from segstudy.study.statistics.comparison import Verdict
 
 Tests = TestResult | np.ndarray | Sequence[TestResult] | Sequence[np.ndarray]
@@ -62,22 +62,17 @@ def compare(
     names = [first.variant, other.variant]
     if names[0] == names[1]:
         names = [" ".join(filter(None, [name, letter])) for name, letter in zip(names, "ab", strict=True)]
-    clusters, warnings = clusters_of(first)
-    supported, unsupported = supported_classes(in_images(first), min_images, clusters)
-    scored = np.asarray(supported if supported.any() else in_images(first).any(0))
+    plan = Plan(margin=margin, min_images=min_images)
+    setting, warnings = comparison_settings(first, plan)
     measured = {
         name: samples
         for name, runs in zip(names, sides, strict=True)
-        if (samples := samples_of_ratio(runs, lambda t: (t.counts.true_positives, t.counts.union), scored)) is not None
+        if (samples := samples_of_miou(runs, setting.scored)) is not None
     }
-    setting = ComparisonSettings(scored, bool(supported.any()), clusters, False, float("nan"))
-    pair = Side(names[0], [names[0]]), Side(names[1], [names[1]])
-    (found,), _ = compare_pairs(measured, [pair], setting, Plan(margin=margin, min_images=min_images))
-    if rough := comparison.small_sample_warning(len(first.names), None if clusters is None else len(set(clusters))):
-        warnings.append(rough)
+    (found,) = compare_pairs(measured, [(Side(names[0], [names[0]]), Side(names[1], [names[1]]))], setting, plan)
     return MiouDifference(
-        found.delta, found.low, found.high, found.p, found.verdict, found.detectable, scored, found.words,
-        unsupported + warnings,
+        found.delta, found.low, found.high, found.p, found.verdict, found.detectable, setting.scored, found.words,
+        warnings + few_images(first, setting.clusters),
     )  # fmt: skip
 
 

@@ -16,9 +16,10 @@ from segstudy.data.folder.classes import read_class_table
 from segstudy.data.images import open_picture, read_mask
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE, voc_palette
-from segstudy.study.analysis.analyse import analyse, first_sentence
+from segstudy.study.analysis.analyse import analyse
 from segstudy.study.analysis.findings import Findings
 from segstudy.study.analysis.plan import Plan
+from segstudy.study.analysis.verdicts import first_sentence
 from segstudy.study.results import TestResult, from_masks
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")

@@ -1,42 +1,32 @@
 """Test the claims of an experiment file against the data."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from segstudy.console import format_fraction, format_range, format_signed
 from segstudy.measures import operating_curve
-from segstudy.runs.history import read_history
 from segstudy.study.analysis import time_to_accuracy
 from segstudy.study.analysis.findings import ClaimResult, Difference
-from segstudy.study.analysis.metrics import IMAGE_METRICS, Metric, MetricValue, RatioTerms, by_name
+from segstudy.study.analysis.metrics import IMAGE_METRICS, by_name
 from segstudy.study.analysis.plan import PER_TRAINING, Claim, Plan, Side
+from segstudy.study.analysis.samples import (
+    ComparisonSettings,
+    RunsByVariant,
+    history,
+    samples,
+    samples_of_metric,
+    samples_of_miou,
+)
 from segstudy.study.results import TestResult
-from segstudy.study.statistics import comparison, influence, multiplicity
+from segstudy.study.statistics import comparison, multiplicity
+from segstudy.study.statistics.bootstrap import image_weights
 from segstudy.study.statistics.comparison import Comparison, MetricSamples
 
 DRAWS = 400
 """Bootstrap draws of the images for a claim at equal spill, which is no ratio of sums."""
-
-RunsByVariant = Mapping[str, Sequence[TestResult]]
-
-
-@dataclass(frozen=True)
-class ComparisonSettings:
-    """What all comparisons share.
-
-    scored: the mIoU's classes, bool (C,). verdicts: whether these classes are in enough images for a verdict. clusters:
-    a label for each image, equal for images that are not independent. paired: differences are taken seed by seed.
-    target: 90 % of the study's best final validation mIoU.
-    """
-
-    scored: np.ndarray
-    verdicts: bool
-    clusters: Sequence[str] | None
-    paired: bool
-    target: float
 
 
 @dataclass(frozen=True)
@@ -128,68 +118,37 @@ def _outcome(held: JudgedClaim, setting: ComparisonSettings) -> ClaimResult:
     if min(compared.seeds) == 1 and outcome != "undecided":
         words += (
             f". {outcome.capitalize()} for these trained networks. One seed per variant is not enough to say it of "
+            "the variants: add seed=0,1,2"
         )
-        words += "the variants: add seed=0,1,2"
         outcome = "undecided"
     return ClaimResult(claim.say, outcome, words)  # type: ignore[arg-type]
 
 
 def _compare(
-    claim: Claim,
-    sides: Sequence[Sequence[Sequence[TestResult]]],
-    setting: ComparisonSettings,
+    claim: Claim, sides: Sequence[Sequence[Sequence[TestResult]]], setting: ComparisonSettings
 ) -> Comparison | None:
     """The claimed metric of `variant` minus that of `against`; either side may be the mean of several variants."""
     if claim.at == "equal_spill":
-        flat = [[t for runs in side for t in runs] for side in sides]
-        found = _at_equal_spill(claim.figure, flat[0], flat[1], setting.clusters)
+        against, variant = ([t for runs in side for t in runs] for side in sides)
+        found = _at_equal_spill(claim.figure, against, variant, setting.clusters)
         # Trainings of several variants are not seeds of one: a side has as many seeds as its smallest variant.
-        fewest = tuple(min(len(runs) for runs in side) for side in sides)
-        return found and replace(found, seeds=(fewest[0], fewest[1]))
-    measured = [[_samples(claim.figure, runs, setting) for runs in side] for side in sides]
-    against, variant = ([m for m in side if m is not None] for side in measured)
-    if [len(against), len(variant)] != [len(side) for side in sides]:
-        return None
-    return comparison.compare(
-        comparison.average(against), comparison.average(variant), setting.clusters, setting.paired
-    )
+        first, second = (min(len(runs) for runs in side) for side in sides)
+        return found and replace(found, seeds=(first, second))
+    a, b = ([_samples(claim.figure, runs, setting) for runs in side] for side in sides)
+    known_a, known_b = ([m for m in side if m is not None] for side in (a, b))
+    return setting.compare(known_a, known_b) if (len(known_a), len(known_b)) == (len(a), len(b)) else None
 
 
 def _samples(metric: str, runs: Sequence[TestResult], setting: ComparisonSettings) -> MetricSamples | None:
     if metric == "miou":
-        return samples_of_ratio(runs, lambda t: (t.counts.true_positives, t.counts.union), setting.scored)
+        return samples_of_miou(runs, setting.scored)
     if metric == "epochs_to_90":
         values = [time_to_accuracy.time_to_target(history(t), setting.target).epochs for t in runs]
         # Scatter over seeds alone is known.
         return MetricSamples(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
     if metric in IMAGE_METRICS:
-        return samples_of_image_metric(runs, IMAGE_METRICS[metric])
+        return samples(runs, IMAGE_METRICS[metric])
     return samples_of_metric(runs, by_name(metric), setting.scored)
-
-
-def samples_of_metric(runs: Sequence[TestResult], metric: Metric, scored: np.ndarray) -> MetricSamples | None:
-    """One of METRICS; if it is a mean over classes, over those of the mIoU."""
-    there = runs[0].counts.truth.sum(0) > 0
-    return samples_of_ratio(runs, metric.of, scored[there] if metric.by_class else None)
-
-
-def samples_of_ratio(
-    runs: Sequence[TestResult], terms: Callable[[TestResult], RatioTerms | None], keep: np.ndarray | None = None
-) -> MetricSamples | None:
-    """The ratio of the terms' sums for each seed (over the kept classes); None if a seed has no terms."""
-    known = [t for run in runs if (t := terms(run)) is not None]
-    if len(known) < len(runs):
-        return None
-    pairs = [influence.influence(top, bottom, keep, leave_one_out=True) for top, bottom in known]
-    return MetricSamples(
-        [value for value, _ in pairs], [influences for _, influences in pairs], [run.seed for run in runs]
-    )
-
-
-def samples_of_image_metric(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue]) -> MetricSamples:
-    """The same for a metric that is no ratio of sums."""
-    pairs = [value_of(t) for t in runs]
-    return MetricSamples([value for value, _ in pairs], [influences for _, influences in pairs], [t.seed for t in runs])
 
 
 def _at_equal_spill(
@@ -201,9 +160,8 @@ def _at_equal_spill(
         return None
     classes, images = len(against[0].classes), len(against[0].names)
     labels = np.unique(np.arange(images) if clusters is None else np.array(clusters), return_inverse=True)[1]
-    count = int(labels.max()) + 1
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
-    weights = np.concatenate([np.ones((1, images)), draws[:, labels]])  # the first row is the images as they are
+    draws = image_weights(labels, DRAWS)
+    weights = np.concatenate([np.ones((1, images)), draws])  # the first row is the images as they are
     a, b = ([_resampled_sums(t.sums["offset_margins"], weights) for t in side] for side in (against, variant))
 
     def delta(one: np.ndarray, other: np.ndarray) -> float:
@@ -212,7 +170,7 @@ def _at_equal_spill(
 
     all_a, all_b = np.sum(a, 0), np.sum(b, 0)
     value, *values = (delta(one, other) for one, other in zip(all_a, all_b, strict=True))
-    parts = [(float(np.var(values, ddof=1)), math.inf if clusters is None else count - 1)]
+    parts = [(float(np.var(values, ddof=1)), math.inf if clusters is None else labels.max().item())]
     for each in ([delta(t[0], all_b[0]) for t in a], [delta(all_a[0], t[0]) for t in b]):
         if len(each) > 1:
             parts.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
@@ -222,8 +180,3 @@ def _at_equal_spill(
 def _resampled_sums(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Sums (N, …) over the images, weighted by each row of weights (D,N): (D, …)."""
     return (weights @ sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])
-
-
-def history(test: TestResult) -> list[dict[str, float]]:
-    """The epochs of a training; none of masks."""
-    return read_history(test.folder / "history.csv") if test.folder else []

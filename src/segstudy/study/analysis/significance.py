@@ -1,14 +1,15 @@
 """Which differences of single classes and metrics are significant at a false discovery rate of 10 %: no verdicts."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
-from segstudy.study.analysis.claims import ComparisonSettings, RunsByVariant, samples_of_ratio
 from segstudy.study.analysis.metrics import RatioTerms
 from segstudy.study.analysis.plan import Side
+from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant, samples_of_ratio
 from segstudy.study.results import TestResult
-from segstudy.study.statistics.comparison import MetricSamples, average, compare
+from segstudy.study.statistics.comparison import MetricSamples
 from segstudy.study.statistics.multiplicity import benjamini_hochberg
 
 FALSE_DISCOVERY_RATE = 0.1
@@ -16,28 +17,24 @@ FALSE_DISCOVERY_RATE = 0.1
 
 MARK = "◆"
 
-Pairs = Sequence[tuple[Side, Side]]
-
 
 def significant_differences(
     seeds: RunsByVariant,
     ratios: Mapping[str, Mapping[str, MetricSamples | None]],
-    pairs: Pairs,
+    pairs: Sequence[tuple[Side, Side]],
     setting: ComparisonSettings,
 ) -> dict[tuple[str, str], set[str]]:
     """For each planned pair, the names of the supported classes and of the metrics that differ at a false discovery
     rate of 10 %, all pairs, classes and metrics being one family.
     ratios: the samples of each variant's METRICS. Source: Benjamini and Hochberg 1995.
     """
+    held = {name: _defined(runs, ratios[name], setting) for name, runs in seeds.items()}
     found: list[tuple[tuple[str, str], str, float]] = []
-    held: dict[str, Mapping[str, MetricSamples]] = {}
     for a, b in pairs:
-        for name in (*a.variants, *b.variants):
-            held[name] = held.get(name) or _all_samples(seeds[name], ratios[name], setting)
         shared = set.intersection(*(set(held[name]) for name in (*a.variants, *b.variants)))
         for what in sorted(shared):
-            left, right = (average([held[name][what] for name in side.variants]) for side in (a, b))
-            found.append(((a.name, b.name), what, compare(left, right, setting.clusters, setting.paired).p))
+            left, right = ([held[name][what] for name in side.variants] for side in (a, b))
+            found.append(((a.name, b.name), what, setting.compare(left, right).p))
     marks: dict[tuple[str, str], set[str]] = {(a.name, b.name): set() for a, b in pairs}
     kept = benjamini_hochberg([p for _, _, p in found], FALSE_DISCOVERY_RATE)
     for (pair, what, _), significant in zip(found, kept, strict=True):
@@ -46,16 +43,17 @@ def significant_differences(
     return marks
 
 
-def _all_samples(
+def _defined(
     runs: Sequence[TestResult], ratios: Mapping[str, MetricSamples | None], setting: ComparisonSettings
 ) -> dict[str, MetricSamples]:
     """IoU of each supported class and every metric that is a ratio of sums, where it is defined."""
-
-    def iou(c: int) -> MetricSamples | None:
-        def terms(t: TestResult) -> RatioTerms:
-            return t.counts.true_positives[:, c], t.counts.union[:, c]
-
-        return samples_of_ratio(runs, terms)
-
-    named = {name: iou(c) for c, name in enumerate(runs[0].classes) if setting.scored[c] and setting.verdicts}
+    named = {
+        name: samples_of_ratio(runs, partial(_iou_terms, c=c))
+        for c, name in enumerate(runs[0].classes)
+        if setting.scored[c] and setting.verdicts
+    }
     return {name: m for name, m in {**named, **ratios}.items() if m is not None and not np.isnan(m.values).any()}
+
+
+def _iou_terms(test: TestResult, c: int) -> RatioTerms:
+    return test.counts.true_positives[:, c], test.counts.union[:, c]

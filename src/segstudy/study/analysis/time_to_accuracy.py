@@ -4,6 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from segstudy.study.statistics.comparison import Estimate
+
 SHARE = 0.9
 
 KEY = "val/miou"
@@ -39,3 +43,12 @@ def time_to_target(rows: History, target: float) -> TimeToAccuracy:
         if row.get(KEY, -math.inf) >= target:
             return TimeToAccuracy(row["epoch"], row.get("seconds", math.nan))
     return TimeToAccuracy(math.nan, math.nan)
+
+
+def times_to_accuracy(histories: Sequence[History], target: float) -> dict[str, Estimate]:
+    """epochs_to_90 and seconds_to_90, means over the trainings; NaN where one never reached the target."""
+    if math.isnan(target) or not histories:
+        return {}
+    when = [time_to_target(rows, target) for rows in histories]
+    means = {"epochs_to_90": np.mean([w.epochs for w in when]), "seconds_to_90": np.mean([w.seconds for w in when])}
+    return {name: Estimate(float(mean), math.nan, math.nan, len(when)) for name, mean in means.items()}

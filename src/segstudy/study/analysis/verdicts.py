@@ -1,8 +1,12 @@
-"""The verdict on a planned difference as a sentence."""
+"""The verdict on a planned difference, and the result of a study, as sentences."""
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from segstudy.console import format_fraction, format_signed
+from segstudy.study.analysis.findings import Group
 from segstudy.study.statistics.comparison import Comparison, Verdict
 from segstudy.study.statistics.multiplicity import Decision
 
@@ -90,3 +94,27 @@ def _short(value: float, sign: bool = False) -> str:
     """.016; +.016 with sign. Three decimals, five for what would be .000."""
     digits = 3 if value == 0 or abs(value) >= 0.0005 else 5
     return format_signed(value, digits) if sign else format_fraction(value, digits)
+
+
+VERDICTS = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "equal": "equals",
+    "undecided": "is undecided against",
+    "ahead": "(this training) is ahead of",
+    "behind": "(this training) is behind",
+}
+
+
+def first_sentence(groups: Sequence[Group]) -> str:
+    """The result in a sentence or two."""
+    said = []
+    for group in groups:
+        best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
+        text = (
+            f"{best.name} has the highest mIoU ({format_fraction(best.miou.value)} over {group.scored.sum()} classes) "
+            f"of {len(group.variants)} variants"
+        )
+        compared = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]
+        said.append("; ".join([text, *filter(None, [", ".join(compared)])]) + ".")
+    return " ".join(said) or "No finished run could be compared."

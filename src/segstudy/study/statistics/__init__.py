@@ -1,0 +1,1 @@
+"""Standard errors, comparisons and corrections for many of them, on arrays alone."""

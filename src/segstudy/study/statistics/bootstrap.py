@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from segstudy.study.statistics.comparison import LEVEL
 from segstudy.study.statistics.influence import Groups, check_columns, number_groups
 
 DISAGREEMENT = 0.15  # of the two standard errors over images: more is said in the report
@@ -22,9 +21,7 @@ def bootstrap(
     tops, bottoms = _runs(tops), _runs(bottoms)
     runs, images, columns = tops.shape
     clusters = np.arange(images) if groups is None else number_groups(groups, images)
-    count = int(clusters.max()) + 1
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
-    weights = weights[:, clusters].astype(np.float64)  # float32 cannot hold sums of pixels
+    weights = image_weights(clusters, draws, seed)
     used = check_columns(keep, columns) & (bottoms.sum(1) != 0)
     values = np.zeros((draws, runs))
     step = max(1, WIDTH // (2 * runs))
@@ -40,13 +37,11 @@ def bootstrap(
         return values / used.sum(1)  # 0/0 where no column is left
 
 
-def percentile(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of one column of draws; NaN if more than 1 % of the draws have no value."""
-    there = draws[~np.isnan(draws)]
-    if len(there) < 0.99 * len(draws) or not len(there):
-        return float("nan"), float("nan")
-    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def image_weights(clusters: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
+    """How often each draw holds each image, float64 (draws,N): whole clusters are drawn. clusters (N,): 0…G−1."""
+    count = int(clusters.max()) + 1
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
+    return weights[:, clusters].astype(np.float64)  # float32 cannot hold sums of pixels
 
 
 def cross_check(se: float, draws: np.ndarray) -> float:

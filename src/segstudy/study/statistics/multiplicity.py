@@ -1,6 +1,6 @@
 """Several comparisons at once: simultaneous intervals, verdicts, false discovery rate."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,22 +24,18 @@ class Decision:
     detectable: float
 
 
-def decide(
-    comparisons: Mapping[Key, Comparison], margin: float = 0.005, alpha: float = 0.05, falling: Container[Key] = ()
-) -> dict[Key, Decision]:
-    """Verdicts of all planned comparisons, read from simultaneous intervals (`simultaneous_interval`): the
-    chance that any of the
-    intervals misses its true difference, or that any verdict is wrong, is at most alpha.
+def decide(comparisons: Mapping[Key, Comparison], margin: float = 0.005, alpha: float = 0.05) -> dict[Key, Decision]:
+    """Verdicts of all planned comparisons, read from simultaneous intervals (`simultaneous_interval`): the chance that
+    any of them misses its true difference, or that any verdict is wrong, is at most alpha.
 
-    * equal: inside ±margin, also if it leaves out 0: a difference too small to matter (two
-      one-sided tests, Schuirmann 1987).
-    * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed, which says
-      nothing of another training; there is no "equal" then.
+    * equal: inside ±margin, also if it leaves out 0: a difference too small to matter (two one-sided tests,
+      Schuirmann 1987).
+    * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed, which says nothing of another
+      training; there is no "equal" then.
     * undecided: else, and where a metric is NaN (such pairs do not count).
 
     detectable: a true difference that such a study shows with a power of 80 %.
-    falling: keys of metrics of which less is better. Raises ConfigError for a margin below 0 or an alpha
-    outside 0…1.
+    Raises ConfigError for a margin below 0 or an alpha outside 0…1.
     """
     if not margin >= 0 or not 0 < alpha < 1:
         raise ConfigError(f"margin must be 0 or more and alpha between 0 and 1; got margin={margin}, alpha={alpha}")
@@ -47,7 +43,7 @@ def decide(
     decisions = {}
     for key, c in comparisons.items():
         low, high = simultaneous_interval(c, number, alpha)
-        verdict = _verdict(low, high, margin, min(c.seeds) == 1, key in falling)
+        verdict = _verdict(low, high, margin, min(c.seeds) == 1)
         detectable = (high - low) / 2 + float(stats.t.ppf(POWER, c.df)) * c.se
         decisions[key] = Decision(float(np.minimum(1.0, number * c.p)), low, high, verdict, detectable)
     return decisions
@@ -75,12 +71,12 @@ def benjamini_hochberg(p: Sequence[float] | np.ndarray, level: float = 0.1) -> n
     return significant
 
 
-def _verdict(low: float, high: float, margin: float, one_seed: bool, falling: bool) -> Verdict:
+def _verdict(low: float, high: float, margin: float, one_seed: bool) -> Verdict:
     inside = -margin <= low and high <= margin
     if inside and not one_seed:
         return "equal"
     if inside or not (low > 0 or high < 0):
         return "undecided"
-    if (low > 0) != falling:
+    if low > 0:
         return "ahead" if one_seed else "better"
     return "behind" if one_seed else "worse"

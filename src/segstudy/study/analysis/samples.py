@@ -1,0 +1,88 @@
+"""Samples of a variant's metrics, a value and the influence of each image for each seed, and how they are compared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from segstudy.runs.history import read_history
+from segstudy.study.analysis.metrics import Metric, MetricValue, RatioTerms
+from segstudy.study.results import TestResult
+from segstudy.study.statistics import comparison
+from segstudy.study.statistics.comparison import Comparison, Estimate, MetricSamples, average
+from segstudy.study.statistics.influence import influence
+
+RunsByVariant = Mapping[str, Sequence[TestResult]]
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What all comparisons share.
+
+    scored: the mIoU's classes, bool (C,). verdicts: whether these classes are in enough images for a verdict. clusters:
+    a label for each image, equal for images that are not independent. paired: differences are taken seed by seed.
+    target: 90 % of the study's best final validation mIoU.
+    """
+
+    scored: np.ndarray
+    verdicts: bool
+    clusters: Sequence[str] | None
+    paired: bool = False
+    target: float = NAN
+
+    def compare(self, a: Sequence[MetricSamples], b: Sequence[MetricSamples]) -> Comparison:
+        """The mean of variants b minus that of variants a."""
+        return comparison.compare(average(a), average(b), self.clusters, self.paired)
+
+    def estimate(self, samples: MetricSamples | None, most: float | None = None) -> Estimate:
+        """The mean over seeds with its interval, cut to 0…most if that is given; NaN where there are no samples."""
+        if samples is None:
+            return Estimate(NAN, NAN, NAN)
+        e = comparison.estimate(samples.values, samples.influences, self.clusters)
+        if most is None:
+            return e
+        # A symmetric interval may reach beyond the possible values.
+        return replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, most)))
+
+
+def samples(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue | None]) -> MetricSamples | None:
+    """A metric of each seed; None if a seed has none."""
+    pairs = [pair for run in runs if (pair := value_of(run)) is not None]
+    if len(pairs) < len(runs):
+        return None
+    return MetricSamples([value for value, _ in pairs], [each for _, each in pairs], [run.seed for run in runs])
+
+
+def samples_of_ratio(
+    runs: Sequence[TestResult], terms: Callable[[TestResult], RatioTerms | None], keep: np.ndarray | None = None
+) -> MetricSamples | None:
+    """The ratio of the terms' sums (the mean over the kept columns)."""
+
+    def value_of(test: TestResult) -> MetricValue | None:
+        pair = terms(test)
+        return None if pair is None else influence(*pair, keep, leave_one_out=True)
+
+    return samples(runs, value_of)
+
+
+def samples_of_metric(runs: Sequence[TestResult], metric: Metric, scored: np.ndarray) -> MetricSamples | None:
+    """One of METRICS; if it is a mean over classes, over those of the mIoU."""
+    there = runs[0].counts.truth.sum(0) > 0
+    return samples_of_ratio(runs, metric.of, scored[there] if metric.by_class else None)
+
+
+def samples_of_miou(runs: Sequence[TestResult], classes: np.ndarray, original: bool = False) -> MetricSamples | None:
+    """mIoU over these classes, bool (C,); of the counts at original size with `original`."""
+
+    def terms(test: TestResult) -> RatioTerms | None:
+        counts = test.original if original else test.counts
+        return None if counts is None else (counts.true_positives, counts.union)
+
+    return samples_of_ratio(runs, terms, classes)
+
+
+def history(test: TestResult) -> list[dict[str, float]]:
+    """The epochs of a training; none of masks."""
+    return read_history(test.folder / "history.csv") if test.folder else []

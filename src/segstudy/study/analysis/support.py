@@ -1,0 +1,78 @@
+"""What the images of a test support: independent clusters of images, and classes in enough images for a verdict."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segstudy.study.analysis.plan import Plan
+from segstudy.study.analysis.samples import ComparisonSettings
+from segstudy.study.results import TestResult
+from segstudy.study.statistics.comparison import FEW_GROUPS, small_sample_warning
+from segstudy.study.statistics.influence import number_groups
+
+BLOCK = 20
+"""Consecutive images that form a cluster where there are too few groups for an interval (results/statistics.md)."""
+
+
+def comparison_settings(test: TestResult, plan: Plan) -> tuple[ComparisonSettings, list[str]]:
+    """How tests on these images are compared, and warnings. The mIoU is over the supported classes; where there are
+    none, over all with truth."""
+    clusters, said = clusters_of(test)
+    held = in_images(test)
+    supported, unsupported = supported_classes(held, plan.min_images, clusters)
+    scored = np.asarray(supported if supported.any() else held.any(0))
+    return ComparisonSettings(scored, bool(supported.any()), clusters, plan.pair_seeds), unsupported + said
+
+
+def in_images(test: TestResult) -> np.ndarray:
+    """Which classes each image holds, bool (N,C): at its original size, where that was counted."""
+    return (test.counts if test.original is None else test.original).truth > 0
+
+
+def supported_classes(
+    in_images: np.ndarray, min_images: int, clusters: Sequence[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Classes that enter the verdicts (C,): in at least `min_images` images and two clusters; a warning without any.
+
+    in_images: bool (N,C), as of the function of that name.
+    """
+    in_clusters = in_images
+    if clusters is not None:
+        labels = number_groups(clusters, len(in_images))
+        in_clusters = np.zeros((labels.max() + 1, in_images.shape[1]), bool)
+        np.logical_or.at(in_clusters, labels, in_images)
+    supported = (in_images.sum(0) >= min_images) & (in_clusters.sum(0) > 1)
+    if supported.any():
+        return supported, []
+    return supported, [
+        f"no class has truth in {min_images} images (report.min_images): the mIoU is over all classes with truth, its "
+        "intervals are rough, and no difference of it gets a verdict"
+    ]
+
+
+def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:
+    """A label for each image, equal where images are not independent (None: all are), and warnings.
+
+    Where there are fewer than 10 groups, blocks of 20 consecutive images of a group are used instead.
+    """
+    groups = list(test.groups)
+    distinct = len(set(groups))
+    if distinct == len(groups):
+        return None, []
+    if distinct >= FEW_GROUPS:
+        return groups, [f"intervals are over {distinct} groups of images: images of one group are not independent"]
+    seen: dict[str, int] = {}
+    clusters = []
+    for group in groups:
+        place = seen[group] = seen.get(group, -1) + 1
+        clusters.append(f"{group} {place // BLOCK}")
+    return clusters, [
+        f"{distinct} groups of images are too few for an interval: intervals are over {len(set(clusters))} blocks of "
+        f"{BLOCK} consecutive images of a group"
+    ]
+
+
+def few_images(test: TestResult, clusters: Sequence[str] | None) -> list[str]:
+    """The warning beside intervals from few images or clusters."""
+    said = small_sample_warning(len(test.names), None if clusters is None else len(set(clusters)))
+    return [said] if said else []

@@ -1,0 +1,124 @@
+"""What a reader must know before using the figures of a group: a sentence each."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from segstudy.study.analysis.findings import Variant
+from segstudy.study.analysis.plan import Plan
+from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant
+from segstudy.study.analysis.support import few_images, in_images
+from segstudy.study.results import TestResult
+from segstudy.study.statistics import bootstrap
+from segstudy.study.statistics.influence import image_error, influence
+
+
+def group_warnings(
+    tests: Sequence[TestResult], variants: Sequence[Variant], setting: ComparisonSettings, plan: Plan, compared: bool
+) -> list[str]:
+    """All warnings about the tests of a group, but those about its planned pairs. compared: there is a difference."""
+    said = few_images(tests[0], setting.clusters) + _few_seeds(tests[0], variants, compared)
+    if setting.verdicts:
+        said += _rare_classes(tests[0], setting.scored, plan.min_images)
+    said += _older_tests(tests) + _one_class_images(tests[0])
+    if tests[0].record.get("reproduce"):
+        said.append(
+            "selected and reported as their authors did (reproduce=as_published): compare these figures "
+            "with the published ones, never with those of other runs"
+        )
+    return said + _records(variants) + _seeds_differ(variants, plan)
+
+
+def _few_seeds(test: TestResult, variants: Sequence[Variant], compared: bool) -> list[str]:
+    if test.folder is None:
+        return ["each folder is one set of predictions: the results hold for these predictions, not for the method"]
+    if compared and any(len(v.seeds) == 1 for v in variants):
+        return [
+            "variants with one seed: their results hold for these trained networks, not for the variants; "
+            "seed=0,1,2 trains three of each"
+        ]
+    return []
+
+
+def _rare_classes(test: TestResult, supported: np.ndarray, min_images: int) -> list[str]:
+    rare = [
+        f"{name} ({n} image{'s' if n > 1 else ''})"
+        for name, n, s in zip(test.classes, in_images(test).sum(0), supported, strict=True)
+        if n and not s
+    ]
+    if not rare:
+        return []
+    more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+    named = f"class{'es' * (len(rare) > 1)} {', '.join(rare[:5])}{more}"
+    return [f"{named}: in the mIoU over all classes, but not in the verdicts (report.min_images={min_images})"]
+
+
+def _older_tests(tests: Sequence[TestResult]) -> list[str]:
+    if not any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None):
+        return []
+    return [
+        "some runs were tested by an older version: boundary F and comparisons at equal spill are n/a "
+        "→ segstudy evaluate RUN --retest"
+    ]
+
+
+def _one_class_images(test: TestResult) -> list[str]:
+    if test.background is None or len(test.classes) <= 2:
+        return []
+    alone = (np.delete(in_images(test), test.background, 1).sum(1) == 1).mean()
+    if alone <= 0.5:
+        return []
+    return [
+        f"{alone:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
+        "so hallucinated and mislabelled count the same pixels"
+    ]
+
+
+def _records(variants: Sequence[Variant]) -> list[str]:
+    """What the records say of selection, initial weights and budgets."""
+    said = []
+    for v in variants:
+        if any(r.get("selected_on_reported") for r in v.records):
+            said.append(
+                f"{v.name} was selected on the reported split: its figures are optimistic (data.select_fraction=.1)"
+            )
+        if any("(" in str(r.get("encoder_weights")) for r in v.records):
+            said.append(
+                f"{v.name}: ImageNet weights were asked for but not available; its encoder started from random weights"
+            )
+    budgets = {r.get("steps") for v in variants for r in v.records}
+    if len(budgets) > 1:
+        steps = ", ".join(str(b) for b in sorted(budgets, key=lambda budget: budget or 0))
+        said.append(f"the runs had different budgets: {steps} steps")
+    return said
+
+
+def _seeds_differ(variants: Sequence[Variant], plan: Plan) -> list[str]:
+    if not plan.pair_seeds or len({tuple(v.seeds) for v in variants}) == 1:
+        return []
+    return ["not all variants have the same seeds: those with others are compared without pairs of seeds"]
+
+
+def cross_checks(seeds: RunsByVariant, setting: ComparisonSettings) -> list[str]:
+    """A warning for each variant whose standard errors by influence and by bootstrap (10,000 draws) differ by over
+    15 %, or whose standard error cannot be checked."""
+    first = [runs[0] for runs in seeds.values()]
+    tops, bottoms = (np.stack([getattr(t.counts, key) for t in first]) for key in ("true_positives", "union"))
+    scored = setting.scored
+    draws = bootstrap.bootstrap(tops[:, :, scored], bottoms[:, :, scored], groups=setting.clusters)
+    said = []
+    for column, (name, test) in enumerate(zip(seeds, first, strict=True)):
+        _, influences = influence(test.counts.true_positives, test.counts.union, scored, leave_one_out=True)
+        off = bootstrap.cross_check(image_error(influences, setting.clusters), draws[:, column])
+        if math.isnan(off):
+            said.append(
+                f"{name}: its standard error cannot be checked by resampling: a class is in so few images that many "
+                "draws lack it, or nothing varies over images; its intervals are rough"
+            )
+        elif abs(off) > bootstrap.DISAGREEMENT:
+            said.append(
+                f"{name}: its standard error by resampling is {abs(off):.0%} {'larger' if off > 0 else 'smaller'} than "
+                "by influence: its intervals are rough"
+            )
+    return said
