@@ -67,7 +67,8 @@ def test_the_full_ade20k_is_recognised(tmp_path: Path, sign: str) -> None:
 def test_nothing_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     with pytest.raises(
-        DataError, match=r"expected: .*ADEChallengeData2016/\{images,annotations\}(.|\n)*an empty folder"
+        DataError,
+        match=r"expected: .*ADEChallengeData2016/\{images/training,annotations/training\}(.|\n)*an empty folder",
     ):
         build(tmp_path / "photos")
     make_ade20k(tmp_path / "root")

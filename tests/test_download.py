@@ -279,8 +279,7 @@ def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(tmp_path / "source" / "VOCdevkit", "VOCdevkit")
     server.content = buffer.getvalue()
-    monkeypatch.setattr(voc, "URL", server.url)
-    monkeypatch.setattr(voc, "MD5", md5(server.content))
+    monkeypatch.setattr(voc.VOC, "archives", {server.url: md5(server.content)})
     return server
 
 

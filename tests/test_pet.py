@@ -81,7 +81,7 @@ def test_bad_settings_and_folders(root: Path, tmp_path: Path) -> None:
         build(root, border="void")
     with pytest.raises(ConfigError, match=r"data\.split is official or alphabetical"):
         build(root, split="random")
-    with pytest.raises(DataError, match=r"no Oxford-IIIT Pet under(.|\n)*no such folder(.|\n)*data\.download=true"):
+    with pytest.raises(DataError, match=r"no oxford-iiit-pet under(.|\n)*no such folder(.|\n)*data\.download=true"):
         build(tmp_path / "nowhere")
     (root / "oxford-iiit-pet/images/Bengal_3.jpg").unlink()
     with pytest.raises(DataError, match=r"1 files of 'trainval' of Oxford-IIIT Pet are missing"):

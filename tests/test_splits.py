@@ -100,8 +100,8 @@ def test_a_repeated_image_is_another_position_each_time(world: int) -> None:
 
 def test_a_repeated_image_is_augmented_in_another_way_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["data.size=16", "data.train_images=8", "data.val_images=2", "data.batch_size=2"]
-    data = build_data(compose_config([*small, "data.augment.scale=[0.5,2]"]))
-    monkeypatch.setattr(data, "_repeats", lambda: np.array([1.0] * 6 + [9.0, 1.0]))
+    data = build_data(compose_config([*small, "data.augment.scale=[0.5,2]", "data.balanced=true"]))
+    monkeypatch.setattr("segstudy.data.datamodule.repeat_factors", lambda pixels: np.array([1.0] * 6 + [9.0, 1.0]))
     seen = []
     for data.batch_size in (2, 4):
         batches = [data.on_after_batch_transfer(data.add_augmentation(b, epoch=0), 0) for b in data.train_dataloader()]

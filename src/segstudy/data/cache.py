@@ -122,7 +122,9 @@ def _build(
         _remove_abandoned(home)
         _check_space(folder, len(samples) * size[0] * size[1] * 4)
         work.mkdir()
-        notes, pixels = _write(samples, read, size, num_classes, work, ignore_is_explicit)
+        notes, pixels = _write(samples, read, size, num_classes, work)
+        if not ignore_is_explicit:
+            notes += _check_ignored(samples, pixels, size[0] * size[1])
         np.save(work / "pixels.npy", pixels)
         (work / "index.json").write_text(json.dumps({"stated": notes, "names": [s.name for s in samples]}))
         try:
@@ -160,8 +162,9 @@ def _remove_abandoned(home: Path) -> None:
 
 
 def _write(
-    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, work: Path, ignore_is_explicit: bool
+    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, work: Path
 ) -> tuple[list[str], np.ndarray]:
+    """Write images.npy and masks.npy into `work`. Returns the notes, and the pixels of each class in each image."""
     height, width = size
 
     def prepare(sample: Sample) -> tuple[np.ndarray, np.ndarray, str] | DataError:
@@ -171,7 +174,7 @@ def _write(
             return error
 
     conversions: Counter[str] = Counter()
-    broken, doubtful, pixels = [], [], np.zeros((len(samples), num_classes), np.int64)
+    broken, pixels = [], np.zeros((len(samples), num_classes), np.int64)
     # Plain writes, not a memory map: on a full disk a map would kill the process instead of raising an error.
     with open(work / "images.npy", "wb") as images, open(work / "masks.npy", "wb") as masks:
         _header(images, (len(samples), height, width, 3))
@@ -184,32 +187,31 @@ def _write(
             images.write(image.tobytes())
             masks.write(mask.tobytes())
             conversions[note] += 1
-            counts = np.bincount(mask.ravel(), minlength=256)
-            pixels[i] = counts[:num_classes]
-            only = counts[0] and counts[IGNORE] and counts[0] + counts[IGNORE] == mask.size
-            if not ignore_is_explicit and (only or counts[IGNORE] * 3 > mask.size):
-                doubtful.append(samples[i].name)
+            pixels[i] = np.bincount(mask.ravel(), minlength=256)[:num_classes]
     if broken:
         raise DataError(
             f"{len(broken)} of {len(samples)} images cannot be used:\n{first_lines(broken, 10)}\n"
             "→ repair these files or remove them from the list"
         )
     converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)
-    notes = [f"converted to upright 8-bit RGB: {converted}"] if converted else []
-    return notes + _check_ignored(doubtful, len(samples)), pixels
+    return [f"converted to upright 8-bit RGB: {converted}"] if converted else [], pixels
 
 
-def _check_ignored(doubtful: list[str], total: int) -> list[str]:
+def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: int) -> list[str]:
     """A note on masks that are mostly 255. Raises DataError if most masks are: 255 may be a class there.
 
-    VOC has a few masks that are a third void.
+    pixels: of each class in each mask, of `total`; the rest is 255. VOC has a few masks that are a third void.
     """
+    ignored = total - pixels.sum(1)
+    is_binary = (pixels[:, 0] > 0) & (ignored > 0) & (pixels[:, 0] + ignored == total)
+    doubtful = [samples[i].name for i in np.flatnonzero(is_binary | (ignored * 3 > total)).tolist()]
     if not doubtful:
         return []
     line = (
-        f"{len(doubtful)} of {total} masks hold only 0 and 255 or are more than a third 255 ({', '.join(doubtful[:3])})"
+        f"{len(doubtful)} of {len(samples)} masks hold only 0 and 255 or are more than a third 255 "
+        f"({', '.join(doubtful[:3])})"
     )
-    if len(doubtful) * 2 > total:
+    if len(doubtful) * 2 > len(samples):
         raise DataError(
             f"{line}: is 255 the object? It would be ignored.\n"
             "  → if 255 is a class, say which: data.labels={255:1}; if it is void, say so: data.labels={255:255}"

@@ -195,21 +195,17 @@ class SegmentationData(L.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         images = self.roles[role].to(device) if self.device_cache else self.roles[role]
+        repeats = repeat_factors(images.pixels) if self.balanced and train else None
         return DataLoader(
             images,
             batch_size=self.batch_size,
-            sampler=EpochSampler(
-                len(images), self.seed, train, rank, world, self._repeats() if train else None, self.batch_size
-            ),
+            sampler=EpochSampler(len(images), self.seed, train, rank, world, repeats, self.batch_size),
             num_workers=0 if self.device_cache else self.workers,
             pin_memory=device.type == "cuda" and not self.device_cache,
             persistent_workers=self.workers > 0 and not self.device_cache,
             drop_last=train,  # batch statistics of one or two remaining images are noise
             collate_fn=_as_is,
         )
-
-    def _repeats(self) -> np.ndarray | None:
-        return repeat_factors(self.roles["fit"].pixels) if self.balanced else None
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         trainer = self.trainer

@@ -99,11 +99,9 @@ class EpochSampler(DistributedSampler[int]):
         return self.length // self.world if self.shuffle else len(self._evaluation_order())
 
     def __iter__(self) -> Iterator[int]:
-        return iter(
-            self._training_order()[self.rank :: self.world][: len(self)].tolist()
-            if self.shuffle
-            else self._evaluation_order()
-        )
+        if self.shuffle:
+            return iter(self._training_order()[self.rank :: self.world][: len(self)].tolist())
+        return iter(self._evaluation_order())
 
     def _evaluation_order(self) -> list[int]:
         batches = [range(self.length)[i : i + self.batch_size] for i in range(0, self.length, self.batch_size)]

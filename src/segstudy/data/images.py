@@ -48,25 +48,6 @@ class Sample:
         return path
 
 
-def require_files(samples: Sequence[Sample], wanted: str) -> None:
-    """Raise DataError that lists missing images and masks. wanted: where they are listed, for the message."""
-    missing = [str(p) for s in samples for p in (s.image, s.mask) if p and not p.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} files of {wanted} are missing:\n{first_lines(missing, 5, '  ')}\n"
-            "  → complete the folder (data.root), or choose a list of existing files (data.train, data.val)"
-        )
-
-
-def find_folder(places: Sequence[Path], parts: Sequence[str]) -> Path | None:
-    """The first of these folders that has all parts: files if they have a suffix, else folders."""
-
-    def has(path: Path) -> bool:
-        return path.is_file() if path.suffix else path.is_dir()
-
-    return next((place for place in places if all(has(place / part) for part in parts)), None)
-
-
 def first_lines(items: Sequence[str], most: int, indent: str = "") -> str:
     """The first few of a list, a line each, and how many more there are."""
     more = [f"… and {len(items) - most} more"] if len(items) > most else []
@@ -138,10 +119,8 @@ def _refuse_dark(picture: Image.Image, name: str) -> None:
     if not picture.info.get("16-bit"):
         return
     extrema: Any = picture.getextrema()
-    if (
-        max(highest for band, (_, highest) in zip(picture.getbands(), extrema, strict=True) if band != "A")
-        <= MAX_12_BIT >> 8
-    ):
+    highest = [high for band, (_, high) in zip(picture.getbands(), extrema, strict=True) if band != "A"]
+    if max(highest) <= MAX_12_BIT >> 8:
         raise DataError(
             f"{name} has 16 bits per channel and no value above {MAX_12_BIT}: "
             f"with 8 bits, it would be all but black\n{SAVE_AS_8_BIT}"

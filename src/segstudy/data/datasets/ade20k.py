@@ -4,16 +4,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from segstudy.data.datamodule import SegmentationData
-from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, find_folder, list_found, require_files
+from segstudy.data.datasets.published import PublishedData, photos_in, require_files
+from segstudy.data.images import Sample, list_found
 from segstudy.errors import DataError
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
-
 SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
-
-HOME = "ADEChallengeData2016"
 
 FULL = ("index_ade20k.mat", "index_ade20k.pkl", "images/ADE", "ADE20K_2021_17_01", "ADE20K_2016_07_26")
 """Files and folders of the full ADE20K, which is another data set."""
@@ -23,7 +19,7 @@ with open(Path(__file__).with_name("ade20k.csv"), newline="") as _file:
 """Names and colours of the benchmark's 150 classes, most frequent first (the first name in objectInfo150.txt)."""
 
 
-class ADE20K(SegmentationData):
+class ADE20K(PublishedData):
     """ADE20K SceneParsing (ADEChallengeData2016): indoor and outdoor scenes, 20,210 for training and 2,000 to report.
 
     Classes: 150 of things and stuff, no background. Format: JPEG, and greyscale PNG with 1…150, which become 0…149.
@@ -37,6 +33,10 @@ class ADE20K(SegmentationData):
     classes = tuple(name for name, _ in CLASSES)
     palette = tuple(rgb for _, rgb in CLASSES)
     background = None
+    places = ("ADEChallengeData2016", "")
+    parts = ("images/training", "annotations/training")
+    archives = {URL: SHA1}
+    archive_size = "1 GB"
     labels = {0: 255} | {i + 1: i for i in range(150)}
     title = "ADE20K SceneParsing"
     terms = "its terms of use allow non-commercial research and education; the images' owners keep their rights."
@@ -44,41 +44,26 @@ class ADE20K(SegmentationData):
     def __init__(
         self, root: str, train: str = "training", val: str = "validation", download: bool = False, **loading: Any
     ):
-        super().__init__(**loading)
-        self.root, self.train, self.val, self.download = Path(root).expanduser(), train, val, download
-
-    def prepare_data(self) -> None:
-        if self.download:
-            fetch_archive(URL, SHA1, self.root, lambda: self._find() is not None)
+        super().__init__(root, download, **loading)
+        self.train, self.val = train, val
 
     def samples(self, split: str) -> list[Sample]:
-        home = self._home()
+        home = self.home()
         folder = home / "images" / split
-        images = sorted(p for p in folder.glob("*.jpg") if not p.name.startswith("._"))
+        images = photos_in(folder)
         if not images:
             raise DataError(
                 f"no images of the split {split!r} in {folder}\n  found: {list_found(folder.parent)}\n"
                 "  → set data.train and data.val to one of them"
             )
         samples = [Sample(p.stem, p, home / "annotations" / split / f"{p.stem}.png") for p in images]
-        require_files(samples, f"{split!r} of ADE20K")
-        return samples
+        return require_files(samples, f"{split!r} of ADE20K")
 
-    def _find(self) -> Path | None:
-        return find_folder([self.root / HOME, self.root], ("images/training", "annotations/training"))
-
-    def _home(self) -> Path:
-        if home := self._find():
-            return home
-        if any((self.root / sign).exists() for sign in FULL):
+    def home(self) -> Path:
+        if self.find() is None and any((self.root / sign).exists() for sign in FULL):
             raise DataError(
                 f"data.root={str(self.root)!r} holds the full ADE20K, whose masks are coded in colours and number "
                 f"thousands of classes\n  needed is the scene parsing benchmark of 150 classes: {Path(URL).name}\n"
                 "  → data.download=true fetches it (1 GB) into data.root"
             )
-        raise DataError(
-            f"no ADE20K SceneParsing under data.root={str(self.root)!r}\n"
-            f"  expected: {self.root}/{HOME}/{{images,annotations}}/{{training,validation}}\n"
-            f"  found:    {list_found(self.root)}\n"
-            f"  → set data.root to the folder that holds {HOME}, or data.download=true (1 GB)"
-        )
+        return super().home()

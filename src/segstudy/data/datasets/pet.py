@@ -4,24 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
+from segstudy.data.datasets.published import PublishedData, photos_in, require_files
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, find_folder, list_found, require_files
-from segstudy.errors import ConfigError, DataError
-
-PLACE = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
-
-ARCHIVES = {
-    f"{PLACE}/images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
-    f"{PLACE}/annotations.tar.gz": "95a8c909bbe2e81eed6a22bccdf3f68f",
-}
+from segstudy.data.images import Sample
+from segstudy.errors import ConfigError
 
 BORDERS = {"ignore": 255, "background": 0, "foreground": 1, "class": 2}
 """The label that the trimap's 3, the border, becomes."""
 
 
-class Pet(SegmentationData):
+class Pet(PublishedData):
     """Oxford-IIIT Pet: photos of 37 breeds of cats and dogs, the pet against the rest.
 
     Classes: background and pet; with border="class" also border. Format: JPEG, and PNG trimaps: 1 pet, 2 background,
@@ -36,6 +29,13 @@ class Pet(SegmentationData):
     Cite: Parkhi et al. 2012, "Cats and Dogs", CVPR.
     """
 
+    places = ("oxford-iiit-pet", "")
+    parts = ("images", "annotations/trimaps", "annotations/trainval.txt", "annotations/test.txt")
+    archives = {
+        "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
+        "https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz": "95a8c909bbe2e81eed6a22bccdf3f68f",
+    }
+    archive_size = "800 MB"
     title = "Oxford-IIIT Pet"
     terms = "CC BY-SA 4.0; the photos' owners keep their rights."
 
@@ -48,12 +48,12 @@ class Pet(SegmentationData):
         select_fraction: float = 0.1,
         **loading: Any,
     ):
-        super().__init__(select_fraction=select_fraction, **loading)
+        super().__init__(root, download, select_fraction=select_fraction, **loading)
         if border not in BORDERS:
             raise ConfigError(f"data.border is one of {', '.join(BORDERS)}, not {border!r}")
         if split not in ("official", "alphabetical"):
             raise ConfigError(f"data.split is official or alphabetical, not {split!r}")
-        self.root, self.border, self.download = Path(root).expanduser(), border, download
+        self.border = border
         self.classes: Sequence[str] = ("background", "pet", "border")[: 3 if border == "class" else 2]
         self.palette = [(0, 0, 0), (228, 132, 32), (120, 170, 255)][: len(self.classes)]
         self.labels: Mapping[int, int] = {1: 1, 2: 0, 3: BORDERS[border]}
@@ -62,7 +62,7 @@ class Pet(SegmentationData):
     def prepare_data(self) -> None:
         if self.download:
             home = self.root / "oxford-iiit-pet"
-            for url, checksum in ARCHIVES.items():
+            for url, checksum in self.archives.items():
                 part = home / Path(url).name.removesuffix(".tar.gz")
                 fetch_archive(url, checksum, home, part.is_dir)
 
@@ -70,9 +70,9 @@ class Pet(SegmentationData):
         return f"border={self.border}, split={'alphabetical' if self.test is None else 'official'}"
 
     def samples(self, split: str) -> list[Sample]:
-        home = self._home()
+        home = self.home()
         if split in ("first", "last"):
-            names = sorted(p.stem for p in (home / "images").glob("*.jpg") if not p.name.startswith("._"))
+            names = sorted(p.stem for p in photos_in(home / "images"))
             cut = int(len(names) * 0.8)
             names = names[:cut] if split == "first" else names[cut:]
         else:
@@ -80,20 +80,8 @@ class Pet(SegmentationData):
             names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
         trimaps = home / "annotations" / "trimaps"
         samples = [Sample(n, home / "images" / f"{n}.jpg", trimaps / f"{n}.png") for n in names]
-        require_files(samples, f"{split!r} of Oxford-IIIT Pet")
-        return samples
+        return require_files(samples, f"{split!r} of Oxford-IIIT Pet")
 
     def strata(self, images: CachedDataset) -> Sequence:
         """The breed of each image: its name without the number."""
         return [sample.name.rpartition("_")[0] for sample in images.samples]
-
-    def _home(self) -> Path:
-        parts = ("images", "annotations/trimaps", "annotations/trainval.txt", "annotations/test.txt")
-        if home := find_folder([self.root / "oxford-iiit-pet", self.root], parts):
-            return home
-        raise DataError(
-            f"no Oxford-IIIT Pet under data.root={str(self.root)!r}\n"
-            f"  expected: {self.root}/oxford-iiit-pet/{{images,annotations/trimaps,annotations/trainval.txt}}\n"
-            f"  found:    {list_found(self.root)}\n"
-            "  → set data.root to the folder that holds oxford-iiit-pet, or data.download=true (800 MB)"
-        )

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from segstudy.data.datasets.published import find_folder
 from segstudy.data.datasets.voc import VOC
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, find_folder, list_found
+from segstudy.data.images import Sample, list_found
 from segstudy.errors import DataError
 
 URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"

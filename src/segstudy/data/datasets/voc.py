@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segstudy.data.datamodule import SegmentationData
-from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, find_folder, list_found, require_files
+from segstudy.data.datasets.published import PublishedData, require_files
+from segstudy.data.images import Sample
 from segstudy.errors import DataError
 from segstudy.labels import voc_palette
 
@@ -15,12 +14,8 @@ CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 
-MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
-
-
-class VOC(SegmentationData):
+class VOC(PublishedData):
     """PASCAL VOC 2012, segmentation: photos of everyday scenes.
 
     Classes: 20 of objects, and background. Format: JPEG, and indexed PNG whose values are the classes.
@@ -35,6 +30,12 @@ class VOC(SegmentationData):
 
     classes = CLASSES
     palette = voc_palette(21)
+    places = ("VOCdevkit/VOC2012", "VOC2012", "")
+    parts = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
+    archives = {
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar": "6cd6e144f989b92b3379bac3b3de84fd"
+    }
+    archive_size = "2 GB"
     title = "PASCAL VOC 2012"
     terms = "the photos are from Flickr and under its terms of use; their owners keep their rights."
 
@@ -47,13 +48,8 @@ class VOC(SegmentationData):
         download: bool = False,
         **loading: Any,
     ):
-        super().__init__(**loading)
-        self.root, self.download = Path(root).expanduser(), download
+        super().__init__(root, download, **loading)
         self.train, self.val, self.labels = train, val, labels
-
-    def prepare_data(self) -> None:
-        if self.download:
-            fetch_archive(URL, MD5, self.root, lambda: self._find() is not None)
 
     def samples(self, split: str) -> list[Sample]:
         masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
@@ -80,20 +76,4 @@ class VOC(SegmentationData):
         """The images of these names with their masks (in VOC2012, or absolute). Raises DataError for missing files."""
         home = self.home()
         samples = [Sample(n, home / "JPEGImages" / f"{n}.jpg", home / mask) for n, mask in masks.items()]
-        require_files(samples, wanted)
-        return samples
-
-    def _find(self) -> Path | None:
-        places = [self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root]
-        return find_folder(places, ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
-
-    def home(self) -> Path:
-        """The folder VOC2012. Raises DataError that says where it was searched."""
-        if home := self._find():
-            return home
-        raise DataError(
-            f"no VOC2012 under data.root={str(self.root)!r}\n"
-            f"  expected: {self.root}/VOCdevkit/VOC2012/{{JPEGImages,SegmentationClass,ImageSets/Segmentation}}\n"
-            f"  found:    {list_found(self.root)}\n"
-            "  → set data.root to the folder that holds VOCdevkit, or data.download=true (2 GB)"
-        )
+        return require_files(samples, wanted)

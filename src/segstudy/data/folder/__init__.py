@@ -1,1 +1,1 @@
-"""A user's own images and masks."""
+"""A user's own images and masks, described by a dataset.yaml."""

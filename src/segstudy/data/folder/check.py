@@ -71,11 +71,11 @@ def check_folder(root: Path, about: Path | None = None) -> FolderReport:
     report = FolderReport()
     try:
         description, file = read_description(root, about)
-        scan = scan_folder(root, description)
+        scan = scan_folder(description)
     except SegstudyError as error:
         report.add("the folder cannot be opened", [str(error)])
         return report
-    plan = _plan_split(report, scan, root, description)
+    plan = _plan_split(report, scan, description)
     report.problems += [*scan.problems, *plan.problems]
     results = map_parallel(partial(check_pair, scan.format), scan.samples, "checking")
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
@@ -120,10 +120,10 @@ def check_pair(mask_format: MaskFormat, sample: Sample) -> PairCheck:
     return PairCheck(errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), pixels)
 
 
-def _plan_split(report: FolderReport, scan: FolderScan, root: Path, description: Description) -> SplitPlan:
+def _plan_split(report: FolderReport, scan: FolderScan, description: Description) -> SplitPlan:
     """The split that dataset.yaml asks for; if that is invalid, all images in one list."""
     try:
-        return make_split(scan, root, description, dict.fromkeys(ROLES), 0 if description.folds else None)
+        return make_split(scan, description, dict.fromkeys(ROLES), 0 if description.folds else None)
     except ConfigError as error:
         report.add(INVALID_SPLIT, [str(error)])
         return SplitPlan(scan.samples, description.split_seed, {"train": scan.samples})

@@ -57,9 +57,8 @@ def make_label_map(description: Description, mask_format: MaskFormat, keys_prese
     Raises ConfigError for entries that contradict each other or name no class.
     """
     declared = declared_classes(description, mask_format, keys_present)
-    class_of = _apply_labels(description, declared)
+    class_of, ignored = _classes_of_keys(description, mask_format, declared, keys_present)
     names = _distinct([*declared.names.values(), *class_of.values()])
-    ignored = _ignored_classes(description, mask_format, declared, class_of, keys_present)
     classes = [n for n in names if n not in ignored]
     if not 2 <= len(classes) <= IGNORE:
         raise ConfigError(
@@ -78,33 +77,24 @@ def make_label_map(description: Description, mask_format: MaskFormat, keys_prese
     return LabelMap(classes, palette, _background(description, declared, classes), table, notes)
 
 
-def _apply_labels(description: Description, declared: DeclaredClasses) -> dict[str, str]:
-    """{key: class, or "" for 255} after `labels`. Raises ConfigError for unknown classes."""
+def _classes_of_keys(
+    description: Description, mask_format: MaskFormat, declared: DeclaredClasses, keys_present: Sequence[str]
+) -> tuple[dict[str, str], set[str]]:
+    """({key: class}, the classes that become 255), after `labels` and `ignore`; the class "" becomes 255 too.
+
+    Raises ConfigError that lists the entries that name no class.
+    """
     names = _distinct(declared.names.values())
-    table, errors = dict(declared.names), []
+    class_of, ignored, errors = dict(declared.names), {""}, []
     for key, target in description.labels.items():
-        guessed_name = description.classes is None and isinstance(target, str)
+        own_name = description.classes is None and isinstance(target, str)
         if target in (IGNORE, str(IGNORE), "ignore"):
-            table[str(key)] = ""
-        elif guessed_name or str(target) in (*names, *declared.numbers):
-            table[str(key)] = declared.numbers.get(str(target), str(target))
+            class_of[str(key)] = ""
+        elif own_name or str(target) in (*names, *declared.numbers):
+            class_of[str(key)] = declared.numbers.get(str(target), str(target))
         else:
             errors.append(f"labels: {key}: {target!r} is no class{did_you_mean(str(target), names)}")
-    if errors:
-        raise ConfigError("\n".join(errors) + f"\n  classes: {', '.join(names) or 'none are given'}")
-    return table
-
-
-def _ignored_classes(
-    description: Description,
-    mask_format: MaskFormat,
-    declared: DeclaredClasses,
-    class_of: Mapping[str, str],
-    keys_present: Sequence[str],
-) -> set[str]:
-    """The classes that become 255, and "". Raises ConfigError for an unknown entry of `ignore`."""
-    names = _distinct([*declared.names.values(), *class_of.values()])
-    ignored, errors = {""}, []
+    names = _distinct([*names, *class_of.values()])
     for entry in map(str, description.ignore):
         name = entry if entry in names else declared.numbers.get(entry) or class_of.get(entry)
         if name is not None:
@@ -112,8 +102,8 @@ def _ignored_classes(
         elif entry not in keys_present and not (mask_format.name == "numbers" and entry.isdigit()):
             errors.append(f"ignore: {entry} is no class{did_you_mean(entry, names)}")
     if errors:
-        raise ConfigError("\n".join(errors) + f"\n  classes: {', '.join(names)}")
-    return ignored
+        raise ConfigError("\n".join(errors) + f"\n  classes: {', '.join(names) or 'none are given'}")
+    return class_of, ignored
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

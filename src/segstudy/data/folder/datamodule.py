@@ -67,8 +67,8 @@ class Folder(SegmentationData):
     def _open(self) -> None:
         """Find the files, the classes and the splits. Raises DataError that lists what prevents training."""
         self.description, _ = read_description(self.root, self.about)
-        scan = scan_folder(self.root, self.description)
-        plan = make_split(scan, self.root, self.description, self.split_settings, self.fold)
+        scan = scan_folder(self.description)
+        plan = make_split(scan, self.description, self.split_settings, self.fold)
         if errors := [str(p) for p in (*scan.problems, *plan.problems) if p.severity == "error"]:
             raise DataError("\n".join(errors) + f"\n→ all problems at once: segstudy data check {self.root}")
         self.format, self.pool = scan.format, plan.pool

@@ -53,6 +53,11 @@ class Description(BaseModel):
     def _as_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | int) else value
 
+    @property
+    def root(self) -> Path:
+        """The folder that is described."""
+        return self._places[0]
+
     def find(self, name: str) -> Path | None:
         """A file that dataset.yaml names: in the root, or beside dataset.yaml."""
         return next((place / name for place in self._places if (place / name).is_file()), None)

@@ -57,12 +57,12 @@ class FolderScan:
     notes: list[str] = field(default_factory=list)
 
 
-def scan_folder(root: Path, description: Description) -> FolderScan:
+def scan_folder(description: Description) -> FolderScan:
     """Find the images and masks of a folder. Raises DataError if there are none, or if the masks' format is unknown."""
-    scan = _from_pairs(root, description, description.pairs) if description.pairs else _from_folders(root, description)
+    scan = _from_pairs(description, description.pairs) if description.pairs else _from_folders(description)
     if not scan.samples:
         raise DataError(
-            f"no image in {root} has a mask of the same name\n"
+            f"no image in {description.root} has a mask of the same name\n"
             f"  images without mask: {first_few(scan.without_mask) or 'none'}\n"
             f"  masks without image: {first_few(scan.without_image) or 'none'}\n"
             "  → equal names up to the suffix (images/a.jpg, masks/a.png), or a CSV of pairs: dataset.yaml, pairs: FILE"
@@ -73,17 +73,17 @@ def scan_folder(root: Path, description: Description) -> FolderScan:
     return scan
 
 
-def _from_folders(root: Path, description: Description) -> FolderScan:
-    home = root / description.images
+def _from_folders(description: Description) -> FolderScan:
+    home = description.root / description.images
     if not home.is_dir():
         raise DataError(
-            f"no folder of images {home}\n  found: {list_found(root)}\n"
+            f"no folder of images {home}\n  found: {list_found(description.root)}\n"
             "  → put them there, or name the folder in dataset.yaml: images: FOLDER"
         )
     images, problems = _files_by_name(home, IMAGES)
     if not images:
         raise DataError(f"no images in {home}\n  expected: {', '.join(IMAGES)}")
-    place = _find_masks(root, description, home)
+    place = _find_masks(description, home)
     if place.suffix.lower() == ".json":
         return _from_coco(Coco(place), images, problems)
     masks, mask_problems = _files_by_name(place, (".json",))
@@ -101,8 +101,9 @@ def _from_folders(root: Path, description: Description) -> FolderScan:
     )
 
 
-def _find_masks(root: Path, description: Description, home: Path) -> Path:
+def _find_masks(description: Description, home: Path) -> Path:
     """The folder or COCO file of the masks; LabelMe's files may lie beside the images."""
+    root = description.root
     tried = [description.masks] if description.masks != "masks" else list(MASK_PLACES)
     for name in tried:
         if (root / name).exists():
@@ -127,8 +128,8 @@ def _from_coco(coco: Coco, images: dict[str, Path], problems: list[Problem]) -> 
     )
 
 
-def _from_pairs(root: Path, description: Description, pairs: str) -> FolderScan:
-    path = description.require("pairs", pairs)
+def _from_pairs(description: Description, pairs: str) -> FolderScan:
+    root, path = description.root, description.require("pairs", pairs)
     rows = read_rows(path)
     columns = list(rows[0]) if rows else []
     if not {"image", "mask"} <= set(columns):

@@ -82,7 +82,7 @@ class SplitPlan:
 
 
 def make_split(
-    scan: FolderScan, root: Path, description: Description, settings: dict[str, Any], fold: int | None = None
+    scan: FolderScan, description: Description, settings: dict[str, Any], fold: int | None = None
 ) -> SplitPlan:
     """The split that dataset.yaml and the settings ask for; problems of its lists are collected, not raised.
 
@@ -99,7 +99,7 @@ def make_split(
         specs["val"] = VAL_SHARE
         notes.append(f"val: {VAL_SHARE:.0%} of the images, drawn with split_seed {description.split_seed}")
     _check_specs(specs, description.folds, fold)
-    lists, problems = _read_lists(specs, scan, root, description)
+    lists, problems = _read_lists(specs, scan, description)
     problems += _without_partner(scan, lists_train="train" in specs)
     taken = {s.name for role in ("val", "test") for s in lists.get(role, [])}
     return SplitPlan(
@@ -125,7 +125,7 @@ def _without_partner(scan: FolderScan, lists_train: bool) -> list[Problem]:
 
 
 def _read_lists(
-    specs: dict[str, Any], scan: FolderScan, root: Path, description: Description
+    specs: dict[str, Any], scan: FolderScan, description: Description
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
     """({role: images}, what is wrong with the lists)."""
     by_name = {s.name: s for s in scan.samples}
@@ -134,7 +134,7 @@ def _read_lists(
         if not isinstance(spec, str):
             continue
         try:
-            names = read_list(spec, root, description, scan)
+            names = read_list(spec, description, scan)
         except DataError as error:
             unreadable.append(f"{role}: {error}")
             continue
@@ -146,7 +146,7 @@ def _read_lists(
     return lists, problems + problem("names in lists without image or mask", unknown)
 
 
-def read_list(spec: str, root: Path, description: Description, scan: FolderScan) -> list[str]:
+def read_list(spec: str, description: Description, scan: FolderScan) -> list[str]:
     """The names in a list, also those that the folder does not have.
 
     spec: a value of the column split, a list file (with or without .txt), or a sub-folder of the images.
@@ -160,7 +160,7 @@ def read_list(spec: str, root: Path, description: Description, scan: FolderScan)
         return [line if line in known else _name_in_line(line, description.images) for line in lines]
     if inside := [n for n in sorted(known) if n.startswith(f"{spec}/")]:
         return inside
-    lists = description.list_files()
+    root, lists = description.root, description.list_files()
     hint = did_you_mean(spec, [*lists, *scan.split_of.values()])
     raise DataError(
         f"no list {spec!r}: no file {root / spec} or {spec}.txt, no folder {root / description.images / spec}"
