@@ -51,7 +51,7 @@ def compare(
 
     legend = read_classes(truth, classes, background, ignore or [])
     named = read_groups(groups) if groups else None
-    findings, _ = compare_masks(truth, predictions, legend, Plan(), named)
+    findings = compare_masks(truth, predictions, legend, Plan(), named)
     print_findings(findings, console)
     console.print(f"report: {write_report(findings, out)}", soft_wrap=True)
 

@@ -96,12 +96,17 @@ def fill_void(truth: np.ndarray) -> Filled:
     if not void.any():
         length = sum(int(c.sum()) for c in changes(truth, ~void))
         return Filled(truth, ~void, np.zeros(truth.shape), 0, length)
-    distance, nearest = ndimage.distance_transform_edt(void, return_indices=True)
-    whole = truth[tuple(nearest)]
+    whole, distance, nearest = nearest_labels(truth, void)
     limit = tolerance(truth.shape)
     drawn = narrow(distance, max(FILLED, limit))
     halves = np.concatenate([half_widths(whole, distance, nearest, axis) for axis in (0, 1)])
     return Filled(np.where(drawn, whole, IGNORE), drawn, distance, int((halves > limit).sum()), len(halves))
+
+
+def nearest_labels(labels: np.ndarray, void: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pixel's nearest label outside the void (H,W), the distance to it, and its place (2,H,W)."""
+    distance, nearest = ndimage.distance_transform_edt(void, return_indices=True)
+    return labels[tuple(nearest)], distance, nearest
 
 
 def narrow(distance: np.ndarray, half_width: float) -> np.ndarray:

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.progress import track
-from scipy import ndimage
 
 from segstudy.data.folder.classes import read_class_table
 from segstudy.data.images import open_picture, read_mask
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE, voc_palette
+from segstudy.measures.boundaries import nearest_labels
 from segstudy.study.analysis.analyse import analyse
 from segstudy.study.analysis.findings import Findings
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.analysis.verdicts import first_sentence
-from segstudy.study.results import TestResult, from_masks
+from segstudy.study.results import from_masks
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -37,26 +36,20 @@ class ClassTable:
 
 def compare_masks(
     truth: Path, predictions: Sequence[Path], legend: ClassTable, plan: Plan, groups: Mapping[str, str] | None = None
-) -> tuple[Findings, dict[str, list[TestResult]]]:
-    """Findings and tests of folders of masks, by the names of the folders.
+) -> Findings:
+    """Findings of folders of masks, by the names of the folders.
 
     Masks are matched by their paths without suffix. Raises DataError for masks that are missing, of another size or
     with unknown labels, all at once.
     """
     names = _folder_names(predictions)
     pairs = match_masks(truth, predictions)
-    tests = [
-        replace(
-            from_masks(name, _read(pairs, column, legend, name), legend.classes, legend.background, groups),
-            record=_record(truth, folder, legend, len(pairs)),
-        )
-        for column, (name, folder) in enumerate(zip(names, predictions, strict=True))
-    ]
-    title = f"{len(pairs)} masks of {truth}, at their own size"
-    group = analyse(tests, plan, title)
-    return Findings(f"{truth.name}: {', '.join(names)}", first_sentence([group]), [group]), {
-        t.variant: [t] for t in tests
-    }
+    tests = []
+    for column, (name, folder) in enumerate(zip(names, predictions, strict=True), 1):
+        test = from_masks(name, _read(pairs, column, legend, name), legend.classes, legend.background, groups)
+        tests.append(replace(test, record=_record(truth, folder, legend, len(pairs))))
+    group = analyse(tests, plan, f"{len(pairs)} masks of {truth}, at their own size")
+    return Findings(f"{truth.name}: {', '.join(names)}", first_sentence([group]), [group])
 
 
 def match_masks(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path]]:
@@ -108,17 +101,15 @@ def _read(
     classes, mapping = len(legend.classes), dict.fromkeys(legend.ignored, IGNORE)
     for key, files in track(pairs.items(), description=name, total=len(pairs), transient=True):
         try:
-            truth, labels = (read_mask(files[i], classes, mapping) for i in (0, 1 + column))
+            truth, labels = (read_mask(files[i], classes, mapping) for i in (0, column))
         except DataError as error:
             wrong.append(str(error).splitlines()[0])
             continue
         if truth.shape != labels.shape:
-            wrong.append(f"{files[1 + column]} is {_size(labels)}, its truth {_size(truth)}")
+            wrong.append(f"{files[column]} is {_size(labels)}, its truth {_size(truth)}")
             continue
         if (labels[truth != IGNORE] == IGNORE).any():
-            wrong.append(
-                f"{files[1 + column]} holds 255 where the truth has a class: a prediction names one everywhere"
-            )
+            wrong.append(f"{files[column]} holds 255 where the truth has a class: a prediction names one everywhere")
             continue
         yield key, truth, _fill_void(labels)
     if wrong:
@@ -128,13 +119,9 @@ def _read(
 
 def _fill_void(labels: np.ndarray) -> np.ndarray:
     """The labels (H,W) with 255, which lies in the truth's 255 alone, as the nearest label: a class of its own
-    would have edges around it."""
+    would have edges around it. Class 0 where all are 255."""
     void = labels == IGNORE
-    if not void.any():
-        return labels
-    if void.all():
-        return np.zeros_like(labels)
-    return labels[tuple(ndimage.distance_transform_edt(void, return_distances=False, return_indices=True))]
+    return np.zeros_like(labels) if void.all() else nearest_labels(labels, void)[0] if void.any() else labels
 
 
 def _size(labels: np.ndarray) -> str:
@@ -183,18 +170,14 @@ def _scan_labels(truth: Path) -> tuple[int, list[tuple[int, int, int]]]:
         picture = open_picture(path)
         labels = np.asarray(picture)
         highest = max(highest, int(labels[labels != IGNORE].max(initial=0)))
-        palette = palette or _palette(picture)
+        palette = palette or (picture.getpalette() if picture.mode == "P" else None)
     if highest >= IGNORE:
         raise DataError(f"{truth} holds labels above 255: at most 255 classes can be compared")
-    return highest, palette or voc_palette(highest + 1)
-
-
-def _palette(picture: Image.Image) -> list[tuple[int, int, int]] | None:
-    values = picture.getpalette() if picture.mode == "P" else None
-    if not values:
-        return None
-    values = values + [0] * (768 - len(values))
-    return [(values[3 * i], values[3 * i + 1], values[3 * i + 2]) for i in range(256)]
+    if not palette:
+        return highest, voc_palette(highest + 1)
+    colors = np.zeros(768, int)
+    colors[: len(palette)] = palette
+    return highest, [tuple(rgb) for rgb in colors.reshape(256, 3).tolist()]
 
 
 def _background(wanted: str | None, classes: Sequence[str], unnamed: bool) -> int | None:

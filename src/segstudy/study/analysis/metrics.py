@@ -43,31 +43,21 @@ class Metric:
 
 
 def _category_ratio(top: tuple[int, ...], bottom: tuple[int, ...]) -> Callable[[TestResult], RatioTerms]:
-    def terms(t: TestResult) -> RatioTerms:
-        categories = t.sums["cells"]
-        return categories[:, list(top)].sum(1), categories[:, list(bottom)].sum(1)
-
-    return terms
+    return lambda t: (t.sums["cells"][:, list(top)].sum(1), t.sums["cells"][:, list(bottom)].sum(1))
 
 
 def _ratio(top: str, bottom: str, at: int | None = None) -> Callable[[TestResult], RatioTerms | None]:
-    def terms(t: TestResult) -> RatioTerms | None:
-        if top not in t.sums or bottom not in t.sums:
-            return None
-        place = slice(None) if at is None else (slice(None), at)
-        return t.sums[top][place], t.sums[bottom][place]
-
-    return terms
+    """Of sums, or of one place of each; not measured where a test lacks one of them."""
+    place = (...,) if at is None else (slice(None), at)
+    return lambda t: (t.sums[top][place], t.sums[bottom][place]) if {top, bottom} <= t.sums.keys() else None
 
 
-def _share_at(key: str, at: int) -> Callable[[TestResult], RatioTerms]:
-    return lambda t: (t.sums[key][:, at], t.sums[key].sum(1))
+def _share(at: int, *keys: str) -> Callable[[TestResult], RatioTerms]:
+    """One place's share of a sum over all places, of these sums added up."""
 
-
-def _error_share(at: int) -> Callable[[TestResult], RatioTerms]:
     def terms(t: TestResult) -> RatioTerms:
-        both = t.sums["false_positives"] + t.sums["false_negatives"]
-        return both[:, at], both.sum(1)
+        total = np.sum([t.sums[key] for key in keys], 0)
+        return total[:, at], total.sum(1)
 
     return terms
 
@@ -124,9 +114,10 @@ METRICS = [
     Metric("precision", "foreground precision", "of the predicted foreground, on an object",
            _category_ratio((F, C, G), (F, C, G, O, H)), higher=True, needs=("background",)),
     *(Metric(f"{place}_errors", f"errors at the {place}" if place == "boundary" else f"errors of {place}",
-             "of the false positives and negatives of all classes but background", _error_share(i), higher=None)
+             "of the false positives and negatives of all classes but background",
+             _share(i, "false_positives", "false_negatives"), higher=None)
       for i, place in enumerate(("boundary", "extent", "segment"))),
-    *(Metric(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share_at("outcomes", i),
+    *(Metric(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share(i, "outcomes"),
              higher=name == "right",
              needs=("background",) if name in ("missed", "partial") else ("labels",) if name != "right" else ())
       for i, name in enumerate(OUTCOMES)),

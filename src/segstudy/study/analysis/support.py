@@ -17,11 +17,16 @@ BLOCK = 20
 def comparison_settings(test: TestResult, plan: Plan) -> tuple[ComparisonSettings, list[str]]:
     """How tests on these images are compared, and warnings. The mIoU is over the supported classes; where there are
     none, over all with truth."""
-    clusters, said = clusters_of(test)
+    clusters, warnings = clusters_of(test)
     held = in_images(test)
-    supported, unsupported = supported_classes(held, plan.min_images, clusters)
-    scored = np.asarray(supported if supported.any() else held.any(0))
-    return ComparisonSettings(scored, bool(supported.any()), clusters, plan.pair_seeds), unsupported + said
+    supported = supported_classes(held, plan.min_images, clusters)
+    if supported.any():
+        return ComparisonSettings(supported, True, clusters, plan.pair_seeds), warnings
+    unsupported = (
+        f"no class has truth in {plan.min_images} images (report.min_images): the mIoU is over all classes with truth, "
+        "its intervals are rough, and no difference of it gets a verdict"
+    )
+    return ComparisonSettings(np.asarray(held.any(0)), False, clusters, plan.pair_seeds), [unsupported, *warnings]
 
 
 def in_images(test: TestResult) -> np.ndarray:
@@ -29,10 +34,8 @@ def in_images(test: TestResult) -> np.ndarray:
     return (test.counts if test.original is None else test.original).truth > 0
 
 
-def supported_classes(
-    in_images: np.ndarray, min_images: int, clusters: Sequence[str] | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """Classes that enter the verdicts (C,): in at least `min_images` images and two clusters; a warning without any.
+def supported_classes(in_images: np.ndarray, min_images: int, clusters: Sequence[str] | None = None) -> np.ndarray:
+    """Classes that enter the verdicts, bool (C,): in at least `min_images` images and two clusters.
 
     in_images: bool (N,C), as of the function of that name.
     """
@@ -41,13 +44,7 @@ def supported_classes(
         labels = number_groups(clusters, len(in_images))
         in_clusters = np.zeros((labels.max() + 1, in_images.shape[1]), bool)
         np.logical_or.at(in_clusters, labels, in_images)
-    supported = (in_images.sum(0) >= min_images) & (in_clusters.sum(0) > 1)
-    if supported.any():
-        return supported, []
-    return supported, [
-        f"no class has truth in {min_images} images (report.min_images): the mIoU is over all classes with truth, its "
-        "intervals are rough, and no difference of it gets a verdict"
-    ]
+    return (in_images.sum(0) >= min_images) & (in_clusters.sum(0) > 1)
 
 
 def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:

@@ -18,61 +18,50 @@ def group_warnings(
     tests: Sequence[TestResult], variants: Sequence[Variant], setting: ComparisonSettings, plan: Plan, compared: bool
 ) -> list[str]:
     """All warnings about the tests of a group, but those about its planned pairs. compared: there is a difference."""
-    said = few_images(tests[0], setting.clusters) + _few_seeds(tests[0], variants, compared)
-    if setting.verdicts:
-        said += _rare_classes(tests[0], setting.scored, plan.min_images)
-    said += _older_tests(tests) + _one_class_images(tests[0])
-    if tests[0].record.get("reproduce"):
-        said.append(
-            "selected and reported as their authors did (reproduce=as_published): compare these figures "
-            "with the published ones, never with those of other runs"
-        )
-    return said + _records(variants) + _seeds_differ(variants, plan)
+    masks = tests[0].folder is None
+    single = compared and any(len(v.seeds) == 1 for v in variants)
+    older = any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None)
+    mixed = plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1
+    warnings = [
+        (masks, "each folder is one set of predictions: the results hold for these predictions, not for the method"),
+        (single and not masks, "variants with one seed: their results hold for these trained networks, not for the "
+                               "variants; seed=0,1,2 trains three of each"),
+        (setting.verdicts, _rare_classes(tests[0], setting, plan.min_images)),
+        (older, "some runs were tested by an older version: boundary F and comparisons at equal spill are n/a "
+                "→ segstudy evaluate RUN --retest"),
+        (True, _one_class_images(tests[0])),
+        (tests[0].record.get("reproduce"), "selected and reported as their authors did (reproduce=as_published): "
+                                           "compare these figures with the published ones, never with those of other "
+                                           "runs"),
+        *((True, text) for text in _records(variants)),
+        (mixed, "not all variants have the same seeds: those with others are compared without pairs of seeds"),
+    ]  # fmt: skip
+    return few_images(tests[0], setting.clusters) + [text for holds, text in warnings if holds and text]
 
 
-def _few_seeds(test: TestResult, variants: Sequence[Variant], compared: bool) -> list[str]:
-    if test.folder is None:
-        return ["each folder is one set of predictions: the results hold for these predictions, not for the method"]
-    if compared and any(len(v.seeds) == 1 for v in variants):
-        return [
-            "variants with one seed: their results hold for these trained networks, not for the variants; "
-            "seed=0,1,2 trains three of each"
-        ]
-    return []
-
-
-def _rare_classes(test: TestResult, supported: np.ndarray, min_images: int) -> list[str]:
+def _rare_classes(test: TestResult, setting: ComparisonSettings, min_images: int) -> str:
     rare = [
         f"{name} ({n} image{'s' if n > 1 else ''})"
-        for name, n, s in zip(test.classes, in_images(test).sum(0), supported, strict=True)
-        if n and not s
+        for name, n, scored in zip(test.classes, in_images(test).sum(0), setting.scored, strict=True)
+        if n and not scored
     ]
     if not rare:
-        return []
+        return ""
     more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
     named = f"class{'es' * (len(rare) > 1)} {', '.join(rare[:5])}{more}"
-    return [f"{named}: in the mIoU over all classes, but not in the verdicts (report.min_images={min_images})"]
+    return f"{named}: in the mIoU over all classes, but not in the verdicts (report.min_images={min_images})"
 
 
-def _older_tests(tests: Sequence[TestResult]) -> list[str]:
-    if not any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None):
-        return []
-    return [
-        "some runs were tested by an older version: boundary F and comparisons at equal spill are n/a "
-        "→ segstudy evaluate RUN --retest"
-    ]
-
-
-def _one_class_images(test: TestResult) -> list[str]:
+def _one_class_images(test: TestResult) -> str:
     if test.background is None or len(test.classes) <= 2:
-        return []
+        return ""
     alone = (np.delete(in_images(test), test.background, 1).sum(1) == 1).mean()
     if alone <= 0.5:
-        return []
-    return [
+        return ""
+    return (
         f"{alone:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
         "so hallucinated and mislabelled count the same pixels"
-    ]
+    )
 
 
 def _records(variants: Sequence[Variant]) -> list[str]:
@@ -94,23 +83,17 @@ def _records(variants: Sequence[Variant]) -> list[str]:
     return said
 
 
-def _seeds_differ(variants: Sequence[Variant], plan: Plan) -> list[str]:
-    if not plan.pair_seeds or len({tuple(v.seeds) for v in variants}) == 1:
-        return []
-    return ["not all variants have the same seeds: those with others are compared without pairs of seeds"]
-
-
 def cross_checks(seeds: RunsByVariant, setting: ComparisonSettings) -> list[str]:
     """A warning for each variant whose standard errors by influence and by bootstrap (10,000 draws) differ by over
     15 %, or whose standard error cannot be checked."""
-    first = [runs[0] for runs in seeds.values()]
-    tops, bottoms = (np.stack([getattr(t.counts, key) for t in first]) for key in ("true_positives", "union"))
-    scored = setting.scored
-    draws = bootstrap.bootstrap(tops[:, :, scored], bottoms[:, :, scored], groups=setting.clusters)
+    first = [runs[0].counts for runs in seeds.values()]
+    tops = np.stack([counts.true_positives[:, setting.scored] for counts in first])
+    bottoms = np.stack([counts.union[:, setting.scored] for counts in first])
+    draws = bootstrap.bootstrap(tops, bottoms, groups=setting.clusters)
     said = []
-    for column, (name, test) in enumerate(zip(seeds, first, strict=True)):
-        _, influences = influence(test.counts.true_positives, test.counts.union, scored, leave_one_out=True)
-        off = bootstrap.cross_check(image_error(influences, setting.clusters), draws[:, column])
+    for name, top, bottom, drawn in zip(seeds, tops, bottoms, draws.T, strict=True):
+        _, influences = influence(top, bottom, leave_one_out=True)
+        off = bootstrap.cross_check(image_error(influences, setting.clusters), drawn)
         if math.isnan(off):
             said.append(
                 f"{name}: its standard error cannot be checked by resampling: a class is in so few images that many "
