@@ -1,17 +1,23 @@
 """Small data in the official layouts, and a place for caches: nothing is read or written outside tmp_path."""
 
+import functools
 import json
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from scipy.io import savemat
 
 from segstudy.build import build_network
+from segstudy.config import compose
 from segstudy.config.compose import compose_config
+from segstudy.config.paths import CONF
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.labels import voc_palette
 
@@ -21,6 +27,29 @@ torch.set_num_threads(1)  # tests run side by side; threads that wait for each o
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGSTUDY_CACHE", str(tmp_path / "cache"))
+
+
+hydra_compose = compose.compose
+
+
+@functools.cache
+def pickled_config(overrides: tuple[str, ...]) -> bytes:
+    return pickle.dumps(hydra_compose("config", list(overrides)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compose_each_config_once() -> Iterator[None]:
+    """Hydra takes a quarter of a second to compose conf/, and the tests ask a thousand times for a few hundred configs."""
+
+    def composed(name: str, overrides: list[str]) -> DictConfig:
+        folders = [source.path for source in GlobalHydra.instance().config_loader().get_search_path().get_path()]
+        if not any(str(folder).endswith(str(CONF)) for folder in folders):  # a test's own folder, whose files may change
+            return hydra_compose(name, overrides)
+        return pickle.loads(pickled_config(tuple(overrides)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "compose", composed)
+        yield
 
 
 def save_mask(labels: np.ndarray, path: Path) -> None:
