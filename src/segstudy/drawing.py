@@ -26,14 +26,10 @@ def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
 
 def error_picture(truth: np.ndarray, prediction: np.ndarray, background: int | None = 0) -> np.ndarray:
     """Where and how a prediction is wrong: RGB uint8 (H,W,3) in the colours of ERRORS, 255 of the truth as void."""
-    kind = np.zeros(truth.shape, int)
-    wrong = truth != prediction
-    kind[wrong] = 3
-    kind[wrong & (prediction == background)] = 1
-    kind[wrong & (truth == background)] = 2
-    picture = np.array(list(ERRORS.values()), np.uint8)[kind]
-    picture[truth == IGNORE] = VOID
-    return picture
+    kind = np.select(
+        [truth == IGNORE, truth == prediction, truth == background, prediction == background], [IGNORE, 0, 2, 1], 3
+    )
+    return colorize(kind, list(ERRORS.values()))
 
 
 def image_grid(
@@ -54,18 +50,14 @@ def image_grid(
         for c, picture in enumerate(row):
             ax = axes[r][c]
             ax.imshow(picture, interpolation="nearest")
-            ax.set_xticks([])
-            ax.set_yticks([])
-            for spine in ax.spines.values():
-                spine.set_visible(False)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
             if r == 0:
                 ax.set_title(titles[c], fontsize=9)
             if c == 0 and row_names:
                 ax.set_ylabel(row_names[r], fontsize=6)
-    patches = [
-        Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="0.6", label=name)
-        for name, (red, green, blue) in legend.items()
-    ]
+    colors = {name: (red / 255, green / 255, blue / 255) for name, (red, green, blue) in legend.items()}
+    patches = [Patch(facecolor=color, edgecolor="0.6", label=name) for name, color in colors.items()]
     bottom = (0.1 + 0.22 * lines) / height
     lines_beside = max((name.count("\n") + 1 for name in row_names), default=0)
     left = (0.1 + 0.12 * lines_beside) / (1.75 * columns) if row_names else 0.02

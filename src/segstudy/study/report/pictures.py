@@ -1,6 +1,7 @@
 """Pictures for the report: the most influential and the worst images, an object of each outcome, the gallery."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import fill
 
 import numpy as np
@@ -10,7 +11,7 @@ from segstudy.build import build_data
 from segstudy.config.run_folder import read_config
 from segstudy.config.trust import restrict_paths
 from segstudy.console import format_number
-from segstudy.drawing import ERRORS, VOID, as_array, class_legend, colorize, image_grid
+from segstudy.drawing import ERRORS, as_array, class_legend, colorize, image_grid
 from segstudy.errors import SegstudyError
 from segstudy.labels import IGNORE
 from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
@@ -27,10 +28,21 @@ CATEGORY_COLORS = {
 }  # fmt: skip
 """Colours of the error categories; greys are right."""
 
+BLANK = np.uint8(255)
+
 Picture = tuple[str, np.ndarray]
 
 MOST = 5
 """Variants side by side in one picture; more would be too small to see."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The reported images uint8 (N,H,W,3), their truth (N,H,W), and the labels of each variant's first seed (N,H,W)."""
+
+    photos: np.ndarray
+    truth: np.ndarray
+    labels: Mapping[str, np.ndarray]
 
 
 def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Picture]:
@@ -39,33 +51,20 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
     Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
     """
     shown = {name: seeds[name][0] for name in variants_shown(group, list(seeds))}
-    labels = {name: held for name, test in shown.items() if (held := _labels(test)) is not None}
-    if not labels:
+    held = _predictions(shown)
+    if held is None:
         return []
-    first = shown[next(iter(labels))]
-    photos = _photos(first)
-    palette = group.palette
-    truth = next(iter(labels.values()))[1]
-    drawn = {name: held[0] for name, held in labels.items()}
+    names = next(iter(shown.values())).names
     found: list[Picture] = []
-    influential = [index for index, _, _ in group.most_influential]
-    if influential and len(drawn) > 1:
-        titles = [f"{name} ({share:+.1%})" for _, name, share in group.most_influential]
-        sheet = _sheet(influential, titles, photos, truth, drawn, group)
-        found.append(
-            (
-                "influential/share of the influence on the difference with the smallest p (+: for the second variant)",
-                sheet,
-            )
-        )
+    if group.most_influential and len(held.labels) > 1:
+        titles = {index: f"{name} ({share:+.1%})" for index, name, share in group.most_influential}
+        caption = "share of the influence on the difference with the smallest p (+: for the second variant)"
+        found.append((f"influential/{caption}", _error_sheet(titles, held, group)))
     scores = np.mean([image_miou(test) for test in shown.values()], 0)  # NaN where nothing is counted: in all or none
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
-    titles = [f"{first.names[i]} (mIoU {scores[i]:.2f})" for i in worst]
-    found.append(
-        ("worst/images with the lowest mean mIoU over the variants", _sheet(worst, titles, photos, truth, drawn, group))
-    )
-    found += _outcome_examples(photos, truth, drawn, group.background, palette, group.classes)
-    return found
+    sheet = _error_sheet({i: f"{names[i]} (mIoU {scores[i]:.2f})" for i in worst}, held, group)
+    found.append(("worst/images with the lowest mean mIoU over the variants", sheet))
+    return found + _outcome_examples(held, group)
 
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
@@ -77,13 +76,18 @@ def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in kept]
 
 
-def _labels(test: TestResult) -> tuple[np.ndarray, np.ndarray] | None:
-    """Predicted labels and truth (N,H,W) that a run kept at its test."""
-    file = test.folder / "test" / "labels.npz" if test.folder else None
-    if file is None or not file.is_file():
+def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
+    """What the runs kept at their tests, with blank images where the data set is not on this machine."""
+    files = {name: test.folder / "test" / "labels.npz" for name, test in tests.items() if test.folder}
+    labels, truth = {}, None
+    for name, file in files.items():
+        if file.is_file():
+            with np.load(file) as kept:
+                labels[name], truth = kept["labels"], kept["truth"] if truth is None else truth
+    if truth is None:
         return None
-    with np.load(file) as held:
-        return held["labels"], held["truth"]
+    photos = _photos(tests[next(iter(labels))])
+    return Predictions(np.broadcast_to(BLANK, (*truth.shape, 3)) if photos is None else photos, truth, labels)
 
 
 def _photos(test: TestResult) -> np.ndarray | None:
@@ -101,67 +105,48 @@ def _photos(test: TestResult) -> np.ndarray | None:
     return np.asarray(images.cache.images[images.ids])
 
 
-def _sheet(
-    indices: Sequence[int] | np.ndarray,
-    titles: Sequence[str],
-    photos: np.ndarray | None,
-    truth: np.ndarray,
-    drawn: Mapping[str, np.ndarray],
-    group: Group,
-) -> np.ndarray:
-    """Rows of image, truth and each variant's labels; below each of these rows where and how the variant is wrong."""
+def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> np.ndarray:
+    """Rows of image, truth and each variant's labels; below each of these rows where and how the variant is wrong.
+
+    titles: of the images to show, by their index.
+    """
     rows, names = [], []
-    blank = np.full((*truth.shape[1:], 3), 255, np.uint8)
-    for index, title in zip(indices, titles, strict=True):
-        photo = blank if photos is None else photos[index]
-        rows.append([photo, *(colorize(a[index], group.palette) for a in (truth, *drawn.values()))])
-        wrong = [category_picture(truth[index], labels[index], group.background) for labels in drawn.values()]
-        rows.append([blank, blank, *wrong])
+    blank = np.broadcast_to(BLANK, held.photos.shape[1:])
+    for index, title in titles.items():
+        truth, labels = held.truth[index], [of_variant[index] for of_variant in held.labels.values()]
+        rows.append([held.photos[index], *(colorize(a, group.palette) for a in (truth, *labels))])
+        rows.append([blank, blank, *(category_picture(truth, a, group.background) for a in labels)])
         names += [title, ""]
-    used = [truth[list(indices)], *(labels[list(indices)] for labels in drawn.values())]
-    legend = class_legend(used, group.classes, group.palette)
-    legend |= (
-        {c: CATEGORY_COLORS[c] for c in CATEGORIES[2:]}
-        if group.background is not None
-        else {c: CATEGORY_COLORS[c] for c in ("confused", "foreign")}
-    )
-    return as_array(image_grid(rows, ["image", "truth", *drawn], legend, names))
+    legend = class_legend([a[list(titles)] for a in (held.truth, *held.labels.values())], group.classes, group.palette)
+    errors = ("confused", "foreign") if group.background is None else CATEGORIES[2:]
+    legend |= {name: CATEGORY_COLORS[name] for name in errors}
+    return as_array(image_grid(rows, ["image", "truth", *held.labels], legend, names))
 
 
 def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
     """The error categories of one image in their colours, RGB uint8 (H,W,3); 255 as void."""
-    table = np.full((256, 3), VOID, np.uint8)
-    table[: len(CATEGORIES)] = [CATEGORY_COLORS[name] for name in CATEGORIES]
-    return table[error_categories(truth, labels, background)]
+    return colorize(error_categories(truth, labels, background), [CATEGORY_COLORS[name] for name in CATEGORIES])
 
 
-def _outcome_examples(
-    photos: np.ndarray | None,
-    truth: np.ndarray,
-    drawn: Mapping[str, np.ndarray],
-    background: int | None,
-    palette: Sequence[tuple[int, int, int]],
-    classes: Sequence[str],
-) -> list[Picture]:
+def _outcome_examples(held: Predictions, group: Group) -> list[Picture]:
     """Image, truth and prediction for each outcome: the largest such object of the first hundred images."""
-    best: dict[int, tuple[int, int, str]] = {}
-    for name, labels in drawn.items():
-        for index in range(min(100, len(truth))):
-            for area, outcome in _outcomes(truth[index], labels[index], background):
-                if area > best.get(outcome, (0, 0, ""))[0]:
-                    best[outcome] = (area, index, name)
+    largest: dict[int, tuple[int, int, str]] = {}
+    for name, labels in held.labels.items():
+        for index, truth in enumerate(held.truth[:100]):
+            for area, outcome in _outcomes(truth, labels[index], group.background):
+                if area > largest.get(outcome, (0, 0, ""))[0]:
+                    largest[outcome] = (area, index, name)
     rows, titles, used = [], [], []
-    blank = np.full((*truth.shape[1:], 3), 255, np.uint8)
-    for outcome in sorted(best):
-        _, index, name = best[outcome]
-        pair = truth[index], drawn[name][index]
-        rows.append([blank if photos is None else photos[index], *(colorize(a, palette) for a in pair)])
+    for outcome, (_, index, name) in sorted(largest.items()):
+        pair = [held.truth[index], held.labels[name][index]]
+        rows.append([held.photos[index], *(colorize(a, group.palette) for a in pair)])
         titles.append(f"{OUTCOMES[outcome]}\n{shorten(name, 34)}")
-        used += list(pair)
+        used += pair
     if not rows:
         return []
-    sheet = as_array(image_grid(rows, ["image", "truth", "prediction"], class_legend(used, classes, palette), titles))
-    return [("objects/an object of each outcome", sheet)]
+    legend = class_legend(used, group.classes, group.palette)
+    sheet = image_grid(rows, ["image", "truth", "prediction"], legend, titles)
+    return [("objects/an object of each outcome", as_array(sheet))]
 
 
 def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> list[tuple[int, int]]:
@@ -195,16 +180,8 @@ def gallery(seeds: Mapping[str, Sequence[TestResult]]) -> np.ndarray | None:
     first_name, first = next(iter(held.items()))
     held = {n: h for n, h in held.items() if np.array_equal(h["truth"], first["truth"])}
     palette = [tuple(rgb) for rgb in runs[first_name].record["palette"]]
-    predictions = [h["prediction"] for h in held.values()]
-    rows = [
-        [first["image"][i], *(colorize(labels[i], palette) for labels in (first["truth"], *predictions))]
-        for i in range(len(first["image"]))
-    ]
-    titles = ["image", "truth", *(f"{fill(n, 22)}\nmIoU {_miou(runs[n])}" for n in held)]
-    return as_array(
-        image_grid(rows, titles, class_legend([first["truth"], *predictions], runs[first_name].classes, palette))
-    )
-
-
-def _miou(test: TestResult) -> str:
-    return format_number(test.record["metrics"]["network"]["miou"])
+    labels = [first["truth"], *(h["prediction"] for h in held.values())]
+    rows = [[image, *(colorize(a[i], palette) for a in labels)] for i, image in enumerate(first["image"])]
+    miou = {name: format_number(runs[name].record["metrics"]["network"]["miou"]) for name in held}
+    titles = ["image", "truth", *(f"{fill(name, 22)}\nmIoU {miou[name]}" for name in held)]
+    return as_array(image_grid(rows, titles, class_legend(labels, runs[first_name].classes, palette)))
