@@ -167,11 +167,9 @@ def _write(
     """Write images.npy and masks.npy into `work`. Returns the notes, and the pixels of each class in each image."""
     height, width = size
 
-    def prepare(sample: Sample) -> tuple[np.ndarray, np.ndarray, str] | DataError:
-        try:
-            return resize_pair(*read_checked(read, sample, num_classes), size)
-        except DataError as error:
-            return error
+    def prepare(sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
+        image, mask, note = read_checked(read, sample, num_classes)
+        return *resize_pair(image, mask, size), note
 
     conversions: Counter[str] = Counter()
     broken, pixels = [], np.zeros((len(samples), num_classes), np.int64)
@@ -219,14 +217,12 @@ def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: int) ->
     return [line + ": taken as ignored pixels"]
 
 
-def resize_pair(
-    image: np.ndarray, mask: np.ndarray, note: str, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, str]:
+def resize_pair(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Resize to `size` = (H, W): the image bilinear with antialiasing, the mask nearest."""
     if mask.shape != size:
         image = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
         mask = np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-    return image, mask, note
+    return image, mask
 
 
 def _header(file: Any, shape: tuple[int, ...]) -> None:
@@ -234,9 +230,19 @@ def _header(file: Any, shape: tuple[int, ...]) -> None:
 
 
 def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words: str) -> Iterator[Any]:
-    """Results in order, from one thread per core, with a progress bar. words: its label."""
+    """Results in order, from one thread per core, with a progress bar; a DataError is returned as a result.
+
+    words: the label of the progress bar.
+    """
+
+    def attempt(sample: Sample) -> Any:
+        try:
+            return work(sample)
+        except DataError as error:
+            return error
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # In chunks: a fast reader does not fill the memory, and an error of the disk is raised at once.
         chunks = (samples[start : start + 256] for start in range(0, len(samples), 256))
-        done = chain.from_iterable(pool.map(work, chunk) for chunk in chunks)
+        done = chain.from_iterable(pool.map(attempt, chunk) for chunk in chunks)
         yield from track(done, words, len(samples), transient=True, disable=not sys.stdout.isatty())

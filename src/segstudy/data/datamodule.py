@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segstudy.data.cache import open_cache, read_checked
+from segstudy.data.cache import Cache, open_cache, read_checked
 from segstudy.data.dataset import Batch, CachedDataset, EpochSampler, repeat_factors
 from segstudy.data.images import Sample, read_pair
 from segstudy.data.splits import hold_out, rarest_class
@@ -87,6 +87,10 @@ class SegmentationData(L.LightningDataModule):
         """(image (H,W,3), mask (H,W), a note of conversions): uint8, at the original size. Checked when cached."""
         return read_pair(sample, len(self.classes), self.labels)
 
+    def ignore_is_explicit(self) -> bool:
+        """Whether the label mapping mentions 255: else masks that are mostly 255 are doubted."""
+        return any(IGNORE in map(int, pair) for pair in (self.labels or {}).items())
+
     def recipe(self) -> Any:
         """Whatever shapes the cached arrays besides the files, as JSON values: part of the cache's key."""
         return [type(self).__name__, sorted((self.labels or {}).items())]
@@ -116,11 +120,12 @@ class SegmentationData(L.LightningDataModule):
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
-        ignore_is_explicit = IGNORE in (v for pair in (self.labels or {}).items() for v in map(int, pair))
-        cache = open_cache(
-            samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), ignore_is_explicit
+        return CachedDataset(name, samples, self._cache(samples))
+
+    def _cache(self, samples: Sequence[Sample]) -> Cache:
+        return open_cache(
+            samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), self.ignore_is_explicit()
         )
-        return CachedDataset(name, samples, cache)
 
     def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:
         """(fit, select): select is the list `val` beside a `test`, or `select_fraction` of fit, or None."""
@@ -212,13 +217,13 @@ class SegmentationData(L.LightningDataModule):
         return self.add_augmentation(batch, trainer.current_epoch) if trainer and trainer.training else batch
 
     def add_augmentation(self, batch: Batch, epoch: int) -> Batch:
-        """Add the augmentation's parameters ("draws") and output size to a batch.
+        """Add the augmentation's parameters and output size to a batch.
 
         Here, where `drawn` is still in the CPU's memory, so that no step waits for the GPU.
         """
         if self.augment:
             params = self.augment.make_params(self.seed, epoch, batch["drawn"])
-            batch["draws"], batch["size"] = params, self.augment.output_size(params, *self.size)
+            batch["params"], batch["size"] = params, self.augment.output_size(params, *self.size)
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -226,8 +231,8 @@ class SegmentationData(L.LightningDataModule):
         # (B,H,W,3) permuted is channels_last already
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         mask = batch["mask"].long()
-        if self.augment and "draws" in batch:
-            image, mask = self.augment(image, mask, batch["draws"], batch["size"])
+        if self.augment and "params" in batch:
+            image, mask = self.augment(image, mask, batch["params"], batch["size"])
         return {"image": image, "mask": mask, "index": batch["index"]}
 
 

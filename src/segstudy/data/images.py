@@ -48,6 +48,11 @@ class Sample:
         return path
 
 
+def image_name(path: Path | str) -> str:
+    """The identity of an image and of its mask: the path below their folder, without suffix."""
+    return Path(path).with_suffix("").as_posix()
+
+
 def first_lines(items: Sequence[str], most: int, indent: str = "") -> str:
     """The first few of a list, a line each, and how many more there are."""
     more = [f"… and {len(items) - most} more"] if len(items) > most else []

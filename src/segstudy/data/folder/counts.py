@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
     if home.is_file():
         counted: list[PixelsOfKeys] = json.loads(home.read_text())
         return counted
-    results = list(map_parallel(partial(_count, mask_format), samples, "counting labels"))
+    results = list(map_parallel(lambda sample: pixels_of_keys(*mask_format.read(sample)), samples, "counting labels"))
     broken = [str(r) for r in results if isinstance(r, DataError)]
     if broken:
         raise DataError(f"{len(broken)} of {len(samples)} masks cannot be used:\n{first_lines(broken, 5)}")
@@ -46,13 +45,6 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
     except OSError as error:
         raise DataError(f"data.cache_dir={folder} cannot be written: {error}\n  → set it to another folder") from error
     return results
-
-
-def _count(mask_format: MaskFormat, sample: Sample) -> PixelsOfKeys | DataError:
-    try:
-        return pixels_of_keys(*mask_format.read(sample))
-    except DataError as error:
-        return error
 
 
 def pixels_of_keys(mask: np.ndarray, keys: Sequence[str]) -> PixelsOfKeys:

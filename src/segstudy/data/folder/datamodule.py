@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.data.cache import open_cache
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
 from segstudy.data.folder.classes import make_label_map
@@ -96,10 +95,7 @@ class Folder(SegmentationData):
             raise DataError(f"the split {name!r} lists no images")
         index_in_pool = {s.name: i for i, s in enumerate(self.pool)}
         whole_pool = all(s.name in index_in_pool for s in samples)
-        cache = open_cache(
-            self.pool if whole_pool else samples, self.read, self.size, len(self.classes), self.cache_dir,
-            self.recipe(), ignore_is_explicit=True,
-        )  # fmt: skip
+        cache = self._cache(self.pool if whole_pool else samples)
         cache = replace(cache, notes=[*self.notes, *cache.notes] if name == "train" else [])
         ids = np.array([index_in_pool[s.name] for s in samples]) if whole_pool else None
         return CachedDataset(self.titles[name], samples, cache, ids)
@@ -111,6 +107,9 @@ class Folder(SegmentationData):
         mask = self.format.orient(labels, orientation, image.shape[:2])
         require_same_size(sample, image, mask, orientation)
         return image, mask, note
+
+    def ignore_is_explicit(self) -> bool:
+        return True  # `require_meaning_of_255` has asked
 
     def recipe(self) -> Any:
         return ["Folder", VERSION, self.format.name, sorted(self.label_map.table.items())]

@@ -82,11 +82,8 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
         raise DataError(f"no folder {root}\n  → set data.root to the folder with your images and masks")
     if about is not None and not about.is_file():
         raise DataError(f"no file {about}\n  → data.about is the YAML that describes data.root, or null")
-    file: Path | None = about or root / "dataset.yaml"
-    if file is None or not file.is_file():
-        file, given = None, {}
-    else:
-        given = _read_yaml(file)
+    file = about or root / "dataset.yaml"
+    given = _read_yaml(file) if file.is_file() else {}
     if "classes" not in given and "labels" not in given:
         given["classes"] = next((n for n in ("classes.csv", "classes.txt") if (root / n).is_file()), None)
     try:
@@ -95,8 +92,8 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
         keys = dict.fromkeys(str(each["loc"][0]) for each in error.errors())
         mistakes = [_mistake(key, given[key]) for key in keys]
         raise ConfigError(f"{file}:\n  " + "\n  ".join(mistakes) + f"\n  {_known_keys()}") from error
-    description._places = [root, file.parent] if file else [root]
-    return description, file
+    description._places = [root, file.parent]
+    return description, file if file.is_file() else None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.data.images import Sample, apply_orientation, open_picture
+from segstudy.data.images import Sample, apply_orientation, image_name, open_picture
 from segstudy.errors import DataError
 
 IndexedMask = tuple[np.ndarray, list[str]]
@@ -196,7 +196,7 @@ class Coco:
         try:
             categories = sorted(content["categories"], key=lambda c: c["id"])
             self.names = {c["id"]: str(c["name"]) for c in categories}
-            self.images = {str(Path(i["file_name"]).with_suffix("").as_posix()): i for i in content["images"]}
+            self.images = {image_name(i["file_name"]): i for i in content["images"]}
             self.objects: dict[Any, list[dict]] = defaultdict(list)
             for each in content["annotations"]:
                 self.objects[each["image_id"]].append(each)

@@ -9,7 +9,7 @@ from pathlib import Path
 from segstudy.data.folder.classes import read_classes
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import Coco, MaskFormat, coco_format, detect_format, read_rows
-from segstudy.data.images import Sample, first_few, first_lines, list_found
+from segstudy.data.images import Sample, first_few, first_lines, image_name, list_found
 from segstudy.errors import ConfigError, DataError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -44,7 +44,7 @@ def problem(title: str, items: Sequence[str], severity: str = "error", advice: s
 class FolderScan:
     """The image–mask pairs of a folder in the order of their names, and the files without a partner.
 
-    A name is the path below the folder of images, without suffix. split_of: {name: split} from a CSV of pairs.
+    Names are those of `image_name`. split_of: {name: split} from a CSV of pairs.
     notes: what was recognised.
     """
 
@@ -139,7 +139,7 @@ def _from_pairs(description: Description, pairs: str) -> FolderScan:
     split_of, missing, duplicates = {}, [], []
     for row in rows:
         image, mask = root / row["image"], root / row["mask"]
-        name = Path(row["image"]).with_suffix("").as_posix()
+        name = image_name(row["image"])
         absent = [str(p) for p in (image, mask) if not p.is_file()]
         missing += absent
         if name in samples:
@@ -167,7 +167,7 @@ def _files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path]
         hidden = any(part.startswith(".") for part in path.relative_to(home).parts)
         if path.suffix.lower() not in suffixes or hidden or not path.is_file():
             continue
-        name = path.relative_to(home).with_suffix("").as_posix()
+        name = image_name(path.relative_to(home))
         if name in files:
             duplicates.append(f"{files[name].name} and {path.name}")
         else:

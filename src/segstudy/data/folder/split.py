@@ -10,7 +10,7 @@ import numpy as np
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import read_text
 from segstudy.data.folder.scan import IMAGES, FolderScan, Problem, problem
-from segstudy.data.images import Sample
+from segstudy.data.images import Sample, image_name
 from segstudy.data.splits import folds, hold_out
 from segstudy.errors import ConfigError, DataError, did_you_mean
 
@@ -171,8 +171,8 @@ def read_list(spec: str, description: Description, scan: FolderScan) -> list[str
 
 def _name_in_line(line: str, images: str) -> str:
     """The name of an image, from a line that may be a path or have a suffix."""
-    name = Path(line.removeprefix(f"{images}/"))
-    return name.with_suffix("").as_posix() if name.suffix.lower() in IMAGES else str(name)
+    path = Path(line.removeprefix(f"{images}/"))
+    return image_name(path) if path.suffix.lower() in IMAGES else path.as_posix()
 
 
 def _lists_named_as_roles(scan: FolderScan, description: Description) -> dict[str, Any]:
