@@ -12,16 +12,16 @@ import torch
 from conftest import make_voc
 from omegaconf import OmegaConf
 from PIL import Image
-from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segstudy.build import build_data
 from segstudy.callbacks.per_image_confusion import SIZES, dataset_metrics
-from segstudy.cli.common import runs_and_settings
+from segstudy.cli.arguments import runs_and_settings
 from segstudy.cli.main import app
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
+from segstudy.console import console
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.evaluate import (
     Evaluation,
@@ -196,7 +196,7 @@ def test_other_sizes_splits_and_data(home: Path) -> None:
 
 
 def test_the_command_tells_what_was_evaluated(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segstudy.cli.evaluate.console", Console(width=300))
+    monkeypatch.setattr(console, "_width", 300)
     assert "every figure equals that of the run's own test" in command(home / "a")
     said = command(home / "a", home / "b", "--split", "fit", "--tta", "flip", "--json", tmp_path / "x" / "all.json")
     assert "6 of 6 images were trained or selected on" in said

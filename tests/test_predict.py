@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
+from segstudy.console import console
 from segstudy.data.images import EXIF_ORIENTATION
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference import predict as predicting
@@ -73,7 +74,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The command in tmp_path, with the model of colours for a run: its exit code and what it says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("segstudy.inference.model.load", lambda run, device: colours())
-    monkeypatch.setattr("segstudy.cli.predict.console", Console(width=300))
+    monkeypatch.setattr(console, "_width", 300)
 
     def call(*words: Any, code: int = 0) -> str:
         done = CliRunner().invoke(app, ["predict", "run", *map(str, words)], catch_exceptions=False)

@@ -74,6 +74,12 @@ def format_duration(seconds: float | None) -> str:
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
 
+
+def print_line(line: str, style: str | None = None) -> None:
+    """Print a line as it is: no wrapping, and brackets in names and paths are not markup."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 PATIENCE = 20
 """Seconds within which the first of several processes should meet an error that all of them meet."""
 

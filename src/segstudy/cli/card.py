@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.common import USE, console, say
+from segstudy.cli.arguments import USE
+from segstudy.console import console, print_line, silence_warnings
 
 app = typer.Typer()
 
@@ -21,10 +22,9 @@ def card(
 
     Example: segstudy card runs/study/v4 --license mit
     """
-    from segstudy.console import silence_warnings
     from segstudy.inference.card import write_card
 
     silence_warnings()
     with console.status("measuring the network's speed …" if latency else "writing …"):
         file = write_card(run, out, latency, license)
-    say(f"card: {file}")
+    print_line(f"card: {file}")

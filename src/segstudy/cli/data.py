@@ -8,7 +8,8 @@ import typer
 import typer.core
 from rich.table import Table
 
-from segstudy.cli.common import BEFORE, config_of, console
+from segstudy.cli.arguments import BEFORE, config_of
+from segstudy.console import console
 
 SHOWN_IN_FULL = 40
 """Of more classes, those without a pixel are left out of the table."""

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.common import USE, console, say
+from segstudy.cli.arguments import USE
+from segstudy.console import console, print_line
 
 app = typer.Typer()
 
@@ -32,7 +33,7 @@ def demo(
         opened = web.open_demo(runs, folder, device, max_pixels)
         blocks = web.page(opened, photos)
         address, local = web.launch(blocks, host, port)
-        say(f"{', '.join(m.name for m in opened.models)} on {opened.models[0].device_line}")
+        print_line(f"{', '.join(m.name for m in opened.models)} on {opened.models[0].device_line}")
         if not local:
             console.print("everyone who reaches this machine over the network can use the page", style="bold yellow")
         console.print(f"open {address} in a browser; Ctrl-C ends it", highlight=False, soft_wrap=True)

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from segstudy.cli.common import USE, console, runs_and_settings, say
+from segstudy.cli.arguments import USE, runs_and_settings
+from segstudy.console import console, print_line, silence_warnings
+from segstudy.errors import ConfigError
 
 app = typer.Typer()
 
@@ -31,8 +33,6 @@ def evaluate(
     and interpolated to the original one. --retest tests each run as its training did, and writes that into its folder.
     Example: segstudy evaluate runs/study/v1 runs/study/v4 data.root=photos --tta flip --save-masks masks
     """
-    from segstudy.console import silence_warnings
-    from segstudy.errors import ConfigError
     from segstudy.inference.evaluate import TestTimeAugmentation
     from segstudy.inference.loading import EvaluationSpec
     from segstudy.inference.tiles import Tiles
@@ -85,7 +85,7 @@ def evaluate_runs(
     at += f", in tiles of {tiles.side}×{tiles.side} that overlap by {tiles.overlap:g}" if tiles else ""
     console.print(f"{len(images)} images of {dataset.name} {images.name!r} at {at}; {device}", highlight=False)
     for line in tests.trained_on(dataset, members):
-        say(line, "bold red")
+        print_line(line, "bold red")
     counts = tests.evaluate(members, cfg, dataset, views, masks, tiles)
     rows = {
         name: dataset_metrics(c, dataset.classes) | {"confusion": {s: m.tolist() for s, m in c.items()}}
@@ -97,9 +97,9 @@ def evaluate_runs(
         tests.print_rows(rows, len(members), console)
     lines = {m.name: tests.against_record(rows[m.name]["metrics"], dataset, m.record) for m in members}
     for name, line in lines.items():
-        say(f"{name}: {line}")
+        print_line(f"{name}: {line}")
     if masks:
-        say(f"masks of {last}: {masks}")
+        print_line(f"masks of {last}: {masks}")
     if file:
         about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": wanted.size}
         about |= {"views": views and vars(views), "tiles": tiles and vars(tiles), "own_test": lines, "device": device}

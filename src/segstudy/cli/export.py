@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from segstudy.cli.common import USE, console, say
+from segstudy.cli.arguments import USE
+from segstudy.console import console, print_line, silence_warnings
+from segstudy.errors import ConfigError
 
 app = typer.Typer()
 
@@ -37,8 +39,6 @@ def export(
     hold weights alone, for segstudy's own network; segstudy.load opens hub's folder.
     Example: segstudy export runs/study/v4 --format onnx --out v4.onnx
     """
-    from segstudy.console import silence_warnings
-    from segstudy.errors import ConfigError
     from segstudy.inference import export as exports
     from segstudy.inference.evaluate import write_json
     from segstudy.inference.model import load
@@ -68,11 +68,11 @@ def print_export(done: Any, kind: str) -> None:
         table.add_row(size, f"{row.difference:.1e}", f"{row.largest:.3g}", f"{row.agreement:.4%}")
     console.print(table)
     for line in done.refused:
-        say(f"not compared, the network itself refuses it: {line}")
+        print_line(f"not compared, the network itself refuses it: {line}")
     sides = "×".join(map(str, done.metadata["input_shape"]))
     fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed, since {'; '.join(done.why_not_more)}"
-    say(f"input: {done.metadata['input']}, {sides}{fixed}")
-    say(f"written: {done.path} ({size_on_disk(done.path) / 1e6:.1f} MB)")
+    print_line(f"input: {done.metadata['input']}, {sides}{fixed}")
+    print_line(f"written: {done.path} ({size_on_disk(done.path) / 1e6:.1f} MB)")
 
 
 def size_on_disk(path: Path) -> int:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from segstudy.cli.common import BEFORE, config_of, console, runs_and_settings
+from segstudy.cli.arguments import BEFORE, config_of, runs_and_settings
+from segstudy.console import console, silence_warnings
+from segstudy.errors import ConfigError, first_line
 
 app = typer.Typer()
 
@@ -26,7 +28,6 @@ def network(
     """
     from segstudy.build import build_network
     from segstudy.config.targets import locate
-    from segstudy.errors import ConfigError
 
     given = [*(overrides or []), *placeholders(overrides or [])]
     cfg = config_of(given)
@@ -67,7 +68,6 @@ def print_network(built: Any, title: str, size: int, classes: int, depth: int, n
 
     name: of one of V1 … V4, whose published numbers are printed too.
     """
-    from segstudy.errors import ConfigError, first_line
     from segstudy.inspection.receptive_field import receptive_fields
     from segstudy.inspection.summary import PUBLISHED, describe
 
@@ -132,7 +132,6 @@ def open_training(given: list[str]) -> tuple[Any, Any, Any]:
     from segstudy.config.check import check
     from segstudy.config.names import MACHINE_SETTINGS
     from segstudy.config.trust import restrict_paths
-    from segstudy.errors import ConfigError
     from segstudy.inference.loading import load_run
     from segstudy.runs.record import read_record
 
@@ -176,7 +175,6 @@ def find_lr(
     Example: segstudy find lr model=v3 data=voc data.root=photos
     """
     from segstudy.build import build_trial
-    from segstudy.console import silence_warnings
     from segstudy.drawing import save
     from segstudy.inspection.learning_rate import draw_learning_rates, find_lr
 
@@ -211,7 +209,6 @@ def find_batch(
     (data.augment.sizes) may need more than was tried. Example: segstudy find batch model=v3 data.size=256 --limit 256
     """
     from segstudy.build import build_trial
-    from segstudy.console import silence_warnings
     from segstudy.inspection.batch_size import find_batch
 
     silence_warnings()

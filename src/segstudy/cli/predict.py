@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.common import USE, console
+from segstudy.cli.arguments import USE
+from segstudy.console import console, silence_warnings
 
 app = typer.Typer()
 
@@ -37,7 +38,6 @@ def predict(
     The same command again continues: what is there is skipped. Photos that cannot be read are named at the end, and
     make the exit code 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
     """
-    from segstudy.console import silence_warnings
     from segstudy.inference.loading import TestTimeAugmentation, parse_size
     from segstudy.inference.model import load
     from segstudy.inference.predict import PredictionTask, kept_classes

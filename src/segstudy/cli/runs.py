@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.common import USE, console
+from segstudy.cli.arguments import USE
+from segstudy.console import console
 
 app = typer.Typer()
 

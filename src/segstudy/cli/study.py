@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.common import COMPARE, console
+from segstudy.cli.arguments import COMPARE
+from segstudy.console import console, silence_warnings
 
 app = typer.Typer()
 
@@ -22,7 +23,6 @@ def report(
     report.html opens offline; beside it report.md, runs.csv, per_class.csv, table.tex and figures/. Exit code 1 if a
     run is not done. Example: segstudy report runs/voc-animals --plan journey
     """
-    from segstudy.console import silence_warnings
     from segstudy.study.report.write import report_study
 
     silence_warnings()

@@ -1,19 +1,10 @@
-"""What several commands share: the console, the groups of `segstudy --help`, settings, and folders of runs."""
+"""What several commands take: settings, folders of runs, options; and the groups of `segstudy --help`."""
 
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 BEFORE, USE, COMPARE = "Before training", "Use trained networks", "Compare"
 """Groups of commands in `segstudy --help`."""
-
-console = Console()
-
-
-def say(line: str, style: str | None = None) -> None:
-    """Print a line as it is: names and paths in it are neither markup nor wrapped."""
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def config_of(overrides: list[str]) -> Any:
@@ -28,6 +19,6 @@ def config_of(overrides: list[str]) -> Any:
 
 
 def runs_and_settings(words: list[str]) -> tuple[list[Path], list[str]]:
-    """The runs' folders among a command's words, and the settings. A run's name may have "=" in it, too."""
+    """Split a command's words into folders of runs and settings. A folder's name may have "=" in it, too."""
     settings = [word for word in words if "=" in word and not Path(word).is_dir()]
     return [Path(word) for word in words if word not in settings], settings
