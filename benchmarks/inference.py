@@ -59,7 +59,7 @@ def end_to_end(model: Model, folder: Path, place: Path, task: PredictionTask) ->
     """Images per second of `segstudy predict FOLDER`, once the network is loaded."""
     with tempfile.TemporaryDirectory(dir=place) as out:
         began = now(model.device)
-        predict_all(model, task, [str(folder)], Path(out), console=Console(quiet=True))
+        predict_all(model, task, [str(folder)], Path(out))
         return len(list(folder.iterdir())) / (now(model.device) - began)
 
 

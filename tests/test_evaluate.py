@@ -25,11 +25,9 @@ from segstudy.console import console
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.evaluate import (
     Evaluation,
-    TestTimeAugmentation,
     _name,
     evaluate,
     retest,
-    save_mask,
     trained_on,
 )
 from segstudy.inference.loading import (
@@ -41,7 +39,8 @@ from segstudy.inference.loading import (
     load_runs,
     same_classes,
 )
-from segstudy.inference.tta import mean_over_views
+from segstudy.inference.pictures import save_mask
+from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_at, voc_palette
 from segstudy.networks.normalize import Normalize
 from segstudy.run import run
@@ -174,8 +173,9 @@ def test_each_member_gets_its_own_normalisation_and_views() -> None:
     torch.testing.assert_close(rows["plain"], image)
     torch.testing.assert_close(rows["shifted"], (image - 0.5) * 4)
     torch.testing.assert_close(rows["ensemble of 2"], (image.softmax(1) + (image * 4).softmax(1)) / 2)
-    rows = Evaluation(members, TestTimeAugmentation(True, (0.5, 1.0))).scores(image)
-    seen = [mean_over_views(networks["plain"], x, (0.5, 1.0), True) for x in (image, (image - 0.5) * 4)]
+    views = TestTimeAugmentation(True, (0.5, 1.0))
+    rows = Evaluation(members, views).scores(image)
+    seen = [views.mean_probability(networks["plain"], x) for x in (image, (image - 0.5) * 4)]
     torch.testing.assert_close(rows["shifted, with views"], seen[1])
     torch.testing.assert_close(rows["ensemble of 2, with views"], (seen[0] + seen[1]) / 2)
     assert list(rows)[-1] == "ensemble of 2, with views"

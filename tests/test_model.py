@@ -12,8 +12,8 @@ from test_evaluate import evaluated, voc_run
 
 import segstudy
 from segstudy.errors import ConfigError, DataError
-from segstudy.inference.loading import TestTimeAugmentation
 from segstudy.inference.model import as_image
+from segstudy.inference.tta import TestTimeAugmentation
 
 
 @pytest.fixture(scope="module")

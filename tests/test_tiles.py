@@ -23,13 +23,13 @@ from segstudy.inference.evaluate import evaluate
 from segstudy.inference.loading import (
     EvaluationSpec,
     LoadedRun,
-    TestTimeAugmentation,
     evaluation_config,
     evaluation_data,
     load_runs,
 )
 from segstudy.inference.model import Model
 from segstudy.inference.tiles import Place, Tiles, blend_tiles, predict_tiled
+from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, labels_at
 from segstudy.networks.normalize import Normalize
 

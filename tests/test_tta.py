@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from segstudy.build import build_network
 from segstudy.config.compose import compose_config
-from segstudy.inference.tta import TTAEvaluation, mean_over_views
+from segstudy.inference.tta import TestTimeAugmentation, TTAEvaluation
 
 IMAGE = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
 
@@ -30,13 +30,13 @@ class Leftmost(nn.Module):
 
 
 def test_one_plain_view_is_the_prediction() -> None:
-    views = mean_over_views(Pixelwise(), IMAGE, [1.0], flip=False)
+    views = TestTimeAugmentation(flip=False).mean_probability(Pixelwise(), IMAGE)
     torch.testing.assert_close(views, (4 * IMAGE).softmax(1))
-    torch.testing.assert_close(mean_over_views(Pixelwise(), IMAGE, [1.0], flip=True), views)
+    torch.testing.assert_close(TestTimeAugmentation(flip=True).mean_probability(Pixelwise(), IMAGE), views)
 
 
 def test_a_mirrored_view_is_mirrored_back() -> None:
-    views = mean_over_views(Leftmost(), IMAGE, [1.0], flip=True)
+    views = TestTimeAugmentation(flip=True).mean_probability(Leftmost(), IMAGE)
     plain = Leftmost()(IMAGE).softmax(1)
     torch.testing.assert_close(views, (plain + plain.flip(3)) / 2)
     torch.testing.assert_close(views, views.flip(3))
@@ -51,7 +51,7 @@ def test_scales_come_back_to_the_images_size(scales: Sequence[float]) -> None:
             sizes.append(tuple(image.shape[2:]))
             return super().forward(image)
 
-    views = mean_over_views(Watched(), IMAGE, scales, flip=False)
+    views = TestTimeAugmentation(False, tuple(scales)).mean_probability(Watched(), IMAGE)
     assert sizes == [(round(24 * s), round(32 * s)) for s in scales]
     expected = torch.zeros(())
     for s in scales:

@@ -33,9 +33,9 @@ def evaluate(
     and interpolated to the original one. --retest tests each run as its training did, and writes that into its folder.
     Example: segstudy evaluate runs/study/v1 runs/study/v4 data.root=photos --tta flip --save-masks masks
     """
-    from segstudy.inference.evaluate import TestTimeAugmentation
     from segstudy.inference.loading import EvaluationSpec
     from segstudy.inference.tiles import Tiles
+    from segstudy.inference.tta import TestTimeAugmentation
 
     silence_warnings()
     folders, settings = runs_and_settings(what)

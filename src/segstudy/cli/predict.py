@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from segstudy.cli.arguments import USE
-from segstudy.console import console, silence_warnings
+from segstudy.console import silence_warnings
 
 app = typer.Typer()
 
@@ -38,11 +38,12 @@ def predict(
     The same command again continues: what is there is skipped. Photos that cannot be read are named at the end, and
     make the exit code 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
     """
-    from segstudy.inference.loading import TestTimeAugmentation, parse_size
+    from segstudy.inference.loading import parse_size
     from segstudy.inference.model import load
     from segstudy.inference.predict import PredictionTask, kept_classes
     from segstudy.inference.predictions import predict_all
     from segstudy.inference.tiles import Tiles
+    from segstudy.inference.tta import TestTimeAugmentation
 
     silence_warnings()
     if size not in ("train", "original"):
@@ -52,5 +53,5 @@ def predict(
     model = load(run, device)
     keep = kept_classes(model, classes) if classes is not None else None
     task = PredictionTask(size, views, parts, batch, keep, alpha if overlay else None, max_pixels)
-    if not predict_all(model, task, paths, out, overwrite, json, console):
+    if not predict_all(model, task, paths, out, overwrite, json):
         raise typer.Exit(1)

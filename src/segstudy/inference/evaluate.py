@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +12,6 @@ import lightning as L
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -29,22 +26,20 @@ from segstudy.config.names import MACHINE_SETTINGS
 from segstudy.config.trust import is_trusted
 from segstudy.console import format_number
 from segstudy.data.datamodule import SegmentationData
-from segstudy.drawing import VOID
 from segstudy.errors import ConfigError, DataError
-from segstudy.files import atomic_write, move, remove, write_text
+from segstudy.files import move, remove, write_text
 from segstudy.inference.loading import (
     EvaluationSpec,
     LoadedRun,
     OriginalSize,
-    TestTimeAugmentation,
     evaluation_config,
     evaluation_data,
     load_runs,
 )
 from segstudy.inference.model import TwoChannels
-from segstudy.inference.photos import OURS
+from segstudy.inference.pictures import save_mask
 from segstudy.inference.tiles import Tiles, predict_tiled
-from segstudy.inference.tta import mean_over_views
+from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_at
 from segstudy.metrics import confusion
 from segstudy.precision import choose_device
@@ -93,7 +88,7 @@ class Evaluation(L.LightningModule):
         """Logits (B,C,H,W) of an image; with views or tiles, probabilities."""
 
         def seen(part: Tensor) -> Tensor:
-            return mean_over_views(network, part, views.scales, views.flip) if views else network(part)
+            return views.mean_probability(network, part) if views else network(part)
 
         if self.tiles is None:
             return seen(image)
@@ -140,23 +135,6 @@ def _name(image: str) -> str:
     if os.path.isabs(name) or os.pardir in Path(name).parts:
         raise DataError(f"the image name {image!r} leads out of the folder: its mask is not saved\n  → rename it")
     return name
-
-
-def save_mask(labels: np.ndarray, folder: Path, name: str | Path, palette: Sequence[Sequence[int]]) -> None:
-    """Labels uint8 (H,W) as an indexed PNG: the values are the classes, 255 has the colour of void.
-
-    Never half written, and through no link below `folder`; marked as segstudy's, so that no prediction is taken for a
-    photo.
-    """
-    colours = np.zeros((256, 3), np.uint8)
-    colours[255] = VOID
-    colours[: len(palette)] = palette
-    picture = Image.fromarray(labels)
-    picture.putpalette(colours.ravel().tolist())
-    text = PngInfo()
-    text.add_text("Software", OURS)
-    with atomic_write(folder, name) as file:  # runs of equal labels: a third of the default's time, a fifth more bytes
-        picture.save(file, "PNG", pnginfo=text, compress_type=zlib.Z_RLE)
 
 
 # The run's own test

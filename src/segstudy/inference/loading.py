@@ -1,7 +1,6 @@
 """Finished runs, opened to be used: their tested networks, and the images that are put to them."""
 
 import copy
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,28 +72,6 @@ class EvaluationSpec:
     data: str | None = None
     split: str | None = None
     size: str = "train"
-
-
-@dataclass(frozen=True)
-class TestTimeAugmentation:
-    """Of which the mean probability is taken: each size (a factor), and each of them mirrored if `flip`."""
-
-    __test__ = False  # no test, whatever pytest thinks of the name
-
-    flip: bool
-    scales: tuple[float, ...] = (1.0,)
-
-    @classmethod
-    def parse(cls, text: str) -> "TestTimeAugmentation":
-        """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
-        words = [w.strip() for w in text.split(",")]
-        try:
-            scales = tuple(float(w) for w in words if w != "flip")
-        except ValueError:
-            scales = (math.nan,)
-        if not all(0 < s < math.inf for s in scales):
-            raise ConfigError(f"--tta {text}: not 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
-        return cls("flip" in words, scales or (1.0,))
 
 
 def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:

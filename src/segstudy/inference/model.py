@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from segstudy.data.images import open_upright, to_eight_bits, to_rgb
 from segstudy.errors import DataError
-from segstudy.inference.loading import LoadedRun, TestTimeAugmentation, load_runs, parse_size
+from segstudy.inference.loading import LoadedRun, load_runs, parse_size
 from segstudy.inference.tiles import Place, Tiles, blend_tiles, join_blocks, tiles_per_batch
-from segstudy.inference.tta import mean_over_views
+from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
 from segstudy.precision import choose_device
@@ -98,20 +98,21 @@ class Model:
         views: TestTimeAugmentation | None = None,
         tiles: Tiles | None = None,
         batch: int | None = None,
-        tell: Callable[[float], None] | None = None,
+        advance: Callable[[float], None] = lambda share: None,
     ) -> tuple[np.ndarray, float]:
         """Labels uint8 (H,W) of an upright picture, and the mean over what the network saw of the highest probability.
 
-        batch: tiles at a time. tell: is told the share of the tiles that is done.
+        batch: tiles at a time. advance: is called with the share of the picture that was predicted since its last call.
         """
         shape = picture.height, picture.width
         if tiles is None:
             scores = self.batch_scores(self.resized(picture, size)[None], views)
+            advance(1)
             return labels_and_mean_confidence(scores[0], shape, views is not None)
         if size not in ("train", "original"):
             picture = Image.fromarray(self.resized(picture, size))
         seen = picture.height, picture.width
-        blocks = self.tiled(picture, tiles, views, batch, tell)
+        blocks = self.tiled(picture, tiles, views, batch, advance)
         if seen != shape:
             return labels_and_mean_confidence(join_blocks(seen, blocks), shape)
         labels, total = np.empty(shape, np.uint8), 0.0
@@ -128,21 +129,18 @@ class Model:
         tiles: Tiles,
         views: TestTimeAugmentation | None = None,
         batch: int | None = None,
-        tell: Callable[[float], None] | None = None,
+        advance: Callable[[float], None] = lambda share: None,
     ) -> Iterator[tuple[int, int, Tensor]]:
         """The probabilities of a picture in its own size, in blocks (see `blend_tiles`)."""
-        number, done = len(tiles.starts(picture.height)) * len(tiles.starts(picture.width)), 0
+        number = len(tiles.starts(picture.height)) * len(tiles.starts(picture.width))
 
         def chances(places: Sequence[Place]) -> Tensor:
-            nonlocal done
-            if tell:
-                tell(done / number)
-            done += len(places)
             ends = [
                 (min(left + tiles.side, picture.width), min(top + tiles.side, picture.height)) for top, left in places
             ]
             boxes = [(left, top, *end) for (top, left), end in zip(places, ends, strict=True)]
             scores = self.batch_scores(np.stack([to_rgb(picture.crop(box)) for box in boxes]), views)
+            advance(len(places) / number)
             return scores.float() if views else scores.float().softmax(1)
 
         batch = batch or tiles_per_batch(tiles.side**2, self.device)
@@ -168,7 +166,7 @@ class Model:
         with self.autocast():
             if views is None:
                 return self.network(pixels)
-            return mean_over_views(self.network, pixels, views.scales, views.flip)
+            return views.mean_probability(self.network, pixels)
 
     def autocast(self) -> AbstractContextManager:
         """The precision that the run's test had, where the device has it."""

@@ -1,10 +1,11 @@
-"""Masks, overlays and a table of many photos: read and written by threads while the network works."""
+"""Predicts many photos: threads read and write the files while the network works."""
 
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,33 +17,35 @@ from torch import Tensor
 
 from segstudy.data.images import open_upright
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
-from segstudy.files import atomic_write
-from segstudy.inference.evaluate import save_mask
-from segstudy.inference.loading import TestTimeAugmentation
 from segstudy.inference.model import Model
-from segstudy.inference.overlay import overlay, with_legend
-from segstudy.inference.photos import MAX_PIXELS, OURS, Photo, header
+from segstudy.inference.photos import MAX_PIXELS, Photo
+from segstudy.inference.pictures import overlay, save_mask, save_overlay, with_legend
 from segstudy.inference.tiles import Tiles, tiles_per_batch
+from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence
 
 LANES = 4
-"""Batches that a CPU's network sees side by side. The threads of one batch wait for the slowest of them at every layer,
-and so for what reads and writes on its core; batches, each in fewer threads, need not wait for each other."""
+"""Batches that a CPU predicts at the same time, each with a part of the threads: the threads of one batch wait for each
+other at every layer, and so for what reads and writes on their cores."""
 AHEAD = 4
-"""Batches in line beside those that the network sees: being read, or written."""
+"""Further batches that are being read or written."""
 LARGEST = 16
-"""Photos of a batch at most: its scores wait in memory until they are written."""
+"""Photos of a batch at most: its scores stay in memory until they are written."""
 HELD = 100_000_000
-"""Pixels of the photos in memory at a time (4 bytes each while decoded), and scores; one larger photo is alone."""
+"""Pixels of photos (4 bytes each while decoded) and scores in memory at a time; a larger photo is there alone."""
 WHOLE = 2**22
-"""At size=original, a photo of more pixels is seen in tiles: its maps would fill the memory."""
+"""At size=original, a photo of more pixels is predicted in tiles: its feature maps would fill the memory."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PredictionTask:
-    """What is done with each photo. keep: the classes that stay, the others become background. alpha: of an overlay."""
+    """What is done with each photo.
+
+    keep: the classes that stay; the others become background. alpha: weight of an overlay's colours; None for no
+    overlay. max_pixels: for the message of `pixel_limit`.
+    """
 
     size: str = "train"
     views: TestTimeAugmentation | None = None
@@ -57,14 +60,10 @@ class PredictionTask:
         """Whether the network sees all photos at one size."""
         return self.tiles is None and self.size != "original"
 
-    def tiles_of(self, pixels: int) -> Tiles | None:
-        """The tiles in which a photo is seen that does not come in a batch, or None for in one piece."""
-        return self.tiles or (Tiles(512) if pixels > WHOLE else None)
-
 
 @dataclass(frozen=True)
 class Failure:
-    """A photo of which nothing could be predicted."""
+    """A photo that could not be predicted."""
 
     file: Path
     message: str
@@ -72,177 +71,169 @@ class Failure:
 
 @dataclass(frozen=True)
 class OpenedPhoto:
-    """A decoded photo: its width and height; as the network sees it in a batch; itself, if that is still needed."""
+    """A decoded photo: its width and height, its pixels at the network's size if batched, the picture if needed."""
 
     photo: Photo
     size: tuple[int, int]
-    image: np.ndarray | None = None
-    picture: Image.Image | None = None
-
-
-class SynchronousExecutor(Executor):
-    """Does what is submitted in the thread that submits it."""
-
-    def submit(self, do: Callable, /, *given: Any) -> Future:  # type: ignore[override]
-        future: Future = Future()
-        try:
-            future.set_result(do(*given))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+    pixels: np.ndarray | None
+    picture: Image.Image | None
 
 
 class PredictionPipeline:
-    """Photos are read, put to the network and written side by side; in their order, with a bounded number in memory."""
+    """Reads, predicts and writes photos at the same time, with a bounded number in memory."""
 
-    def __init__(self, model: Model, task: PredictionTask, out: Path, tell: Callable[[float], None] | None = None):
-        """tell: is told how many photos the network has seen, a share of one in tiles."""
-        self.model, self.task, self.out, self.tell = model, task, out, tell
-        self.seen, self.scores, self.stopped = 0, 0, False
+    def __init__(
+        self, model: Model, task: PredictionTask, out: Path, advance: Callable[[float], None] = lambda photos: None
+    ):
+        """advance: is called with how many photos more have been predicted: a fraction of one in tiles."""
+        self.model, self.task, self.out, self.advance = model, task, out, advance
+        self.stopped = False
 
     def run(self, photos: Sequence[Photo]) -> Iterator[Row | Failure]:
-        """A row or a failure for each photo. Raises ConfigError if the output folder cannot be written."""
+        """A row or a failure for each photo, in order. Raises ConfigError if the output folder cannot be written."""
         threads = torch.get_num_threads()
-        lanes, size = 1, 1
-        if self.task.batched:
-            pixels = math.prod(self.model.image_shape(self.task.size))
-            self.scores = pixels * len(self.model.classes)
-            size = min(self.task.batch or min(LARGEST, tiles_per_batch(pixels, self.model.device)), len(photos))
-            if self.model.device.type == "cpu":
-                lanes = max(n for n in range(1, min(threads, size, LANES) + 1) if threads % n == 0)
+        size, lanes, scores = self._batch_size(len(photos), threads)
         networks = ThreadPoolExecutor(lanes, "network", keep_threads, (threads // lanes,))
-        # Each thread of torch's own would start as many again: beside the network's these are too many.
+        # With several of torch's own threads each, readers and writers would take the cores from the network.
         self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", keep_threads, (1,))
-        # On a CPU of several lanes a batch's scores lie in the cache of the core whose network gave them.
-        self.writers: Executor = self.pool if lanes == 1 else SynchronousExecutor()
-        line: deque[tuple[int, Future[list[Future]]]] = deque()
+        waiting: deque[tuple[int, Future]] = deque()
         held = 0
         try:
-            for pixels, group in self.groups(photos, size // lanes):
-                while line and (len(line) >= lanes + AHEAD or held + pixels > HELD):
-                    done, batch = line.popleft()
-                    yield from outcomes(batch)
-                    held -= done
+            for pixels, batch in batches(photos, size, scores):
+                while waiting and (len(waiting) >= lanes + AHEAD or held + pixels > HELD):
+                    written, future = waiting.popleft()
+                    yield from outcomes(future)
+                    held -= written
                 held += pixels
-                line.append((pixels, networks.submit(self.put, [self.pool.submit(self.read, each) for each in group])))
-            for _, batch in line:
-                yield from outcomes(batch)
+                reading = [self.pool.submit(self._read, photo) for photo in batch]
+                waiting.append((pixels, networks.submit(self._predict, reading)))
+            for _, future in waiting:
+                yield from outcomes(future)
         finally:
             self.stopped = True
             networks.shutdown(cancel_futures=True)
             self.pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # threads to come have what was set last
+            torch.set_num_threads(threads)  # new threads start with the number that was set last
 
-    def groups(self, photos: Iterable[Photo], size: int) -> Iterator[tuple[int, list[Photo | Failure]]]:
-        """The batches of `size` photos, and what they hold in memory: pixels and scores."""
-        group: list[Photo | Failure] = []
-        total = 0
-        for photo in photos:
-            each, pixels = self.measured(photo)
-            if group and (len(group) == size or total + pixels > HELD // 2):
-                yield total, group
-                group, total = [], 0
-            group, total = [*group, each], total + pixels + self.scores
-        if group:
-            yield total, group
+    def _batch_size(self, photos: int, threads: int) -> tuple[int, int, int]:
+        """(photos of a batch, batches at the same time, scores of a photo)."""
+        if not self.task.batched:
+            return 1, 1, 0
+        pixels = math.prod(self.model.image_shape(self.task.size))
+        size = min(self.task.batch or min(LARGEST, tiles_per_batch(pixels, self.model.device)), photos)
+        lanes = 1
+        if self.model.device.type == "cpu":
+            lanes = max(n for n in range(1, min(threads, size, LANES) + 1) if threads % n == 0)
+        return size // lanes, lanes, pixels * len(self.model.classes)
 
-    def measured(self, photo: Photo) -> tuple[Photo | Failure, int]:
-        """The photo and its pixels, if its header can be read."""
-        try:
-            width, height = header(photo.file, self.task.max_pixels)
-        except Exception as error:
-            return failure(photo, error), 0
-        return photo, width * height
-
-    def read(self, photo: Photo | Failure) -> OpenedPhoto | Failure:
-        """Decode a photo, and resize it if all are seen at one size."""
-        if isinstance(photo, Failure):
-            return photo
+    def _read(self, photo: Photo) -> OpenedPhoto | Failure:
+        """Decode a photo, and resize it if all are predicted at one size."""
         try:
             picture = open_upright(photo.file)[0]
             if not self.task.batched:
-                return OpenedPhoto(photo, picture.size, picture=picture)
+                return OpenedPhoto(photo, picture.size, None, picture)
             kept = picture if self.task.alpha is not None else None
             return OpenedPhoto(photo, picture.size, self.model.resized(picture, self.task.size), kept)
-        except Exception as error:
-            return failure(photo, error)
+        except Exception as error:  # Pillow's formats raise anything on a damaged file
+            return Failure(photo.file, why_unread(photo.file, error, self.task.max_pixels))
 
-    def put(self, reading: Sequence[Future]) -> list[Future]:
-        """What is being written of a batch, after the network has seen it."""
-        batch = [future.result() for future in reading]
-        task, there = self.task, [each for each in batch if isinstance(each, OpenedPhoto)]
-        found: Iterable[Tensor | tuple[np.ndarray, float]]
-        if task.batched and there:
-            found = self.model.batch_scores(np.stack([each.image for each in there]), task.views).cpu()  # type: ignore[misc]
-        else:
-            found = [self.see(each.picture) for each in there if each.picture]
+    def _predict(self, reading: Sequence[Future]) -> list[Future | Failure]:
+        """Predict a batch when it is read, and let it be written."""
+        opened = [future.result() for future in reading]
+        ready = [each for each in opened if isinstance(each, OpenedPhoto)]
+        found: Iterable[Tensor | tuple[np.ndarray, float]] = []
+        if ready and not self.task.batched:
+            found = [self._labels(each.picture) for each in ready if each.picture]
+        elif ready:
+            pixels = np.stack([each.pixels for each in ready if each.pixels is not None])
+            found = self.model.batch_scores(pixels, self.task.views).cpu()
+        if self.task.batched or not ready:
+            self.advance(len(opened))
         results = iter(found)
-        return [
-            self.writers.submit(self.write, each, next(results)) if isinstance(each, OpenedPhoto)
-            else self.writers.submit(lambda failed: failed, each) for each in batch
-        ]  # fmt: skip
+        return [each if isinstance(each, Failure) else self.pool.submit(self._write, each, next(results))
+                for each in opened]  # fmt: skip
 
-    def see(self, picture: Image.Image) -> tuple[np.ndarray, float]:
-        """Labels and confidence of a photo that does not come in a batch."""
-        tiles, task = self.task.tiles_of(picture.width * picture.height), self.task
-        found = self.model.labels(picture, task.size, task.views, tiles, task.batch, self.told)
-        self.seen += 1
-        return found
+    def _labels(self, picture: Image.Image) -> tuple[np.ndarray, float]:
+        """Labels and confidence of a photo in its own size or in tiles."""
+        task = self.task
+        tiles = task.tiles or (Tiles(512) if picture.width * picture.height > WHOLE else None)
+        return self.model.labels(picture, task.size, task.views, tiles, task.batch, self.advance_part)
 
-    def told(self, share: float) -> None:
-        """Tell the share of a photo; raises CancelledError once nobody waits for it."""
+    def advance_part(self, part: float) -> None:
+        """Tell the progress within a photo; raises CancelledError once nobody waits for it."""
         if self.stopped:
             raise CancelledError
-        if self.tell:
-            self.tell(self.seen + share)
+        self.advance(part)
 
-    def write(self, opened: OpenedPhoto, found: Tensor | tuple[np.ndarray, float]) -> Row:
-        """Write a photo's mask and overlay, from the network's scores or from labels; its row of the table."""
+    def _write(self, opened: OpenedPhoto, found: Tensor | tuple[np.ndarray, float]) -> Row:
+        """Write a photo's mask and overlay from its scores or labels; its row of the table."""
         model, task, photo = self.model, self.task, opened.photo
         width, height = opened.size
         if isinstance(found, Tensor):
             found = labels_and_mean_confidence(found, (height, width), task.views is not None)
-        labels, sure = found
+        labels, confidence = found
+        # Pillow maps and counts bytes as they are; NumPy would make eight bytes of each.
         if task.keep is not None:
             kept = [c if c in task.keep else model.background for c in range(256)]
-            np.take(np.array(kept, np.uint8), labels, out=labels, mode="clip")
-        # Pillow counts bytes where they lie; NumPy would make eight of each.
-        areas = [count / (width * height) for count in Image.fromarray(labels).histogram()[: len(model.classes)]]
+            labels = np.asarray(Image.fromarray(labels).point(kept))
+        areas = [count / labels.size for count in Image.fromarray(labels).histogram()[: len(model.classes)]]
         try:
             if task.alpha is not None and opened.picture is not None:
-                self.draw(opened.picture, labels, areas, photo.overlay)
+                drawn = overlay(opened.picture, labels, model.palette, task.alpha, model.background)
+                shown = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
+                save_overlay(with_legend(drawn, shown), self.out, photo.overlay)
             save_mask(labels, self.out, photo.mask, model.palette)
         except OSError as error:
             raise ConfigError(f"--out {self.out} cannot be written: {error}") from error
         row: Row = {"file": os.path.abspath(photo.file), "mask": photo.mask.as_posix(), "width": width}
-        row |= {"height": height, "confidence": round(sure, 4)}
+        row |= {"height": height, "confidence": round(confidence, 4)}
         return row | {f"area_{name}": round(areas[c], 6) for c, name in area_columns(model, task.keep)}
 
-    def draw(self, picture: Image.Image, labels: np.ndarray, areas: Sequence[float], name: Path) -> None:
-        """Write an overlay, never half."""
-        model = self.model
-        drawn = overlay(picture, labels, model.palette, self.task.alpha or 0.0, model.background)
-        there = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
-        with atomic_write(self.out, name) as file:
-            with_legend(drawn, there).save(file, "JPEG", quality=90, comment=OURS)
+
+def batches(photos: Sequence[Photo], size: int, scores: int) -> Iterator[tuple[int, list[Photo]]]:
+    """Batches of at most `size` photos, and what each holds in memory: the photos' pixels, and `scores` for each."""
+    batch: list[Photo] = []
+    total = 0
+    for photo in photos:
+        pixels = pixels_of(photo.file)
+        if batch and (len(batch) == size or total + pixels > HELD // 2):
+            yield total, batch
+            batch, total = [], 0
+        batch, total = [*batch, photo], total + pixels + scores
+    if batch:
+        yield total, batch
+
+
+def pixels_of(file: Path) -> int:
+    """How many pixels a picture's header states; 0 if it cannot be read."""
+    try:
+        with Image.open(file) as picture:
+            return picture.width * picture.height
+    except Exception:  # what is wrong is told when it is decoded
+        return 0
+
+
+def why_unread(file: Path, error: Exception, max_pixels: int) -> str:
+    """Why a photo could not be read, and what to do."""
+    if isinstance(error.__cause__, Image.DecompressionBombError):
+        pixels = int(re.findall(r"\d+", str(error.__cause__))[0])
+        return (
+            f"{file} has {pixels:,} pixels, more than --max-pixels {max_pixels:,}: not decoded\n"
+            f"  → if you trust it: --max-pixels {pixels} (and --tiles 512, for its details)"
+        )
+    return str(error) if isinstance(error, SegstudyError) else f"{file} cannot be read: {error or type(error)}"
 
 
 def keep_threads(threads: int) -> None:
-    """Let torch use so many in this thread; asked first, it does not take over later what was set last anywhere."""
+    """Set torch's threads for this thread only; without the first call it would later take over another's number."""
     torch.get_num_threads()
     torch.set_num_threads(threads)
 
 
-def outcomes(batch: "Future[list[Future]]") -> Iterator[Row | Failure]:
-    """What came of a batch's photos, in their order."""
-    for written in batch.result():
-        yield written.result()
-
-
-def failure(photo: Photo, error: Exception) -> Failure:
-    """What is said of a photo that cannot be read; Pillow's formats raise anything on a broken file."""
-    said = str(error) if isinstance(error, SegstudyError) else f"{photo.file} cannot be read: {error or type(error)}"
-    return Failure(photo.file, said)
+def outcomes(batch: Future) -> Iterator[Row | Failure]:
+    """The rows and failures of a batch, when its files are written."""
+    for each in batch.result():
+        yield each if isinstance(each, Failure) else each.result()
 
 
 def area_columns(model: Model, keep: Sequence[int] | None) -> list[tuple[int, str]]:

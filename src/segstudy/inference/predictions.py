@@ -1,4 +1,4 @@
-"""Photos predicted into a folder: what made the predictions, a table of them; the same command continues it."""
+"""A folder of predictions: masks, overlays, a table, and what made them; the same command continues it."""
 
 import csv
 import io
@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segstudy.console import console, print_line
+from segstudy.data.images import first_lines
 from segstudy.errors import ConfigError
 from segstudy.files import read_text, write_text
 from segstudy.inference.evaluate import write_json
 from segstudy.inference.model import Model
-from segstudy.inference.photos import RECORD, Photo, find_photos, is_ours, natural, pixel_limit
+from segstudy.inference.photos import Photo, find_photos, natural, pixel_limit
+from segstudy.inference.pictures import is_ours
 from segstudy.inference.predict import Failure, PredictionPipeline, PredictionTask, Row, area_columns
 
-TABLE = "predictions.csv"
+RECORD, TABLE = "predictions.json", "predictions.csv"
 OFTEN = 10.0
 """Seconds between two times that the table is written; what a killed process had not written is predicted again."""
 
@@ -28,89 +30,66 @@ OFTEN = 10.0
 class Predictions:
     """The masks, overlays and rows in a folder.
 
-    Raises ConfigError if the folder holds what another run or other settings predicted; with overwrite its table begins
-    anew then.
+    Raises ConfigError if another run or other settings made them; with `overwrite` the table then starts anew.
     """
 
     def __init__(self, folder: Path, model: Model, task: PredictionTask, overwrite: bool = False):
-        self.folder, self.task, self.overwrite = folder, task, overwrite
+        self.folder, self.overlays, self.overwrite = folder, task.alpha is not None, overwrite
         names = [name for _, name in area_columns(model, task.keep)]
         self.fields = ["file", "mask", "width", "height", "confidence", *(f"area_{name}" for name in names)]
         self.about: dict[str, Any] = {"run": str(model.folder.resolve()), "made_by": settings(model, task)}
         self.about |= {"classes": model.classes, "palette": model.palette, "device": model.device_line}
         self.rows: dict[str, dict[str, Any]] = {}
         self.written = time.monotonic()
-        if earlier := self._earlier():
-            differs = [
-                f"{k}: {earlier.get(k)}, now {v}" for k, v in self.about["made_by"].items() if earlier.get(k) != v
-            ]
-            if differs and not overwrite:
-                raise ConfigError(
-                    f"{folder} holds predictions that were made otherwise:\n  " + "\n  ".join(differs)
-                    + "\n  → another --out FOLDER, or --overwrite"
-                )  # fmt: skip
-            if not differs:
-                self._take_rows()
-
-    def _earlier(self) -> dict[str, Any]:
-        try:
-            return json.loads(read_text(self.folder / RECORD))["made_by"]
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{self.folder / RECORD} is not what segstudy wrote: {error}\n  → another --out"
-            ) from error
-
-    def _take_rows(self) -> None:
-        """The rows of masks that are there."""
-        try:
-            table = io.StringIO(read_text(self.folder / TABLE), newline="")
-            rows = [row for row in csv.DictReader(table) if set(row) == set(self.fields)]
-        except FileNotFoundError:
+        if (earlier := self._made_by()) is None:
             return
-        self.rows = {row["mask"]: row for row in rows if (self.folder / row["mask"]).is_file()}
+        now = self.about["made_by"]
+        differs = [f"{key}: {earlier.get(key)}, now {now[key]}" for key in now if earlier.get(key) != now[key]]
+        if differs and not overwrite:
+            raise ConfigError(
+                f"{folder} holds predictions that were made with other settings:\n  " + "\n  ".join(differs)
+                + "\n  → another --out FOLDER, or --overwrite"
+            )  # fmt: skip
+        if not differs and (folder / TABLE).is_file():
+            rows = csv.DictReader(io.StringIO(read_text(folder / TABLE), newline=""))
+            self.rows = {r["mask"]: r for r in rows if set(r) == set(self.fields) and (folder / r["mask"]).is_file()}
+
+    def _made_by(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(read_text(self.folder / RECORD))["made_by"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"{self.folder / RECORD} is not what segstudy wrote: {error}\n  → another --out"
+            raise ConfigError(message) from error
 
     def todo(self, photos: Sequence[Photo]) -> list[Photo]:
-        """The photos that are to be predicted: all with overwrite, else those without a mask that is newer.
+        """The photos to predict: all with `overwrite`, else those without a mask that is newer.
 
         Raises ConfigError rather than write over a file that is no prediction, or one of another photo.
         """
         left, foreign = [], []
         for photo in photos:
-            mask, row = self.folder / photo.mask, self.rows.get(photo.mask.as_posix())
+            row = self.rows.get(photo.mask.as_posix())
+            outputs = [self.folder / name for name in (photo.mask, photo.overlay)[: 1 + self.overlays]]
             if row and row["file"] != os.path.abspath(photo.file) and not self.overwrite:
-                foreign.append(f"{mask}: predicted of {row['file']}, not of {photo.file}")
-            elif self.overwrite or not row or not self._new(photo):
+                foreign.append(f"{outputs[0]}: predicted of {row['file']}, not of {photo.file}")
+            elif self.overwrite or not row or not are_newer(outputs, photo.file):
                 left.append(photo)
-                outputs = [mask, *([self.folder / photo.overlay] if self.task.alpha is not None else [])]
                 foreign += [f"{f}: not written by segstudy" for f in outputs if f.exists() and not is_ours(f)]
         if foreign:
-            more = f"\n  … and {len(foreign) - 5} more" if len(foreign) > 5 else ""
-            raise ConfigError(
-                "these files would be written over:\n  "
-                + "\n  ".join(foreign[:5])
-                + more
-                + "\n  → another --out FOLDER"
-            )
+            listed = first_lines(foreign, 5, "  ")
+            raise ConfigError(f"these files would be written over:\n{listed}\n  → another --out FOLDER")
         return left
 
-    def _new(self, photo: Photo) -> bool:
-        outputs = [photo.mask, *([photo.overlay] if self.task.alpha is not None else [])]
-        try:
-            changed = photo.file.stat().st_mtime
-            return all((self.folder / place).stat().st_mtime >= changed for place in outputs)
-        except OSError:
-            return False
-
     def add(self, row: Row) -> None:
-        """A row of the table, which is written from time to time."""
+        """Add a row to the table, which is written from time to time."""
         self.rows[row["mask"]] = row
         if time.monotonic() - self.written > OFTEN:
             self.write()
 
     def write(self) -> None:
-        """The table in the order of the masks, and what made it; neither ever half written."""
+        """Write the table, in the order of the masks' names, and what made it."""
         try:
             write_text(self.folder, RECORD, json.dumps(self.about, indent=1) + "\n")
             text = io.StringIO(newline="")
@@ -123,13 +102,21 @@ class Predictions:
         self.written = time.monotonic()
 
 
+def are_newer(files: Sequence[Path], than: Path) -> bool:
+    """Whether all files exist and were changed after another one."""
+    try:
+        return min(file.stat().st_mtime for file in files) >= than.stat().st_mtime
+    except OSError:
+        return False
+
+
 def settings(model: Model, task: PredictionTask) -> dict[str, Any]:
     """What a prediction depends on: predictions made with other settings are not mixed."""
-    sum_of = 0
+    checksum = 0
     for name, values in sorted(model.network.state_dict().items()):
-        sum_of = zlib.crc32(values.cpu().contiguous().view(-1).numpy().tobytes(), zlib.crc32(name.encode(), sum_of))
+        checksum = zlib.crc32(values.cpu().contiguous().view(-1).numpy().tobytes(), zlib.crc32(name.encode(), checksum))
     return {
-        "weights": f"{sum_of:08x}",
+        "weights": f"{checksum:08x}",
         "size": "original" if task.tiles and task.size == "train" else task.size,
         "tiles": [task.tiles.side, task.tiles.overlap] if task.tiles else None,
         "tta": [task.views.flip, list(task.views.scales)] if task.views else None,
@@ -143,59 +130,51 @@ def predict_all(
     words: Sequence[str],
     out: Path,
     overwrite: bool = False,
-    file: Path | None = None,
-    console: Console | None = None,
+    json_file: Path | None = None,
 ) -> bool:
-    """Predict the photos that files, folders and patterns name, and say what was done. False if any failed.
+    """Predict the photos that files, folders and patterns name, and print what was done. False if any failed.
 
-    file: for the rows, the failures and the speed, as JSON. Raises ConfigError as `find_photos` and `Predictions` do.
+    json_file: for the rows, the failures and the speed. Raises ConfigError as `find_photos` and `Predictions` do.
     """
-    console = console or Console()
     with pixel_limit(task.max_pixels):
         photos, ours = find_photos(words)
-        there = Predictions(out, model, task, overwrite)
-        todo = there.todo(photos)
+        predictions = Predictions(out, model, task, overwrite)
+        todo = predictions.todo(photos)
         began = time.perf_counter()
-        failures = _predict(model, task, todo, there, console) if todo else []
+        failures = _predict(model, task, todo, predictions) if todo else []
     seconds = time.perf_counter() - began
-    done = len(todo) - len(failures)
+    done, skipped = len(todo) - len(failures), len(photos) - len(todo)
     for failure in failures:
-        console.print(failure.message, style="red", highlight=False, markup=False, soft_wrap=True)
-    said = [f"{done} of {len(photos)} photos predicted"]
-    said += [f"{len(photos) - len(todo)} were there already (--overwrite predicts them again)"] * (todo != photos)
-    said += [f"{ours} files passed over that are predictions themselves"] * (ours > 0)
-    said += [f"{len(failures)} failed (above)"] * bool(failures)
-    line = "; ".join(said) + (f"; {done / seconds:.1f} photos/s on {model.device_line}" if done else "")
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-    kinds = "masks, overlays/" if task.alpha is not None else "masks"
-    console.print(f"{out}: {kinds} and {TABLE}", highlight=False, markup=False, soft_wrap=True)
-    if file:
+        print_line(failure.message, "red")
+    counts = [f"{done} of {len(photos)} photos predicted"]
+    counts += [f"{skipped} were there already (--overwrite predicts them again)"] * bool(skipped)
+    counts += [f"{ours} files passed over that are predictions themselves"] * bool(ours)
+    counts += [f"{len(failures)} failed (above)"] * bool(failures)
+    counts += [f"{done / seconds:.1f} photos/s on {model.device_line}"] * bool(done)
+    print_line("; ".join(counts))
+    print_line(f"{out}: masks, {'overlays/ ' * predictions.overlays}and {TABLE}")
+    if json_file:
         failed = [{"file": str(f.file), "error": f.message} for f in failures]
-        rows = [there.rows[m] for p in photos if (m := p.mask.as_posix()) in there.rows]
-        about = there.about | {"out": str(out), "predicted": done, "skipped": len(photos) - len(todo)}
-        write_json(rows, about | {"seconds": round(seconds, 3), "failed": failed}, file)
+        rows = [predictions.rows[m] for p in photos if (m := p.mask.as_posix()) in predictions.rows]
+        about = predictions.about | {"out": str(out), "predicted": done, "skipped": skipped}
+        write_json(rows, about | {"seconds": round(seconds, 3), "failed": failed}, json_file)
     return not failures
 
 
-def _predict(
-    model: Model, task: PredictionTask, photos: Sequence[Photo], there: Predictions, console: Console
-) -> list[Failure]:
-    """Predict, draw the bar, and keep the table; what failed."""
+def _predict(model: Model, task: PredictionTask, photos: Sequence[Photo], predictions: Predictions) -> list[Failure]:
+    """Predict photos under a progress bar, and keep the table up to date; returns the failures."""
     failures: list[Failure] = []
     texts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    there.write()  # what made the first mask is known before there is one
+    predictions.write()  # a killed process leaves no mask without what made it
     with Progress(*texts, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("predicting", total=len(photos))
-        count = 0
-        line = PredictionPipeline(model, task, there.folder, lambda seen: bar.update(shown, completed=max(seen, count)))
+        pipeline = PredictionPipeline(model, task, predictions.folder, lambda n: bar.advance(shown, n))
         try:
-            for outcome in line.run(photos):
-                count += 1
-                bar.update(shown, completed=max(line.seen, count))
+            for outcome in pipeline.run(photos):
                 if isinstance(outcome, Failure):
                     failures.append(outcome)
                 else:
-                    there.add(outcome)
+                    predictions.add(outcome)
         finally:
-            there.write()
+            predictions.write()
     return failures

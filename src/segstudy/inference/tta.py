@@ -1,6 +1,8 @@
-"""Test-time augmentation, measured beside the plain test."""
+"""Test-time augmentation: the mean probability over views of an image."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import lightning as L
 import torch
@@ -8,35 +10,57 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segstudy.callbacks.extra_evaluation import ExtraEvaluation
+from segstudy.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TestTimeAugmentation:
+    """The views of an image: each size (a factor), and each of them mirrored too if `flip`."""
+
+    __test__ = False  # not a test, whatever pytest thinks of the name
+
+    flip: bool
+    scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def parse(cls, text: str) -> "TestTimeAugmentation":
+        """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
+        words = [w.strip() for w in text.split(",")]
+        try:
+            scales = tuple(float(w) for w in words if w != "flip")
+        except ValueError:
+            scales = (math.nan,)
+        if not all(0 < s < math.inf for s in scales):
+            raise ConfigError(f"--tta {text}: not 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
+        return cls("flip" in words, scales or (1.0,))
+
+    def mean_probability(self, network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        """Mean over the views of the network's probability: float32 (B,C,H,W)."""
+        total, views = torch.zeros(()), 0
+        for scale in self.scales:
+            size = [max(1, round(side * scale)) for side in image.shape[2:]]
+            scaled = image if scale == 1 else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+            for mirrored in (False, True)[: 1 + self.flip]:
+                logits = network(scaled.flip(3)).flip(3) if mirrored else network(scaled)
+                logits = F.interpolate(logits.float(), size=image.shape[2:], mode="bilinear", align_corners=False)
+                total, views = total.to(logits.device) + logits.softmax(1), views + 1
+        return total / views
 
 
 class TTAEvaluation(ExtraEvaluation):
-    """At the test, also predicts from the mean probability over views: sizes, and each of them mirrored."""
+    """At the test, also predicts from the mean probability over views."""
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # not a test either
     name = "tta"
 
     def __init__(self, flip: bool = True, scales: Sequence[float] = (1.0,)):
         super().__init__()
         if not scales or min(scales) <= 0:
             raise ValueError(f"callbacks.tta.scales is a list of factors above 0, not {list(scales)}")
-        self.flip, self.scales = flip, list(scales)
+        self.views = TestTimeAugmentation(flip, tuple(scales))
 
     def probabilities(
         self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]
     ) -> Tensor:
         with trainer.precision_plugin.forward_context():
-            return mean_over_views(module, batch["image"], self.scales, self.flip)
-
-
-def mean_over_views(network: torch.nn.Module, image: Tensor, scales: Sequence[float], flip: bool) -> Tensor:
-    """Mean probability float32 (B,C,H,W) of `network` over the image in each size, and mirrored if `flip`."""
-    total, views = torch.zeros(()), 0
-    for scale in scales:
-        size = [max(1, round(side * scale)) for side in image.shape[2:]]
-        scaled = image if scale == 1 else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-        for mirrored in (False, True)[: 1 + flip]:
-            logits = network(scaled.flip(3)).flip(3) if mirrored else network(scaled)
-            logits = F.interpolate(logits.float(), size=image.shape[2:], mode="bilinear", align_corners=False)
-            total, views = total.to(logits.device) + logits.softmax(1), views + 1
-    return total / views
+            return self.views.mean_probability(module, batch["image"])
