@@ -18,12 +18,11 @@ import torch
 import typer
 from common import compose_config, machine, machine_line, write_json
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from training import NETWORKS, now
 
 from segstudy.build import build_network
-from segstudy.console import silence_warnings
+from segstudy.console import console, silence_warnings
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.entry import ask_for_large_pages
 from segstudy.inference.export import FORMATS, READERS, WRITERS, export
@@ -59,7 +58,9 @@ def end_to_end(model: Model, folder: Path, place: Path, task: PredictionTask) ->
     """Images per second of `segstudy predict FOLDER`, once the network is loaded."""
     with tempfile.TemporaryDirectory(dir=place) as out:
         began = now(model.device)
+        console.quiet = True
         predict_all(model, task, [str(folder)], Path(out))
+        console.quiet = False
         return len(list(folder.iterdir())) / (now(model.device) - began)
 
 
@@ -132,7 +133,7 @@ def in_turns(found: dict[str, Form], size: tuple[int, int], batch: int, rounds: 
     return results
 
 
-def show(paired: dict[str, list[float]], results: dict[str, Any], title: str, console: Console) -> float:
+def show(paired: dict[str, list[float]], results: dict[str, Any], title: str) -> float:
     """Print both tables; the median over the rounds of end to end's share of the network alone."""
     share = statistics.median(a / b for a, b in zip(*paired.values(), strict=True))
     table = Table("", "images/s", "range", "of the network alone", title=title)
@@ -166,7 +167,7 @@ def main(
 ) -> None:
     """Speed of predicting, end to end and of the network alone."""
     silence_warnings()
-    console, facts = Console(), machine()
+    facts = machine()
     measured: dict[str, Any] = {}
     models = [load(run, device)] if run else [untrained(name, size or 256, device) for name in networks.split(",")]
     for model in models:
@@ -185,7 +186,7 @@ def main(
             found = forms(model, place) if others else {}
             results = in_turns(found, model.size, at_a_time, rounds, images)
             title = f"{model.name}, {'×'.join(map(str, model.size))}, batches of {at_a_time}"
-            share = show(paired, results, title, console)
+            share = show(paired, results, title)
             measured[model.name] = {"batch": at_a_time, "end_to_end": paired, "share": share, "forms": results}
     console.print(machine_line(facts), highlight=False)
     settings = {"size": size, "images": images, "batch": batch, "rounds": rounds, "overlay": overlay}
