@@ -40,13 +40,16 @@ class Filled(NamedTuple):
 def edge_sums(labels: np.ndarray, truth: Filled, background: int | None) -> dict[str, np.ndarray]:
     """Sums of one image for boundary F, roughness and blockiness, at the size of the labels (H,W)."""
     sums = contour_sums(truth.labels, labels, truth.drawn & narrow(truth.distance, tolerance(labels.shape)), background)
-    sums["edge_length"], sums["edge_unsure"] = np.array(truth.edge), np.array(truth.unsure)
     true, predicted = changes(truth.labels, truth.drawn), changes(labels, truth.drawn)
-    sums["cracks"] = np.array(sum(int(c.sum()) for c in predicted))
-    sums["true_cracks"] = np.array(sum(int(c.sum()) for c in true))
-    sums["phases"] = phases(predicted)
-    sums["changes"] = np.array([int(c.sum()) for c in predicted])
-    return sums
+    number = np.array([c.sum() for c in predicted])
+    return sums | {
+        "edge_length": np.array(truth.edge),
+        "edge_unsure": np.array(truth.unsure),
+        "cracks": np.array(number.sum()),
+        "true_cracks": np.array(_length(true)),
+        "phases": phases(predicted),
+        "changes": number,
+    }
 
 
 def tolerance(shape: tuple[int, ...]) -> float:
@@ -60,7 +63,7 @@ def band_sums(truth: np.ndarray, copied: np.ndarray, num_classes: int) -> dict[s
     The band of a mask: its pixels within 2 % of the diagonal of one that is not in it, or of the frame, by steps to
     any of eight neighbours. Source: Cheng et al., CVPR 2021.
     """
-    reach = max(1, round(BAND * float(np.hypot(*truth.shape))))
+    reach = pixels_of(BAND, truth.shape)
     both, either = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     for c in np.union1d(np.unique(truth), np.unique(copied)):
         if c != IGNORE:
@@ -84,8 +87,17 @@ def near_edges(truth: np.ndarray) -> np.ndarray:
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    width = 2 * max(1, round(BAND * float(np.hypot(*truth.shape)))) + 1
-    return ndimage.maximum_filter(edge.view(np.uint8), width, mode="constant").view(bool) & (truth != IGNORE)
+    return grown(edge, pixels_of(BAND, truth.shape)) & (truth != IGNORE)
+
+
+def pixels_of(share: float, shape: tuple[int, ...]) -> int:
+    """A share of the diagonal in whole pixels, at least 1."""
+    return max(1, round(share * math.hypot(*shape)))
+
+
+def grown(area: np.ndarray, reach: int) -> np.ndarray:
+    """The area and all at most `reach` steps (to any of eight neighbours) from it, bool (H,W)."""
+    return ndimage.maximum_filter(area.view(np.uint8), 2 * reach + 1, mode="constant").view(bool)
 
 
 def fill_void(truth: np.ndarray) -> Filled:
@@ -94,8 +106,7 @@ def fill_void(truth: np.ndarray) -> Filled:
     if void.all():
         return Filled(truth, ~void, np.full(truth.shape, np.inf), 0, 0)
     if not void.any():
-        length = sum(int(c.sum()) for c in changes(truth, ~void))
-        return Filled(truth, ~void, np.zeros(truth.shape), 0, length)
+        return Filled(truth, ~void, np.zeros(truth.shape), 0, _length(changes(truth, ~void)))
     whole, distance, nearest = nearest_labels(truth, void)
     limit = tolerance(truth.shape)
     drawn = narrow(distance, max(FILLED, limit))
@@ -175,6 +186,10 @@ def changes(labels: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarr
     across = (labels[:, 1:] != labels[:, :-1]) & drawn[:, 1:] & drawn[:, :-1]
     down = (labels[1:] != labels[:-1]) & drawn[1:] & drawn[:-1]
     return across, down
+
+
+def _length(changed: tuple[np.ndarray, np.ndarray]) -> int:
+    return sum(int(c.sum()) for c in changed)
 
 
 def phases(changed: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

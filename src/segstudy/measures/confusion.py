@@ -1,4 +1,4 @@
-"""Confusion counts from the sparse rows (image, truth, prediction, pixels) that a test stores."""
+"""Confusion counts from the sparse rows (image, truth, prediction, pixels) that a test stores; safe quotients."""
 
 from collections.abc import Sequence
 
@@ -21,3 +21,9 @@ def confusion_per_image(rows: np.ndarray, num_classes: int, images: int | None =
 def total_confusion(rows: np.ndarray, num_classes: int) -> np.ndarray:
     """The confusion matrix of all images together, truth by prediction: int64 (C,C)."""
     return sum_rows(rows, (1, 2), (num_classes, num_classes))
+
+
+def divide(above: np.ndarray | int, below: np.ndarray | int) -> np.ndarray:
+    """Quotients; NaN where the denominator is 0."""
+    below = np.asarray(below, float)
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)

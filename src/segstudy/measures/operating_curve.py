@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from segstudy.labels import IGNORE
-from segstudy.measures.pixels import CATEGORIES
+from segstudy.measures.confusion import divide
+from segstudy.measures.pixels import BACKGROUND, CATEGORIES, CONFUSED, FOREGROUND, FOREIGN, GHOST, MISSED, OVERSHOOT
 
 OFFSETS = (-4.0, -2.3, -1.0, 0.0, 1.0, 2.3, 4.0)
 """Added to the background's logit; 2.3 is ln 10: a background weighed ten times as much."""
@@ -32,19 +33,18 @@ margin."""
 MARGIN_CATEGORIES = ("foreground", "confused", "foreign", "overshoot", "ghost")
 """The error categories of a pixel that is not predicted as background."""
 
-BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CATEGORIES))
-
 
 def offset_sums(
     logits: Tensor, mask: Tensor, background: int | None, present: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Counts of one image at each of OFFSETS: `offset_cells` (7 offsets, 7 error categories, as `pixels.CATEGORIES`),
-    `offset_hit` and `offset_predicted` (7,C) by class, and `offset_truth` (C,), the same for all; and for all offsets
-    `offset_margins` (BINS, 5): pixels by the best other logit less the background's. int32.
+    """Counts of one image at each of OFFSETS, int32; none without a background.
 
-    logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image, those of the mask if
-    not given. Empty without a background. At 0 the labels are those
-    of the argmax, with its rule for ties. With two classes the offset is the threshold: p(foreground) > 1/(1 + e^−o).
+    `offset_cells` (7,7): pixels by offset and error category (`pixels.CATEGORIES`); `offset_hit`, `offset_predicted`
+    (7,C): true positives and pixels predicted; `offset_truth` (C,); `offset_margins` (BINS,5): pixels by the best other
+    logit less the background's, and by MARGIN_CATEGORIES.
+    logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image, else those of the mask.
+    At 0 the labels are those of the argmax, with its rule for ties. With two classes the offset is the threshold:
+    p(foreground) > 1/(1 + e^−o).
     """
     if background is None:
         return {}
@@ -132,11 +132,7 @@ def _shares(categories: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarra
     ground = categories[:, [BACKGROUND, OVERSHOOT, GHOST]].sum(1)
     spill, absent = categories[:, OVERSHOOT] + categories[:, GHOST], categories[:, FOREIGN] + categories[:, GHOST]
     whole = object_ + ground if classes > 2 else np.zeros_like(ground)
-    return _ratio(categories[:, MISSED], object_), _ratio(spill, ground), _ratio(absent, whole)
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
+    return divide(categories[:, MISSED], object_), divide(spill, ground), divide(absent, whole)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ import numpy as np
 from scipy import ndimage
 
 from segstudy.labels import IGNORE
-from segstudy.measures.boundaries import band_sums, edge_sums, fill_void
+from segstudy.measures.boundaries import band_sums, edge_sums, fill_void, grown, pixels_of
 from segstudy.measures.objects import EIGHT_CONNECTED, object_sums
 
 CATEGORIES = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
 """Every counted pixel is one of these. background, foreground: right. missed: foreground predicted as background
 (false negative). confused, foreign: foreground predicted as another class that is, or is not, in the image. overshoot,
 ghost: background predicted as a class that is, or is not, in the image (false positive of the foreground)."""
+
+BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CATEGORIES))
 
 VISIBLE = 0.001
 """Share of an image from which on an absent class counts as predicted there."""
@@ -39,14 +41,16 @@ def image_errors(
     counted = truth != IGNORE
     copied = np.where(counted, labels, IGNORE)
     categories = error_categories(truth, labels, background, present)
-    sums = {"cells": np.bincount(categories[counted], minlength=len(CATEGORIES)), "shape": np.array(truth.shape)}
-    sums |= absent_classes(truth, copied, background, present)
     filled = fill_void(truth)
-    sums |= error_locations(truth, labels, filled.labels, background)
-    sums |= object_sums(truth, copied, background)
-    sums |= band_sums(truth, copied, num_classes)
-    sums |= edge_sums(labels, filled, background)
-    return sums
+    return {
+        "cells": np.bincount(categories[counted], minlength=len(CATEGORIES)),
+        "shape": np.array(truth.shape),
+        **absent_classes(truth, copied, background, present),
+        **error_locations(truth, labels, filled.labels, background),
+        **object_sums(truth, copied, background),
+        **band_sums(truth, copied, num_classes),
+        **edge_sums(labels, filled, background),
+    }
 
 
 def error_categories(
@@ -64,8 +68,8 @@ def error_categories(
     object_, found = truth != background, labels != background
     categories = np.select(
         [~object_ & ~found, truth == labels, object_ & ~found, object_ & known, object_, known],
-        [0, 1, 2, 3, 4, 5],
-        6,
+        [BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT],
+        GHOST,
     ).astype(np.uint8)
     categories[truth == IGNORE] = IGNORE
     return categories
@@ -93,7 +97,7 @@ def error_locations(
     extent: its segment (component of the prediction or of the truth, 255 filled) holds a right pixel; else segment.
     After Bernhard et al., WACV 2024 ("What's outside the intersection?"), in our own code and reading.
     """
-    reach = 2 * max(1, round(BAND * float(np.hypot(*truth.shape)))) + 1
+    reach = pixels_of(BAND, truth.shape)
     places = {"false_positives": np.zeros(3, np.int64), "false_negatives": np.zeros(3, np.int64)}
     counted = truth != IGNORE
     for c in np.union1d(np.unique(truth), np.unique(labels[counted])):
@@ -104,7 +108,7 @@ def error_locations(
         if np.array_equal(is_true, is_predicted):
             continue
         left = counted & ~is_true & ~is_predicted
-        near = _grown(right, reach) & _grown(left, reach)
+        near = grown(right, reach) & grown(left, reach)
         for name, segments, wrong in (
             ("false_positives", labels == c, is_predicted & ~is_true),
             ("false_negatives", filled == c, is_true & ~is_predicted),
@@ -119,8 +123,3 @@ def error_locations(
                 int((wrong & ~near & ~inside).sum()),
             ]
     return places
-
-
-def _grown(area: np.ndarray, width: int) -> np.ndarray:
-    """The area and all within a square of `width` pixels around its pixels."""
-    return ndimage.maximum_filter(area.view(np.uint8), width, mode="constant").view(bool)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segstudy.files import open_to_read
-from segstudy.measures.confusion import sum_rows
+from segstudy.measures.confusion import divide, sum_rows
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,3 @@ def read_counts(file: Path, num_classes: int) -> tuple[list[str], Counts, Counts
             Counts.from_rows(held["network"], len(names), num_classes),
             Counts.from_rows(held["original"], len(names), num_classes),
         )
-
-
-def divide(above: np.ndarray | int, below: np.ndarray | int) -> np.ndarray:
-    """Quotients; NaN where the denominator is 0."""
-    below = np.asarray(below, float)
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from segstudy.study.counts import Counts, divide
+from segstudy.measures.confusion import divide
+from segstudy.study.counts import Counts
 
 Rule = Literal["truth", "union", "one", "zero"]
 

@@ -15,12 +15,7 @@ from segstudy.study.analysis.claims import judge_claims
 from segstudy.study.analysis.findings import Difference, Findings, Group
 from segstudy.study.analysis.metrics import METRICS
 from segstudy.study.analysis.plan import Plan, Side, read_plan
-from segstudy.study.analysis.samples import (
-    ComparisonSettings,
-    RunsByVariant,
-    samples_of_metric,
-    samples_of_miou,
-)
+from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant, samples_of_metric, samples_of_miou
 from segstudy.study.analysis.significance import significant_differences
 from segstudy.study.analysis.support import comparison_settings, in_images
 from segstudy.study.analysis.variants import measure_variants

@@ -1,8 +1,7 @@
 """Test the claims of an experiment file against the data."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,20 +28,6 @@ DRAWS = 400
 """Bootstrap draws of the images for a claim at equal spill, which is no ratio of sums."""
 
 
-@dataclass(frozen=True)
-class JudgedClaim:
-    """A claim with its comparison (None: not measured, and `words` say why) and the interval that decides.
-
-    wide: the simultaneous interval; family: of which comparisons, in words ("95 %": of this one alone).
-    """
-
-    claim: Claim
-    compared: Comparison | None
-    words: str = ""
-    wide: tuple[float, float] = (math.nan, math.nan)
-    family: str = ""
-
-
 def judge_claims(
     plan: Plan, seeds: RunsByVariant, setting: ComparisonSettings, differences: Sequence[Difference] = ()
 ) -> list[ClaimResult]:
@@ -54,51 +39,59 @@ def judge_claims(
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.metric == "miou"}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
-    held = [_judge(claim, changes, seeds, setting, planned, len(differences)) for claim in plan.claims]
-    family = [h for h in held if h.compared is not None and not h.family and not np.isnan(h.compared.p)]
-    said = f"all {len(family)} claims" if len(family) > 1 else "95 %"
-    return [
-        _outcome(replace(h, wide=multiplicity.simultaneous_interval(h.compared, len(family)), family=said), setting)
-        if h.compared is not None and not h.family
-        else _outcome(h, setting)
-        for h in held
-    ]
+    held = []
+    for claim in plan.claims:
+        against, variant = Side.of(claim.against, changes), Side.of(claim.variant, changes)
+        wide = planned.get((against.name, variant.name)) if claim.figure == "miou" else None
+        held.append((claim, _compare(claim, against, variant, seeds, setting), wide))
+    others = [c for _, c, wide in held if isinstance(c, Comparison) and wide is None and not np.isnan(c.p)]
+    results = []
+    for claim, compared, wide in held:
+        if isinstance(compared, str):
+            results.append(ClaimResult(claim.say, "not measured", compared))
+        elif wide is not None:
+            results.append(_outcome(claim, compared, wide, _family(len(differences), "planned pairs"), setting))
+        else:
+            wide = multiplicity.simultaneous_interval(compared, len(others))
+            results.append(_outcome(claim, compared, wide, _family(len(others), "claims"), setting))
+    return results
 
 
-def _judge(
-    claim: Claim,
-    changes: Mapping[str, Sequence[str]],
-    seeds: RunsByVariant,
-    setting: ComparisonSettings,
-    planned: Mapping[tuple[str, str], tuple[float, float]],
-    pairs: int,
-) -> JudgedClaim:
-    """A claim's comparison; with its interval where that is of a planned pair."""
-    against, variant = Side.of(claim.against, changes), Side.of(claim.variant, changes)
+def _family(number: int, what: str) -> str:
+    return f"all {number} {what}" if number > 1 else ""
+
+
+def _compare(
+    claim: Claim, against: Side, variant: Side, seeds: RunsByVariant, setting: ComparisonSettings
+) -> Comparison | str:
+    """The claimed metric of `variant` minus that of `against`; or why it was not measured."""
     if not (against.variants and variant.variants):
         absent = claim.variant if against.variants else claim.against
-        return JudgedClaim(claim, None, f"no run of {absent!r} in this study")
-    runs = [[seeds[name] for name in side.variants] for side in (against, variant)]
-    found = _compare(claim, runs, setting)
-    if found is None or np.isnan(found.delta):
-        words = f"{claim.figure} is not defined for this data, or was not measured"
-        if claim.figure == "epochs_to_90":
-            words = f"not every training reached a val mIoU of {format_fraction(setting.target)}, 90 % of the best"
-        tests = [t for side in runs for each in side for t in each]
-        if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
-            words = "its runs were tested by an older version, or are masks → segstudy evaluate RUN --retest"
-        return JudgedClaim(claim, None, words)
-    pair = against.name, variant.name
-    if claim.figure == "miou" and pair in planned:
-        return JudgedClaim(claim, found, "", planned[pair], f"all {pairs} planned pairs" if pairs > 1 else "95 %")
-    return JudgedClaim(claim, found)
+        return f"no run of {absent!r} in this study"
+    a, b = ([seeds[name] for name in side.variants] for side in (against, variant))
+    found = _compare_at_equal_spill(claim.figure, a, b, setting) if claim.at == "equal_spill" else None
+    if claim.at == "trained":
+        left, right = ([_samples(claim.figure, runs, setting) for runs in side] for side in (a, b))
+        known_left, known_right = ([m for m in side if m is not None] for side in (left, right))
+        if (len(known_left), len(known_right)) == (len(left), len(right)):
+            found = setting.compare(known_left, known_right)
+    if found is not None and not np.isnan(found.delta):
+        return found
+    tests = [t for runs in (*a, *b) for t in runs]
+    if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
+        return "its runs were tested by an older version, or are masks → segstudy evaluate RUN --retest"
+    if claim.figure == "epochs_to_90":
+        return f"not every training reached a val mIoU of {format_fraction(setting.target)}, 90 % of the best"
+    return f"{claim.figure} is not defined for this data, or was not measured"
 
 
-def _outcome(held: JudgedClaim, setting: ComparisonSettings) -> ClaimResult:
-    """Supported or refuted where the wide interval lies on one side of the limit, else undecided."""
-    claim, compared = held.claim, held.compared
-    if compared is None:
-        return ClaimResult(claim.say, "not measured", held.words)
+def _outcome(
+    claim: Claim, compared: Comparison, wide: tuple[float, float], family: str, setting: ComparisonSettings
+) -> ClaimResult:
+    """Supported or refuted where the wide interval lies on one side of the limit, else undecided.
+
+    family: the comparisons that the wide interval is corrected for, in words; "": none but this one.
+    """
     where = " at equal spill" if claim.at == "equal_spill" else ""
     words = f"{claim.figure}{where}: {claim.variant} − {claim.against} = {format_signed(compared.delta)}"
     if claim.figure in PER_TRAINING and min(compared.seeds) == 1:
@@ -106,13 +99,13 @@ def _outcome(held: JudgedClaim, setting: ComparisonSettings) -> ClaimResult:
     if np.isnan(compared.p):
         return ClaimResult(claim.say, "undecided", f"{words}; no interval: one image decides it, or nothing varies")
     words += f" ({format_range(compared.low, compared.high)}"
-    words += f"; {held.family}: {format_range(*held.wide)})" if held.family != "95 %" else ")"
+    words += f"; {family}: {format_range(*wide)})" if family else ")"
     if claim.no_worse:
         words += f"; claimed: at most {format_fraction(claim.margin)} worse"
     if claim.figure == "miou" and not setting.verdicts:
         return ClaimResult(claim.say, "undecided", f"{words}; no verdict: every class is in too few images")
     sign = 1 if claim.direction == "higher" else -1
-    low, high = sorted((sign * held.wide[0], sign * held.wide[1]))
+    low, high = sorted(sign * end for end in wide)
     limit = -claim.margin if claim.no_worse else claim.margin
     outcome = "supported" if low > limit else "refuted" if high < limit else "undecided"
     if min(compared.seeds) == 1 and outcome != "undecided":
@@ -122,21 +115,6 @@ def _outcome(held: JudgedClaim, setting: ComparisonSettings) -> ClaimResult:
         )
         outcome = "undecided"
     return ClaimResult(claim.say, outcome, words)  # type: ignore[arg-type]
-
-
-def _compare(
-    claim: Claim, sides: Sequence[Sequence[Sequence[TestResult]]], setting: ComparisonSettings
-) -> Comparison | None:
-    """The claimed metric of `variant` minus that of `against`; either side may be the mean of several variants."""
-    if claim.at == "equal_spill":
-        against, variant = ([t for runs in side for t in runs] for side in sides)
-        found = _at_equal_spill(claim.figure, against, variant, setting.clusters)
-        # Trainings of several variants are not seeds of one: a side has as many seeds as its smallest variant.
-        first, second = (min(len(runs) for runs in side) for side in sides)
-        return found and replace(found, seeds=(first, second))
-    a, b = ([_samples(claim.figure, runs, setting) for runs in side] for side in sides)
-    known_a, known_b = ([m for m in side if m is not None] for side in (a, b))
-    return setting.compare(known_a, known_b) if (len(known_a), len(known_b)) == (len(a), len(b)) else None
 
 
 def _samples(metric: str, runs: Sequence[TestResult], setting: ComparisonSettings) -> MetricSamples | None:
@@ -151,30 +129,34 @@ def _samples(metric: str, runs: Sequence[TestResult], setting: ComparisonSetting
     return samples_of_metric(runs, by_name(metric), setting.scored)
 
 
-def _at_equal_spill(
-    metric: str, against: Sequence[TestResult], variant: Sequence[TestResult], clusters: Sequence[str] | None
+def _compare_at_equal_spill(
+    metric: str, a: Sequence[Sequence[TestResult]], b: Sequence[Sequence[TestResult]], setting: ComparisonSettings
 ) -> Comparison | None:
-    """`missed` or `hallucinated` at equal spill: the background logit of `against` is shifted until it spills as much
-    background as `variant`. Standard error: bootstrap over images, and the variance over trainings."""
+    """`missed` or `hallucinated` at equal spill: the background logit of the variants `a` is shifted until they spill
+    as much background as `b`. Standard error: bootstrap over images, and the variance over trainings."""
+    against, variant = ([t for runs in side for t in runs] for side in (a, b))
     if any("offset_margins" not in t.sums for t in (*against, *variant)):
         return None
     classes, images = len(against[0].classes), len(against[0].names)
-    labels = np.unique(np.arange(images) if clusters is None else np.array(clusters), return_inverse=True)[1]
+    labels = np.unique(
+        np.arange(images) if setting.clusters is None else np.array(setting.clusters), return_inverse=True
+    )[1]
     draws = image_weights(labels, DRAWS)
     weights = np.concatenate([np.ones((1, images)), draws])  # the first row is the images as they are
-    a, b = ([_resampled_sums(t.sums["offset_margins"], weights) for t in side] for side in (against, variant))
+    sums_a, sums_b = ([_resampled_sums(t.sums["offset_margins"], weights) for t in side] for side in (against, variant))
 
     def delta(one: np.ndarray, other: np.ndarray) -> float:
         spill = operating_curve.at_equal_spill(one, other, classes)
         return getattr(spill, f"{metric}_b") - getattr(spill, f"{metric}_a")
 
-    all_a, all_b = np.sum(a, 0), np.sum(b, 0)
+    all_a, all_b = np.sum(sums_a, 0), np.sum(sums_b, 0)
     value, *values = (delta(one, other) for one, other in zip(all_a, all_b, strict=True))
-    parts = [(float(np.var(values, ddof=1)), math.inf if clusters is None else labels.max().item())]
-    for each in ([delta(t[0], all_b[0]) for t in a], [delta(all_a[0], t[0]) for t in b]):
+    parts = [(float(np.var(values, ddof=1)), math.inf if setting.clusters is None else labels.max().item())]
+    for each in ([delta(t[0], all_b[0]) for t in sums_a], [delta(all_a[0], t[0]) for t in sums_b]):
         if len(each) > 1:
             parts.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
-    return comparison.from_components(value, parts, (len(against), len(variant)))
+    # Trainings of several variants are not seeds of one: a side has as many seeds as its smallest variant.
+    return comparison.from_components(value, parts, (min(map(len, a)), min(map(len, b))))
 
 
 def _resampled_sums(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -10,14 +10,7 @@ from segstudy.measures import calibration, operating_curve
 from segstudy.measures.objects import OUTCOMES
 from segstudy.study.analysis.findings import Variant
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS, MetricValue
-from segstudy.study.analysis.samples import (
-    NAN,
-    ComparisonSettings,
-    RunsByVariant,
-    history,
-    samples,
-    samples_of_miou,
-)
+from segstudy.study.analysis.samples import NAN, ComparisonSettings, RunsByVariant, history, samples, samples_of_miou
 from segstudy.study.results import TestResult, variant_changes
 from segstudy.study.statistics.comparison import Estimate, MetricSamples
 from segstudy.study.statistics.influence import influence
