@@ -1,0 +1,1 @@
+"""The commands of `segstudy`, a file for each family of them."""

@@ -1,0 +1,1 @@
+"""The run folder: its record, history, checkpoints and lock, and the list of all runs."""
