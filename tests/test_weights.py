@@ -143,12 +143,22 @@ def test_weights_from_a_runs_folder_bring_the_mean_and_std_of_the_run(tmp_path: 
     (tmp_path / "checkpoints").mkdir()
     told = {"normalisation": {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}}
     (tmp_path / "record.json").write_text(json.dumps(told))
-    encoder = PreactEncoder((4, 8))
-    load(encoder, PreactEncoder((4, 8)).state_dict(), tmp_path / "checkpoints")
-    assert {"mean": encoder.mean, "std": encoder.std} == told["normalisation"]
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    torch.save(PreactEncoder((4, 8)).state_dict(), file)
+    cfg = compose_config(["encoder.widths=[4,8]", "decoder.widths=[4]", f"+encoder.weights={file}"])
+    network, _ = build_network(cfg, 3)
+    assert network.normalize.values() == told["normalisation"]
     (tmp_path / "record.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"record\.json.* cannot be read"):
-        load(encoder, PreactEncoder((4, 8)).state_dict(), tmp_path / "checkpoints")
+    with pytest.raises(ConfigError, match=r"record\.json.* cannot be read"):
+        build_network(cfg, 3)
+
+
+def test_weights_of_a_networks_file_bring_its_mean_and_std(tmp_path: Path) -> None:
+    network, _ = build_network(compose_config(["encoder.widths=[4,8]", "decoder.widths=[4]"]), 3)
+    network.normalize.set([0.5, 0.25, 0.125], [0.25, 0.5, 1.0])
+    torch.save(network.state_dict(), tmp_path / "network.pth")
+    encoder = PreactEncoder((4, 8), weights=str(tmp_path / "network.pth"))
+    assert (encoder.mean, encoder.std) == ([0.5, 0.25, 0.125], [0.25, 0.5, 1.0])
 
 
 @pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "."])

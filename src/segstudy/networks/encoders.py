@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, did_you_mean, first_line
 from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from segstudy.networks.weights import imagenet_state, load_file, record_beside
+from segstudy.networks.weights import imagenet_state, load_file
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
 
         The last line of a constructor. `weights_origin` then says what was loaded: "random", "imagenet" or the path.
         Raises WeightsError for a file that does not fit, and if "imagenet" cannot be downloaded; "auto" then warns and
-        stays random. Of a file in a run's folder, mean and std are those of the run.
+        stays random. Of a network's file, mean and std are those that it holds.
         """
         self.weights = weights
         if not LOADS_WEIGHTS.get():
@@ -65,10 +65,8 @@ class Encoder(nn.Module):
         if weights in ("imagenet", "auto"):
             self._load_imagenet(weights)
         elif weights is not None:
-            path = Path(weights).expanduser()
-            load_file(self._body(), path, getattr(self, "name", type(self).__name__))
-            if told := record_beside(path).get("normalisation"):
-                self.mean, self.std = told["mean"], told["std"]
+            held = load_file(self._body(), Path(weights).expanduser(), getattr(self, "name", type(self).__name__))
+            self.mean, self.std = held.get("mean", self.mean), held.get("std", self.std)
             self.weights_origin = str(weights)
 
     def _body(self) -> nn.Module:

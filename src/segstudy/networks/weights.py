@@ -1,6 +1,5 @@
 """Weights for encoders, from ImageNet or from a file. What does not fit is an error that lists it."""
 
-import json
 import pickle
 import re
 import ssl
@@ -17,6 +16,7 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, first_line
+from segstudy.networks.normalize import NAMES
 
 CLASSIFIER = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm.")
 """Beginnings of the names of classifier layers in torchvision, timm and the files of smp's encoders."""
@@ -25,22 +25,11 @@ PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "encoder.", "backbone
 """Prefixes that wrappers put before an encoder's names, the outermost first."""
 
 
-def record_beside(path: Path) -> dict[str, Any]:
-    """The record of the run in whose folder a file of weights lies; {} for a file that lies elsewhere."""
-    for home in (path.parent, path.parent.parent):  # RUN/model.safetensors, RUN/checkpoints/last.ckpt
-        file = home / "record.json"
-        if file.is_file():
-            try:
-                return dict(json.loads(file.read_text()))
-            except (OSError, ValueError, TypeError) as error:
-                raise WeightsError(f"{file}, the record of the weights beside it, cannot be read: {error}") from error
-    return {}
-
-
-def load_file(body: nn.Module, path: Path, name: str) -> None:
+def load_file(body: nn.Module, path: Path, name: str) -> dict[str, list[float]]:
     """Load a state dict file (torch or safetensors) into an encoder called `name`, whatever library wrote it.
 
-    A classifier in the file is left out. Raises WeightsError with the first missing, unexpected and misshapen entries.
+    Returns the mean and std that a network's file holds beside its weights, {} without them. A classifier is left out.
+    Raises WeightsError with the first missing, unexpected and misshapen entries.
     """
     have = _read(path)
     want = body.state_dict()
@@ -49,6 +38,7 @@ def load_file(body: nn.Module, path: Path, name: str) -> None:
     if lines := mismatches(known, want):
         raise WeightsError(f"encoder.weights={path} does not fit the encoder {name!r}:\n" + "\n".join(lines))
     nn.Module.load_state_dict(body, {k: v for k, v in state.items() if k in want}, strict=False)
+    return {n: v.flatten().tolist() for n in NAMES for k, v in have.items() if k.endswith(f"normalize.{n}")}
 
 
 def mismatches(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> list[str]:

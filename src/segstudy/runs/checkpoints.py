@@ -14,8 +14,8 @@ from torch import nn
 from segstudy.errors import ConfigError, TrainingError, WeightsError, first_line
 from segstudy.files import atomic_write, open_to_read
 from segstudy.networks.normalize import normalization_state, normalize_of
-from segstudy.networks.weights import mismatches, read_state, record_beside
-from segstudy.runs.record import read_entries
+from segstudy.networks.weights import mismatches, read_state
+from segstudy.runs.record import read_entries, record_beside
 
 
 def weights_file(folder: Path, checkpoint: str) -> Path:

@@ -136,6 +136,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     return values
 
 
+def record_beside(file: Path) -> dict[str, Any]:
+    """The entries of the run in whose folder a file of weights lies; {} for a file that lies elsewhere."""
+    homes = (file.parent, file.parent.parent)  # RUN/model.safetensors, RUN/checkpoints/last.ckpt
+    return next((read_entries(home) for home in homes if (home / "record.json").is_file()), {})
+
+
 def read_study_records(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The records of the run folders directly in a study's folder, and why others cannot be read, by their names."""
     found, damaged = {}, {}
