@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 
 from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
 from segstudy.callbacks.extra_evaluation import ExtraEvaluation
@@ -43,12 +44,7 @@ class PerImageConfusion(L.Callback):
         self.present = {}
 
     def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        logits: torch.Tensor,
-        batch: dict[str, torch.Tensor],
-        *_: Any,
+        self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor], *_: Any
     ) -> None:
         data = known_data(trainer)
         for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
@@ -61,7 +57,7 @@ class PerImageConfusion(L.Callback):
             self._count("original", index, labels_at(logit, original.shape), original)
             self.present[index] = np.unique(self.rows["original"][-1][:, 1])
 
-    def _count(self, size: str, index: int, labels: torch.Tensor, mask: torch.Tensor) -> None:
+    def _count(self, size: str, index: int, labels: Tensor, mask: Tensor) -> None:
         counts = confusion(labels[None], mask[None], self.num_classes)
         truth, prediction = counts.nonzero(as_tuple=True)
         pixels = counts[truth, prediction]

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 
 from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, names_and_groups
@@ -23,25 +24,21 @@ FILES = ("measures.npz", "labels.npz")
 class PerImageErrors(Diagnostic):
     """For each test image at network size: the sums of failures, confidence, background offsets and shifts.
 
-    Which classes an image holds is taken from `PerImageConfusion`, which must stand before it among the callbacks.
+    confusion: the callback of this test that knows which classes an image holds; it stands before this one.
     Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
     labels and truth, uint8 (N,H,W), for pictures. Neither where something fails; without shifts where only they do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, confusion: PerImageConfusion):
         super().__init__()
+        self.confusion = confusion
         self.images: dict[int, dict[str, np.ndarray]] = {}
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.images = {}
 
     def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        logits: torch.Tensor,
-        batch: dict[str, torch.Tensor],
-        *_: Any,
+        self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor], *_: Any
     ) -> None:
         if "measures" not in self.not_measured:
             with self.tolerate_errors("measures"):
@@ -56,21 +53,19 @@ class PerImageErrors(Diagnostic):
                     if index >= 0:
                         self.images[index] |= {"shift_kept": kept[i], "shift_compared": compared[i]}
 
-    def _measure(
-        self, trainer: L.Trainer, module: L.LightningModule, logits: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> None:
+    def _measure(self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]) -> None:
         classes: int = len(module.classes)  # type: ignore[arg-type]
         background: int | None = (known_data(trainer) or module).background  # type: ignore[assignment]
         labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
-        present = next(c for c in trainer.callbacks if isinstance(c, PerImageConfusion)).present  # type: ignore[attr-defined]
         for i, index in enumerate(batch["index"].tolist()):
             if index < 0:  # filled in for an even number of batches
                 continue
             mask = batch["mask"][i]
             edge = torch.from_numpy(near_edges(masks[i])).to(mask.device)
-            sums = image_errors(masks[i], labels[i], classes, background, present[index])
+            present = self.confusion.present[index]
+            sums = image_errors(masks[i], labels[i], classes, background, present)
             sums |= confidence_sums(logits[i], mask, edge, background)
-            sums |= offset_sums(logits[i], mask, background, present[index])
+            sums |= offset_sums(logits[i], mask, background, present)
             self.images[index] = sums | {"labels": labels[i], "truth": masks[i]}
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

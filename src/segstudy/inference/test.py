@@ -31,7 +31,8 @@ def test(
     `record["metrics"]` holds the figures, `counts` and `sums` those of each image. Raises TrainingError if the images
     could not be measured.
     """
-    counts, errors = PerImageConfusion(), PerImageErrors()
+    counts = PerImageConfusion()
+    errors = PerImageErrors(counts)
     accelerator = choose_device(device, precision)[0]
     where: dict[str, Any] = {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"dataloaders": data}
     with TemporaryDirectory() as folder:
