@@ -15,13 +15,14 @@ from segstudy.build import build_data, build_module, build_start, build_tester, 
 from segstudy.callbacks.loggers import guard_loggers, log_final_metrics
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, protocol_of_images, test_record
 from segstudy.callbacks.throughput import Throughput
-from segstudy.config.summary import hyperparameters
+from segstudy.config.names import hyperparameters
 from segstudy.console import console, format_number
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.files import subfolder
 from segstudy.inspection.memory import memory_advice, out_of_memory
 from segstudy.inspection.summary import gflop
+from segstudy.inspection.trial import check_trains
 from segstudy.module import SegmentationModule
 from segstudy.networks.normalize import normalize_of
 from segstudy.runs.checkpoints import set_normalization
@@ -46,6 +47,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         )
     module = build_module(cfg, network, data)
     trainer, device = build_trainer(cfg, folder)
+    _try_once(cfg, network, data, trainer)
     record.note(**_described(cfg, data, network), encoder_weights=origin, device=device)
     console.print(f"{record.values['parameters']:,} parameters; {device}", highlight=False)
     if cfg.compile:
@@ -57,6 +59,14 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
             _test_before(cfg, folder, module, data, record)
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         _finish(cfg, trainer, module, data, record, time.monotonic() - began)
+
+
+def _try_once(cfg: DictConfig, network: nn.Module, data: SegmentationData, trainer: L.Trainer) -> None:
+    """Raise ConfigError if the network cannot be trained with the batches of this config."""
+    batch = data.batch_size
+    if cfg.trainer.get("sync_batchnorm") or cfg.callbacks.get("freeze", {}).get("enabled"):
+        batch = max(2, batch)  # batch statistics are not of one image alone
+    check_trains(network, batch, data.size, trainer.strategy.root_device, trainer.precision_plugin.forward_context())
 
 
 def print_data(data: SegmentationData, origin: str) -> None:

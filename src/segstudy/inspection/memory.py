@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from bisect import bisect_left
 from collections.abc import Callable
 
 import lightning as L
@@ -19,14 +20,11 @@ def largest_fit(fits: Callable[[int, int], bool], batch_size: int, side: int, st
     `fits(batch_size, side)` tries a training step. Both are found by bisection.
     """
 
-    def largest(low: int, high: int, fits_at: Callable[[int], bool]) -> int:  # low fits, high does not
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits_at(middle) else (low, middle)
-        return low
+    def largest(end: int, fits_at: Callable[[int], bool]) -> int:  # `end` does not fit
+        return bisect_left(range(1, end), True, key=lambda n: not fits_at(n))
 
-    batch = largest(0, batch_size, lambda b: fits(b, side))
-    return batch, stride * largest(0, -(-side // stride), lambda n: fits(batch_size, n * stride))
+    batch = largest(batch_size, lambda b: fits(b, side))
+    return batch, stride * largest(-(-side // stride), lambda n: fits(batch_size, n * stride))
 
 
 def memory_advice(module: L.LightningModule, batch_size: int, size: tuple[int, int], autocast: str) -> str:

@@ -47,29 +47,26 @@ def describe(network: nn.Module, height: int, width: int) -> list[Layer]:
     one multiplication with its addition is 2. Sums, normalisation and activations are not counted.
     """
     network = _on_meta(network)
-    names = {module: name for name, module in network.named_modules()}
-    flop: dict[nn.Module, int] = {}
-    shapes: dict[nn.Module, tuple[int, ...] | None] = {}
-    counter, totals = FlopCounterMode(display=False), []
+    shapes: dict[str, tuple[int, ...] | None] = {}
 
-    def before(module: nn.Module, _: Any) -> None:
-        totals.append(counter.get_total_flops())
+    def note_shape(name: str, output: Any) -> None:
+        shapes[name] = next((tuple(t.shape[1:]) for t in reversed(tensors_in(output))), None)
 
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        flop[module] = flop.get(module, 0) + counter.get_total_flops() - totals.pop()
-        shapes[module] = next((tuple(t.shape[1:]) for t in reversed(tensors_in(output))), None)
-
-    for module in names:
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda _, __, output, name=name: note_shape(name, output))
+    counter = FlopCounterMode(display=False)
     with counter, torch.no_grad(), torch.device("meta"):
         network(torch.zeros(1, 3, height, width))
-    for module in reversed(list(names)):  # a list of modules is never called: its FLOP are those of its members
-        if module not in flop:
-            flop[module] = sum(flop[child] for child in set(module.children()))
+    counted = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    # as the counter names modules: after the class of the whole, and one of several names by its last
+    names = {m: f"{type(network).__name__}.{n}".strip(".") for n, m in network.named_modules(remove_duplicate=False)}
+
+    def flop(module: nn.Module) -> int:  # a list of modules is never called: its FLOP are those of its members
+        return counted.get(names[module]) or sum(map(flop, module.children()))
+
     return [
-        Layer(name, type(m).__name__, shapes.get(m), sum(p.numel() for p in m.parameters()), flop[m])
-        for m, name in names.items()
+        Layer(name, type(m).__name__, shapes.get(name), sum(p.numel() for p in m.parameters()), flop(m))
+        for name, m in network.named_modules()
     ]
 
 
@@ -132,59 +129,46 @@ def trace_architecture(network: nn.Module, height: int, width: int) -> Architect
     output has a gradient. Raises ConfigError for a network of other parts.
     """
     network = _on_meta(network)
-    encoder, decoder = parts(network)["encoder"], parts(network)["decoder"]
-    bridge = parts(network).get("bridge")
-    made: dict[str, list[Tensor]] = {"encoder": [], "bridge": [], "decoder": [], "given": [], "result": []}
+    found = parts(network)
+    made: dict[str, list[Tensor]] = {"bridge": []}
+
+    def note(part: str, maps: list[Tensor]) -> None:
+        made[part] = made.get(part, []) + maps
 
     def isolate(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         made["given"] = [t.detach().requires_grad_() for t in tensors_in(given)]
         return ([*made["given"]],) if isinstance(given[0], list | tuple) else tuple(made["given"])
 
-    encoder.register_forward_hook(lambda _, __, out: made.update(encoder=tensors_in(out)))
-    decoder.register_forward_pre_hook(isolate)
-    decoder.register_forward_hook(lambda _, __, out: made.update(result=tensors_in(out)))
-    if bridge is not None:
-        bridge.register_forward_hook(lambda _, __, out: made.update(bridge=tensors_in(out)))
-    for step in _decoder_steps(decoder):
-        step.register_forward_hook(lambda _, __, out: made["decoder"].extend(feature_maps_in(tensors_in(out))))
+    found["decoder"].register_forward_pre_hook(isolate)
+    for part, module in found.items():
+        module.register_forward_hook(lambda _, __, output, part=part: note(part, tensors_in(output)))
+    for step in _decoder_steps(found["decoder"]):
+        step.register_forward_hook(lambda _, __, output: note("steps", feature_maps_in(tensors_in(output))))
     with torch.device("meta"):
         image = torch.zeros(1, 3, height, width)
         logits = network(image)
-    used = torch.autograd.grad([t.sum() for t in made["result"]], made["given"], allow_unused=True)
-    feeding = {given.shape[1:] for given, g in zip(made["given"], used, strict=True) if g is not None}
+    used = torch.autograd.grad([t.sum() for t in made["decoder"]], made["given"], allow_unused=True)
+    read = {given.shape[1:] for given, gradient in zip(made["given"], used, strict=True) if gradient is not None}
     maps = feature_maps_in(made["encoder"])
-    climb = {m.shape[2]: m for m in made["decoder"] + _result_if_new(made)}
-    up = [climb[h] for h in sorted(climb)]
-    stages = [_stage("image", image), *(_stage("encoder", m) for m in maps)]
-    stages += [*(_stage("bridge", m) for m in made["bridge"]), *(_stage("decoder", m) for m in up)]
-    first = len(stages) - len(up)
+    by_height = {m.shape[2]: m for m in feature_maps_in(made["decoder"]) + made.get("steps", [])}
+    up = [by_height[rows] for rows in sorted(by_height)]
+    drawn = [("image", image), *(("encoder", m) for m in maps), *(("bridge", m) for m in made["bridge"])]
+    first = len(drawn)
+    drawn += [*(("decoder", m) for m in up), ("logits", logits)]
     skips = [
         (1 + i, first + next(k for k, u in enumerate(up) if u.shape[2] >= m.shape[2]))
         for i, m in enumerate(maps[:-1])
-        if m.shape[1:] in feeding and m.shape[2] <= up[-1].shape[2]
+        if m.shape[1:] in read and m.shape[2] <= up[-1].shape[2]
     ]
-    return Architecture([*stages, _stage("logits", logits)], skips)
+    return Architecture([Stage(part, *m.shape[1:]) for part, m in drawn], skips)
 
 
 def _decoder_steps(decoder: nn.Module) -> list[nn.Module]:
     """A decoder's parts one by one: its direct children, and the members of its lists."""
-    body = getattr(decoder, "body", None)
-    found: list[nn.Module] = []
-    for child in (body if isinstance(body, nn.Module) else decoder).children():
-        found += list(child.children()) if isinstance(child, nn.ModuleList | nn.ModuleDict) else [child]
-        if isinstance(child, nn.ModuleDict):
-            found += list(child.values())
-    return [m for m in dict.fromkeys(found) if not isinstance(m, nn.Identity)]
-
-
-def _result_if_new(made: dict[str, list[Tensor]]) -> list[Tensor]:
-    """The decoder's result where none of its parts has made a map of that size (a sum after them, a reshape)."""
-    heights = {m.shape[2] for m in made["decoder"]}
-    return [m for m in feature_maps_in(made["result"]) if m.shape[2] not in heights]
-
-
-def _stage(part: str, feature: Tensor) -> Stage:
-    return Stage(part, *feature.shape[1:])
+    body = getattr(decoder, "body", decoder)
+    lists = (nn.ModuleList, nn.ModuleDict)
+    steps = [m for child in body.children() for m in (child.children() if isinstance(child, lists) else [child])]
+    return [m for m in steps if not isinstance(m, nn.Identity)]
 
 
 def feature_maps_in(tensors: Iterable[Tensor]) -> list[Tensor]:
