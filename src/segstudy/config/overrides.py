@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segstudy.config.check import Check, check
 from segstudy.config.compose import apply_overrides, compose_config, nested_keys
@@ -91,16 +91,29 @@ def _mistakes_of_values(
 ) -> list[str]:
     """What is wrong with the first value of each setting, and with each other value beside the first of the rest."""
     first = [values[0] for values in settings]
-    other = [[*first[:i], text, *first[i + 1 :]] for i, values in enumerate(settings) for text in values[1:]]
+    try:
+        composed = compose_config([*groups, *first], conf)
+    except ConfigError as error:
+        return str(error).splitlines()
+    others = [(i, text) for i, values in enumerate(settings) for text in values[1:]]
+    variants = [(composed.copy(), first)]
+    variants += [(_changed(composed, text), [*first[:i], text, *first[i + 1 :]]) for i, text in others]
     mistakes: list[str] = []
-    for given in [first, *other]:
+    for cfg, given in variants:
         try:
-            cfg = compose_config([*groups, *given], conf)
             apply_overrides(cfg, given)
             check(cfg, further_checks=further_checks)
         except ConfigError as error:
             mistakes += [line for line in str(error).splitlines() if line not in mistakes]
     return mistakes
+
+
+def _changed(cfg: DictConfig, text: str) -> DictConfig:
+    """A copy with another value of one setting, as composing it anew would give: that takes a third of a second."""
+    override = OverridesParser.create().parse_override(text)
+    cfg = cfg.copy()
+    OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
+    return cfg
 
 
 def _single_values(text: str, override: Override) -> list[str]:
