@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 
 from segstudy.console import format_duration, format_number
@@ -30,11 +29,10 @@ STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
 
 COLOURS = {"failed": "red", "running": "green", "interrupted": "yellow", "unreadable": "red"}
 
-WIDTHS = {"status": 12, "mIoU": 5, "original": 8, "epochs": 10, "time": 8, "size": 9, "begun": 16}
-"""Columns and their widths, the same for all studies; the first takes what is left."""
+COLUMNS = ("mIoU", "original", "epochs", "time", "size", "begun")
 
 WIDE = 110
-"""Letters of a line from which on all columns are shown."""
+"""Letters of a line from which on time and begin are shown, too."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,17 @@ class Run:
     planned: int | None
     bytes: int
 
+    @property
+    def selected_on_reported(self) -> bool:
+        return bool(self.record.get("selected_on_reported"))
+
     def figure(self, *keys: str) -> float | None:
-        """A number of the record; None if it is not there or none."""
+        """A finite number of the record; None if it is not there or none."""
         value: Any = self.record
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return value if number else None
 
 
 def with_status(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
@@ -169,53 +172,44 @@ def size(path: Path) -> int:
 
 
 def print_runs(runs: Sequence[Run], console: Console) -> None:
-    """A row a run under its study, and below it why runs failed."""
-    columns = {name: width for name, width in WIDTHS.items() if console.width >= WIDE or name not in ("time", "begun")}
-    room = console.width - sum(width + 2 for width in columns.values())
-    longest = max(7, min(max(20, room), max((len(run.name) for run in runs), default=0) + 2))
+    """A row a run under its study, and below them why runs failed."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for name in COLUMNS if console.width >= WIDE else [name for name in COLUMNS if name not in ("time", "begun")]:
+        table.add_column(name, justify="right", no_wrap=True)
     for study in dict.fromkeys(run.study for run in runs):
         members = [run for run in runs if run.study == study]
         used = decimal(sum(run.bytes for run in members))
-        console.print(f"[bold]{escape(study)}[/] ({counted(len(members), 'run')}, {used})", highlight=False)
-        table = Table(box=None, pad_edge=False, show_header=study == runs[0].study)
-        table.add_column("  run", width=longest, overflow="fold")
-        for name, width in columns.items():
-            table.add_column(name, width=width, justify="left" if name == "status" else "right")
+        table.add_row(f"[bold]{escape(study)}[/] ({counted(len(members), 'run')}, {used})")
         for run in members:
+            status = f"[{COLOURS.get(run.status, 'default')}]{run.status}[/]" + "*" * run.selected_on_reported
             cells = _cells(run)
-            table.add_row(Padding(escape(run.name), (0, 0, 0, 2)), *(cells[name] for name in columns))
-        console.print(table)
-        for run in members:
-            if run.error:
-                line = f"  [red]{escape(run.name)}:[/] {escape(run.error)}"
-                console.print(line, highlight=False, soft_wrap=True)
+            table.add_row(f"  {escape(run.name)}", status, *(cells[str(c.header)] for c in table.columns[2:]))
+    console.print(table)
+    for run in runs:
+        if run.error:
+            console.print(f"[red]{escape(run.name)}:[/] {escape(run.error)}", highlight=False, soft_wrap=True)
     numbers = {s: sum(run.status == s for run in runs) for s in STATUSES}
     said = ", ".join(f"{n} {status}" for status, n in numbers.items() if n) or "none"
     console.print(f"{counted(len(runs), 'run')}: {said}; {decimal(sum(r.bytes for r in runs))}", highlight=False)
-    if any(run.record.get("selected_on_reported") for run in runs):
+    if any(run.selected_on_reported for run in runs):
         console.print("* selected on the reported split: its figures are flattered")
 
 
 def _cells(run: Run) -> dict[str, str]:
-    """A row's cells by their columns."""
-    colour = COLOURS.get(run.status)
+    """A row's cells by COLUMNS."""
     epochs = "–" if run.epochs is None else str(run.epochs)
     if run.planned is not None and run.epochs != run.planned:
         epochs += f" of {run.planned}"
     return {
-        "status": (f"[{colour}]{run.status}[/]" if colour else run.status)
-        + "*" * bool(run.record.get("selected_on_reported")),
         "mIoU": format_number(run.figure("metrics", "network", "miou")),
         "original": format_number(run.figure("metrics", "original", "miou")),
         "epochs": epochs,
-        "time": format_duration(_finite(run.figure("seconds"))),
+        "time": format_duration(run.figure("seconds")),
         "size": decimal(run.bytes),
         "begun": begun(run.record),
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def begun(record: Mapping[str, Any]) -> str:
@@ -235,12 +229,12 @@ def as_json(runs: Sequence[Run]) -> str:
     rows = [
         {
             "folder": str(run.folder), "study": run.study, "name": run.name, "status": run.status, "error": run.error,
-            "changes": run.record.get("changes"), "seed": _finite(run.figure("seed")),
-            "miou": _finite(run.figure("metrics", "network", "miou")),
-            "miou_original": _finite(run.figure("metrics", "original", "miou")),
-            "pixel_accuracy": _finite(run.figure("metrics", "network", "pixel_accuracy")),
-            "selected_on_reported": bool(run.record.get("selected_on_reported")),
-            "epochs": run.epochs, "max_epochs": run.planned, "seconds": _finite(run.figure("seconds")),
+            "changes": run.record.get("changes"), "seed": run.figure("seed"),
+            "miou": run.figure("metrics", "network", "miou"),
+            "miou_original": run.figure("metrics", "original", "miou"),
+            "pixel_accuracy": run.figure("metrics", "network", "pixel_accuracy"),
+            "selected_on_reported": run.selected_on_reported,
+            "epochs": run.epochs, "max_epochs": run.planned, "seconds": run.figure("seconds"),
             "bytes": run.bytes, "started": run.record.get("started"),
         }
         for run in runs
