@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -416,3 +417,22 @@ def test_a_plan_is_checked_before_training(setting: str, told: str) -> None:
 def test_mistakes_of_the_plan_are_in_the_same_message() -> None:
     with pytest.raises(ConfigError, match=r"seed=x: (.|\n)*report\.margin=-1"):
         check_overrides(["seed=x", "report.margin=-1"], further_checks=[plan_mistakes])
+
+
+@pytest.mark.parametrize("key", ["study", "runs_dir"])
+def test_a_run_without_a_folder_is_refused(key: str) -> None:
+    """Not a folder called None."""
+    with pytest.raises(ConfigError, match=f"^{key}=None: a folder's name is needed$"):
+        check_overrides([f"{key}=null"])
+
+
+def test_values_of_a_sweep_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = []
+
+    def compose(*given: Any) -> DictConfig:
+        composed.append(given)
+        return compose_config(*given)
+
+    monkeypatch.setattr("segstudy.config.overrides.compose_config", compose)
+    check_overrides(["seed=0,1,2,3", "loss._target_=segstudy.losses.Dice,segstudy.losses.OHEM", "data.size=32,[32,48]"])
+    assert len(composed) == 2  # with the files of groups alone, and with the first values

@@ -28,9 +28,9 @@ from segstudy.build import build_data, build_module, build_network, build_traine
 from segstudy.callbacks.history import History
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
+from segstudy.config.names import hyperparameters
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claim_folder, claimed_folder
-from segstudy.config.summary import hyperparameters
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice

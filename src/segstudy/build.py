@@ -35,16 +35,15 @@ from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
 from segstudy.precision import choose_device
-from segstudy.runs.checkpoints import RunCheckpointIO, start_from
+from segstudy.runs.checkpoints import RunCheckpointIO, set_normalization, start_from
+from segstudy.runs.record import record_beside
 from segstudy.seeds import initialise, stream
 
 
 def build_data(cfg: DictConfig) -> SegmentationData:
     """The data set, prepared: files found, labels checked, caches written."""
-    try:
+    with _mistakes_in("data"):
         data = instantiate(cfg.data)
-    except Exception as error:
-        raise ConfigError(f"data: {_cause(error)}") from error
     with _one_at_a_time(data.cache_dir):
         data.prepare_data()
         data.setup()
@@ -77,11 +76,14 @@ def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) 
         raise (cause if isinstance(cause, WeightsError) else ConfigError(str(cause))) from error
     initialise(network, cfg.seed)
     encoder = encoder_of(network)
-    if load_weights and encoder is not None and encoder.weights is not None and encoder.weights_origin == "random":
-        raise ConfigError(
-            f"encoder.weights={encoder.weights}: {type(encoder).__name__} keeps it but did not load it\n"
-            "  → end its constructor with self.load_weights(weights)"
-        )
+    if load_weights and encoder is not None and encoder.weights is not None:
+        if encoder.weights_origin == "random":
+            raise ConfigError(
+                f"encoder.weights={encoder.weights}: {type(encoder).__name__} keeps it but did not load it\n"
+                "  → end its constructor with self.load_weights(weights)"
+            )
+        if (file := Path(encoder.weights).expanduser()).is_file():
+            set_normalization(network, record_beside(file))  # files of early runs hold no mean and std
     origins = (getattr(part, "weights_origin", "random") for part in network.modules())
     origin = next((each for each in origins if each != "random"), "random")
     return network.to(memory_format=torch.channels_last), origin
@@ -126,18 +128,14 @@ class KnownClasses:
 def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | KnownClasses) -> SegmentationModule:
     """The LightningModule around the network, with loss, optimizer and schedule."""
     loss_cfg = _with_weights(cfg.loss, data)
-    try:
+    with _mistakes_in("loss"):
         loss = instantiate(loss_cfg, _convert_="all")
         # One pass of two pixels: a loss for two classes, or a list of weights of the wrong length, says so now.
         labels = torch.arange(2).view(1, 1, 2) % len(data.classes)
         loss(torch.zeros(1, len(data.classes), 1, 2, requires_grad=True), labels)
-    except Exception as error:
-        raise ConfigError(f"loss: {_cause(error)}") from error
     optimizer, schedule = instantiate(cfg.optim.optimizer), instantiate(cfg.schedule)
-    try:  # both once, to see that their settings are valid
+    with _mistakes_in("optim or schedule"):  # both once, to see that their settings are valid
         schedule(optimizer(parameter_groups(network, cfg.optim.lr, cfg.optim.encoder_lr)), progress=lambda: 0.0)
-    except Exception as error:
-        raise ConfigError(f"optim or schedule: {_cause(error)}") from error
     return SegmentationModule(
         network,
         loss,
@@ -178,10 +176,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
 
 def _trainer(settings: dict[str, Any], **own: Any) -> L.Trainer:
     """Lightning's trainer. Raises ConfigError with its words for settings that do not go together or not here."""
-    try:
+    with _mistakes_in("trainer"):
         return instantiate(settings, **own)
-    except Exception as error:
-        raise ConfigError(f"trainer: {_cause(error)}") from error
 
 
 def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
@@ -192,10 +188,8 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
         if "save_dir" in parameters(locate(part["_target_"]))[0] and part.get("save_dir") is None:
             part["save_dir"] = str(subfolder(folder, name) if RANK == 0 else folder / name)
         unnamed = [key for key in ("name", "run_name") if key in part and part[key] is None]
-        try:
+        with _mistakes_in(f"logger.{name}"):
             loggers.append(instantiate(part | dict.fromkeys(unnamed, folder.name)))
-        except Exception as error:
-            raise ConfigError(f"logger.{name}: {_cause(error)}") from error
     return loggers
 
 
@@ -205,14 +199,13 @@ TESTING = (PerImageConfusion, PerImageErrors, ExtraEvaluation, Pictures, TestDia
 
 def run_callbacks(cfg: DictConfig) -> list[Callback]:
     """What every run's test measures, and the callbacks that the config names."""
-    callbacks: list[Callback] = [PerImageConfusion(), PerImageErrors(), TestDiagnostics()]
+    confusion = PerImageConfusion()
+    callbacks: list[Callback] = [confusion, PerImageErrors(confusion), TestDiagnostics()]
     for name, part in cfg.callbacks.items():
         if part.get("enabled", True):
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])
-            try:
+            with _mistakes_in(f"callbacks.{name}"):
                 callbacks.append(instantiate(part))
-            except Exception as error:
-                raise ConfigError(f"callbacks.{name}: {_cause(error)}") from error
     # Last, since it ends the average's turn after a validation: what the others make of it is of the same network.
     return sorted(callbacks, key=lambda c: isinstance(c, WeightAveraging))
 
@@ -284,6 +277,15 @@ def _with_weights(loss: DictConfig, data: SegmentationData | KnownClasses) -> Di
 
     fill(loss)
     return loss
+
+
+@contextmanager
+def _mistakes_in(place: str) -> Iterator[None]:
+    """Make any error in here, of a constructor that refuses its settings, a ConfigError that names their place."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(f"{place}: {_cause(error)}") from error
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -60,7 +60,7 @@ def task(cfg: DictConfig) -> float | None:
             starting_file(Path(cfg.start_from))
         with claimed_folder(folder, cfg) as record:
             if record.status == "done":
-                console.print(f"already done: {folder}")
+                console.print(f"already done, in {os.path.relpath(folder.parent)}", soft_wrap=True)
             else:
                 record.note(changes=changed_settings(hydra_cfg.runtime.choices["model"], hydra_cfg.overrides.task))
                 run(cfg, folder, record)

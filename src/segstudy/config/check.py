@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from segstudy.config.compose import nested_keys
-from segstudy.config.switches import mistaken_kinds, mistaken_nulls
 from segstudy.config.targets import find_parts, locate, unknown_settings
 from segstudy.config.trust import ALLOWED, is_allowed, is_trusted
-from segstudy.config.values import mistaken_values, unused_settings
+from segstudy.config.values import mistaken_kinds, mistaken_nulls, mistaken_values, unused_settings
 from segstudy.errors import ConfigError
 
 Check = Callable[[DictConfig], list[str]]

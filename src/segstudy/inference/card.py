@@ -24,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from segstudy.callbacks.per_image_confusion import SIZES
+from segstudy.config.names import hyperparameters
 from segstudy.config.run_folder import read_config
-from segstudy.config.summary import hyperparameters
 from segstudy.console import MISSING, format_amount, format_duration, format_fraction, format_millions
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.datasets.ade20k import ADE20K
