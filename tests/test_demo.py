@@ -111,8 +111,8 @@ def answered(models: Sequence[Model], photo: np.ndarray, folder: Path) -> dict[s
     size = "original" if photo.size < 1000 else "train"
     values = Demo(models, folder).segment({"path": str(folder / "photo.png")}, size, 60)
     n = len(models)
-    keys = {"note": values[0], "tables": values[2 : 2 + n], "maps": values[2 + n], "pairs": values[3 + n]}
-    return keys | {"drawings": values[4 + n :]}
+    keys = {"note": values[0], "tables": values[2 : 2 + n], "maps": values[2 + n : 2 + 2 * n]}
+    return keys | {"pairs": values[2 + 2 * n], "drawings": values[3 + 2 * n :]}
 
 
 def test_disagreement(tmp_path: Path) -> None:
@@ -223,13 +223,12 @@ def test_a_photo_goes_through_a_server(tmp_path: Path) -> None:
         client = gradio_client.Client(address, verbose=False, analytics_enabled=False)
         values = client.predict(gradio_client.handle_file(photo), "train", 60, api_name="/segment")
         shares = np.unique(models[0].predict(photo), return_counts=True)[1] / (40 * 56)
-        note, first, second, maps, pairs, *drawings = values
+        note, first, second, *maps, pairs, _, _, disagreement = values
         assert note.startswith("Confidence is")
         assert first["data"][0][1] == second["data"][0][1] == web.percent(max(shares))
         assert len(maps) == 2
         assert pairs["data"] == [["all", "0.0 %"]]
-        assert len(drawings) == 3
-        assert drawings[-1]["annotations"] == []
+        assert disagreement["annotations"] == []
         (tmp_path / "text.jpg").write_text("no photo")
         refused = client.predict(gradio_client.handle_file(tmp_path / "text.jpg"), "train", 60, api_name="/segment")
         assert "text.jpg is no picture" in refused[0]

@@ -44,6 +44,8 @@ ORIGINAL_PIXELS = 4_000_000
 """Of a photo that a network sees in its original size: a U-Net takes about 2 KiB for each."""
 SHOWN = 1024
 """The longer side of what is shown and measured, in pixels."""
+HEIGHT = 420
+"""Of a picture on the page, in the browser's pixels."""
 KEPT = 3600
 """Seconds after which an uploaded photo is removed."""
 SIZES = ("train", "original")
@@ -190,7 +192,7 @@ class Demo:
         except Exception:  # a fault of ours: the visitor is told that there is one, the terminal what it is
             log.exception("on a photo")
             note = "The server failed on this photo: its terminal tells why."
-        return [note, None, *([] for _ in self.models), None, [], *self.redraw(None, 0)]
+        return [note, None, *([] for _ in self.models), *(None for _ in self.models), [], *self.redraw(None, 0)]
 
     def _shown(self, pixels: np.ndarray, found: list[Answer], opacity: float) -> list[Any]:
         """The values of `segment` for a photo (H,W,3) and its answers."""
@@ -200,17 +202,12 @@ class Demo:
         if pixels.shape != shown.shape:
             note += f" The photo has {pixels.shape[1]}×{pixels.shape[0]} pixels and is shown and measured at "
             note += f"{width}×{height}."
+        means = [f"{a.model.name}: {a.confidence.mean():.2f} on average, in {a.seconds:.2f} s" for a in found]
+        note += f" {'; '.join(means)}."
         tables = [[[name, percent(share), f"{sure:.2f}"] for name, share, sure in a.areas()] for a in found]
-        viridis = matplotlib.colormaps["viridis"]
-        maps = [
-            (
-                viridis(a.confidence, bytes=True)[..., :3],
-                f"{a.model.name}: mean {a.confidence.mean():.2f}; {a.seconds:.2f} s",
-            )
-            for a in found
-        ]
+        maps = [matplotlib.colormaps["viridis"](a.confidence, bytes=True)[..., :3] for a in found]
         pairs = self._disagreement(found) if self.comparable else []
-        return [note, (shown, found), *tables, maps, pairs, *self.redraw((shown, found), opacity)]
+        return [note, (shown, found), *tables, *maps, pairs, *self.redraw((shown, found), opacity)]
 
     def redraw(self, state: tuple[np.ndarray, list[Answer]] | None, opacity: float) -> list[Any]:
         """The photo with each network's classes in colour, and with where they disagree. opacity: of these, in %."""
@@ -247,7 +244,7 @@ def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
     gr = _gradio()
     trained = ", ".join(sorted({"×".join(map(str, m.size)) for m in demo.models}))
     sizes = [(f"as trained ({trained})", "train"), ("the photo's own", "original")]
-    drawings, tables = [], []
+    drawings, tables, maps = [], [], []
     with gr.Blocks(title="segstudy demo", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as blocks:
         with gr.Accordion("The networks", open=False):
             gr.Dataframe(
@@ -267,21 +264,30 @@ def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
             for model in demo.models:
                 colors = {n: "#" + bytes(rgb).hex() for n, rgb in zip(model.classes, model.palette, strict=True)}
                 with gr.Column(min_width=280):
-                    drawings.append(gr.AnnotatedImage(label=model.name, color_map=colors))
+                    drawings.append(gr.AnnotatedImage(label=model.name, color_map=colors, height=HEIGHT))
+                    maps.append(
+                        gr.Image(
+                            label="Confidence, from 0 (dark) to 1 (light)",
+                            interactive=False,
+                            height=HEIGHT,
+                            buttons=["fullscreen"],
+                        )
+                    )  # no button that shares it
                     tables.append(gr.Dataframe(headers=["class", "share of the photo", "confidence"]))
         with gr.Row(visible=demo.comparable):
             if demo.comparable:
-                drawings.append(gr.AnnotatedImage(label="Where they disagree", color_map=dict(DISAGREEMENT.values())))
+                drawings.append(
+                    gr.AnnotatedImage(label="Where they disagree", color_map=dict(DISAGREEMENT.values()), height=HEIGHT)
+                )
             pairs = gr.Dataframe(headers=["runs", "disagree on"])
         if len(demo.models) > 1 and not demo.comparable:
             gr.Markdown("The runs have different classes: where they disagree is not shown.")
-        maps = gr.Gallery(label="Confidence, from 0 (dark) to 1 (light)", columns=len(demo.models), height="auto")
         state = gr.State()
         _take_uploads_only(photo, demo)
         # Without preprocessing: Gradio would decode the file before its size is known.
         gr.on(
             [photo.change, size.change], demo.segment, [photo, size, opacity],
-            [note, state, *tables, maps, pairs, *drawings], preprocess=False, api_name="segment",
+            [note, state, *tables, *maps, pairs, *drawings], preprocess=False, api_name="segment",
             trigger_mode="always_last", show_progress="minimal",
         )  # fmt: skip
         opacity.release(demo.redraw, [state, opacity], drawings, show_progress="hidden", api_name=False)

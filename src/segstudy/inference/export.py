@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbols
 
 from segstudy import __version__
@@ -61,14 +61,20 @@ class Comparison:
     agreement: float
 
     @property
+    def allowed(self) -> float:
+        return TOLERANCE * max(1.0, self.largest)
+
+    @property
     def agrees(self) -> bool:
-        return self.difference <= TOLERANCE * max(1.0, self.largest)
+        return self.difference <= self.allowed
 
 
 @dataclass
 class ExportResult:
-    """A file that was kept. dynamic: axes of any length; why_not_more: what prevented the others; comparisons: with
-    PyTorch; refused: sizes that the network itself does not take."""
+    """A file that was kept.
+
+    dynamic: axes of any length. why_not_more: what prevented others. refused: sizes that the network does not take.
+    """
 
     path: Path
     metadata: dict[str, Any]
@@ -132,36 +138,29 @@ def _write_and_compare(model: Model, kind: str, path: Path) -> ExportResult:
     why: list[str] = []
     for dynamic in DYNAMIC_AXES if kind in WRITERS else DYNAMIC_AXES[:1]:
         about = metadata(model, kind, dynamic)
-        with_any = f"with any {_listed(dynamic)}: " if dynamic else ""
         try:
             with silenced(), torch.no_grad():
                 if kind in WRITERS:
-                    WRITERS[kind](model.network, _example(model.size, dynamic), dynamic, path, about)
+                    WRITERS[kind](trace(model, dynamic), dynamic, path, about)
                 else:
                     _write_weights(model, kind, path, about)
-                rows, refused = compare_outputs(
-                    model.network, READERS[kind](path, model), comparison_shapes(model.size, dynamic)
-                )
+                exported = READERS[kind](path, model)
+                rows, refused = compare_outputs(model.network, exported, comparison_shapes(model.size, dynamic))
+            worst = max(rows, key=lambda row: row.difference / row.allowed)
+            if worst.agrees:
+                return ExportResult(path, about, dynamic, why, rows, refused)
+            reason = (
+                f"differs from PyTorch by {worst.difference:.2g} at {worst.batch}×3×{worst.height}×{worst.width}; "
+                f"allowed is {TOLERANCE:g} of {max(1, worst.largest):.3g}"
+            )
         except ConfigError:
             raise
         except Exception as error:  # exporters and runtimes raise types of their own
-            why.append(with_any + first_line(error))
-            continue
-        wrong = [row for row in rows if not row.agrees]
-        if not wrong:
-            return ExportResult(path, about, dynamic, why, rows, refused)
-        worst = max(wrong, key=lambda row: row.difference)
-        why.append(
-            f"{with_any}differs from PyTorch by {worst.difference:.2g} at "
-            f"{worst.batch}×3×{worst.height}×{worst.width}; allowed is {TOLERANCE:g} of {max(1, worst.largest):.3g}"
-        )
+            reason = first_line(error)
+        why.append(f"with any {', '.join(dynamic)}: {reason}" if dynamic else reason)
     raise ExportError(
         f"{model.name} cannot be written as {kind}: no file agreed with PyTorch, none was kept\n  " + "\n  ".join(why)
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
 @contextmanager
@@ -170,8 +169,7 @@ def silenced() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)
@@ -181,17 +179,18 @@ def silenced() -> Iterator[None]:
 
 
 def comparison_shapes(size: tuple[int, int], dynamic: Sequence[str]) -> list[tuple[int, int, int]]:
-    """(batch, height, width) of what is compared: the trained size, and others, odd ones too, along dynamic axes.
+    """(batch, height, width) of what is compared: the trained size, then others, odd ones too, along dynamic axes.
 
-    None is that of the example from which the file is made, unless height and width are fixed.
+    None is that of `trace`'s example, unless height and width are fixed.
     """
     height, width = size
-    sizes = [(1, height, width), (2, height, width), (3, height, width)]
-    if "height" in dynamic:
-        sizes[2:] = [
-            (1, height + 19, width + 7), (3, height // 2 + 3, width // 2 + 5), (1, (2 * height // 3) | 1, width + 64),
-        ]  # fmt: skip
-    return list(dict.fromkeys((b if "batch" in dynamic else 1, h, w) for b, h, w in sizes))
+    if "height" not in dynamic:
+        return [(batch, height, width) for batch in ((1, 2, 3) if "batch" in dynamic else (1,))]
+    sizes = [
+        (1, height, width), (2, height, width), (1, height + 19, width + 7), (3, height // 2 + 3, width // 2 + 5),
+        (1, (2 * height // 3) | 1, width + 64),
+    ]  # fmt: skip
+    return sizes if "batch" in dynamic else list(dict.fromkeys((1, h, w) for _, h, w in sizes))
 
 
 def synthetic_images(batch: int, height: int, width: int) -> Tensor:
@@ -280,26 +279,23 @@ def without_local_paths(value: Any) -> Any:
 # The formats
 
 
-def _example(size: tuple[int, int], dynamic: Sequence[str]) -> Tensor:
-    height, width = (size[0] + 3, size[1] + 35) if "height" in dynamic else size
-    return synthetic_images(2 if "batch" in dynamic else 1, height, width)
-
-
-def _traced(network: nn.Module, example: Tensor, dynamic: Sequence[str]) -> Any:
+def trace(model: Model, dynamic: Sequence[str]) -> ExportedProgram:
+    """The network as torch.export sees it. The example's sides are no multiples of a stride where any may come."""
+    height, width = model.size
+    height, width = (height + 3, width + 35) if "height" in dynamic else (height, width)
+    example = synthetic_images(2 if "batch" in dynamic else 1, height, width)
     shapes = {axis: torch.export.Dim.DYNAMIC for axis, name in AXES.items() if name in dynamic}
     # Without this, whether the padding to the stride is empty in the example becomes a condition on every later size.
     with symbols.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        return torch.export.export(network, (example,), dynamic_shapes=(shapes,))
+        return torch.export.export(model.network, (example,), dynamic_shapes=(shapes,))
 
 
-def _write_onnx(network: nn.Module, example: Tensor, dynamic: Sequence[str], path: Path, about: dict[str, Any]) -> None:
+def _write_onnx(program: ExportedProgram, dynamic: Sequence[str], path: Path, about: dict[str, Any]) -> None:
     import onnx
 
-    program = torch.onnx.export(
-        _traced(network, example, dynamic), input_names=["image"], output_names=["logits"], verbose=False
-    )
-    assert program is not None  # it is where no file is given
-    model = program.model_proto
+    written = torch.onnx.export(program, input_names=["image"], output_names=["logits"], verbose=False)
+    assert written is not None  # it is where no file is given
+    model = written.model_proto
     for value in (model.graph.input[0], model.graph.output[0]):
         for axis, name in AXES.items():
             if name in dynamic:
@@ -308,33 +304,30 @@ def _write_onnx(network: nn.Module, example: Tensor, dynamic: Sequence[str], pat
     onnx.save(model, path)
 
 
-def _write_torch_export(
-    network: nn.Module, example: Tensor, dynamic: Sequence[str], path: Path, about: dict[str, Any]
-) -> None:
-    text = json.dumps(about, ensure_ascii=False)
-    torch.export.save(_traced(network, example, dynamic), path, extra_files={"segstudy.json": text})
+def _write_torch_export(program: ExportedProgram, dynamic: Sequence[str], path: Path, about: dict[str, Any]) -> None:
+    torch.export.save(program, path, extra_files={"segstudy.json": json.dumps(about, ensure_ascii=False)})
 
 
 def _write_weights(model: Model, kind: str, path: Path, about: dict[str, Any]) -> None:
     """The plain network's weights; for a hub a folder, with all that loads and explains them."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {k: v.contiguous().clone() for k, v in model.plain.state_dict().items()}
-    file = path
-    if kind == "hub":
-        path.mkdir()
-        file = path / "model.safetensors"
-        config: Any = without_local_paths(OmegaConf.to_container(model.cfg, resolve=True))
-        OmegaConf.save(config, path / "config.yaml")
-        for name, values in {
-            "record.json": without_local_paths(dict(model.record)),
-            "config.json": about | {"network": config["network"]},
-        }.items():
-            (path / name).write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
-        _write_card(model, path / "README.md")
-    save_file(state, file, metadata={"format": "pt"} | as_strings(about))
-    os.umask(umask := os.umask(0))
-    file.chmod(0o666 & ~umask)  # the library makes it the owner's alone
+    weights = save(state, metadata={"format": "pt"} | as_strings(about))
+    if kind != "hub":
+        path.write_bytes(weights)
+        return
+    path.mkdir()
+    (path / "model.safetensors").write_bytes(weights)
+    config: Any = without_local_paths(OmegaConf.to_container(model.cfg, resolve=True))
+    OmegaConf.save(config, path / "config.yaml")
+    described = {
+        "record.json": without_local_paths(dict(model.record)),
+        "config.json": about | {"network": config["network"]},
+    }
+    for name, values in described.items():
+        (path / name).write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+    _write_card(model, path / "README.md")
 
 
 def _write_card(model: Model, file: Path) -> None:
