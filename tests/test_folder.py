@@ -246,8 +246,31 @@ def test_classes_of_coco_by_id_or_as_named(tmp_path: Path, make: Any) -> None:
     np.testing.assert_array_equal(truth(named)["drive0_001"], np.array([0, 2, 1])[scene(1)])
     void = make(tmp_path, "ignore: [background]")
     assert (void.classes, void.background) == (["car", "tree"], None)
-    with pytest.raises(DataError, match=r"drive0_001\) holds tree, which is no class"):
+    with pytest.raises(
+        DataError,
+        match=r"labels that are no class \(1\)\n  tree: in 2 masks, e\.g\. drive0_001\n(.|\n)*known: background, car",
+    ):
         make(tmp_path, "{classes: [background, car]}")
+
+
+def test_a_label_under_another_object_is_not_asked_for(tmp_path: Path, make: Any) -> None:
+    """A fly that a car covers has no pixel: neither the check nor a training asks what class it is."""
+    save_images(tmp_path, names_of(5))
+    save_masks(tmp_path, names_of(5), "labelme")
+    path = tmp_path / "masks" / "drive0_000.json"
+    content = json.loads(path.read_text())
+    content["shapes"].insert(0, {"label": "fly", "points": content["shapes"][0]["points"]})
+    path.write_text(json.dumps(content))
+    data = make(tmp_path, "classes: [background, car, tree]")
+    np.testing.assert_array_equal(truth(data)["drive0_000"], scene(0))
+
+
+def test_a_mask_that_changes_while_it_is_read_is_refused(home: Path, make: Any) -> None:
+    data = make(home, "classes: [background, car, tree]")
+    Image.fromarray(np.full((HEIGHT, WIDTH), 9, np.uint8)).save(home / "masks" / "drive0_000.png")
+    sample = next(s for s in data.pool if s.name == "drive0_000")
+    with pytest.raises(DataError, match=r"drive0_000\) holds 9, which is no class: was it changed"):
+        data.read(sample)
 
 
 def test_parts_of_a_pool_keep_their_own_pictures(home: Path, make: Any) -> None:
@@ -386,7 +409,7 @@ def test_the_description_may_lie_elsewhere_and_is_recorded(home: Path, make: Any
         ("{classes: [sky, b, c], ignore: [skyy]}", "ignore: skyy is no class; did you mean sky"),
         ("{classes: [sky, b, c], background: skyy}", "background: 'skyy' is no class; did you mean sky"),
         ("{classes: [a, b, c], palette: [[0, 0, 0]]}", "3 classes need as many"),
-        ("classes: [a, b]", r"holds 2, which is no class(.|\n)*labels: \{2: CLASS\}"),
+        ("classes: [a, b]", r"2: in 10 masks, e\.g\. drive0_001(.|\n)*labels: \{2: CLASS\}"),
         ("images: photos", "no folder of images .*photos"),
         ("masks: truth", "looked for truth"),
         ("train: nowhere", "no list 'nowhere'"),
@@ -442,5 +465,7 @@ def test_an_unknown_colour_names_file_and_colour(home: Path, make: Any) -> None:
     save_masks(home, names_of(20), "colours")
     with pytest.raises(ConfigError, match=r"the classes a, b, c have no colour(.|\n)*64,0,128"):
         make(home, "classes: [a, b, c]")
-    with pytest.raises(DataError, match=r"drive0_001.png .*holds 128,128,0, which is no class"):
+    with pytest.raises(
+        DataError, match=r"colours that are no class \(1\)\n  128,128,0: in 10 masks, e\.g\. drive0_001"
+    ):
         make(home, "{classes: [a, b], palette: [[0, 0, 0], [64, 0, 128]]}")

@@ -20,6 +20,7 @@ from segstudy.data.folder.counts import (
     pixels_of_keys,
     pixels_per_class,
     require_meaning_of_255,
+    unknown_keys,
 )
 from segstudy.data.folder.description import Description, read_description
 from segstudy.data.folder.formats import MaskFormat
@@ -157,14 +158,7 @@ def _find_classes(
         return
     report.label_map = label_map
     report.notes += label_map.notes
-    unknown: dict[str, list[str]] = defaultdict(list)
-    for name, check in checks.items():
-        for key in check.pixels.keys() - label_map.table.keys():
-            unknown[key].append(name)
-    what = "colours" if mask_format.name == "colours" else "labels"
-    items = [f"{key}: in {len(names)} masks, e.g. {names[0]}" for key, names in sorted(unknown.items())]
-    advice = "add them to classes, or map them: labels: {VALUE: CLASS}"
-    report.add(f"{what} that are no class", items, "error", advice)
+    report.problems += unknown_keys({n: check.pixels for n, check in checks.items()}, label_map, mask_format)
 
 
 def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, PairCheck]) -> dict[str, list[Sample]]:

@@ -27,17 +27,16 @@ class LabelMap:
     notes: list[str]
 
     def labels(self, mask: np.ndarray, keys: Sequence[str], source: str) -> np.ndarray:
-        """Labels uint8 (H,W) of an indexed mask. Raises DataError that names `source` and its unknown keys."""
-        unknown = [k for k in keys if k not in self.table]
-        if unknown:
-            known = ", ".join(list(self.table)[:12]) + (", …" if len(self.table) > 12 else "")
-            hint = did_you_mean(unknown[0], list(self.table))
+        """Labels uint8 (H,W) of an indexed mask. Raises DataError that names `source` if a pixel has an unknown key.
+
+        Unknown keys are found when the labels are counted (see `unknown_keys`): here, a file has changed since.
+        """
+        unknown = [i for i, key in enumerate(keys) if key not in self.table]
+        if unknown and np.isin(mask, unknown).any():
             raise DataError(
-                f"{source} holds {first_few(unknown)}, which is no class{hint}\n"
-                f"  known: {known}\n"
-                f"  → in dataset.yaml, name it in classes, or map it: labels: {{{unknown[0]}: CLASS}}"
+                f"{source} holds {first_few([keys[i] for i in unknown])}, which is no class: was it changed?"
             )
-        return np.array([self.table[k] for k in keys], np.uint8)[mask]
+        return np.array([self.table.get(key, IGNORE) for key in keys], np.uint8)[mask]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import MaskFormat
-from segstudy.data.images import Sample, first_lines
-from segstudy.errors import DataError
+from segstudy.data.folder.scan import Problem, problem
+from segstudy.data.images import Sample, first_few, first_lines
+from segstudy.errors import DataError, did_you_mean
 from segstudy.files import write_text
 from segstudy.labels import IGNORE
 
@@ -65,6 +67,24 @@ def pixels_per_class(counted: Sequence[PixelsOfKeys], label_map: LabelMap) -> np
         for key, number in keys.items():
             row[label_map.table.get(key, IGNORE)] += number
     return pixels[:, : len(label_map.classes)]
+
+
+def unknown_keys(counted: Mapping[str, PixelsOfKeys], label_map: LabelMap, mask_format: MaskFormat) -> list[Problem]:
+    """The keys that are no class, with the masks that hold them. counted: by the name of the image."""
+    masks: dict[str, list[str]] = defaultdict(list)
+    for name, pixels in counted.items():
+        for key in pixels.keys() - label_map.table.keys():
+            masks[key].append(name)
+    known = list(label_map.table)
+    items = [
+        f"{key}: in {len(names)} masks, e.g. {names[0]}{did_you_mean(key, known)}"
+        for key, names in sorted(masks.items())
+    ]
+    what = "colours" if mask_format.name == "colours" else "labels"
+    advice = (
+        f"add them to classes, or map them: labels: {{{min(masks, default='')}: CLASS}}\nknown: {first_few(known, 12)}"
+    )
+    return problem(f"{what} that are no class", items, "error", advice)
 
 
 def is_binary(pixels: PixelsOfKeys) -> bool:

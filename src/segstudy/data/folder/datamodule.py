@@ -9,9 +9,15 @@ import numpy as np
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
 from segstudy.data.folder.classes import make_label_map
-from segstudy.data.folder.counts import count_labels, keys_present, pixels_per_class, require_meaning_of_255
+from segstudy.data.folder.counts import (
+    count_labels,
+    keys_present,
+    pixels_per_class,
+    require_meaning_of_255,
+    unknown_keys,
+)
 from segstudy.data.folder.description import read_description
-from segstudy.data.folder.scan import scan_folder
+from segstudy.data.folder.scan import raise_errors, scan_folder
 from segstudy.data.folder.split import ROLES, make_split
 from segstudy.data.images import Sample, read_image, require_same_size
 from segstudy.data.splits import rarest_class
@@ -68,16 +74,16 @@ class Folder(SegmentationData):
         self.description, _ = read_description(self.root, self.about)
         scan = scan_folder(self.description)
         plan = make_split(scan, self.description, self.split_settings, self.fold)
-        if errors := [str(p) for p in (*scan.problems, *plan.problems) if p.severity == "error"]:
-            raise DataError("\n".join(errors) + f"\n→ all problems at once: segstudy data check {self.root}")
+        raise_errors([*scan.problems, *plan.problems], self.root)
         self.format, self.pool = scan.format, plan.pool
         used = plan.members()
         counted = count_labels(used, self.format, self.cache_dir)
         require_meaning_of_255(counted, self.format.name, self.description)
         self.label_map = make_label_map(self.description, self.format, keys_present(counted))
+        of_name = dict(zip((s.name for s in used), counted, strict=True))
+        raise_errors(unknown_keys(of_name, self.label_map, self.format), self.root)
         self.background = self.label_map.background
         self.notes = [*scan.notes, *self.label_map.notes, *plan.notes]
-        of_name = dict(zip((s.name for s in used), counted, strict=True))
         pixels = pixels_per_class([of_name[s.name] for s in plan.pool], self.label_map)
         self.lists = plan.lists | plan.draw_lists(rarest_class(pixels))
         self.titles = {role: plan.title(role) for role in ROLES}

@@ -40,6 +40,12 @@ def problem(title: str, items: Sequence[str], severity: str = "error", advice: s
     return [Problem(title, list(items), severity, advice)] if items else []
 
 
+def raise_errors(problems: Sequence[Problem], root: Path) -> None:
+    """Raise DataError that lists the problems that prevent training."""
+    if errors := [str(p) for p in problems if p.severity == "error"]:
+        raise DataError("\n".join(errors) + f"\n→ all problems at once: segstudy data check {root}")
+
+
 @dataclass
 class FolderScan:
     """The image–mask pairs of a folder in the order of their names, and the files without a partner.
