@@ -186,7 +186,7 @@ def test_the_page_says_what_was_found(written: Path) -> None:
     for said in (
         "better +.016 (.005 to .027)", "undecided +.004 (−.007 to .015)", ".566 (.536 to .596)", "2.69 M", "1:02",
         "supported", "Few images.", "v4", "the loss is nan <b>", "445 images of val, bb-22", "0, 1, 2 of each variant",
-        "segstudy train model=v1 seed=2", "torch", "cat → dog", "2007_000032", "conv1",
+        "segstudy train model=v1 seed=2", "torch", "cat → dog", "2007_000032", "conv1", "dog (few images)",
     ):  # fmt: skip
         assert said in text, said
 

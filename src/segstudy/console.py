@@ -17,22 +17,15 @@ NOT_DEFINED = "n/a"
 
 
 def format_number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """0.016 or, with `sign`, +0.016; n/a for NaN, – for None."""
+    """A number of any size: 0.016, 1,234.500 or, with `sign`, +0.016; n/a for NaN, – for None."""
     if value is None:
         return MISSING
-    return NOT_DEFINED if math.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def format_amount(value: float | None, digits: int = 1) -> str:
-    """A number of any size, 1,234.5; n/a where it is not finite, – for None."""
-    if value is None:
-        return MISSING
-    return f"{value:,.{digits}f}" if math.isfinite(value) else NOT_DEFINED
+    return NOT_DEFINED if math.isnan(value) else f"{value:{'+' if sign else ''},.{digits}f}"
 
 
 def format_millions(value: float | None) -> str:
     """2,686,613 → 2.69 M."""
-    return MISSING if value is None else f"{format_amount(value / 1e6, 2)} M"
+    return MISSING if value is None else f"{format_number(value / 1e6, 2)} M"
 
 
 def format_fraction(value: float | None, digits: int = 3) -> str:

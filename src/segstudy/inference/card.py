@@ -26,7 +26,7 @@ from PIL import Image
 from segstudy.callbacks.per_image_confusion import SIZES
 from segstudy.config.names import hyperparameters
 from segstudy.config.run_folder import read_config
-from segstudy.console import MISSING, format_amount, format_duration, format_fraction, format_millions
+from segstudy.console import MISSING, format_duration, format_fraction, format_millions, format_number
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.datasets.ade20k import ADE20K
 from segstudy.data.datasets.pet import Pet
@@ -130,7 +130,7 @@ def jinja_environment() -> Environment:
     """Jinja with the formats of numbers and tables that the card's template uses."""
     jinja = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
     jinja.filters |= {
-        "md": escape_markdown, "millions": format_millions, "amount": format_amount, "duration": format_duration,
+        "md": escape_markdown, "millions": format_millions, "number": format_number, "duration": format_duration,
         "outcomes": format_outcomes, "items": markdown_list, "quote": shlex.quote, "repr": repr,
         "json": lambda text: json.dumps(text, ensure_ascii=False),
         "code": lambda text: f"`{str(text).replace('`', '')}`",

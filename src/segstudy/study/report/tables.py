@@ -9,11 +9,11 @@ import numpy as np
 from segstudy.console import (
     MISSING,
     NOT_DEFINED,
-    format_amount,
     format_duration,
     format_fraction,
     format_interval,
     format_millions,
+    format_number,
     format_signed,
 )
 from segstudy.study.analysis.findings import Group, Variant
@@ -53,7 +53,7 @@ def _main_row(group: Group, v: Variant) -> list[str]:
     return [
         v.name + variant_marks(v), v.changes, f"{format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}",
         verdicts or MISSING, format_outcomes(v.outcomes), format_millions(mean_over_runs(v, "parameters")),
-        format_amount(mean_over_runs(v, "gflop")), format_amount(mean_over_runs(v, "images_per_second")),
+        format_number(mean_over_runs(v, "gflop"), 1), format_number(mean_over_runs(v, "images_per_second"), 1),
         format_duration(mean_over_runs(v, "seconds")),
     ]  # fmt: skip
 
@@ -99,10 +99,10 @@ def _explanation(variant: Variant) -> list[str]:
     reach = MISSING if not fields else "whole image" if None in theoretical else f"{theoretical[0]} px"
     fit = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
     return [
-        variant.name, reach, format_amount(mean([f["effective"] for f in fields]), 0),
+        variant.name, reach, format_number(mean([f["effective"] for f in fields]), 0),
         *(format_fraction(metric(f"missed_{size}")) for size in ("small", "medium", "large")),
         format_fraction(mean(fit)), format_fraction(variant.miou_all.value),
-        format_amount(metric("epochs_to_90")), format_amount(metric("seconds_to_90"), 0),
+        format_number(metric("epochs_to_90"), 1), format_number(metric("seconds_to_90"), 0),
     ]  # fmt: skip
 
 
