@@ -43,8 +43,7 @@ def offset_sums(
     (7,C): true positives and pixels predicted; `offset_truth` (C,); `offset_margins` (BINS,5): pixels by the best other
     logit less the background's, and by MARGIN_CATEGORIES.
     logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image, else those of the mask.
-    At 0 the labels are those of the argmax, with its rule for ties. With two classes the offset is the threshold:
-    p(foreground) > 1/(1 + e^−o).
+    At 0 the labels are those of argmax, also for ties. Of two classes, the threshold is p(foreground) > 1/(1 + e^−o).
     """
     if background is None:
         return {}
@@ -71,8 +70,7 @@ def offset_sums(
     categories[:, FOREIGN] = kept[:, others][:, :, ~there].sum((1, 2))
     categories[:, OVERSHOOT] = kept[:, background, there].sum(1)
     categories[:, GHOST] = kept[:, background, ~there].sum(1)
-    bins = (torch.bucketize(margin, edges) - 1).clamp(0, BINS - 1)
-    margins = _by_kind(labels, best, bins, background, there)
+    margins = _by_kind(labels, best, (torch.bucketize(margin, edges) - 1).clamp(0, BINS - 1), background, there)
     sums = {"cells": categories, "hit": true_positives, "predicted": predicted, "truth": truth, "margins": margins}
     return {f"offset_{name}": value.astype(np.int32) for name, value in sums.items()}
 

@@ -64,12 +64,8 @@ def compare(
         names = [" ".join(filter(None, [name, letter])) for name, letter in zip(names, "ab", strict=True)]
     plan = Plan(margin=margin, min_images=min_images)
     setting, warnings = comparison_settings(first, plan)
-    measured = {
-        name: samples
-        for name, runs in zip(names, sides, strict=True)
-        if (samples := samples_of_miou(runs, setting.scored)) is not None
-    }
-    (found,) = compare_pairs(measured, [(Side(names[0], [names[0]]), Side(names[1], [names[1]]))], setting, plan)
+    miou = {name: samples_of_miou(runs, setting.scored) for name, runs in zip(names, sides, strict=True)}
+    (found,) = compare_pairs(miou, [(Side(names[0], [names[0]]), Side(names[1], [names[1]]))], setting, plan)
     return MiouDifference(
         found.delta, found.low, found.high, found.p, found.verdict, found.detectable, setting.scored, found.words,
         warnings + few_images(first, setting.clusters),
@@ -91,14 +87,10 @@ def _results(tests: Tests, name: str, groups: Sequence[Hashable] | None) -> list
                     "  expected: (images, classes, 3), the last axis true positives, pixels of the truth, predicted"
                 )
             each = replace(TestResult.from_counts(*np.moveaxis(counts, 2, 0), seed=seed), variant=name)
-        results.append(each if groups is None else replace(each, groups=_labels(groups, len(each.names))))
+        if groups is not None and len(groups) != len(each.names):
+            raise DataError(f"groups: {len(groups)} labels for {len(each.names)} images; each image needs one")
+        results.append(each if groups is None else replace(each, groups=[str(label) for label in groups]))
     return results
-
-
-def _labels(groups: Sequence[Hashable], images: int) -> list[str]:
-    if len(groups) != images:
-        raise DataError(f"groups: {len(groups)} labels for {images} images; each image needs one")
-    return [str(label) for label in groups]
 
 
 def _check_same_images(first: TestResult, other: TestResult) -> None:

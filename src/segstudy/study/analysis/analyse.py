@@ -43,7 +43,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     ratios = {
         name: {f.name: samples_of_metric(runs, f, setting.scored) for f in METRICS} for name, runs in seeds.items()
     }
-    miou = {name: m for name, runs in seeds.items() if (m := samples_of_miou(runs, setting.scored)) is not None}
+    miou = {name: samples_of_miou(runs, setting.scored) for name, runs in seeds.items()}
     variants = measure_variants(seeds, setting, ratios)
     setting = replace(setting, target=time_to_accuracy.target_miou(rows for v in variants for rows in v.history))
     variants = [

@@ -50,8 +50,10 @@ class ComparisonSettings:
 def samples(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue | None]) -> MetricSamples | None:
     """A metric of each seed; None if a seed has none."""
     pairs = [pair for run in runs if (pair := value_of(run)) is not None]
-    if len(pairs) < len(runs):
-        return None
+    return _by_seed(runs, pairs) if len(pairs) == len(runs) else None
+
+
+def _by_seed(runs: Sequence[TestResult], pairs: Sequence[MetricValue]) -> MetricSamples:
     return MetricSamples([value for value, _ in pairs], [each for _, each in pairs], [run.seed for run in runs])
 
 
@@ -73,14 +75,10 @@ def samples_of_metric(runs: Sequence[TestResult], metric: Metric, scored: np.nda
     return samples_of_ratio(runs, metric.of, scored[there] if metric.by_class else None)
 
 
-def samples_of_miou(runs: Sequence[TestResult], classes: np.ndarray, original: bool = False) -> MetricSamples | None:
-    """mIoU over these classes, bool (C,); of the counts at original size with `original`."""
-
-    def terms(test: TestResult) -> RatioTerms | None:
-        counts = test.original if original else test.counts
-        return None if counts is None else (counts.true_positives, counts.union)
-
-    return samples_of_ratio(runs, terms, classes)
+def samples_of_miou(runs: Sequence[TestResult], classes: np.ndarray) -> MetricSamples:
+    """mIoU over these classes, bool (C,)."""
+    counts = [run.counts for run in runs]
+    return _by_seed(runs, [influence(c.true_positives, c.union, classes, leave_one_out=True) for c in counts])
 
 
 def history(test: TestResult) -> list[dict[str, float]]:

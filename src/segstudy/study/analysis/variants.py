@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,7 @@ def _measure(
 ) -> Variant:
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
+    original = [replace(t, counts=t.original) for t in runs if t.original is not None]
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = np.mean([np.where(there, t.counts.true_positives.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
     # A sum that a run lacks, or has in another shape, is of an older version.
@@ -45,7 +47,7 @@ def _measure(
         seeds=[t.seed for t in runs],
         miou=setting.estimate(samples_of_miou(runs, setting.scored)),
         miou_all=setting.estimate(samples_of_miou(runs, there)),
-        miou_original=setting.estimate(samples_of_miou(runs, there, original=True)),
+        miou_original=setting.estimate(samples_of_miou(original, there) if len(original) == len(runs) else None),
         class_iou=iou,
         metrics=_metrics(runs, setting, ratios),
         outcomes=_shares(added["outcomes"]),

@@ -21,24 +21,27 @@ def verdict_sentence(
     """
     if np.isnan(comparison.delta) or np.isnan(decision.wide_low):
         return f"undecided: {metric} is not defined (n/a) for {a} or {b}, or has no standard error"
-    size, signed = _ranges(comparison.delta, decision.wide_low, decision.wide_high)
+    low, high = decision.wide_low, decision.wide_high
+    smallest, largest = (-high, -low) if comparison.delta < 0 else (low, high)
+    size = f"{_short(abs(comparison.delta))} ({_short(smallest)} … {_short(largest)}"  # the seeds follow
+    signed = f"{_short(low, True)} … {_short(high, True)}"
     seeds = _seed_words(*comparison.seeds)
     if decision.verdict in ("better", "worse"):
         return f"{b} is {decision.verdict} than {a} in {metric} by {size}; {seeds})"
     if decision.verdict == "equal":
         text = f"{b} and {a} are equal in {metric} within ±{_short(margin)} ({signed}; {seeds})"
-        shown = not decision.wide_low <= 0 <= decision.wide_high
-        return text + "; the difference is significant, but smaller than what matters" * shown
+        return text + "; the difference is significant, but smaller than what matters" * (not low <= 0 <= high)
     if decision.verdict in ("ahead", "behind"):
         place = "ahead of" if decision.verdict == "ahead" else "behind"
         return (
             f"checkpoint {b} is {place} checkpoint {a} in {metric} by {size}, {_variance_sources(*comparison.seeds)}). "
             f"{_one_training(a, b, decision.verdict, comparison.seeds, seed_deviation)}"
         )
-    smallest = f"the smallest difference this study could have shown is {_short(decision.detectable)}"
-    text = f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)} ({signed}; {seeds}); {smallest}"
     between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
-    return f"{text}{between}; {how_to_halve(comparison)}"
+    return (
+        f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)} ({signed}; {seeds}); the smallest "
+        f"difference this study could have shown is {_short(decision.detectable)}{between}; {how_to_halve(comparison)}"
+    )
 
 
 def how_to_halve(comparison: Comparison, most: float = 20) -> str:
@@ -81,13 +84,6 @@ def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], devi
     known = "unknown here" if deviation is None else f"{_short(deviation)} in this study"
     said = {"ahead": "better", "behind": "worse"}[verdict]
     return f"One training {of}: this does not show that variant {b} is {said}. Standard deviation over seeds: {known}"
-
-
-def _ranges(delta: float, low: float, high: float) -> tuple[str, str]:
-    """'.016 (.005 … .027' of the difference's size, and '−.006 … +.014' of the difference itself."""
-    small, large = (-high, -low) if delta < 0 else (low, high)
-    signed = f"{_short(low, True)} … {_short(high, True)}"
-    return f"{_short(abs(delta))} ({_short(small)} … {_short(large)}", signed
 
 
 def _short(value: float, sign: bool = False) -> str:
