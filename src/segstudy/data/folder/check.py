@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -175,29 +176,24 @@ def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, Pa
 
 def _add_overlaps(report: FolderReport, lists: dict[str, list[Sample]], checks: Mapping[str, PairCheck]) -> None:
     """Add the names, identical images and groups that occur in several splits."""
-    roles_of: dict[str, dict[str, set[str]]] = {kind: defaultdict(set) for kind in ("name", "digest", "group")}
     names: dict[str, set[str]] = defaultdict(set)
-    for role, members in lists.items():
-        for sample in members:
-            digest = checks[sample.name].digest
-            names[digest].add(sample.name)
-            for kind, key in (("name", sample.name), ("digest", digest), ("group", sample.group)):
-                if key:
-                    roles_of[kind][key].add(role)
-
-    def several(kind: str) -> dict[str, str]:
-        """{key: its splits}, of those in more than one."""
-        return {k: ", ".join(r for r in ROLES if r in roles) for k, roles in roles_of[kind].items() if len(roles) > 1}
-
-    identical = {" = ".join(sorted(names[d])[:3]): roles for d, roles in several("digest").items() if len(names[d]) > 1}
+    for sample in chain.from_iterable(lists.values()):
+        names[checks[sample.name].digest].add(sample.name)
+    copies = {d: " = ".join(sorted(equal)[:3]) for d, equal in names.items() if d and len(equal) > 1}
+    identical = _in_several(lists, lambda sample: copies.get(checks[sample.name].digest, ""))
     advice = "correlated images make the result look better than it is"
-    report.add("images in two splits", _lines(several("name")), "warning")
-    report.add("identical images in two splits (equal pixels)", _lines(identical), "warning")
-    report.add("groups in two splits", _lines(several("group")), "warning", advice)
+    report.add("images in two splits", _in_several(lists, lambda sample: sample.name), "warning")
+    report.add("identical images in two splits (equal pixels)", identical, "warning")
+    report.add("groups in two splits", _in_several(lists, lambda sample: sample.group), "warning", advice)
 
 
-def _lines(items: Mapping[str, str]) -> list[str]:
-    return [f"{key}: {value}" for key, value in sorted(items.items())]
+def _in_several(lists: dict[str, list[Sample]], key_of: Callable[[Sample], str]) -> list[str]:
+    """The keys that occur in several splits, and these; "" is no key."""
+    roles_of: dict[str, list[str]] = defaultdict(list)
+    for role in ROLES:
+        for key in {key_of(sample) for sample in lists.get(role, [])} - {""}:
+            roles_of[key].append(role)
+    return [f"{key}: {', '.join(roles)}" for key, roles in sorted(roles_of.items()) if len(roles) > 1]
 
 
 def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
     """
     digest = hashlib.sha256(f"{VERSION}|{mask_format.name}".encode())
     for sample in samples:
-        status = sample.mask.stat() if sample.mask else os.stat_result([0] * 10)
+        status = sample.file("mask").stat()
         digest.update(f"{sample.name}|{sample.mask}|{status.st_size}|{status.st_mtime_ns}".encode())
     home = folder / f"masks-{digest.hexdigest()[:24]}.json"
     if home.is_file():

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import read_text
 from segstudy.data.folder.scan import IMAGES, FolderScan, Problem, problem
@@ -53,11 +51,14 @@ class SplitPlan:
                     f"folds: {self.num_folds}, but only {num_groups} groups ({len(self.pool)} images): "
                     "a fold would be empty"
                 )
-            fold = folds(strata, groups, self.num_folds, self.seed)
-            return {"train": self._select(fold != self.fold), "val": self._select(fold == self.fold)}
-        lists, free = {}, np.ones(len(self.pool), bool)
+            fold_of = folds(strata, groups, self.num_folds, self.seed)
+            members = list(zip(self.pool, fold_of, strict=True))
+            return {
+                "train": [sample for sample, fold in members if fold != self.fold],
+                "val": [sample for sample, fold in members if fold == self.fold],
+            }
+        lists, left = {}, list(range(len(self.pool)))
         for role, share in sorted(self.shares.items()):  # test before val
-            left = np.flatnonzero(free).tolist()
             share_of_left = min(share * len(self.pool) / max(1, len(left)), 1)
             held = hold_out([strata[i] for i in left], [groups[i] for i in left], share_of_left, self.seed, role)
             if not held.any() or held.all():
@@ -65,14 +66,9 @@ class SplitPlan:
                     f"{role}={share} of {len(self.pool)} images ({num_groups} groups) is none, or all that are left\n"
                     "  → another share, smaller groups, or lists"
                 )
-            chosen = np.zeros(len(self.pool), bool)
-            chosen[np.array(left)[held]] = True
-            free &= ~chosen
-            lists[role] = self._select(chosen)
-        return lists | {"train": self._select(free)}
-
-    def _select(self, chosen: np.ndarray) -> list[Sample]:
-        return [self.pool[i] for i in np.flatnonzero(chosen)]
+            lists[role] = [self.pool[i] for i, taken in zip(left, held, strict=True) if taken]
+            left = [i for i, taken in zip(left, held, strict=True) if not taken]
+        return lists | {"train": [self.pool[i] for i in left]}
 
     def title(self, role: str) -> str:
         """Name of a split in records and messages."""
