@@ -28,7 +28,7 @@ from segstudy.study.analysis.support import clusters_of, in_images, supported_cl
 from segstudy.study.analysis.variants import inspected
 from segstudy.study.analysis.verdicts import first_sentence
 from segstudy.study.counts import Counts
-from segstudy.study.results import TestResult, from_masks, read_records, read_study, variant_names
+from segstudy.study.results import TestResult, from_masks, read_study, variant_names
 from segstudy.study.statistics.comparison import MetricSamples, average, compare
 
 NAMES = ["background", "a", "b", "c", "d", "e"]
@@ -252,7 +252,7 @@ def test_seeds_of_one_variant_share_a_name() -> None:
 
 def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no runs in"):
-        read_records(tmp_path)
+        read_study(tmp_path)
     for name, text in {
         "broken": "{",
         "list": "[1]",

@@ -69,15 +69,17 @@ class Audit:
     @property
     def spread(self) -> tuple[float, float]:
         """Smallest and largest mIoU of the predictions, without the sum that is never divided."""
-        return extremes([r.value for r in self._same()])
+        return self._extremes(lambda reading: reading.value)
 
     @property
     def floors(self) -> tuple[float, float]:
         """The same of the constant predictor."""
-        return extremes([r.floor for r in self._same() if r.floor is not None])
+        return self._extremes(lambda reading: reading.floor)
 
-    def _same(self) -> list[Reading]:
-        return [r for r in self.readings if r.group in SAME and not r.name.startswith("sum over batches")]
+    def _extremes(self, of: Callable[[Reading], float | None]) -> tuple[float, float]:
+        same = [r for r in self.readings if r.group in SAME and not r.name.startswith("sum over batches")]
+        known = [v for r in same if (v := of(r)) is not None and not math.isnan(v)] or [math.nan]
+        return min(known), max(known)
 
     @property
     def constant(self) -> str:
@@ -86,12 +88,6 @@ class Audit:
 
     def __getitem__(self, name: str) -> Reading:
         return next(r for r in self.readings if r.name == name)
-
-
-def extremes(values: Sequence[float]) -> tuple[float, float]:
-    """Smallest and largest of the values that are not NaN; NaN where there is none."""
-    known = [v for v in values if not math.isnan(v)] or [math.nan]
-    return min(known), max(known)
 
 
 def audit(folder: Path) -> Audit:
@@ -180,33 +176,40 @@ def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Rea
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """A figure that was published on a data set, and the data that another run must have to be set beside it."""
+    """A figure published on a data set, what it was read on in words, and the least that a run's data must share."""
 
     system: str
     figure: str
     needed: str
-    could_be: Callable[[Mapping[str, Any]], bool]
+    size: int
+    images: int | None = None
+    most_trained: float = math.inf
+    protocol: str | None = None
 
-
-def _reports(data: Mapping[str, Any], images: int, size: int) -> bool:
-    return (data["roles"]["report"]["images"], [*data["size"]]) == (images, [size, size])
+    def could_be(self, data: Mapping[str, Any]) -> bool:
+        roles = data["roles"]
+        return (
+            [*data["size"]] == [self.size, self.size]
+            and self.images in (None, roles["report"]["images"])
+            and roles.get("fit", {}).get("images", 0) <= self.most_trained
+            and self.protocol in (None, data.get("protocol"))
+        )
 
 
 VOC_FIGURE = PublishedFigure(
     "resnet_unet", '"mIoU" 79.38 %',
     "trained on the 1,464 images of train, read on all 1,449 of val, at 256×256, border ignored",
-    lambda data: _reports(data, 1449, 256) and data["roles"].get("fit", {}).get("images", 0) <= 1464,
+    size=256, images=1449, most_trained=1464,
 )  # fmt: skip
 
 PUBLISHED = {
     "VOC": VOC_FIGURE,
     "VOCSBD": VOC_FIGURE,
     "ADE20K": PublishedFigure("ade_unet", "IoU .1389 and accuracy .5928",
-        "all 2,000 validation images with 150 classes, at 256×256", lambda data: _reports(data, 2000, 256)),
+        "all 2,000 validation images with 150 classes, at 256×256", size=256, images=2000),
     "Pet": PublishedFigure("pet_benchmark", "accuracy 93.45 %",
         "the last 20 % of the alphabetical list, at 128×128, border=background",
-        lambda data: (data.get("protocol"), [*data["size"]])
-            == ("border=background, split=alphabetical", [128, 128])),
+        size=128, protocol="border=background, split=alphabetical"),
 }  # fmt: skip
 """By the name of the data set. What each figure could mean: docs/readings.md."""
 
@@ -220,11 +223,11 @@ def published(audit: Audit) -> str:
     report, size = data["roles"]["report"], "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     same = known.could_be(data)
-    verdict = "That could be the same data; their files must be too." if same else "That is other data: no comparison."
     return (
         f"Published for {known.system}: {known.figure}; how it was read is not stated. "
         f"Only on the same data could anything be compared: {known.needed}. "
-        f"This run reports on {report['images']} images of {report['split']!r} at {size}{protocol}. {verdict} "
+        f"This run reports on {report['images']} images of {report['split']!r} at {size}{protocol}. "
+        f"{'That could be the same data; their files must be too.' if same else 'That is other data: no comparison.'} "
         "What the figure could mean: docs/readings.md."
     )
 

@@ -131,21 +131,16 @@ def from_masks(
     )
 
 
-def read_records(folder: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
-    """The records of a study's runs by folder name, and (name, reason) of those that cannot be read.
+def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, str]]]:
+    """The tests of a study's finished runs, in groups that may be compared, and (name, reason) of the other runs.
 
     Raises DataError if the folder holds no run.
     """
-    found, damaged = read_study_records(folder)
-    if not found and not damaged:
+    records, damaged = read_study_records(folder)
+    if not records and not damaged:
         there = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else "no such folder"
         raise DataError(f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {there}")
-    return found, list(damaged.items())
-
-
-def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, str]]]:
-    """The tests of a study's finished runs, in groups that may be compared, and (name, reason) of the other runs."""
-    records, left_out = read_records(folder)
+    left_out = list(damaged.items())
     for name, record in records.items():
         if record.get("status") == "failed":
             left_out.append((name, f"failed: {record.get('error')}"))
