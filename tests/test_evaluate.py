@@ -22,10 +22,9 @@ from segstudy.cli.main import app
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
 from segstudy.console import console
-from segstudy.errors import ConfigError, DataError
+from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import (
     Evaluation,
-    _name,
     evaluate,
     retest,
     trained_on,
@@ -286,7 +285,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
         retest(folder)
     with pytest.raises(ConfigError, match=r"data\.val=train would make another test"):
         retest(folder, ["data.val=train"])
-    with pytest.raises(ConfigError, match="without --split --size"):
+    with pytest.raises(ConfigError, match="without --size --split"):
         command(folder, "--retest", "--split", "fit", "--size", "64")
     assert (folder / "record.json").read_bytes() == before
     record = record_of(folder)
@@ -347,10 +346,11 @@ def test_names_and_words(tmp_path: Path) -> None:
     (tmp_path / "v3_lr=1").mkdir()
     folders, settings = runs_and_settings([f"{tmp_path}/v3_lr=1", "data.root=x", "other"])
     assert (folders, settings) == ([tmp_path / "v3_lr=1", Path("other")], ["data.root=x"])
-    assert _name("drive/frame.1") == "drive/frame.1.png"
-    for name in ("../frame", "drive/../../frame", "/frame"):
-        with pytest.raises(DataError, match="leads out of"):
-            _name(name)
+    save_mask(np.zeros((2, 2), np.uint8), tmp_path / "masks", "drive/frame.1.png", [(0, 0, 0)])
+    assert (tmp_path / "masks/drive/frame.1.png").is_file()
+    for name in ("../frame.png", "drive/../../frame.png", "/frame.png"):
+        with pytest.raises(ConfigError, match="no name within a folder"):
+            save_mask(np.zeros((2, 2), np.uint8), tmp_path / "masks", name, [(0, 0, 0)])
     with pytest.raises(ConfigError, match="2: 'c', not '–'"):
         same_classes(["a", "b", "c"], "run", ["a", "b"], "data")
     assert TestTimeAugmentation.parse("0.5,flip,1") == TestTimeAugmentation(True, (0.5, 1.0))

@@ -1,7 +1,13 @@
 """What several commands take: settings, folders of runs, options; and the groups of `segstudy --help`."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 BEFORE, USE, COMPARE = "Before training", "Use trained networks", "Compare"
 """Groups of commands in `segstudy --help`."""
@@ -22,3 +28,39 @@ def runs_and_settings(words: list[str]) -> tuple[list[Path], list[str]]:
     """Split a command's words into folders of runs and settings. A folder's name may have "=" in it, too."""
     settings = [word for word in words if "=" in word and not Path(word).is_dir()]
     return [Path(word) for word in words if word not in settings], settings
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a Typer command an option for each field of its last parameter, a dataclass, which it gets as one object."""
+    *own, last = inspect.signature(command, eval_str=True).parameters.values()
+    fields = inspect.signature(last.annotation, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        options = last.annotation(**{name: given.pop(name) for name in fields})
+        command(**given, **{last.name: options})
+
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *fields.values())]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
+
+
+@dataclass
+class ViewOptions:
+    """How the network sees an image."""
+
+    size: Annotated[str, typer.Option(help="Of the network's images: train, original, N or HEIGHTxWIDTH.")] = "train"
+    tiles: Annotated[int | None, typer.Option(help="Predict in tiles of this side, at original size or --size.")] = None
+    overlap: Annotated[float, typer.Option(help="Of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5
+    tta: Annotated[str | None, typer.Option(help="Average views: flip, factors of the size: flip,0.75,1")] = None
+
+    def parsed(self) -> tuple[Any, Any]:
+        """The test-time augmentation and the tiles, each None if not asked for. Raises ConfigError for wrong values."""
+        from segstudy.inference.loading import parse_size
+        from segstudy.inference.tiles import Tiles
+        from segstudy.inference.tta import TestTimeAugmentation
+
+        if self.size not in ("train", "original"):
+            parse_size(self.size)
+        views = TestTimeAugmentation.parse(self.tta) if self.tta else None
+        return views, None if self.tiles is None else Tiles(self.tiles, self.overlap)

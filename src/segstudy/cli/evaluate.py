@@ -1,31 +1,37 @@
 """`segstudy evaluate`: test finished runs again."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from segstudy.cli.arguments import USE, runs_and_settings
+from segstudy.cli.arguments import USE, ViewOptions, runs_and_settings, with_options
 from segstudy.console import console, print_line, silence_warnings
 from segstudy.errors import ConfigError
 
 app = typer.Typer()
 
 
+@dataclass
+class EvaluateOptions(ViewOptions):
+    """The options of `segstudy evaluate`."""
+
+    data: Annotated[str | None, typer.Option(help="Another file of conf/data, with the same classes.")] = None
+    split: Annotated[str | None, typer.Option(help="fit, select, report, or a list; the run's reported one.")] = None
+    save_masks: Annotated[Path | None, typer.Option(help="A folder for the predictions, as indexed PNGs.")] = None
+    json: Annotated[Path | None, typer.Option(help="A file for all figures and confusion matrices.")] = None
+
+
 @app.command(rich_help_panel=USE)
+@with_options
 def evaluate(
     what: Annotated[list[str], typer.Argument(help="Folders of runs, and settings: data.root=…, data.val=…")],
-    data: Annotated[str | None, typer.Option(help="Another file of conf/data, with the same classes.")] = None,
-    split: Annotated[str | None, typer.Option(help="fit, select, report, or a list; the run's reported one.")] = None,
-    size: Annotated[str, typer.Option(help="Of the network's images: train, original, N or HEIGHTxWIDTH.")] = "train",
-    tta: Annotated[str | None, typer.Option(help="Also average views: flip, factors of the size: flip,0.75,1")] = None,
-    tiles: Annotated[int | None, typer.Option(help="See images in tiles of this side; at --size original.")] = None,
-    overlap: Annotated[float, typer.Option(help="Of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5,
-    save_masks: Annotated[Path | None, typer.Option(help="A folder for the predictions, as indexed PNGs.")] = None,
-    json: Annotated[Path | None, typer.Option(help="A file for all figures and confusion matrices.")] = None,
     retest: Annotated[
         bool, typer.Option("--retest", help="Replace each run's test/ and the record's figures.")
     ] = False,
+    *,
+    options: EvaluateOptions,
 ) -> None:
     """Test finished runs again, on their own images or others with the same classes.
 
@@ -33,23 +39,15 @@ def evaluate(
     and interpolated to the original one. --retest tests each run as its training did, and writes that into its folder.
     Example: segstudy evaluate runs/study/v1 runs/study/v4 data.root=photos --tta flip --save-masks masks
     """
-    from segstudy.inference.loading import EvaluationSpec
-    from segstudy.inference.tiles import Tiles
-    from segstudy.inference.tta import TestTimeAugmentation
-
     silence_warnings()
     folders, settings = runs_and_settings(what)
     if not folders:
         raise ConfigError(f"{' '.join(what)}: no run's folder among these\n  → segstudy evaluate RUN data.root=…")
     if not retest:
-        wanted = EvaluationSpec(settings, data, split, "original" if tiles is not None and size == "train" else size)
-        views = TestTimeAugmentation.parse(tta) if tta else None
-        parts = None if tiles is None else Tiles(tiles, overlap)
-        return evaluate_runs(folders, wanted, views, parts, (save_masks, json))
-    options = {"--data": data, "--split": split, "--tta": tta, "--tiles": tiles, "--save-masks": save_masks}
-    options |= {"--json": json}
-    if clash := [flag for flag, value in options.items() if value] + ["--size"] * (size != "train"):
-        raise ConfigError(f"--retest is the run's own test, without {' '.join(clash)}")
+        return evaluate_runs(folders, settings, options)
+    if clash := [f.name for f in fields(options) if getattr(options, f.name) != f.default]:
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in clash)
+        raise ConfigError(f"--retest is the run's own test, without {flags}")
     retest_runs(folders, settings)
 
 
@@ -67,26 +65,26 @@ def retest_runs(folders: list[Path], settings: list[str]) -> None:
         )
 
 
-def evaluate_runs(
-    folders: list[Path], wanted: Any, views: Any, tiles: Any, saved: tuple[Path | None, Path | None]
-) -> None:
+def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOptions) -> None:
     """Evaluate runs together, print what came out, and save what is asked for: a folder of masks, a file of figures."""
     from segstudy.callbacks.per_image_confusion import dataset_metrics
     from segstudy.inference import evaluate as tests
-    from segstudy.inference.loading import evaluation_config, evaluation_data, load_runs
+    from segstudy.inference.loading import EvaluationSpec, evaluation_config, evaluation_data, load_runs
     from segstudy.runs.tables import print_classes
 
-    masks, file = saved
+    views, tiles = options.parsed()
+    size = "original" if tiles and options.size == "train" else options.size
+    wanted = EvaluationSpec(settings, options.data, options.split, size)
     members = load_runs(folders)
     cfg = evaluation_config(members, wanted)
     dataset = evaluation_data(cfg, members, wanted)
     images, device = dataset.roles["report"], tests.device_line(cfg)
-    at = "original size" if wanted.size == "original" else "×".join(map(str, dataset.size))
+    at = "original size" if size == "original" else "×".join(map(str, dataset.size))
     at += f", in tiles of {tiles.side}×{tiles.side} that overlap by {tiles.overlap:g}" if tiles else ""
     console.print(f"{len(images)} images of {dataset.name} {images.name!r} at {at}; {device}", highlight=False)
     for line in tests.trained_on(dataset, members):
         print_line(line, "bold red")
-    counts = tests.evaluate(members, cfg, dataset, views, masks, tiles)
+    counts = tests.evaluate(members, cfg, dataset, views, options.save_masks, tiles)
     rows = {
         name: dataset_metrics(c, dataset.classes) | {"confusion": {s: m.tolist() for s, m in c.items()}}
         for name, c in counts.items()
@@ -98,9 +96,9 @@ def evaluate_runs(
     lines = {m.name: tests.against_record(rows[m.name]["metrics"], dataset, m.record) for m in members}
     for name, line in lines.items():
         print_line(f"{name}: {line}")
-    if masks:
-        print_line(f"masks of {last}: {masks}")
-    if file:
-        about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": wanted.size}
+    if options.save_masks:
+        print_line(f"masks of {last}: {options.save_masks}")
+    if options.json:
+        about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": size}
         about |= {"views": views and vars(views), "tiles": tiles and vars(tiles), "own_test": lines, "device": device}
-        tests.write_json(rows, about, file)
+        tests.write_json(rows, about, options.json)

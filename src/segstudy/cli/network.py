@@ -130,9 +130,8 @@ def open_training(given: list[str]) -> tuple[Any, Any, Any]:
     """Network, config and data set of settings, or of a run's folder and settings of this machine."""
     from segstudy.build import build_data, build_start
     from segstudy.config.check import check
-    from segstudy.config.names import MACHINE_SETTINGS
     from segstudy.config.trust import restrict_paths
-    from segstudy.inference.loading import load_run
+    from segstudy.inference.loading import load_run, other_settings
     from segstudy.runs.record import read_record
 
     folders, settings = runs_and_settings(given)
@@ -140,8 +139,7 @@ def open_training(given: list[str]) -> tuple[Any, Any, Any]:
         cfg = config_of(given)
         dataset = build_data(cfg)
         return build_start(cfg, dataset)[0], cfg, dataset
-    other = [*map(str, folders[1:]), *(s for s in settings if not MACHINE_SETTINGS.match(s.partition("=")[0]))]
-    if other:
+    if other := [*map(str, folders[1:]), *other_settings(settings)]:
         raise ConfigError(
             f"{' '.join(other)} would make another run; after a folder, say only where things are: data.root=…"
         )

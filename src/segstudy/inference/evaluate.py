@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +21,10 @@ from segstudy.callbacks.per_image_confusion import SIZES, protocol_of_images, te
 from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
-from segstudy.config.names import MACHINE_SETTINGS
 from segstudy.config.trust import is_trusted
 from segstudy.console import format_number
 from segstudy.data.datamodule import SegmentationData
-from segstudy.errors import ConfigError, DataError
+from segstudy.errors import ConfigError
 from segstudy.files import move, remove, write_text
 from segstudy.inference.loading import (
     EvaluationSpec,
@@ -35,6 +33,7 @@ from segstudy.inference.loading import (
     evaluation_config,
     evaluation_data,
     load_runs,
+    other_settings,
 )
 from segstudy.inference.model import TwoChannels
 from segstudy.inference.pictures import save_mask
@@ -105,7 +104,7 @@ class Evaluation(L.LightningModule):
                 self._count(name, "original", labels, original)
             if self.masks is not None:  # the labels are the last row's
                 sample = data.roles["report"].samples[index]
-                save_mask(labels.to(torch.uint8).cpu().numpy(), self.masks, _name(sample.name), data.palette)
+                save_mask(labels.to(torch.uint8).cpu().numpy(), self.masks, f"{sample.name}.png", data.palette)
 
     def _count(self, name: str, size: str, labels: Tensor, mask: Tensor) -> None:
         classes = len(self.trainer.datamodule.classes)  # type: ignore[attr-defined]
@@ -129,14 +128,6 @@ def evaluate(
     return {name: {size: sums[size].cpu().numpy() for size in SIZES} for name, sums in module.counts.items()}
 
 
-def _name(image: str) -> str:
-    """The mask's name in the folder of masks. Raises DataError for one that leads out of it."""
-    name = os.path.normpath(f"{image}.png")
-    if os.path.isabs(name) or os.pardir in Path(name).parts:
-        raise DataError(f"the image name {image!r} leads out of the folder: its mask is not saved\n  → rename it")
-    return name
-
-
 # The run's own test
 
 
@@ -146,7 +137,7 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
     settings: where things are here. Returns the new record, and what has changed in a line. Raises ConfigError if the
     run is not done, if another process works in its folder, and if the reported images are others than the run's.
     """
-    if other := [s for s in settings if not MACHINE_SETTINGS.match(s.partition("=")[0])]:
+    if other := other_settings(settings):
         raise ConfigError(f"{' '.join(other)} would make another test; a run's own can only be told where things are")
     (member,) = load_runs([folder])
     if member.record.get("status") != "done":

@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from segstudy.config.trust import restrict_paths
 from segstudy.data.cache import read_checked
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import Batch, CachedDataset
+from segstudy.data.images import first_lines
 from segstudy.errors import ConfigError, did_you_mean
 from segstudy.networks.normalize import normalize_before, normalize_of
 from segstudy.runs.checkpoints import load_state, set_normalization, weights_file
@@ -96,15 +98,17 @@ def load_each_run(folders: Sequence[Path]) -> list[LoadedRun]:
 
 def same_classes(ours: Sequence[str], run: str, theirs: Sequence[str], other: str) -> None:
     """Raise ConfigError that lists where two lists of classes differ."""
-    pairs = [(c, *(names[c] if c < len(names) else "–" for names in (ours, theirs)))
-             for c in range(max(len(ours), len(theirs)))]  # fmt: skip
-    wrong = [f"{c}: {a!r}, not {b!r}" for c, a, b in pairs if a != b]
-    if wrong:
-        more = [f"… and {len(wrong) - 8} more"] if len(wrong) > 8 else []
+    pairs = enumerate(zip_longest(ours, theirs, fillvalue="–"))
+    if wrong := [f"{c}: {a!r}, not {b!r}" for c, (a, b) in pairs if a != b]:
         raise ConfigError(
-            f"{run} was trained on other classes ({len(ours)}) than those of {other} ({len(theirs)}):\n  "
-            + "\n  ".join(wrong[:8] + more)
+            f"{run} was trained on other classes ({len(ours)}) than those of {other} ({len(theirs)}):\n"
+            + first_lines(wrong, 8, "  ")
         )
+
+
+def other_settings(settings: Sequence[str]) -> list[str]:
+    """The settings that change more than where things are on this machine."""
+    return [s for s in settings if not MACHINE_SETTINGS.match(s.partition("=")[0])]
 
 
 def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> DictConfig:
@@ -112,10 +116,7 @@ def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> D
 
     Raises ConfigError for settings of another kind, and if the members' sizes differ where none is given.
     """
-    other = [
-        s for s in wanted.settings if not s.startswith("data.") and not MACHINE_SETTINGS.match(s.partition("=")[0])
-    ]
-    if other:
+    if other := [s for s in other_settings(wanted.settings) if not s.startswith("data.")]:
         raise ConfigError(f"{' '.join(other)}: after the runs, only data.… and where things are can be set")
     if sized := [s for s in wanted.settings if s.startswith("data.size=")]:
         raise ConfigError(f"{sized[0]}: say --size N (or HEIGHTxWIDTH) instead")
@@ -168,19 +169,16 @@ def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: Evalu
     data = build_data(cfg)
     same_classes(members[0].record["class_names"], str(members[0].folder), data.classes, f"data {cfg.data._target_}")
     if wanted.split is not None:
-        data.roles["report"] = data.roles.get(wanted.split) or _listed(data, wanted.split)
+        try:
+            data.roles["report"] = data.roles.get(wanted.split) or data.split(wanted.split)
+        except (KeyError, FileNotFoundError) as error:
+            roles = ", ".join(f"{role} ({images.name})" for role, images in data.roles.items())
+            message = f"--split {wanted.split}: {type(data).__name__} has no such split\n  → a role: {roles}"
+            raise ConfigError(message) from error
     if wanted.size == "original":
         data.roles["report"] = OriginalSize(data.roles["report"], data)
         data.batch_size, data.device_cache = 1, False
     return data
-
-
-def _listed(data: SegmentationData, split: str) -> CachedDataset:
-    try:
-        return data.split(split)
-    except (KeyError, FileNotFoundError) as error:
-        roles = ", ".join(f"{role} ({images.name})" for role, images in data.roles.items())
-        raise ConfigError(f"--split {split}: {type(data).__name__} has no such split\n  → a role: {roles}") from error
 
 
 class OriginalSize(CachedDataset):

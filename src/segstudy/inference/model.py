@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,20 +56,12 @@ class Model:
         self.plain = member.network
         self.network = TwoChannels(member.network).to(self.device).eval()
 
-    @overload
-    def predict(
-        self, photo: Photo, size: str = "train", views: TestTimeAugmentation | None = None, tiles: Tiles | None = None
-    ) -> np.ndarray: ...
-    @overload
     def predict(
         self,
-        photo: list[Any],
+        photo: Photo | list[Any],
         size: str = "train",
         views: TestTimeAugmentation | None = None,
         tiles: Tiles | None = None,
-    ) -> list[np.ndarray]: ...
-    def predict(
-        self, photo: Any, size: str = "train", views: TestTimeAugmentation | None = None, tiles: Tiles | None = None
     ) -> Any:
         """Labels uint8 (H,W) in the photo's own size; of a list of photos, a list.
 

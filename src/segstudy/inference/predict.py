@@ -173,7 +173,7 @@ class PredictionPipeline:
             found = labels_and_mean_confidence(found, (height, width), task.views is not None)
         labels, confidence = found
         # Pillow maps and counts bytes as they are; NumPy would make eight bytes of each.
-        if task.keep is not None:
+        if task.keep is not None and model.background is not None:
             kept = [c if c in task.keep else model.background for c in range(256)]
             labels = np.asarray(Image.fromarray(labels).point(kept))
         areas = [count / labels.size for count in Image.fromarray(labels).histogram()[: len(model.classes)]]
