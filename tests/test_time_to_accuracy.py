@@ -19,7 +19,6 @@ from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record
 from segstudy.study.analysis.findings import Group, Variant
 from segstudy.study.analysis.time_to_accuracy import (
-    TimeToAccuracy,
     final_miou,
     target_miou,
     time_to_target,
@@ -35,9 +34,8 @@ def rows(*miou: float, seconds: float | None = 10.0) -> list[dict[str, float]]:
     return [{"epoch": i + 1, "val/miou": value} | t for i, (value, t) in enumerate(zip(miou, timed, strict=True))]
 
 
-def same(a: TimeToAccuracy, b: tuple[float, float]) -> bool:
-    return all(x == y or (math.isnan(x) and math.isnan(y))
-               for x, y in zip((a.epochs, a.seconds), b, strict=True))  # fmt: skip
+def same(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
 
 
 def test_the_first_epoch_at_90_percent_of_the_best_final() -> None:

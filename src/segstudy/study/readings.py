@@ -48,7 +48,6 @@ def dataset(counts: Counts, rule: Rule = "truth") -> float:
 
 
 def supported(counts: Counts) -> float:
-    """Dataset mIoU over the classes with truth in at least `MIN_IMAGES` images."""
     enough = (counts.truth > 0).sum(0) >= MIN_IMAGES
     return mean(counts.whole().iou[0, enough])
 
@@ -60,7 +59,6 @@ def frequency_weighted(counts: Counts) -> float:
 
 
 def dice(counts: Counts) -> float:
-    """Dataset Dice over the classes with truth."""
     whole = counts.whole()
     return mean(divide(2 * whole.true_positives, whole.truth + whole.predicted)[whole.truth > 0])
 
@@ -107,12 +105,10 @@ def _batch_sizes(counts: Counts, size: int) -> np.ndarray:
 
 
 def accuracy(counts: Counts) -> float:
-    """Right pixels by counted pixels of the split."""
     return divide(counts.true_positives.sum(), counts.truth.sum()).item()
 
 
 def batch_accuracy(counts: Counts, size: int = 16) -> float:
-    """The mean over batches of each batch's pixel accuracy."""
     batches = counts.batches(size).counted()
     return mean(batches.true_positives.sum(1) / batches.truth.sum(1))
 

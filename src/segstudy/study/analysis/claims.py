@@ -121,7 +121,7 @@ def _samples(metric: str, runs: Sequence[TestResult], setting: ComparisonSetting
     if metric == "miou":
         return samples_of_miou(runs, setting.scored)
     if metric == "epochs_to_90":
-        values = [time_to_accuracy.time_to_target(history(t), setting.target).epochs for t in runs]
+        values = [time_to_accuracy.time_to_target(history(t), setting.target)[0] for t in runs]
         # Scatter over seeds alone is known.
         return MetricSamples(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
     if metric in IMAGE_METRICS:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,17 +12,6 @@ SHARE = 0.9
 KEY = "val/miou"
 
 History = Sequence[Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class TimeToAccuracy:
-    """The first epoch whose val mIoU was the target or more, and the seconds of training until its end.
-
-    NaN for both: never. seconds is NaN too if the history has none (of a run that began before they were written).
-    """
-
-    epochs: float
-    seconds: float
 
 
 def target_miou(histories: Iterable[History]) -> float:
@@ -37,18 +25,23 @@ def final_miou(rows: History) -> float:
     return next((row[KEY] for row in reversed(rows) if KEY in row), math.nan)
 
 
-def time_to_target(rows: History, target: float) -> TimeToAccuracy:
-    """The first epoch with val/miou of `target` or more."""
+def time_to_target(rows: History, target: float) -> tuple[float, float]:
+    """The first epoch whose val/miou was the target or more, and the seconds of training until its end.
+
+    NaN for both: never. The seconds are NaN too if the history has none (of a run that began before they were written).
+    """
     for row in rows:
         if row.get(KEY, -math.inf) >= target:
-            return TimeToAccuracy(row["epoch"], row.get("seconds", math.nan))
-    return TimeToAccuracy(math.nan, math.nan)
+            return row["epoch"], row.get("seconds", math.nan)
+    return math.nan, math.nan
 
 
 def times_to_accuracy(histories: Sequence[History], target: float) -> dict[str, Estimate]:
     """epochs_to_90 and seconds_to_90, means over the trainings; NaN where one never reached the target."""
     if math.isnan(target) or not histories:
         return {}
-    when = [time_to_target(rows, target) for rows in histories]
-    means = {"epochs_to_90": np.mean([w.epochs for w in when]), "seconds_to_90": np.mean([w.seconds for w in when])}
-    return {name: Estimate(float(mean), math.nan, math.nan, len(when)) for name, mean in means.items()}
+    epochs, seconds = zip(*(time_to_target(rows, target) for rows in histories), strict=True)
+    return {
+        name: Estimate(float(np.mean(values)), math.nan, math.nan, len(values))
+        for name, values in (("epochs_to_90", epochs), ("seconds_to_90", seconds))
+    }
