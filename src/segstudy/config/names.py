@@ -102,12 +102,12 @@ def hyperparameters(cfg: DictConfig, variant: str) -> dict[str, int | float | st
     parts |= {"loss": settings["loss"], "optimizer": optim["optimizer"], "schedule": settings["schedule"]}
     encoder_lr = optim["lr"] if optim["encoder_lr"] is None else optim["encoder_lr"]
     plain = {"variant": variant, "seed": settings["seed"], "lr": optim["lr"], "lr of the encoder": encoder_lr}
-    return plain | {name: describe_part(part) for name, part in parts.items()}
+    return plain | {name: _described(part) for name, part in parts.items()}
 
 
-def describe_part(node: Any) -> str:
+def _described(node: Any) -> str:
     """Nested settings in one line, such as Focal(gamma=2.0), without those that are null; – for null itself."""
     if not isinstance(node, dict):
         return "–" if node is None else str(node)
-    given = [f"{k}={describe_part(v)}" for k, v in node.items() if v is not None and not k.startswith("_")]
+    given = [f"{k}={_described(v)}" for k, v in node.items() if v is not None and not k.startswith("_")]
     return f"{str(node.get('_target_', '')).rsplit('.', 1)[-1]}({', '.join(given)})"

@@ -13,6 +13,9 @@ from segstudy.errors import ConfigError, did_you_mean
 CALLBACK_SWITCH = {"enabled": inspect.Parameter("enabled", inspect.Parameter.KEYWORD_ONLY, annotation=bool)}
 """What a callback's part may have beside the keywords of its constructor: whether it is there."""
 
+RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_")
+"""The keys of a part that its constructor is not given."""
+
 RENAMED = {
     "lightning.pytorch.callbacks.EarlyStopping": "segstudy.callbacks.early_stopping.EarlyStopping",
     "segstudy.callbacks.crf.BoundaryRefinement": "segstudy.inference.crf.CRFEvaluation",
@@ -89,7 +92,7 @@ def find_parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
 def unknown_settings(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
     """A line for each setting of a part that its constructor does not take."""
     known, more = settings_of(place, thing)
-    wrong = [] if more else [k for k in setting_names(node) if k not in known]
+    wrong = [] if more else [k for k in map(str, node) if k not in known and k not in RESERVED]
     return [f"{place}.{k}: {node['_target_']} takes no {k!r}{did_you_mean(k, [*known])}" for k in wrong]
 
 
@@ -97,8 +100,3 @@ def settings_of(place: str, thing: Callable[..., Any]) -> tuple[dict[str, inspec
     """As `parameters`, with what a part at this place may have beside them."""
     known, more = parameters(thing)
     return (known | CALLBACK_SWITCH if place.startswith("callbacks.") else known), more
-
-
-def setting_names(node: DictConfig) -> list[str]:
-    """The keys of a part that its constructor is given."""
-    return [str(k) for k in node if k not in ("_target_", "_partial_", "_recursive_", "_convert_")]

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from segstudy.config.compose import nested_keys
-from segstudy.config.targets import setting_names, settings_of
+from segstudy.config.targets import settings_of
 from segstudy.errors import did_you_mean
 
 UNUSED = (
@@ -95,8 +95,10 @@ def mistaken_kinds(place: str, node: DictConfig, thing: Callable[..., Any]) -> l
 
 def mistaken_nulls(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
     """A line for each setting of a part that is null, where its constructor asks for a number or a text."""
-    needed = {k: _needed_type(thing, node, k) for k in setting_names(node)}
-    return [f"{place}.{k}=null: {kind} is needed" for k, kind in needed.items() if kind]
+    known, _ = settings_of(place, thing)
+    null = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k) and node[k] is None]
+    needed = {k: _needed_types(known[k].annotation) for k in null}
+    return [f"{place}.{k}=null: {kinds} is needed" for k, kinds in needed.items() if kinds]
 
 
 def _not_a_switch(parameter: inspect.Parameter, value: Any) -> str | None:
@@ -121,7 +123,7 @@ def _not_a_number(parameter: inspect.Parameter, value: Any) -> str | None:
     if not {int, float} & {*kinds} or not {*kinds} - {*lists} <= {int, float, NoneType}:
         return None
     if not isinstance(value, str | bool) and (not isinstance(value, float) or float in kinds):
-        return None  # null is `_needed_type`'s
+        return None  # null is `mistaken_nulls`'
     number = "a number" if float in kinds else "a whole number"
     return number + " or a list of them" * bool(lists)
 
@@ -137,17 +139,8 @@ def _types(annotation: Any) -> list[Any]:
     return list(get_args(annotation)) if get_origin(annotation) is Literal else [annotation]
 
 
-def _needed_type(thing: Callable[..., Any], node: DictConfig, key: str) -> str:
-    """The type that a callable wants for a key that is null; "" where it takes null, or does not say."""
-    if OmegaConf.is_missing(node, key) or node[key] is not None:
-        return ""
-    for each in inspect.getmro(thing) if inspect.isclass(thing) else [thing]:
-        if inspect.isclass(each) and "__init__" not in vars(each):
-            continue
-        kind = getattr(inspect.signature(each).parameters.get(key), "annotation", None)
-        if kind is None:  # it hands the key on to its base
-            continue
-        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-        simple = all(k in (int, float, str) or get_origin(k) is collections.abc.Sequence for k in kinds)
-        return " or ".join(getattr(k, "__name__", str(k)) for k in kinds) if simple else ""
-    return ""
+def _needed_types(annotation: Any) -> str:
+    """The numbers, texts or lists that an annotation asks for; "" where it takes null, or is of another kind."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    simple = all(k in (int, float, str) or get_origin(k) is collections.abc.Sequence for k in kinds)
+    return " or ".join(getattr(k, "__name__", str(k)) for k in kinds) if simple else ""

@@ -40,8 +40,7 @@ class SMPNetwork(nn.Module):
         encoder.body = self.model.encoder
         # A plain attribute, not a submodule: its weights are the model's and must not be listed twice.
         object.__setattr__(self, "encoder", encoder)
-        self.stride = self.model.encoder.output_stride if hasattr(self.model.encoder, "output_stride") else 32
-        self.stride = max(32, self.stride)
+        self.stride = max(32, getattr(self.model.encoder, "output_stride", 32))
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[2:]

@@ -31,7 +31,12 @@ def load_file(body: nn.Module, path: Path, name: str) -> dict[str, list[float]]:
     Returns the mean and std that a network's file holds beside its weights, {} without them. A classifier is left out.
     Raises WeightsError with the first missing, unexpected and misshapen entries.
     """
-    have = _read(path)
+    if not path.is_file():
+        raise WeightsError(f"encoder.weights={path}: no such file")
+    try:
+        have = read_state(path)
+    except WeightsError as error:
+        raise WeightsError(f"encoder.weights={error}") from error
     want = body.state_dict()
     state = max(_spellings(have, want), key=lambda s: sum(k in want for k in s))
     known = {k: v for k, v in state.items() if k in want or not k.removeprefix("model.").startswith(CLASSIFIER)}
@@ -86,15 +91,6 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(f"encoder.weights={path}: no such file")
-    try:
-        return read_state(path)
-    except WeightsError as error:
-        raise WeightsError(f"encoder.weights={error}") from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -77,19 +77,16 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
         metrics = r.get("metrics", {})
         network, original = metrics.get("network", {}), metrics.get("original", {})
         values = (network.get("miou"), original.get("miou"), network.get("pixel_accuracy"))
+        miou, whole, accuracy = map(format_number, values)
+        # a run that was selected as its original was is not compared: its figures have a column of their own
+        as_published = "–" if values[0] is None else f"mIoU {miou}, accuracy {accuracy}"
         status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
         table.add_row(
             escape(name), f"[red]{status}" if status == "failed" else status,
-            *(["–", "–", "–", _published(values)] if published else map(format_number, values)),
+            *(["–", "–", "–", as_published] if published else [miou, whole, accuracy]),
             format_number(r.get("images_per_second"), 1), format_duration(r.get("seconds")), encoder_origin(r),
         )  # fmt: skip
     return table
-
-
-def _published(values: tuple[float | None, float | None, float | None]) -> str:
-    """The cell of a run that was selected as its original was: mIoU and accuracy at network size."""
-    miou, _, accuracy = values
-    return "–" if miou is None else f"mIoU {format_number(miou)}, accuracy {format_number(accuracy)}"
 
 
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
