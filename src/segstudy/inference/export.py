@@ -233,9 +233,7 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
     """What a program needs to know to use the file, as JSON values."""
     normalize = normalize_of(model.plain)
     height, width = model.size
-    batch, *area = (
-        name if name in dynamic else length for name, length in zip(AXES.values(), (1, height, width), strict=True)
-    )
+    shape = {0: 1, 1: 3, 2: height, 3: width} | {axis: name for axis, name in AXES.items() if name in dynamic}
     return {
         "segstudy": __version__,
         "run": model.name,
@@ -243,7 +241,7 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
         "input": "image: float32 (batch,3,height,width), RGB in 0…1",
         "output": "logits: float32 (batch,classes,height,width)"
         + ("" if kind in WRITERS else "; a single channel is the logit of class 1 against class 0"),
-        "input_shape": [batch, 3, *area],
+        "input_shape": list(shape.values()),
         "classes": model.classes,
         "palette": [list(rgb) for rgb in model.palette],
         "background": model.background,
