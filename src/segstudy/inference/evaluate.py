@@ -11,7 +11,6 @@ import lightning as L
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
 from segstudy.config.trust import is_trusted
-from segstudy.console import format_number
+from segstudy.console import console, format_number
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError
 from segstudy.files import move, remove, write_text
@@ -71,16 +70,13 @@ class Evaluation(L.LightningModule):
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         """Logits or probabilities (B,C,H,W) of an image in 0…1, by row."""
-        rows = {name: self._seen(network, image) for name, network in zip(self.names, self.networks, strict=True)}
-        mean = f"ensemble of {len(rows)}"
-        if len(self.names) > 1:
-            each = rows.values() if self.tiles else [logits.float().softmax(1) for logits in rows.values()]
-            rows[mean] = torch.stack(list(each)).mean(0)
-        if self.views:
-            seen = [self._seen(network, image, self.views) for network in self.networks]
-            rows |= {f"{name}, with views": p for name, p in zip(self.names, seen, strict=True)}
-            if len(self.names) > 1:
-                rows[f"{mean}, with views"] = torch.stack(seen).mean(0)
+        rows: dict[str, Tensor] = {}
+        for views in [None, self.views] if self.views else [None]:
+            seen = {name: self._seen(n, image, views) for name, n in zip(self.names, self.networks, strict=True)}
+            if len(seen) > 1:
+                each = seen.values() if views or self.tiles else [logits.float().softmax(1) for logits in seen.values()]
+                seen[f"ensemble of {len(seen)}"] = torch.stack(list(each)).mean(0)
+            rows |= {f"{name}, with views" if views else name: scores for name, scores in seen.items()}
         return rows
 
     def _seen(self, network: nn.Module, image: Tensor, views: TestTimeAugmentation | None = None) -> Tensor:
@@ -170,16 +166,15 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
 
 def drop_own_callbacks(cfg: DictConfig) -> str:
     """Take callbacks that are not trusted here out of a run's config; names those that were on, for the test's line."""
-    own = {name: str(part["_target_"]) for name, part in cfg.callbacks.items() if not is_trusted(str(part["_target_"]))}
+    targets = {str(name): str(part["_target_"]) for name, part in cfg.callbacks.items()}
+    own = {name: target for name, target in targets.items() if not is_trusted(target)}
     missed = [name for name in own if cfg.callbacks[name].get("enabled", True)]
     for name in own:
         del cfg.callbacks[name]
+    if not missed:
+        return ""
     trust = ",".join(sorted({own[name].split(".")[0] for name in missed}))
-    return (
-        f"; without callbacks.{', callbacks.'.join(map(str, missed))}, for which: SEGSTUDY_TRUST={trust}"
-        if missed
-        else ""
-    )
+    return f"; without callbacks.{', callbacks.'.join(missed)}, for which: SEGSTUDY_TRUST={trust}"
 
 
 def device_line(cfg: DictConfig) -> str:
@@ -249,7 +244,7 @@ def _lists(fingerprints: Sequence[str]) -> set[str]:
     return {f.partition("-")[0] for f in fingerprints if f}
 
 
-def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int, console: Console) -> None:
+def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int) -> None:
     """Print a line for each row (`dataset_metrics` by the names of `Evaluation.scores`), and what the means gained."""
     table = Table(title="mean IoU and pixel accuracy at both sizes")
     for column in ("", "mIoU", "mIoU original", "accuracy", "accuracy original"):

@@ -71,12 +71,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class OpenedPhoto:
-    """A decoded photo: its width and height, its pixels at the network's size if batched, the picture if needed."""
+    """A decoded photo: its width and height; if batched, its pixels at the network's size; the picture where needed."""
 
     photo: Photo
     size: tuple[int, int]
-    pixels: np.ndarray | None
-    picture: Image.Image | None
+    pixels: Any
+    picture: Any
 
 
 class PredictionPipeline:
@@ -130,10 +130,9 @@ class PredictionPipeline:
         """Decode a photo, and resize it if all are predicted at one size."""
         try:
             picture = open_upright(photo.file)[0]
-            if not self.task.batched:
-                return OpenedPhoto(photo, picture.size, None, picture)
-            kept = picture if self.task.alpha is not None else None
-            return OpenedPhoto(photo, picture.size, self.model.resized(picture, self.task.size), kept)
+            pixels = self.model.resized(picture, self.task.size) if self.task.batched else None
+            kept = picture if pixels is None or self.task.alpha is not None else None
+            return OpenedPhoto(photo, picture.size, pixels, kept)
         except Exception as error:  # Pillow's formats raise anything on a damaged file
             return Failure(photo.file, why_unread(photo.file, error, self.task.max_pixels))
 
@@ -141,23 +140,19 @@ class PredictionPipeline:
         """Predict a batch when it is read, and let it be written."""
         opened = [future.result() for future in reading]
         ready = [each for each in opened if isinstance(each, OpenedPhoto)]
+        task = self.task
         found: Iterable[Tensor | tuple[np.ndarray, float]] = []
-        if ready and not self.task.batched:
-            found = [self._labels(each.picture) for each in ready if each.picture]
-        elif ready:
-            pixels = np.stack([each.pixels for each in ready if each.pixels is not None])
-            found = self.model.batch_scores(pixels, self.task.views).cpu()
-        if self.task.batched or not ready:
+        if ready and not task.batched:  # one photo, which tells its own progress
+            picture = ready[0].picture
+            tiles = task.tiles or (Tiles(512) if picture.width * picture.height > WHOLE else None)
+            found = [self.model.labels(picture, task.size, task.views, tiles, task.batch, self.advance_part)]
+        else:
+            if ready:
+                found = self.model.batch_scores(np.stack([each.pixels for each in ready]), task.views).cpu()
             self.advance(len(opened))
         results = iter(found)
         return [each if isinstance(each, Failure) else self.pool.submit(self._write, each, next(results))
                 for each in opened]  # fmt: skip
-
-    def _labels(self, picture: Image.Image) -> tuple[np.ndarray, float]:
-        """Labels and confidence of a photo in its own size or in tiles."""
-        task = self.task
-        tiles = task.tiles or (Tiles(512) if picture.width * picture.height > WHOLE else None)
-        return self.model.labels(picture, task.size, task.views, tiles, task.batch, self.advance_part)
 
     def advance_part(self, part: float) -> None:
         """Tell the progress within a photo; raises CancelledError once nobody waits for it."""
@@ -178,7 +173,7 @@ class PredictionPipeline:
             labels = np.asarray(Image.fromarray(labels).point(kept))
         areas = [count / labels.size for count in Image.fromarray(labels).histogram()[: len(model.classes)]]
         try:
-            if task.alpha is not None and opened.picture is not None:
+            if task.alpha is not None:
                 drawn = overlay(opened.picture, labels, model.palette, task.alpha, model.background)
                 shown = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
                 save_overlay(with_legend(drawn, shown), self.out, photo.overlay)
