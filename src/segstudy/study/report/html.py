@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -45,24 +45,14 @@ CAPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A plot on the page: its file's name, the SVG as a data URI, its caption, width in px."""
+class Embedded(NamedTuple):
+    """A plot (SVG) or a picture on the page as a data URI; its size in px. name: of a plot's file."""
 
-    name: str
     uri: str
     caption: str
-    width: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture on the page as a data URI, and its size in px."""
-
-    caption: str
-    uri: str
     width: int
     height: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,12 +61,12 @@ class Section:
 
     number: int
     group: Group
-    plots: Mapping[str, Plot]
-    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    plots: Mapping[str, Embedded]
+    pictures: Mapping[str, Sequence[Embedded]] = field(default_factory=dict)
     pictures_left_out: int = 0
 
 
-def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Plot]:
+def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Embedded]:
     """Write the group's plots, and keep them for the page."""
     drawn = {}
     for name, figure in plots.draw_all(group).items():
@@ -84,8 +74,8 @@ def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Plot]:
         plots.save(figure, stem)
         svg = plots.follow_theme(stem.with_suffix(".svg").read_text(encoding="utf-8"))
         # A page is wider than a column of a journal.
-        width = round(figure.get_figwidth() * 96 * 1.3)
-        drawn[name] = Plot(stem.name, _uri("svg+xml", svg.encode()), _caption(name, group), width)
+        width, height = (round(inches * 96 * 1.3) for inches in figure.get_size_inches())
+        drawn[name] = Embedded(_uri("svg+xml", svg.encode()), _caption(name, group), width, height, stem.name)
     return drawn
 
 
@@ -113,9 +103,9 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def embed_pictures(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tuple[dict[str, list[Picture]], int, int]:
+def embed_pictures(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tuple[dict[str, list[Embedded]], int, int]:
     """Pictures by section within `budget` bytes; how many found no room; the bytes used."""
-    shown: dict[str, list[Picture]] = {}
+    shown: dict[str, list[Embedded]] = {}
     missing = used = 0
     for name, array in named:
         section, _, caption = name.partition("/")
@@ -130,17 +120,17 @@ def embed_pictures(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tupl
     return {s: shown[s] for s in SECTIONS if s in shown}, missing, used
 
 
-def _picture(caption: str, array: np.ndarray) -> Picture:
+def _picture(caption: str, array: np.ndarray) -> Embedded:
     """RGB uint8 (H,W,3) as PNG where it has few colours (label maps), else as JPEG."""
     image = Image.fromarray(array)
     if image.width > PICTURE_WIDTH:
         image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)), Image.Resampling.BOX)
-    file = io.BytesIO()
-    if image.getcolors(256) is not None:
-        image.convert("P", palette=Image.Palette.ADAPTIVE).save(file, "png", optimize=True)
-        return Picture(caption, _uri("png", file.getvalue()), image.width, image.height)
-    image.save(file, "jpeg", quality=82, optimize=True)
-    return Picture(caption, _uri("jpeg", file.getvalue()), image.width, image.height)
+    file, kind = io.BytesIO(), "jpeg" if image.getcolors(256) is None else "png"
+    if kind == "png":
+        image.convert("P", palette=Image.Palette.ADAPTIVE).save(file, kind, optimize=True)
+    else:
+        image.save(file, kind, quality=82, optimize=True)
+    return Embedded(_uri(kind, file.getvalue()), caption, image.width, image.height)
 
 
 def page(findings: Findings, sections: Sequence[Section]) -> str:

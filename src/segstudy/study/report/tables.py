@@ -18,18 +18,7 @@ from segstudy.console import (
 )
 from segstudy.study.analysis.findings import Group, Variant
 from segstudy.study.analysis.significance import MARK
-from segstudy.study.report.text import (
-    format_estimate,
-    format_outcomes,
-    format_verdict,
-    main_metric,
-    mean_over_runs,
-    metric_label,
-    shorten,
-    trainings,
-    variant_marks,
-    verdicts_of,
-)
+from segstudy.study.report import text
 
 
 class Table(NamedTuple):
@@ -48,13 +37,15 @@ def main_table(group: Group) -> Table:
 
 
 def _main_row(group: Group, v: Variant) -> list[str]:
-    verdicts = "; ".join(f"{format_verdict(group, d)} against {d.a}" for d in verdicts_of(group, v))
-    seeds = trainings(v)
+    verdicts = "; ".join(f"{text.format_verdict(group, d)} against {d.a}" for d in text.verdicts_of(group, v))
+    seeds = text.trainings(v)
+    parameters, gflop, speed, seconds = (
+        text.mean_over_runs(v, key) for key in ("parameters", "gflop", "images_per_second", "seconds")
+    )
     return [
-        v.name + variant_marks(v), v.changes, f"{format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}",
-        verdicts or MISSING, format_outcomes(v.outcomes), format_millions(mean_over_runs(v, "parameters")),
-        format_number(mean_over_runs(v, "gflop"), 1), format_number(mean_over_runs(v, "images_per_second"), 1),
-        format_duration(mean_over_runs(v, "seconds")),
+        v.name + text.variant_marks(v), v.changes, f"{text.format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}",
+        verdicts or MISSING, text.format_outcomes(v.outcomes), format_millions(parameters), format_number(gflop, 1),
+        format_number(speed, 1), format_duration(seconds),
     ]  # fmt: skip
 
 
@@ -69,7 +60,7 @@ def differences(group: Group) -> Table:
             "corrected p", "detectable")  # fmt: skip
     rows = [
         [
-            metric_label(d.metric), d.b, d.a, format_verdict(group, d), format_signed(d.delta),
+            text.metric_label(d.metric), d.b, d.a, text.format_verdict(group, d), format_signed(d.delta),
             format_interval(d.low, d.high) or NOT_DEFINED, format_interval(d.wide_low, d.wide_high) or NOT_DEFINED,
             format_fraction(d.p), f"±{format_fraction(d.detectable)}",
         ]
@@ -119,7 +110,7 @@ def class_table(group: Group) -> Table:
 def metrics(group: Group) -> Table:
     """All metrics of all variants, without time to accuracy; marked where a planned difference is significant."""
     rows = [
-        [label, *(format_estimate(getattr(v, key)) for v in group.variants)]
+        [label, *(text.format_estimate(getattr(v, key)) for v in group.variants)]
         for key, label in {
             "miou": "mIoU, supported classes",
             "miou_all": "mIoU, all classes with truth",
@@ -128,8 +119,8 @@ def metrics(group: Group) -> Table:
     ]
     for name in dict.fromkeys(name for v in group.variants for name in v.metrics if not name.endswith("_to_90")):
         significant = {b for (_, b), names in group.significant.items() if name in names}
-        cells = [format_estimate(v.metrics.get(name)) + MARK * (v.name in significant) for v in group.variants]
-        rows.append([metric_label(name), *cells])
+        cells = [text.format_estimate(v.metrics.get(name)) + MARK * (v.name in significant) for v in group.variants]
+        rows.append([text.metric_label(name), *cells])
     return Table(("metric", *_names(group)), rows)
 
 
@@ -149,7 +140,7 @@ def changed_classes(group: Group, most: int = 5) -> Table:
     iou = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
     rows = []
     for d in group.differences:
-        if d.metric != main_metric(group) or d.a not in iou or d.b not in iou:
+        if d.metric != text.main_metric(group) or d.a not in iou or d.b not in iou:
             continue
         delta = iou[d.b] - iou[d.a]
         known = np.flatnonzero(group.supported & np.isfinite(delta))
@@ -164,4 +155,4 @@ def changed_classes(group: Group, most: int = 5) -> Table:
 
 
 def _names(group: Group) -> list[str]:
-    return [shorten(v.name, 18) for v in group.variants]
+    return [text.shorten(v.name, 18) for v in group.variants]
