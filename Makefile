@@ -36,7 +36,7 @@ pet: $(VENV)/ready  ## the Pet benchmark: four U-Nets on Oxford-IIIT Pet (ROOT=f
 	$(BIN)/python train.py experiment=pet_benchmark data.root=$(ROOT) $(ARGS)
 
 test: $(VENV)/ready  ## the tests: no network, no data
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/ready  ## style, and which package imports which
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo --no-cache

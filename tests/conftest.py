@@ -39,11 +39,11 @@ def pickled_config(overrides: tuple[str, ...]) -> bytes:
 
 @pytest.fixture(autouse=True, scope="session")
 def _compose_each_config_once() -> Iterator[None]:
-    """Hydra takes a quarter of a second to compose conf/, and the tests ask a thousand times for a few hundred configs."""
+    """Hydra takes a quarter of a second for one, and the tests ask a thousand times for a few hundred configs."""
 
     def composed(name: str, overrides: list[str]) -> DictConfig:
         folders = [source.path for source in GlobalHydra.instance().config_loader().get_search_path().get_path()]
-        if not any(str(folder).endswith(str(CONF)) for folder in folders):  # a test's own folder, whose files may change
+        if not any(str(folder).endswith(str(CONF)) for folder in folders):  # a test's own files
             return hydra_compose(name, overrides)
         return pickle.loads(pickled_config(tuple(overrides)))
 

@@ -1,13 +1,12 @@
 """What all data sets share: the settings of conf/data_common.yaml."""
 
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
+from test_train import main_here
 
 from segstudy.config.compose import compose_config
 from segstudy.config.overrides import check_overrides
@@ -36,9 +35,11 @@ def test_the_common_file_is_no_data_set(name: str) -> None:
         check_overrides([f"data={name}"])
 
 
-def test_the_help_lists_the_data_sets_alone() -> None:
-    train = Path(__file__).parents[1] / "train.py"
-    text = subprocess.run([sys.executable, train, "--help"], capture_output=True, text=True, check=True).stdout
+def test_the_help_lists_the_data_sets_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_here(tmp_path, monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
     assert f"\ndata: {', '.join(DATA_SETS)}\n" in text
     assert "data_common" not in text
 

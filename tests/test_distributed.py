@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from test_train import SMALL, THIN, train
+from test_train import NO_PICTURES, SMALL, THIN, train
 
 from segstudy.build import build_data, build_module, build_network
 from segstudy.callbacks.per_image_confusion import PerImageConfusion
@@ -92,7 +92,7 @@ def test_processes_share_the_batches_of_one(length: int, batch: int, world: int)
 
 
 def test_a_limited_test_is_told_and_never_compared_with_whole_ones(tmp_path: Path) -> None:
-    study_of = ["data.val_images=11", "data.batch_size=4", "trainer.max_epochs=1", *THIN]
+    study_of = ["data.val_images=11", "data.batch_size=4", "trainer.max_epochs=1", *THIN, NO_PICTURES]
     whole = train(tmp_path / "whole", *study_of)
     part = train(tmp_path / "part", *study_of, "+trainer.limit_test_batches=1", "seed=1")
     assert (whole["images_tested"], part["images_tested"]) == (11, 4)

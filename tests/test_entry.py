@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from segstudy import sweep, train
 from segstudy.build import build_data, build_module, build_network, build_trainer
 from segstudy.config.compose import compose_config
+from segstudy.config.run_folder import claimed_folder
 from segstudy.errors import ConfigError
 from segstudy.runs.history import read_history
 from segstudy.runs.record import Record
@@ -57,7 +58,9 @@ def test_an_interruption_while_libraries_are_imported(number: int, tmp_path: Pat
         assert done.stderr == "\ninterrupted; the same command continues where it stopped\n"
 
 
-def test_a_signal_in_a_runs_test_ends_the_sweep_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_signal_in_a_runs_test_ends_the_sweep_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "stop.py").write_text(STOP)
     stop = ["+callbacks.stop._target_=stop.Stop", "study=s", "hydra.sweep.subdir=${hydra:job.num}"]
     line = [str(ROOT / "train.py"), "-m", "seed=0,1", *CPU, *stop]
@@ -69,9 +72,11 @@ def test_a_signal_in_a_runs_test_ends_the_sweep_and_nothing_is_lost(tmp_path: Pa
     assert json.loads((study / "0" / "record.json").read_text())["status"] == "running"
     kept = torch.load(study / "0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 2
-    alone = [str(ROOT / "train.py"), "seed=0", *CPU, stop[0], f"hydra.run.dir={study / '0'}"]
-    again = command(tmp_path, *alone, STOP="0")  # 0 is no signal
-    assert again.returncode == 0, again.stderr
+    monkeypatch.setenv("STOP", "0")  # which is no signal
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = compose_config(["seed=0", *CPU, *stop[:2]])
+    with claimed_folder(study / "0", cfg) as record:
+        train.run(cfg, study / "0", record)
     assert json.loads((study / "0" / "record.json").read_text())["status"] == "done"
     assert json.loads((study / "0" / "record.json").read_text())["steps"] == 2
 

@@ -1,7 +1,5 @@
 """A run that is loaded to predict: the labels of its own test, any kind of photo, clear errors."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,16 +75,3 @@ def test_what_is_no_run_is_said_to_be_none(home: Path, tmp_path: Path) -> None:
         segstudy.load(tmp_path)
     with pytest.raises(ConfigError, match="--size big"):
         segstudy.load(home / "a").predict(np.zeros((8, 8), np.uint8), "big")
-
-
-def test_an_import_changes_nothing_for_the_rest_of_the_process() -> None:
-    code = """
-import os, sys
-import lightning, matplotlib, torch
-from PIL import Image
-before = dict(os.environ), list(sys.path), Image.MAX_IMAGE_PIXELS, matplotlib.get_backend(auto_select=False)
-import segstudy, segstudy.inference.model, segstudy.inspection.diagram, segstudy.inference.card
-after = dict(os.environ), list(sys.path), Image.MAX_IMAGE_PIXELS, matplotlib.get_backend(auto_select=False)
-assert before == after, [(a, b) for a, b in zip(before, after) if a != b]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,7 +1,9 @@
 """The notebooks run from their first cell to their last on small data, and are kept without outputs."""
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import make_pet, make_voc
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 from segstudy.config.check import check
@@ -20,23 +23,35 @@ from segstudy.study.analysis import analyse
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
-@pytest.fixture(autouse=True)
-def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jupyter's files in tmp_path, and a kernel on one thread of the CPU."""
-    for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
-        (tmp_path / "jupyter" / name).mkdir(parents=True)
-        monkeypatch.setenv(name, str(tmp_path / "jupyter" / name))
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's: the widgets come with a real Jupyter
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
+    """One kernel for all notebooks, on one thread of the CPU: importing takes longer than most cells."""
+    place = tmp_path_factory.mktemp("jupyter")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+            (place / name).mkdir()
+            patch.setenv(name, str(place / name))
+        patch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's: the widgets come with a real Jupyter
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        manager = KernelManager()
+        manager.start_kernel()
+        yield manager
+        manager.shutdown_kernel(now=True)
 
 
-def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> nbformat.NotebookNode:
+def execute(name: str, folder: Path, kernel: KernelManager, **settings: Any) -> nbformat.NotebookNode:
     """The executed notebook; settings go over those of its first cell. Raises CellExecutionError where a cell fails."""
-    for key, value in settings.items():
-        monkeypatch.setenv(f"NOTEBOOK_{key}", str(value))
+    given = {f"NOTEBOOK_{key}": str(value) for key, value in settings.items()}
+    given["SEGSTUDY_CACHE"] = os.environ["SEGSTUDY_CACHE"]
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    start = nbformat.v4.new_code_cell(
+        "%reset -f\nimport os\n"
+        "for key in [key for key in os.environ if key.startswith('NOTEBOOK_')]:\n    del os.environ[key]\n"
+        f"os.environ |= {given!r}\nos.chdir({str(folder)!r})"
+    )
+    notebook.cells.insert(0, start)
+    NotebookClient(notebook, timeout=120, km=kernel).execute()
     return notebook
 
 
@@ -79,10 +94,10 @@ def mean_over_batches(rows: np.ndarray, size: int) -> float:
     return float(np.mean(means))
 
 
-def test_voc_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voc_notebook(tmp_path: Path, kernel: KernelManager) -> None:
     make_voc(tmp_path / "my photos", train=16, val=20, size=(32, 40))
     notebook = execute(
-        "voc_notebook", tmp_path, monkeypatch, ROOT=tmp_path / "my photos", RUNS=tmp_path / "runs", SIZE=32, EPOCHS=1,
+        "voc_notebook", tmp_path, kernel, ROOT=tmp_path / "my photos", RUNS=tmp_path / "runs", SIZE=32, EPOCHS=1,
         LEARNING_RATE=0.003, ENCODER="resnet18", WEIGHTS="null", FINETUNE_IMAGES=4, FINETUNE_EPOCHS=1,
     )  # fmt: skip
     first, tuned = (
@@ -103,7 +118,7 @@ def test_voc_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert complaints(notebook) == []
 
 
-def test_pet_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pet_compare(tmp_path: Path, kernel: KernelManager) -> None:
     make_pet(tmp_path / "photos", {"Abyssinian": 12, "Bengal": 12}, test=4)
     study, records = tmp_path / "runs" / "pet-benchmark", {}
     for model in ("pet_1", "pet_4"):
@@ -117,7 +132,7 @@ def test_pet_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(cfg, study / model, records[model])
     # a run that failed is named in the table, and left out of all that follows
     claim_folder(study / "pet_2", cfg).note(status="failed", error="stopped")
-    notebook = execute("pet_compare", tmp_path, monkeypatch, STUDY=study, ROOT=tmp_path / "photos", IMAGES=5, SHOWN=2)
+    notebook = execute("pet_compare", tmp_path, kernel, STUDY=study, ROOT=tmp_path / "photos", IMAGES=5, SHOWN=2)
     text = printed(notebook)
     for model, record in records.items():
         line = f"{model}: {record.values['parameters']:,} parameters, mIoU"
@@ -129,7 +144,7 @@ def test_pet_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert complaints(notebook) == []
 
 
-def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study(tmp_path: Path, kernel: KernelManager) -> None:
     study = tmp_path / "runs" / "study"
     for model in ("v1", "v2"):
         cfg = compose_config([
@@ -139,7 +154,7 @@ def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ])  # fmt: skip
         run(cfg, study / model, claim_folder(study / model, cfg))
     claim_folder(study / "v3", cfg).note(status="failed", error="stopped")
-    notebook = execute("study", tmp_path, monkeypatch, STUDY=study)
+    notebook = execute("study", tmp_path, kernel, STUDY=study)
     text, record = printed(notebook), json.loads((study / "v1" / "record.json").read_text())
     findings, _ = analyse.analyse_study(study)
     group = findings.groups[0]
@@ -155,9 +170,9 @@ def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert complaints(notebook) == []
 
 
-def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python(tmp_path: Path, kernel: KernelManager) -> None:
     settings = {"SIZE": 32, "IMAGES": 16, "EPOCHS": 1, "WIDTH": 8, "CACHE": tmp_path / "cache"}
-    notebook = execute("python", tmp_path, monkeypatch, **settings)
+    notebook = execute("python", tmp_path, kernel, **settings)
     text = printed(notebook)
     assert 0 <= after("v1 mIoU", text) <= 1
     assert re.search(r"v3.* in mIoU", text)

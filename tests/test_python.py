@@ -64,16 +64,21 @@ def test_every_public_name_is_there_and_importing_is_light() -> None:
 
 
 def test_importing_and_loading_leave_global_state_alone(tmp_path: Path) -> None:
+    """A backend of matplotlib that is chosen stays, and none is chosen where none was."""
     make_run(tmp_path / "run")
     code = f"""
 import os, sys
 import matplotlib, PIL.Image, torch, lightning
-matplotlib.use("svg")
-state = lambda: (matplotlib.get_backend(), list(sys.path), PIL.Image.MAX_IMAGE_PIXELS, dict(os.environ))
+backend = lambda: matplotlib.get_backend(auto_select=False)
+state = lambda: (backend(), list(sys.path), PIL.Image.MAX_IMAGE_PIXELS, dict(os.environ))
 before = state()
 import segstudy
 names = [getattr(segstudy, name) for name in segstudy.__all__]
 import segstudy.drawing, segstudy.inspection.diagram, segstudy.callbacks.history
+import segstudy.inference.model, segstudy.inference.card
+assert state() == before, (before, state())
+matplotlib.use("svg")
+before = state()
 segstudy.load({str(tmp_path / "run")!r}, "cpu")
 assert state() == before, (before, state())
 """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from test_train import SMALL, command
+from test_train import NO_PICTURES, train
 
 from segstudy.build import build_data, build_module, build_start
 from segstudy.config.check import check
@@ -83,13 +83,12 @@ def test_a_loss_and_a_network_of_ones_own_train_and_load_again(tmp_path: Path, m
     (tmp_path / "my_loss.py").write_text(MY_LOSS)
     (tmp_path / "my_network.py").write_text(MY_NETWORK)
     own = ["loss._target_=my_loss.MyLoss", "+loss.power=2", "network._target_=my_network.MyNetwork"]
-    done = command(tmp_path, *SMALL, *own, "trainer.max_epochs=1", "study=own")
-    assert done.returncode == 0, done.stderr
-    (folder,) = (p.parent for p in (tmp_path / "runs" / "own").glob("*/record.json"))
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "run"
+    assert train(folder, *own, NO_PICTURES, "trainer.max_epochs=1")["status"] == "done"
     with pytest.raises(ConfigError, match="SEGSTUDY_TRUST=my_"):
         load_run(folder)
     monkeypatch.setenv("SEGSTUDY_TRUST", "my_loss,my_network")
-    monkeypatch.syspath_prepend(tmp_path)
     network, _ = load_run(folder)
     assert type(network).__name__ == "MyNetwork"
 

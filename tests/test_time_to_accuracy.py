@@ -128,7 +128,7 @@ def test_a_history_without_seconds_goes_on_without(tmp_path: Path) -> None:
 def test_a_run_writes_seconds_and_goes_on_from_them(tmp_path: Path) -> None:
     cfg = compose_config([
         "data.size=32", "data.train_images=16", "data.val_images=2", "trainer=cpu", "trainer.max_epochs=3",
-        "encoder.widths=[4,4,4,4,4]", "decoder.widths=[4,4,4,4]", "callbacks.pictures.count=1",
+        "encoder.widths=[4,4,4,4,4]", "decoder.widths=[4,4,4,4]", "++callbacks.pictures.enabled=false",
     ])  # fmt: skip
     folder = tmp_path / "run"
     run(cfg, folder, claim_folder(folder, cfg))
