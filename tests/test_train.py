@@ -544,7 +544,7 @@ def test_what_fits_in_memory_is_found_by_bisection() -> None:
     assert len(tried) < 10
 
 
-def test_out_of_memory_says_what_to_type(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = compose_config([*SMALL, *THIN, "data.size=64"])
     data = build_data(cfg)
     module = build_module(cfg, build_network(cfg, 8)[0], data)
@@ -622,7 +622,7 @@ TWO_CLASSES = re.compile("pet_|bce")
 
 
 @pytest.mark.parametrize("override", PAIRS)
-def test_every_model_and_loss_learns_from_a_batch(override: str, finished: Path) -> None:
+def test_every_model_and_loss_learns_from_a_batch(override: str) -> None:
     # Weights are asked for only by name in a config: none is loaded here, and nothing downloaded.
     cfg = compose_config([*SMALL, override])
     data = build_data(cfg)
