@@ -12,7 +12,7 @@ $(if $(ROOT),,$(error where is oxford-iiit-pet? make pet ROOT=folder))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation pet test lint types check tensorboard clean
+.PHONY: help setup ablation pet gpu-pack gpu-day test lint types check tensorboard clean
 
 help:  ## this list
 	@echo "make TARGET   (DATA=voc ROOT=folder ARGS=\"hydra overrides\" for ablation)"
@@ -48,6 +48,12 @@ check: lint types test  ## lint, types and tests: what CI runs
 
 tensorboard: $(VENV)/ready  ## all runs side by side in the browser (RUNS=runs/STUDY for one study)
 	$(BIN)/tensorboard --logdir $(RUNS)
+
+gpu-pack: $(VENV)/ready  ## pack data (ROOT=folder) and wheels into .gpu/ for a GPU machine without network
+	$(BIN)/python benchmarks/gpu_pack.py $(ROOT) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
+
+gpu-day:  ## all that is measured on a GPU, in ten minutes; with .gpu/ beside it, without network (benchmarks/README.md)
+	$(PYTHON) benchmarks/gpu_day.py $(ARGS)
 
 clean:  ## remove the environment and what tools leave (runs and caches of data stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

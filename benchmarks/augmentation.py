@@ -23,12 +23,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from segstudy.allocator import use_fast_memory
 from segstudy.build import build_network
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.data.datasets.voc import VOC
 from segstudy.data.transforms.augment import Augment
 from segstudy.data.transforms.base import GREY
-from segstudy.entry import ask_for_large_pages
 from segstudy.labels import IGNORE
 from segstudy.precision import choose_device
 
@@ -187,5 +187,5 @@ def main(
 
 
 if __name__ == "__main__":
-    ask_for_large_pages()
+    use_fast_memory()
     typer.run(main)

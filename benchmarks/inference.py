@@ -21,10 +21,10 @@ from PIL import Image
 from rich.table import Table
 from training import NETWORKS, now
 
+from segstudy.allocator import use_fast_memory
 from segstudy.build import build_network
 from segstudy.console import console, silence_warnings
 from segstudy.data.datasets.scenes import draw_scene
-from segstudy.entry import ask_for_large_pages
 from segstudy.inference.export import FORMATS, READERS, WRITERS, export
 from segstudy.inference.loading import LoadedRun
 from segstudy.inference.model import Model, load
@@ -195,5 +195,5 @@ def main(
 
 
 if __name__ == "__main__":
-    ask_for_large_pages()
+    use_fast_memory()
     typer.run(main)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
+from segstudy.allocator import use_fast_memory
 from segstudy.build import build_data, build_module, build_network, build_trainer
 from segstudy.console import silence_warnings
 from segstudy.data.images import Sample
-from segstudy.entry import ask_for_large_pages
 from segstudy.labels import IGNORE
 from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD
 
@@ -220,5 +220,5 @@ def main(
 
 
 if __name__ == "__main__":
-    ask_for_large_pages()
+    use_fast_memory()
     typer.run(main)

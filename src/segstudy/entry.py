@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from segstudy.allocator import use_fast_memory
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what clusters and torchrun send before they kill."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
@@ -42,15 +44,6 @@ def print_interrupted() -> None:
         print(f"\ninterrupted; the same command continues {place}", file=sys.stderr, flush=True)
 
 
-def use_large_pages() -> None:
-    """Let PyTorch ask Linux for large pages, of the commands' own processes: read before its first tensor.
-
-    A training step at 256² takes and returns some GiB of maps; with small pages a CPU's kernel spends a tenth of the
-    step on zeroing them. Who imports the package sets THP_MEM_ALLOC_ENABLE=1 for the same.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Ends the process with one line and 128 + the signal's number (130, 143) if it is interrupted in here."""
@@ -70,7 +63,7 @@ def interruptible() -> Iterator[None]:
 
 def train() -> None:
     """`python train.py …`, and `python -m segstudy.entry …`, as which Lightning starts further processes."""
-    use_large_pages()
+    use_fast_memory()
     with interruptible():
         from segstudy.train import main
 
@@ -79,7 +72,7 @@ def train() -> None:
 
 def command() -> None:
     """`segstudy …`."""
-    use_large_pages()
+    use_fast_memory()
     with interruptible():
         from segstudy.cli.main import main
 

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from segstudy import allocator
 from segstudy.build import build_data, build_module, build_start, build_tester, build_trainer
 from segstudy.callbacks.loggers import guard_loggers, log_final_metrics
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, protocol_of_images, test_record
@@ -49,7 +50,8 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     trainer, device = build_trainer(cfg, folder)
     _try_once(cfg, network, data, trainer)
     record.note(**_described(cfg, data, network), encoder_weights=origin, device=device)
-    console.print(f"{record.values['parameters']:,} parameters; {device}", highlight=False)
+    memory = f"; memory allocator: {allocator.chosen}" if device.startswith("cpu") else ""
+    console.print(f"{record.values['parameters']:,} parameters; {device}{memory}", highlight=False)
     if cfg.compile:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
         network.compile()

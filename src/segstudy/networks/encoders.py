@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, did_you_mean, first_line
 from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from segstudy.networks.weights import imagenet_state, load_file
+from segstudy.networks.weights import imagenet_state, load_file, packaged_state
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
@@ -191,6 +191,10 @@ class LibraryEncoder(Encoder):
         try:
             state, settings = imagenet_state(self.name, len(self.body.out_channels) - 1)
         except Exception as error:  # the hub's libraries raise a dozen types for "no network"
+            if (found := packaged_state(self.name, self.body.state_dict())) is not None:
+                self.body.load_state_dict(found[0])
+                self.weights_origin = f"imagenet, of the package {found[1]}"
+                return
             if weights == "imagenet":
                 raise WeightsError(
                     f"ImageNet weights of {self.name!r} cannot be had: {first_line(error)}\n"

