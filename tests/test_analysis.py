@@ -14,7 +14,7 @@ from archetypes import predictors, scene
 from rich.console import Console
 from scipy import stats
 
-from segstudy.console import format_signed
+from segstudy.console import format_range
 from segstudy.errors import ConfigError, DataError
 from segstudy.measures.operating_curve import BINS, MARGIN_CATEGORIES
 from segstudy.runs.record import read_record
@@ -184,10 +184,10 @@ def test_claims_are_held_together(group: Group, tests: list[TestResult]) -> None
     assert b is not None
     c = compare(a, b)
     half = float(stats.t.isf(0.025 / 4, c.df)) * c.se
-    assert f"({format_signed(c.low)} … {format_signed(c.high)}; all 4 claims: " in found.claims[1].words
-    assert f"{format_signed(c.delta - half)} … {format_signed(c.delta + half)})" in found.claims[1].words
+    assert f"({format_range(c.low, c.high)}; all 4 claims: " in found.claims[1].words
+    assert f"{format_range(c.delta - half, c.delta + half)})" in found.claims[1].words
     d = found.differences[0]
-    assert f"all 2 planned pairs: {format_signed(d.wide_low)} … {format_signed(d.wide_high)})" in found.claims[-1].words
+    assert f"all 2 planned pairs: {format_range(d.wide_low, d.wide_high)})" in found.claims[-1].words
 
 
 def test_few_sequences_become_blocks(tests: list[TestResult]) -> None:

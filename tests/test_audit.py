@@ -298,7 +298,7 @@ def test_a_selection_on_other_images_has_no_distance(tmp_path: Path) -> None:
     roles = {"report": {"split": "test", "images": 3}, "select": {"split": "val", "images": 9}}
     done = audit(make_run(tmp_path / "run", data={"name": "Folder", "size": [2, 4], "roles": roles}))
     assert done["best epoch (3) on 'val', which selects"].distance is None
-    assert "The best epoch is +0.100 from the last" in " ".join(words(done))
+    assert "The best epoch differs from the last by +0.100" in " ".join(words(done))
 
 
 def test_the_command_prints_every_reading_and_writes_json(tmp_path: Path) -> None:

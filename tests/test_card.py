@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.console import format_fraction
+from segstudy.console import format_number
 from segstudy.errors import ConfigError
 from segstudy.inference.card import model_card, write_card
 from segstudy.inference.latency import BATCHES, CPU_PIXELS, measure_latency
@@ -60,14 +60,14 @@ def test_figures_are_those_of_the_runs_test(home: Path, card: str) -> None:
         told = next(cells for row, cells in rows.items() if row.startswith(f"| {name}"))
         for cell, size in zip(told, ("network", "original"), strict=True):
             # no interval where one image holds a class
-            assert cell.split(" ")[0] == format_fraction(metrics[size][key])
+            assert cell.split(" ")[0] == format_number(metrics[size][key])
     assert "this network" not in card.split("## Limits")[0]
 
 
 def test_every_class_with_truth_has_its_row(home: Path, card: str) -> None:
     rows = record_of(home / "a")["classes"]["original"]  # a small one may vanish at the network's size
     told = re.findall(r"^\| (\w+) \| \S+ \(few images\) \| (\S+) \|", section(card, "Classes"), re.MULTILINE)
-    assert told == [(row["class"], format_fraction(row["iou"])) for row in rows if row["share"] > 0]
+    assert told == [(row["class"], format_number(row["iou"])) for row in rows if row["share"] > 0]
     assert "4 images: too few images for a 95 % interval" in section(card, "Limits")
 
 
@@ -108,7 +108,7 @@ def test_how_to_use_it_runs(home: Path, card: str, monkeypatch: pytest.MonkeyPat
 
 def test_views_selection_and_failures_are_told(home: Path) -> None:
     card = model_card(home / "scenes", latency=False)
-    miou = format_fraction(record_of(home / "scenes")["metrics_tta"]["miou"])
+    miou = format_number(record_of(home / "scenes")["metrics_tta"]["miou"])
     assert f"| mIoU, with views | {miou} | – |" in section(card, "Results")
     assert "is optimistic" in card or "figures are optimistic" in section(card, "Limits")
     assert "missed (false-negative rate of the foreground)" in section(card, "How it fails")
@@ -221,7 +221,7 @@ def test_a_test_of_an_older_version_is_made_anew(copy: Path) -> None:
     rows = {size: {row["class"]: row for row in record_of(copy)["classes"][size]} for size in ("network", "original")}
     assert told
     for name, *values in told:
-        assert values == [format_fraction(rows[size].get(name, {}).get("iou", math.nan)) for size in rows]
+        assert values == [format_number(rows[size].get(name, {}).get("iou", math.nan)) for size in rows]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off"])
@@ -230,7 +230,7 @@ def test_without_counts_the_records_figures_stand(copy: Path, content: bytes | N
         file = copy / "test" / f"{name}.npz"
         file.write_bytes(content) if content is not None else file.unlink()
     text = write_card(copy, latency=False).read_text()
-    miou = format_fraction(record_of(copy)["metrics"]["network"]["miou"])
+    miou = format_number(record_of(copy)["metrics"]["network"]["miou"])
     assert f"| mIoU of the classes with truth | {miou} |" in text
     assert "no intervals" in text
     assert (copy / "card" / "examples.png").read_bytes() == (copy / "pictures" / "final.png").read_bytes()

@@ -188,4 +188,4 @@ def test_a_search_without_a_select_role_is_refused(capsys: pytest.CaptureFixture
         with pytest.raises(SystemExit) as ended:
             sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "data": data}))
         assert ended.value.code == 2
-        assert "data.select_fraction=.1" in capsys.readouterr().err
+        assert "data.select_fraction=0.1" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segstudy.console import format_fraction, format_signed
+from segstudy.console import format_number, format_signed
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
 from segstudy.study.report import html, plots, write
@@ -184,9 +184,10 @@ def test_the_page_says_what_was_found(written: Path) -> None:
     text = " ".join(page_of(written).text.split())
     assert text.index("V2 is better than V1.") < text.index("what it changes")
     for said in (
-        "better +.016 (.005 to .027)", "undecided +.004 (−.007 to .015)", ".566 (.536 to .596)", "2.69 M", "1:02",
-        "supported", "Few images.", "v4", "the loss is nan <b>", "445 images of val, bb-22", "0, 1, 2 of each variant",
-        "segstudy train model=v1 seed=2", "torch", "cat → dog", "2007_000032", "conv1", "dog (few images)",
+        "better +0.016 (0.005 to 0.027)", "undecided +0.004 (−0.007 to 0.015)", "0.566 (0.536 to 0.596)", "2.69 M",
+        "1:02", "supported", "Few images.", "v4", "the loss is nan <b>", "445 images of val, bb-22",
+        "0, 1, 2 of each variant", "segstudy train model=v1 seed=2", "torch", "cat → dog", "2007_000032",
+        "conv1", "dog (few images)",
     ):  # fmt: skip
         assert said in text, said
 
@@ -225,7 +226,7 @@ def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
     alone = group([bare("A", 0.5), bare("B", 0.516)], [difference("A", "B", 0.016, "ahead")])
     write_report(Findings("one", "One seed.", [alone]), tmp_path)
     text = (tmp_path / "report.html").read_text()
-    assert '<span class="verdict one">ahead .016: these two trainings</span>' in text
+    assert '<span class="verdict one">ahead 0.016: these two trainings</span>' in text
     assert 'class="verdict better"' not in text
     assert "<pattern" in (tmp_path / "figures" / "1_forest_miou.svg").read_text()
     assert "two trained networks, not the variants" in text
@@ -344,17 +345,17 @@ def test_colours_of_label_maps_are_kept() -> None:
 
 
 def test_figures_in_words() -> None:
-    assert [format_fraction(v) for v in (0.016, -0.016, 1.0, 0.0, -0.0001, NAN, None)] == [
-        ".016", "−.016", "1.000", ".000", ".000", "n/a", "–",
+    assert [format_number(v) for v in (0.016, -0.016, 1.0, 0.0, -0.0001, NAN, None)] == [
+        "0.016", "−0.016", "1.000", "0.000", "0.000", "n/a", "–",
     ]  # fmt: skip
-    assert [format_signed(v) for v in (0.5, -0.5, 0.0)] == ["+.500", "−.500", ".000"]
+    assert [format_signed(v) for v in (0.5, -0.5, 0.0)] == ["+0.500", "−0.500", "0.000"]
     assert shorten("two\nlines\x00", 20) == "two lines"
     assert shorten("a long name of a variant", 11) == "a lon…riant"
     assert escape_latex("50 % of x_1 & {y}\nΔ") == r"50 \% of x\_1 \& \{y\} $\Delta$"
     assert escape_markdown("a|b *c* <d>") == r"a\|b \*c\* &lt;d>"
     whole = three().groups[0]
     equal = replace(difference("V1", "V2", 0.001, "equal"), wide_low=-0.002, wide_high=0.004)
-    assert format_verdict(whole, equal) == "equal within ±.005: +.001 (−.002\u00a0to\u00a0.004)"
+    assert format_verdict(whole, equal) == "equal within ±0.005: +0.001 (−0.002\u00a0to\u00a00.004)"
     assert format_verdict(whole, replace(equal, delta=NAN)) == "n/a"
 
 

@@ -333,10 +333,10 @@ def test_benjamini_hochberg() -> None:
 
 def test_better_in_words() -> None:
     better = Decision(0.01, 0.005, 0.027, "better", 0.01)
-    text = "V2 is better than V1 in mIoU by .016 (.005 … .027; three seeds each)"
+    text = "V2 is better than V1 in mIoU by 0.016 (0.005 to 0.027; three seeds each)"
     assert verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005), better) == text
     worse = Decision(0.01, -0.027, -0.005, "worse", 0.01)
-    assert "V2 is worse than V1 in mIoU by .016 (.005 … .027; three and five" in verdict_sentence(
+    assert "V2 is worse than V1 in mIoU by 0.016 (0.005 to 0.027; three and five" in verdict_sentence(
         "V1", "V2", "mIoU", compared(-0.016, 0.005, seeds=(3, 5)), worse
     )
 
@@ -345,8 +345,8 @@ def test_one_seed_in_words() -> None:
     ahead = Decision(0.01, 0.005, 0.027, "ahead", 0.01)
     text = verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 1)), ahead, seed_deviation=0.009)
     assert text == (
-        "checkpoint V2 is ahead of checkpoint V1 in mIoU by .016 (.005 … .027, images only). One training each: "
-        "this does not show that variant V2 is better. Standard deviation over seeds: .009 in this study"
+        "checkpoint V2 is ahead of checkpoint V1 in mIoU by 0.016 (0.005 to 0.027, images only). One training each: "
+        "this does not show that variant V2 is better. Standard deviation over seeds: 0.009 in this study"
     )
     half = verdict_sentence("V1", "V2", "mIoU", compared(0.016, 0.005, seeds=(1, 3)), ahead)
     assert "One training of V1: " in half
@@ -355,15 +355,15 @@ def test_one_seed_in_words() -> None:
 
 def test_equal_and_undecided_in_words() -> None:
     equal = Decision(0.5, -0.002, 0.003, "equal", 0.003)
-    text = "V2 and V1 are equal in mIoU within ±.005 (−.002 … +.003; two seeds each)"
+    text = "V2 and V1 are equal in mIoU within ±0.005 (−0.002 to 0.003; two seeds each)"
     assert verdict_sentence("V1", "V2", "mIoU", compared(0.0005, 0.001, seeds=(2, 2)), equal) == text
     shown = Decision(0.01, 0.001, 0.003, "equal", 0.003)
     text = verdict_sentence("V1", "V2", "mIoU", compared(0.002, 0.0005), shown)
     assert "the difference is significant, but smaller" in text
     unsure = decide({"it": compared(0.004, 0.012 / 2.8)})["it"]
     text = verdict_sentence("V1", "V2", "mIoU", compared(0.004, 0.012 / 2.8), unsure)
-    assert text.startswith("undecided: V2 − V1 in mIoU is +.004 (−.004 … +.012; three seeds each); ")
-    assert "the smallest difference this study could have shown is .012; " in text
+    assert text.startswith("undecided: V2 − V1 in mIoU is +0.004 (−0.004 to 0.012; three seeds each); ")
+    assert "the smallest difference this study could have shown is 0.012; " in text
     assert "between these checkpoints; about 4 times the images would halve it" in verdict_sentence(
         "V1", "V2", "mIoU", Comparison(0.0, 0.01, math.inf, 1, -0.02, 0.02, (1, 1), 0.01),
         Decision(1, -0.02, 0.02, "undecided", 0.028),

@@ -16,45 +16,37 @@ MISSING = "–"
 NOT_DEFINED = "n/a"
 
 
-def format_number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A number of any size: 0.016, 1,234.500 or, with `sign`, +0.016; n/a for NaN, – for None."""
+def format_number(value: float | None, digits: int = 3) -> str:
+    """0.016, −0.016, 1,234.500; n/a for a value that is not finite, – for None."""
     if value is None:
         return MISSING
-    return NOT_DEFINED if math.isnan(value) else f"{value:{'+' if sign else ''},.{digits}f}"
+    if not math.isfinite(value):
+        return NOT_DEFINED
+    text = f"{abs(value):,.{digits}f}"
+    return f"−{text}" if value < 0 and text.strip("0.") else text
+
+
+def format_signed(value: float | None, digits: int = 3) -> str:
+    """As `format_number`, with a plus before a value above 0: +0.016."""
+    text = format_number(value, digits)
+    return f"+{text}" if value is not None and 0 < value < math.inf and text.strip("0.") else text
+
+
+def format_range(low: float, high: float, digits: int = 3) -> str:
+    """−0.006 to 0.014."""
+    return f"{format_number(low, digits)} to {format_number(high, digits)}"
+
+
+def format_interval(low: float, high: float) -> str:
+    """(0.005 to 0.027) without a line break, for a table; "" where there is no interval."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"({format_range(low, high)})".replace(" ", "\u00a0")
 
 
 def format_millions(value: float | None) -> str:
     """2,686,613 → 2.69 M."""
     return MISSING if value is None else f"{format_number(value / 1e6, 2)} M"
-
-
-def format_fraction(value: float | None, digits: int = 3) -> str:
-    """A number between −1 and 1 without its leading 0: .016, −.016, 1.000; n/a where it is not finite, – for None."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return NOT_DEFINED
-    text = f"{abs(value):.{digits}f}"
-    text = text.removeprefix("0") if text.startswith("0.") else text
-    return f"−{text}" if value < 0 and text.strip(".0") else text
-
-
-def format_signed(value: float, digits: int = 3) -> str:
-    """As `format_fraction`, with a plus where it is above 0."""
-    text = format_fraction(value, digits)
-    return f"+{text}" if value > 0 and text.strip(".0") else text
-
-
-def format_interval(low: float, high: float) -> str:
-    """(.005 to .027) on one line, or nothing where there is no interval."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"({format_fraction(low)}\u00a0to\u00a0{format_fraction(high)})"
-
-
-def format_range(low: float, high: float) -> str:
-    """−.006 … +.014."""
-    return f"{format_signed(low)} … {format_signed(high)}"
 
 
 def format_duration(seconds: float | None) -> str:

@@ -33,7 +33,7 @@ NOT_BY_TORCHRUN = """a study (-m) is not started by torchrun: each of its runs s
 
 
 NO_SELECT_ROLE = """a search chooses by validation, which here is on the reported split: its result would be flattered
-  → data.select_fraction=.1, or data.val beside a data.test"""
+  → data.select_fraction=0.1, or data.val beside a data.test"""
 
 
 def is_search(config: DictConfig) -> bool:

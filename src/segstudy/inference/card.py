@@ -26,7 +26,7 @@ from PIL import Image
 from segstudy.callbacks.per_image_confusion import SIZES
 from segstudy.config.names import hyperparameters
 from segstudy.config.run_folder import read_config
-from segstudy.console import MISSING, format_duration, format_fraction, format_millions, format_number
+from segstudy.console import MISSING, format_duration, format_millions, format_number
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.datasets.ade20k import ADE20K
 from segstudy.data.datasets.pet import Pet
@@ -233,7 +233,7 @@ def metric_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[
 
     def cell(metric: str, size: str, keep: np.ndarray | None = None) -> str:
         if test is None:
-            return format_fraction(record["metrics"].get(size, {}).get(metric))
+            return format_number(record["metrics"].get(size, {}).get(metric))
         return format_estimate(test.estimate(metric, size, keep))
 
     rows = [[name, *(cell(metric, size) for size in SIZES)] for name, metric in METRICS.items()]
@@ -242,7 +242,7 @@ def metric_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[
         name = f"mIoU of those in at least {test.group.min_images} images ({supported.sum()})"
         rows.insert(1, [name, *(cell("miou", size, supported) for size in SIZES)])
     extra = {said: record[key] for key, said in EXTRA_METRICS.items() if key in record}
-    return rows + [[f"mIoU, {said}", format_fraction(values.get("miou")), MISSING] for said, values in extra.items()]
+    return rows + [[f"mIoU, {said}", format_number(values.get("miou")), MISSING] for said, values in extra.items()]
 
 
 def class_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[str]]:
@@ -253,13 +253,13 @@ def class_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[s
         here, full = network.get(name, {}), original.get(name, {})
         if not (here.get("share") or full.get("share")):
             continue
-        iou, images = format_fraction(here.get("iou", math.nan)), MISSING
+        iou, images = format_number(here.get("iou", math.nan)), MISSING
         if test is not None:
             few = test.group.class_images[c] < test.group.min_images
             one = np.arange(len(record["class_names"])) == c
             iou = f"{iou} (few images)" if few else format_estimate(test.estimate("miou", "network", one))
             images = f"{test.group.class_images[c]:,}"
-        shares = (format_fraction(each) for each in (full.get("iou"), here.get("recall"), here.get("precision")))
+        shares = (format_number(each) for each in (full.get("iou"), here.get("recall"), here.get("precision")))
         rows.append([name, iou, *shares, images, f"{here.get('share', 0):.2%}"])
     return rows
 

@@ -42,7 +42,7 @@ def print_study(folder: Path, console: Console) -> list[str]:
     if any("(" in str(r.get("encoder_weights")) for r in runs.values()):
         console.print("[red]random!: ImageNet weights were asked for but not available[/] (encoder.weights=PATH)")
     if any(r.get("selected_on_reported") for r in runs.values()):
-        console.print("* selected on the reported split: its figure is optimistic; set data.select_fraction=.1")
+        console.print("* selected on the reported split: its figure is optimistic; set data.select_fraction=0.1")
     return [name for name, r in runs.items() if r.get("status") != "done"]
 
 

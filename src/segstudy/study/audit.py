@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.console import format_number
+from segstudy.console import format_number, format_range, format_signed
 from segstudy.errors import DataError
 from segstudy.files import write_text
 from segstudy.runs.history import read_history
@@ -24,7 +24,7 @@ SAME = ("dataset", "per image", "per batch", "other batch means")
 """Groups of readings of the same predictions as a mIoU."""
 UNMEASURED = (
     "void as an extra class or mapped to background (journey): 255 is not in the counts",
-    "soft IoU of probabilities, IoU of each class at a threshold of .5: only labels were counted",
+    "soft IoU of probabilities, IoU of each class at a threshold of 0.5: only labels were counted",
     "a square crop instead of the whole image; weights other than those tested (EMA against plain)",
     "the floor of a location prior (each pixel's most frequent class in training): it needs the training masks",
 )
@@ -205,7 +205,7 @@ VOC_FIGURE = PublishedFigure(
 PUBLISHED = {
     "VOC": VOC_FIGURE,
     "VOCSBD": VOC_FIGURE,
-    "ADE20K": PublishedFigure("ade_unet", "IoU .1389 and accuracy .5928",
+    "ADE20K": PublishedFigure("ade_unet", "IoU 0.1389 and accuracy 0.5928",
         "all 2,000 validation images with 150 classes, at 256×256", size=256, images=2000),
     "Pet": PublishedFigure("pet_benchmark", "accuracy 93.45 %",
         "the last 20 % of the alphabetical list, at 128×128, border=background",
@@ -302,22 +302,21 @@ def _grid(audit: Audit) -> Table:
 def _numbers(r: Reading) -> tuple[str, str, str]:
     """Value, distance and floor, which is yellow where the value does not exceed it."""
     floor = "[yellow]" * r.no_better_than_constant + format_number(r.floor)
-    return format_number(r.value), format_number(r.distance, sign=True), floor
+    return format_number(r.value), format_signed(r.distance), floor
 
 
 def words(audit: Audit) -> list[str]:
     """A summary: the spread, the floors, the published figure if any, and what was not measured."""
-    low, high = map(format_number, audit.spread)
-    floors = " to ".join(map(format_number, audit.floors))
     lines = [
-        f"The same predictions read between {low} and {high} as mIoU, {format_number(audit.readings[0].value)} at "
-        f"dataset level; {audit.constant} reads {floors}. A figure whose reading is not stated could be any of these."
+        f"The mIoU of these predictions is {format_range(*audit.spread)}, depending on the reading: "
+        f"{format_number(audit.readings[0].value)} at dataset level. For {audit.constant} it is "
+        f"{format_range(*audit.floors)}. A published figure that does not state its reading could be any of these."
     ]
     if matched := [r.name for r in audit.readings if r.group in SAME and r.no_better_than_constant]:
         lines.append(f"As high as this network, or higher (yellow), is {audit.constant} under: {'; '.join(matched)}.")
     if chosen := [r.value for r in audit.readings if r.group == "selection"]:
-        gain = format_number(chosen[1] - chosen[0], sign=True)
-        lines.append(f"The best epoch is {gain} from the last: that is selection, not another reading.")
+        gain = format_signed(chosen[1] - chosen[0])
+        lines.append(f"The best epoch differs from the last by {gain}: that is selection, not another reading.")
     lines += [text] if (text := published(audit)) else []
     missing = list(UNMEASURED)
     if "metrics_tta" not in audit.record:

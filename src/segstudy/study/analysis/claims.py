@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segstudy.console import format_fraction, format_range, format_signed
+from segstudy.console import format_number, format_range, format_signed
 from segstudy.measures import operating_curve
 from segstudy.study.analysis import time_to_accuracy
 from segstudy.study.analysis.findings import ClaimResult, Difference
@@ -81,7 +81,7 @@ def _compare(
     if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
         return "its runs were tested by an older version, or are masks → segstudy evaluate RUN --retest"
     if claim.figure == "epochs_to_90":
-        return f"not every training reached a val mIoU of {format_fraction(setting.target)}, 90 % of the best"
+        return f"not every training reached a val mIoU of {format_number(setting.target)}, 90 % of the best"
     return f"{claim.figure} is not defined for this data, or was not measured"
 
 
@@ -101,7 +101,7 @@ def _outcome(
     words += f" ({format_range(compared.low, compared.high)}"
     words += f"; {family}: {format_range(*wide)})" if family else ")"
     if claim.no_worse:
-        words += f"; claimed: at most {format_fraction(claim.margin)} worse"
+        words += f"; claimed: at most {format_number(claim.margin)} worse"
     if claim.figure == "miou" and not setting.verdicts:
         return ClaimResult(claim.say, "undecided", f"{words}; no verdict: every class is in too few images")
     sign = 1 if claim.direction == "higher" else -1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segstudy.console import format_fraction, format_signed
+from segstudy.console import format_number, format_signed
 from segstudy.study.analysis.findings import Group
 from segstudy.study.statistics.comparison import Comparison, Verdict
 from segstudy.study.statistics.multiplicity import Decision
@@ -23,13 +23,13 @@ def verdict_sentence(
         return f"undecided: {metric} is not defined (n/a) for {a} or {b}, or has no standard error"
     low, high = decision.wide_low, decision.wide_high
     smallest, largest = (-high, -low) if comparison.delta < 0 else (low, high)
-    size = f"{_short(abs(comparison.delta))} ({_short(smallest)} … {_short(largest)}"  # the seeds follow
-    signed = f"{_short(low, True)} … {_short(high, True)}"
+    size = f"{_short(abs(comparison.delta))} ({_short(smallest)} to {_short(largest)}"  # the seeds follow
+    interval = f"{_short(low)} to {_short(high)}"
     seeds = _seed_words(*comparison.seeds)
     if decision.verdict in ("better", "worse"):
         return f"{b} is {decision.verdict} than {a} in {metric} by {size}; {seeds})"
     if decision.verdict == "equal":
-        text = f"{b} and {a} are equal in {metric} within ±{_short(margin)} ({signed}; {seeds})"
+        text = f"{b} and {a} are equal in {metric} within ±{_short(margin)} ({interval}; {seeds})"
         return text + "; the difference is significant, but smaller than what matters" * (not low <= 0 <= high)
     if decision.verdict in ("ahead", "behind"):
         place = "ahead of" if decision.verdict == "ahead" else "behind"
@@ -39,7 +39,7 @@ def verdict_sentence(
         )
     between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
     return (
-        f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)} ({signed}; {seeds}); the smallest "
+        f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)} ({interval}; {seeds}); the smallest "
         f"difference this study could have shown is {_short(decision.detectable)}{between}; {how_to_halve(comparison)}"
     )
 
@@ -87,9 +87,9 @@ def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], devi
 
 
 def _short(value: float, sign: bool = False) -> str:
-    """.016; +.016 with sign. Three decimals, five for what would be .000."""
+    """0.016, or +0.016 with `sign`. Three decimals; five for a value that three would show as 0.000."""
     digits = 3 if value == 0 or abs(value) >= 0.0005 else 5
-    return format_signed(value, digits) if sign else format_fraction(value, digits)
+    return format_signed(value, digits) if sign else format_number(value, digits)
 
 
 VERDICTS = {
@@ -108,7 +108,7 @@ def first_sentence(groups: Sequence[Group]) -> str:
     for group in groups:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         text = (
-            f"{best.name} has the highest mIoU ({format_fraction(best.miou.value)} over {group.scored.sum()} classes) "
+            f"{best.name} has the highest mIoU ({format_number(best.miou.value)} over {group.scored.sum()} classes) "
             f"of {len(group.variants)} variants"
         )
         compared = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]

@@ -70,7 +70,7 @@ def _records(variants: Sequence[Variant]) -> list[str]:
     for v in variants:
         if any(r.get("selected_on_reported") for r in v.records):
             said.append(
-                f"{v.name} was selected on the reported split: its figures are optimistic (data.select_fraction=.1)"
+                f"{v.name} was selected on the reported split: its figures are optimistic (data.select_fraction=0.1)"
             )
         if any("(" in str(r.get("encoder_weights")) for r in v.records):
             said.append(

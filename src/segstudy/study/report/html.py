@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from segstudy.console import format_fraction
+from segstudy.console import format_number
 from segstudy.measures.objects import OUTCOMES
 from segstudy.runs.tables import command
 from segstudy.study.analysis.findings import Findings, Group
@@ -95,7 +95,7 @@ def _caption(name: str, group: Group) -> str:
     if any(has_one_seed(group, d) for d in rows):
         text += " Hatched: one training per variant: this compares two trained networks, not the variants."
     if math.isfinite(group.margin):
-        text += f" Grey band: differences within ±{format_fraction(group.margin)} count as equal."
+        text += f" Grey band: differences within ±{format_number(group.margin)} count as equal."
     return text
 
 

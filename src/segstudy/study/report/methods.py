@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from segstudy.console import format_fraction
+from segstudy.console import format_number
 from segstudy.study.analysis.findings import Findings, Group
 from segstudy.study.report.render import render
 from segstudy.study.report.text import count_distinct
@@ -45,7 +45,7 @@ def methods(findings: Findings) -> list[str]:
         where=_where, selection=_selection, clustered=any(g.clusters != g.images for g in groups),
         without_verdicts=not all(g.supported.any() for g in groups),
         least=" or ".join(str(n) for n in sorted({g.min_images for g in groups})),
-        margins=" or ".join(sorted({f"±{format_fraction(g.margin)}" for g in groups if math.isfinite(g.margin)})),
+        margins=" or ".join(sorted({f"±{format_number(g.margin)}" for g in groups if math.isfinite(g.margin)})),
     )  # fmt: skip
     # Groups that were trained alike are told once.
     return list(dict.fromkeys(" ".join(paragraph.split()) for paragraph in text.split("\n\n")))

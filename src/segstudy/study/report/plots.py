@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from segstudy.console import NOT_DEFINED, format_fraction
+from segstudy.console import NOT_DEFINED, format_number
 from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, OUTCOMES, PURE
 from segstudy.study.analysis.findings import Difference, Group
 from segstudy.study.report.text import has_one_seed, metric_label, shorten
@@ -164,9 +164,9 @@ def _stack(ax: Axes, y: float, height: float, shares: Mapping[str, float]) -> No
         if not share > 0:  # or NaN
             continue
         ax.barh(y, share, height, left=left, color=color, edgecolor=PAPER, linewidth=0.5)
-        if height > 0.2 and share >= 0.065:
+        if height > 0.2 and share >= 0.075:
             centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7}
-            ax.text(left + share / 2, y - 0.02, format_fraction(share, 2), color=_readable_on(color), **centred)
+            ax.text(left + share / 2, y - 0.02, format_number(share, 2), color=_readable_on(color), **centred)
         left += share
 
 
@@ -306,7 +306,7 @@ def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
         if not math.isfinite(value):
             ax.text(x, y, NOT_DEFINED, color=MUTED, **centred)
         elif iou.shape[1] <= 6:
-            ax.text(x, y, format_fraction(value, 2), color=_readable_on(colors[y, x]), **centred)
+            ax.text(x, y, format_number(value, 2), color=_readable_on(colors[y, x]), **centred)
 
 
 @rc_context(STYLE)
@@ -365,8 +365,8 @@ def _panels(group: Group, names: Collection[str], height: float, columns: int = 
 
 
 def _tick(value: float, _: float) -> str:
-    """.5, 1, −.02."""
-    return format_fraction(value, 4).rstrip("0").rstrip(".") or "0"
+    """0.5, 1, −0.02."""
+    return format_number(value, 4).rstrip("0").rstrip(".") or "0"
 
 
 def _readable_on(color: Any) -> str:

@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from segstudy.console import format_duration, format_fraction, format_interval, format_millions, format_number
+from segstudy.console import format_duration, format_interval, format_millions, format_number
 from segstudy.study.report import tables, text
 
 environment = Environment(
@@ -10,7 +10,7 @@ environment = Environment(
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
 environment.filters |= {
-    "duration": format_duration, "fraction": format_fraction, "millions": format_millions, "number": format_number,
+    "duration": format_duration, "millions": format_millions, "number": format_number,
     "marks": text.variant_marks, "md": text.escape_markdown, "outcomes": text.format_outcomes,
     "trainings": text.trainings,
 }  # fmt: skip

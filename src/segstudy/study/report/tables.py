@@ -10,7 +10,6 @@ from segstudy.console import (
     MISSING,
     NOT_DEFINED,
     format_duration,
-    format_fraction,
     format_interval,
     format_millions,
     format_number,
@@ -62,7 +61,7 @@ def differences(group: Group) -> Table:
         [
             text.metric_label(d.metric), d.b, d.a, text.format_verdict(group, d), format_signed(d.delta),
             format_interval(d.low, d.high) or NOT_DEFINED, format_interval(d.wide_low, d.wide_high) or NOT_DEFINED,
-            format_fraction(d.p), f"±{format_fraction(d.detectable)}",
+            format_number(d.p), f"±{format_number(d.detectable)}",
         ]
         for d in group.differences
     ]  # fmt: skip
@@ -91,8 +90,8 @@ def _explanation(variant: Variant) -> list[str]:
     fit = [m["miou"] for r in variant.records if (m := r.get("metrics_fit"))]
     return [
         variant.name, reach, format_number(mean([f["effective"] for f in fields]), 0),
-        *(format_fraction(metric(f"missed_{size}")) for size in ("small", "medium", "large")),
-        format_fraction(mean(fit)), format_fraction(variant.miou_all.value),
+        *(format_number(metric(f"missed_{size}")) for size in ("small", "medium", "large")),
+        format_number(mean(fit)), format_number(variant.miou_all.value),
         format_number(metric("epochs_to_90"), 1), format_number(metric("seconds_to_90"), 0),
     ]  # fmt: skip
 
@@ -101,7 +100,7 @@ def class_table(group: Group) -> Table:
     """IoU of each class in each variant."""
     few = ["" if supported else " (few images)" for supported in group.supported]
     rows = [
-        [name + few[c], f"{group.class_images[c]:,}", *(format_fraction(v.class_iou[c]) for v in group.variants)]
+        [name + few[c], f"{group.class_images[c]:,}", *(format_number(v.class_iou[c]) for v in group.variants)]
         for c, name in enumerate(group.classes)
     ]
     return Table(("class", "images", *_names(group)), rows)
@@ -129,7 +128,7 @@ def confusions(group: Group, most: int = 10) -> Table:
     shares = [{(truth, predicted): s for truth, predicted, s in v.confused if math.isfinite(s)} for v in group.variants]
     largest = {pair: max(s.get(pair, 0.0) for s in shares) for of_variant in shares for pair in of_variant}
     rows = [
-        [" → ".join(pair), *(format_fraction(s.get(pair)) for s in shares)]
+        [" → ".join(pair), *(format_number(s.get(pair)) for s in shares)]
         for pair in sorted(largest, key=lambda pair: -largest[pair])[:most]
     ]
     return Table(("truth → predicted", *_names(group)), rows)

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from segstudy.console import MISSING, NOT_DEFINED, format_fraction, format_interval, format_signed
+from segstudy.console import MISSING, NOT_DEFINED, format_interval, format_number, format_signed
 from segstudy.measures.objects import OUTCOMES
 from segstudy.study.analysis.findings import Difference, Group, Variant
 from segstudy.study.statistics.comparison import Estimate
@@ -31,10 +31,10 @@ LATEX_ESCAPES = {
 
 
 def format_estimate(value: Estimate | None) -> str:
-    """.619 (.588 to .650)."""
+    """0.619 (0.588 to 0.650)."""
     if value is None:
         return MISSING
-    return f"{format_fraction(value.value)} {format_interval(value.low, value.high)}".strip()
+    return f"{format_number(value.value)} {format_interval(value.low, value.high)}".strip()
 
 
 def metric_label(metric: str) -> str:
@@ -54,14 +54,15 @@ def has_one_seed(group: Group, difference: Difference) -> bool:
 
 
 def format_verdict(group: Group, difference: Difference) -> str:
-    """better +.016 (.005 to .027); ahead .016: these two trainings; equal within ±.005: +.001 (−.002 to .004)."""
+    """better +0.016 (0.005 to 0.027), equal within ±0.005: +0.001 (−0.002 to 0.004), or ahead 0.016: these two
+    trainings."""
     d = difference
     if not math.isfinite(d.delta):
         return NOT_DEFINED
     if d.verdict in ("ahead", "behind"):
-        return f"{d.verdict} {format_fraction(abs(d.delta))}: these two trainings"
+        return f"{d.verdict} {format_number(abs(d.delta))}: these two trainings"
     equal = d.verdict == "equal" and math.isfinite(group.margin)
-    within = f" within ±{format_fraction(group.margin)}:" if equal else ""
+    within = f" within ±{format_number(group.margin)}:" if equal else ""
     text = f"{d.verdict}{within} {format_signed(d.delta)} {format_interval(d.wide_low, d.wide_high)}".strip()
     return f"{text}: these two trainings" if has_one_seed(group, d) else text
 
@@ -120,9 +121,9 @@ def escape_markdown(text: str) -> str:
 
 
 def format_outcomes(outcomes: Mapping[str, float]) -> str:
-    """right .62, partial .10, …; n/a where no object was counted."""
+    """right 0.62, partial 0.10, …; n/a where no object was counted."""
     known = [(name, outcomes[name]) for name in reversed(OUTCOMES) if math.isfinite(outcomes.get(name, math.nan))]
-    return ", ".join(f"{name} {format_fraction(value, 2)}" for name, value in known) or NOT_DEFINED
+    return ", ".join(f"{name} {format_number(value, 2)}" for name, value in known) or NOT_DEFINED
 
 
 def markdown_list(lines: Iterable[str]) -> str:
