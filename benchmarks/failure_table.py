@@ -9,8 +9,8 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
-from segstudy.console import format_number
 from segstudy.drawing import colorize, save
+from segstudy.formatting import format_number
 from segstudy.study.analysis.metrics import METRICS, Metric
 from segstudy.study.results import TestResult, from_masks
 

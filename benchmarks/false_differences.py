@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate
+from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare
 from segstudy.study.statistics.influence import image_error, influence
+from segstudy.study.statistics.interval import estimate
 from segstudy.study.statistics.multiplicity import decide, simultaneous_interval
 
 IMAGES, PIXELS, CLASSES = 2000, 65536, 7

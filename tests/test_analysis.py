@@ -14,8 +14,8 @@ from archetypes import predictors, scene
 from rich.console import Console
 from scipy import stats
 
-from segstudy.console import format_range
 from segstudy.errors import ConfigError, DataError
+from segstudy.formatting import format_range
 from segstudy.measures.operating_curve import BINS, MARGIN_CATEGORIES
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import comparable, print_study

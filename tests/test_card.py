@@ -17,8 +17,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.console import format_number
 from segstudy.errors import ConfigError
+from segstudy.formatting import format_number
 from segstudy.inference.card import model_card, write_card
 from segstudy.inference.latency import BATCHES, CPU_PIXELS, measure_latency
 

@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config import values
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
-from segstudy.config.names import differences, run_name
 from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import matching_record, read_config
+from segstudy.config.run_names import differences, run_name
 from segstudy.config.targets import RENAMED, find_parts, locate
 from segstudy.config.trust import is_trusted
 from segstudy.errors import ConfigError

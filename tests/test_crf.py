@@ -15,8 +15,8 @@ from segstudy.config.run_folder import claim_folder
 from segstudy.inference.crf import CRF, CRFEvaluation, refine
 from segstudy.inference.loading import load_run
 from segstudy.metrics import Confusion, summary
-from segstudy.run import run
 from segstudy.runs.tables import print_classes
+from segstudy.train_and_test import run
 
 
 def random_case(height: int, width: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

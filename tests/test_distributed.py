@@ -15,7 +15,7 @@ from test_train import NO_PICTURES, SMALL, THIN, train
 from segstudy.build import build_data, build_module, build_network
 from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.config.compose import compose_config
-from segstudy.data.dataset import EpochSampler
+from segstudy.data.sampler import EpochSampler
 from segstudy.errors import TrainingError
 from segstudy.inference.evaluate import retest
 from segstudy.measures.confusion import confusion_per_image

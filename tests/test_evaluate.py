@@ -23,12 +23,7 @@ from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
 from segstudy.console import console
 from segstudy.errors import ConfigError
-from segstudy.inference.evaluate import (
-    Evaluation,
-    evaluate,
-    retest,
-    trained_on,
-)
+from segstudy.inference.evaluate import Evaluation, evaluate, retest, trained_on
 from segstudy.inference.loading import (
     EvaluationSpec,
     LoadedRun,
@@ -42,8 +37,8 @@ from segstudy.inference.pictures import save_mask
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_at, voc_palette
 from segstudy.networks.normalize import Normalize
-from segstudy.run import run
 from segstudy.runs.locking import run_lock
+from segstudy.train_and_test import run
 
 TINY = [
     "data.batch_size=3", "trainer.max_epochs=1", "trainer=cpu", "optim.lr=0.01", "callbacks.pictures.count=1",

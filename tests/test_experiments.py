@@ -21,8 +21,8 @@ from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError
-from segstudy.run import run
 from segstudy.runs.history import read_history, write_history
+from segstudy.train_and_test import run
 
 EXPERIMENTS = sorted(
     str(p.relative_to(CONF / "experiment").with_suffix("")) for p in (CONF / "experiment").rglob("*.yaml")

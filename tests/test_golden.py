@@ -17,10 +17,10 @@ from segstudy.build import build_network
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.run_folder import claim_folder
-from segstudy.run import run
 from segstudy.runs.history import read_history
 from segstudy.study.analysis.analyse import analyse_study
 from segstudy.study.analysis.plan import Plan
+from segstudy.train_and_test import run
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SETTINGS = [
@@ -49,7 +49,7 @@ def write_photos(root: Path, count: int = 24, size: int = 40) -> None:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """The figures of the study: initial weights, losses, metrics of every kind, and the difference with its interval."""
+    """The figures of the study: initial weights, losses, metrics, and the difference with its interval."""
     write_photos(folder / "photos")
     found: dict[str, Any] = {}
     for model in MODELS:

@@ -21,7 +21,7 @@ from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError
 from segstudy.inspection.activations import SAMPLE, Probe, inspect_batch, sample
-from segstudy.run import run
+from segstudy.train_and_test import run
 
 SMALL = [
     "data.size=32", "data.train_images=16", "data.val_images=4", "data.batch_size=4", "trainer.max_epochs=2",

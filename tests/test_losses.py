@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from segstudy.class_weights import balanced_weights
 from segstudy.config.paths import CONF
 from segstudy.losses import (
     OHEM,
@@ -24,7 +25,6 @@ from segstudy.losses import (
     Tversky,
     WeightedSum,
     _lovasz_gradient,
-    balanced_weights,
 )
 
 Arrays = Callable[[np.ndarray, np.ndarray], float]

@@ -27,8 +27,8 @@ from segstudy.measures.boundaries import (
     phases,
     tolerance,
 )
+from segstudy.measures.error_categories import CATEGORIES, error_categories, error_locations, image_errors
 from segstudy.measures.objects import object_sums, outcome_of
-from segstudy.measures.pixels import CATEGORIES, error_categories, error_locations, image_errors
 from segstudy.study.analysis.metrics import METRICS, by_name, image_miou, worst
 from segstudy.study.analysis.metrics import blockiness as blocks
 from segstudy.study.results import TestResult, from_masks

@@ -17,8 +17,8 @@ from nbclient import NotebookClient
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
-from segstudy.run import run
 from segstudy.study.analysis import analyse
+from segstudy.train_and_test import run
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from segstudy.config.compose import compose_config
-from segstudy.config.names import differences
 from segstudy.config.run_folder import read_config
+from segstudy.config.run_names import differences
 from segstudy.config.targets import RENAMED, locate, update_targets
 
 

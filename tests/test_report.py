@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segstudy.console import format_number, format_signed
 from segstudy.errors import ConfigError, DataError
+from segstudy.formatting import format_number, format_signed
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
 from segstudy.study.report import html, plots, write
 from segstudy.study.report.csv import RUN_COLUMNS
 from segstudy.study.report.methods import REFERENCES, cited, methods
 from segstudy.study.report.text import escape_latex, escape_markdown, format_verdict, shorten
 from segstudy.study.report.write import write_report
-from segstudy.study.statistics.comparison import Estimate
+from segstudy.study.statistics.interval import Estimate
 
 NAN = math.nan
 CLASSES = ("background", "cat", "dog", "banana")

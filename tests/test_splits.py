@@ -9,7 +9,7 @@ import torch
 
 from segstudy.build import build_data
 from segstudy.config.compose import compose_config
-from segstudy.data.dataset import EpochSampler, repeat_factors
+from segstudy.data.sampler import EpochSampler, repeat_factors
 from segstudy.data.splits import folds, hold_out
 
 ALONE = [""] * 60

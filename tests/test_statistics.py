@@ -8,9 +8,10 @@ from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
 from segstudy.study.analysis.verdicts import how_to_halve, verdict_sentence
-from segstudy.study.statistics.bootstrap import bootstrap, cross_check
-from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare, estimate, small_sample_warning
+from segstudy.study.statistics.bootstrap_check import bootstrap, cross_check
+from segstudy.study.statistics.comparison import Comparison, MetricSamples, compare
 from segstudy.study.statistics.influence import image_error, influence
+from segstudy.study.statistics.interval import estimate, small_sample_warning
 from segstudy.study.statistics.multiplicity import Decision, benjamini_hochberg, decide
 
 NAN = float("nan")

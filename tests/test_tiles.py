@@ -20,13 +20,7 @@ from segstudy.callbacks.per_image_confusion import SIZES
 from segstudy.cli.main import app
 from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import evaluate
-from segstudy.inference.loading import (
-    EvaluationSpec,
-    LoadedRun,
-    evaluation_config,
-    evaluation_data,
-    load_runs,
-)
+from segstudy.inference.loading import EvaluationSpec, LoadedRun, evaluation_config, evaluation_data, load_runs
 from segstudy.inference.model import Model
 from segstudy.inference.tiles import Place, Tiles, blend_tiles, predict_tiled
 from segstudy.inference.tta import TestTimeAugmentation

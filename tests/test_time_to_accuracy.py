@@ -14,18 +14,13 @@ from segstudy.callbacks import history
 from segstudy.callbacks.history import History
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
-from segstudy.run import run
 from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record
 from segstudy.study.analysis.findings import Group, Variant
-from segstudy.study.analysis.time_to_accuracy import (
-    final_miou,
-    target_miou,
-    time_to_target,
-    times_to_accuracy,
-)
+from segstudy.study.analysis.time_to_accuracy import final_miou, target_miou, time_to_target, times_to_accuracy
 from segstudy.study.report.terminal import print_time_to_accuracy
-from segstudy.study.statistics.comparison import Estimate
+from segstudy.study.statistics.interval import Estimate
+from segstudy.train_and_test import run
 
 
 def rows(*miou: float, seconds: float | None = 10.0) -> list[dict[str, float]]:

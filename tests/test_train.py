@@ -28,14 +28,13 @@ from segstudy.build import build_data, build_module, build_network, build_traine
 from segstudy.callbacks.history import History
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
-from segstudy.config.names import hyperparameters
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claim_folder, claimed_folder
+from segstudy.config.run_names import hyperparameters
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice
 from segstudy.measures.confusion import confusion_per_image
-from segstudy.run import run
 from segstudy.runs.checkpoints import RunCheckpointIO
 from segstudy.runs.history import read_history
 from segstudy.runs.locking import run_lock
@@ -46,6 +45,7 @@ from segstudy.study.report.markdown import markdown_report
 from segstudy.study.results import read_run
 from segstudy.sweep import Study
 from segstudy.train import main
+from segstudy.train_and_test import run
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

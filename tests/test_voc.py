@@ -11,8 +11,8 @@ import torch
 from conftest import make_voc, save_mask
 from PIL import Image
 
-from segstudy.data.dataset import EpochSampler
 from segstudy.data.datasets.voc import CLASSES, VOC
+from segstudy.data.sampler import EpochSampler
 from segstudy.data.transforms.augment import Augment
 from segstudy.errors import ConfigError, DataError
 from segstudy.labels import voc_palette

@@ -23,18 +23,18 @@ from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.reseed_each_step import ReseedEachStep
 from segstudy.callbacks.restore_signal_handlers import RestoreSignalHandlers
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
+from segstudy.class_weights import balanced_weights
 from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.overrides import check_overrides
 from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
-from segstudy.entry import RANK, RANKS
 from segstudy.errors import ConfigError, SegstudyError, WeightsError
 from segstudy.files import folder_lock, subfolder
-from segstudy.losses import balanced_weights
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
 from segstudy.precision import choose_device
+from segstudy.ranks import RANK, RANKS
 from segstudy.runs.checkpoints import RunCheckpointIO, set_normalization, start_from
 from segstudy.runs.record import record_beside
 from segstudy.seeds import initialise, stream

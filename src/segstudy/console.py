@@ -1,61 +1,14 @@
-"""Printing: number formats, errors, silenced warnings."""
+"""Printing: the console, errors, silenced warnings."""
 
 import logging
-import math
 import sys
 import time
 import warnings
 
 from rich.console import Console
 
-from segstudy import entry
-from segstudy.entry import RANK
-
-MISSING = "–"
-
-NOT_DEFINED = "n/a"
-
-
-def format_number(value: float | None, digits: int = 3) -> str:
-    """0.016, −0.016, 1,234.500; n/a for a value that is not finite, – for None."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return NOT_DEFINED
-    text = f"{abs(value):,.{digits}f}"
-    return f"−{text}" if value < 0 and text.strip("0.") else text
-
-
-def format_signed(value: float | None, digits: int = 3) -> str:
-    """As `format_number`, with a plus before a value above 0: +0.016."""
-    text = format_number(value, digits)
-    return f"+{text}" if value is not None and 0 < value < math.inf and text.strip("0.") else text
-
-
-def format_range(low: float, high: float, digits: int = 3) -> str:
-    """−0.006 to 0.014."""
-    return f"{format_number(low, digits)} to {format_number(high, digits)}"
-
-
-def format_interval(low: float, high: float) -> str:
-    """(0.005 to 0.027) without a line break, for a table; "" where there is no interval."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"({format_range(low, high)})".replace(" ", "\u00a0")
-
-
-def format_millions(value: float | None) -> str:
-    """2,686,613 → 2.69 M."""
-    return MISSING if value is None else f"{format_number(value / 1e6, 2)} M"
-
-
-def format_duration(seconds: float | None) -> str:
-    """Seconds as m:ss, or h:mm:ss from one hour on."""
-    if seconds is None:
-        return MISSING
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
-
+from segstudy import interruption
+from segstudy.ranks import RANK
 
 console = Console(quiet=RANK > 0)  # one process of several speaks
 
@@ -68,7 +21,7 @@ def print_line(line: str, style: str | None = None) -> None:
 PATIENCE = 20
 """Seconds within which the first of several processes should meet an error that all of them meet."""
 
-INTERRUPTED = [128 + number for number in entry.SIGNALS]
+INTERRUPTED = [128 + number for number in interruption.SIGNALS]
 """Exit codes of a run's process that was asked to end."""
 
 

@@ -1,64 +1,7 @@
-"""Entry points of the commands. One that is interrupted prints one line, and its exit code says by which signal.
-
-Only the standard library is imported here: Ctrl-C is also met while PyTorch is imported, which takes seconds.
-"""
-
-import os
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+"""Entry points of the commands. Only the standard library is imported before they are ready for Ctrl-C."""
 
 from segstudy.allocator import use_fast_memory
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what clusters and torchrun send before they kill."""
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""Variables that number the processes of one training; Lightning reads the same ones."""
-RANK = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
-"""Which of several training processes this is (of Lightning, torchrun or SLURM); 0 for the first or only one."""
-
-received: int | None = None
-"""The first signal that asked this process to end."""
-place: str | None = "where it stopped"
-"""What the same command continues, for that line: a run or study; None where another process prints it."""
-
-
-def stop(number: int, frame: FrameType | None = None) -> None:
-    """Handler of SIGNALS."""
-    global received
-    received = received or number
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "importlib._bootstrap":
-            # Nothing is being written yet, and PyTorch's C++ aborts if an exception breaks its import off.
-            print_interrupted()
-            os._exit(128 + number)
-        frame = frame.f_back
-    raise KeyboardInterrupt
-
-
-def print_interrupted() -> None:
-    """Print, once for all processes of a training, that it was interrupted."""
-    if place and not any(int(os.environ.get(name, 0)) for name in RANKS):
-        print(f"\ninterrupted; the same command continues {place}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ends the process with one line and 128 + the signal's number (130, 143) if it is interrupted in here."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's job in the background
-            signal.signal(number, stop)
-    try:
-        yield
-    except BaseException as error:  # libraries make a SystemExit, or an error of their own, of a KeyboardInterrupt
-        if received is None or (isinstance(error, SystemExit) and not error.code):  # the demo ends by Ctrl-C
-            raise
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # from here on it ends, and needs no second request
-        print_interrupted()
-        sys.exit(128 + received)
+from segstudy.interruption import interruptible
 
 
 def train() -> None:
@@ -80,6 +23,4 @@ def command() -> None:
 
 
 if __name__ == "__main__":
-    from segstudy import entry  # the module that others import, not this copy of it
-
-    entry.train()
+    train()

@@ -187,13 +187,6 @@ class WeightedSum(nn.Module):
         return torch.stack([self.weights[name] * term(logits, mask) for name, term in self.terms.items()]).sum()
 
 
-def balanced_weights(pixels: Sequence[int]) -> list[float]:
-    """Class weights from counted pixels: inverse frequency, mean 1 over the classes that occur, 0 for the others."""
-    inverse = [1 / n if n else 0.0 for n in pixels]
-    mean = sum(inverse) / max(1, sum(w > 0 for w in inverse))
-    return [w / mean if w else 0.0 for w in inverse]
-
-
 def _weights(class_weights: list[float] | None, background: float, logits: Tensor) -> Tensor | None:
     classes = logits.shape[1]
     if class_weights is None:

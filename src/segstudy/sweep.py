@@ -15,9 +15,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
-from segstudy import entry
-from segstudy.config.names import changed_settings, run_name
+from segstudy import interruption
 from segstudy.config.paths import CONF
+from segstudy.config.run_names import changed_settings, run_name
 from segstudy.console import INTERRUPTED, console, print_error
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
 from segstudy.files import read_text
@@ -52,7 +52,7 @@ def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:
     Lightning starts its other processes with the command line of this one: they would each begin the whole sweep.
     """
     overrides = [*hydra_cfg.overrides.task, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
-    entry.place = None  # the run's process says it
+    interruption.place = None  # the run's process says it
     with subprocess.Popen([sys.executable, "-m", "segstudy.entry", *overrides]) as process:
         try:
             code = process.wait()
@@ -61,7 +61,7 @@ def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:
             process.wait()
             raise
     if code in INTERRUPTED:
-        entry.stop(code - 128)
+        interruption.stop(code - 128)
     if code:
         FAILED.append(folder.name)
 
@@ -124,7 +124,7 @@ class Study(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        entry.place = str(folder)
+        interruption.place = str(folder)
         console.rule(f"[bold]study {folder.name}")
         # The runs of a search chose among themselves: they are listed, not compared.
         unfinished = print_study(folder, console) if is_search(config) else self._conclude(folder)

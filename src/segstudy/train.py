@@ -11,18 +11,18 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from segstudy import entry
+from segstudy import entry, interruption
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, register_resolvers
-from segstudy.config.names import changed_settings
 from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claimed_folder
+from segstudy.config.run_names import changed_settings
 from segstudy.console import console, print_error, silence_warnings
 from segstudy.errors import SegstudyError
-from segstudy.run import run, selection_score
 from segstudy.runs.checkpoints import starting_file
 from segstudy.sweep import FAILED, plan_mistakes, train_in_own_process
+from segstudy.train_and_test import run, selection_score
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def task(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
-    entry.place = str(folder.parent if sweep else folder)
+    interruption.place = str(folder.parent if sweep else folder)
     number = f"  (run {hydra_cfg.job.num + 1} of the study {folder.parent.name})" if sweep else ""
     console.rule(f"[bold]{folder.name}{number}")
     if sweep and cfg.trainer.devices != 1:
@@ -66,7 +66,7 @@ def task(cfg: DictConfig) -> float | None:
                 run(cfg, folder, record)
         return selection_score(folder, cfg.checkpoint)
     except Exception as error:
-        if entry.received:  # what an interruption broke (a group of processes) is no failure of the run
+        if interruption.received:  # what an interruption broke (a group of processes) is no failure of the run
             raise
         if isinstance(error, SegstudyError | MisconfigurationException):
             print_error(error)

@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from segstudy.entry import RANK
 from segstudy.errors import first_line
+from segstudy.ranks import RANK
 
 
 class Diagnostic(L.Callback):

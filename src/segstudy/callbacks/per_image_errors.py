@@ -14,8 +14,8 @@ from segstudy.data.datamodule import known_data
 from segstudy.files import atomic_write, remove
 from segstudy.measures.boundaries import near_edges
 from segstudy.measures.calibration import confidence_sums
+from segstudy.measures.error_categories import image_errors
 from segstudy.measures.operating_curve import offset_sums
-from segstudy.measures.pixels import image_errors
 from segstudy.measures.shift import shift_consistency
 
 FILES = ("measures.npz", "labels.npz")

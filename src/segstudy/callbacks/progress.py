@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from segstudy.console import format_duration, format_number
+from segstudy.formatting import format_duration, format_number
 
 
 class Progress(RichProgressBar):

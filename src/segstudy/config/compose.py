@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from segstudy.config.names import run_name
 from segstudy.config.paths import CONF
+from segstudy.config.run_names import run_name
 from segstudy.config.targets import locate, parameters
 from segstudy.errors import ConfigError, did_you_mean
 

@@ -9,14 +9,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segstudy import entry
+from segstudy import interruption
 from segstudy.config.check import check
 from segstudy.config.compose import register_resolvers
-from segstudy.config.names import differences
+from segstudy.config.run_names import differences
 from segstudy.config.targets import update_targets
-from segstudy.entry import RANK
 from segstudy.errors import ConfigError, SegstudyError, first_line
 from segstudy.files import read_text, remove_partials, write_text
+from segstudy.ranks import RANK
 from segstudy.runs.locking import run_lock
 from segstudy.runs.record import Record
 
@@ -70,7 +70,7 @@ def claimed_folder(folder: Path, cfg: DictConfig) -> Iterator[Record]:
         try:
             yield record
         except Exception as error:
-            if record.status == "done" or entry.received:  # what comes after its end; what an interruption broke
+            if record.status == "done" or interruption.received:  # what comes after its end; what an interruption broke
                 raise
             try:
                 record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])

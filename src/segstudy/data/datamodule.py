@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segstudy.data.cache import Cache, open_cache, read_checked
-from segstudy.data.dataset import Batch, CachedDataset, EpochSampler, repeat_factors
+from segstudy.data.dataset import Batch, CachedDataset
 from segstudy.data.images import Sample, read_pair
+from segstudy.data.sampler import EpochSampler, repeat_factors
 from segstudy.data.splits import hold_out, rarest_class
 from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, Augment
 from segstudy.errors import ConfigError, DataError

@@ -24,9 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from segstudy.callbacks.per_image_confusion import SIZES
-from segstudy.config.names import hyperparameters
 from segstudy.config.run_folder import read_config
-from segstudy.console import MISSING, format_duration, format_millions, format_number
+from segstudy.config.run_names import hyperparameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.datasets.ade20k import ADE20K
 from segstudy.data.datasets.pet import Pet
@@ -35,6 +34,7 @@ from segstudy.data.datasets.scenes import Scenes
 from segstudy.data.datasets.voc import VOC
 from segstudy.errors import ConfigError, DataError
 from segstudy.files import atomic_write, open_to_read, write_text
+from segstudy.formatting import MISSING, format_duration, format_millions, format_number
 from segstudy.inference.latency import Latency, measure_latency
 from segstudy.inference.loading import load_runs
 from segstudy.inference.model import Model
@@ -56,7 +56,7 @@ from segstudy.study.report.text import (
     markdown_table,
 )
 from segstudy.study.results import TestResult, read_run
-from segstudy.study.statistics import comparison, influence
+from segstudy.study.statistics import influence, interval
 
 PICTURE = "card/examples.png"
 """The card's picture, in the folder of the card."""
@@ -197,7 +197,7 @@ class CardTest:
     def variant(self) -> Variant:
         return self.group.variants[0]
 
-    def estimate(self, metric: str, size: str, keep: np.ndarray | None = None) -> comparison.Estimate:
+    def estimate(self, metric: str, size: str, keep: np.ndarray | None = None) -> interval.Estimate:
         """A metric of METRICS at network or original size, with its interval over images, cut to 0…1.
 
         keep: classes (C,) of the mean; None for those with truth.
@@ -206,7 +206,7 @@ class CardTest:
         top, bottom = _terms(counts, metric)
         keep = counts.truth.sum(0) > 0 if keep is None else keep
         value, influences = influence.influence(top, bottom, None if top.ndim == 1 else keep, leave_one_out=True)
-        e = comparison.estimate([value], [influences], clusters_of(self.result)[0])
+        e = interval.estimate([value], [influences], clusters_of(self.result)[0])
         return replace(e, low=float(np.maximum(e.low, 0)), high=float(np.minimum(e.high, 1)))
 
 

@@ -21,10 +21,11 @@ from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
 from segstudy.config.trust import is_trusted
-from segstudy.console import console, format_number
+from segstudy.console import console
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError
 from segstudy.files import move, remove, write_text
+from segstudy.formatting import format_number
 from segstudy.inference.loading import (
     EvaluationSpec,
     LoadedRun,

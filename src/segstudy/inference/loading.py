@@ -16,9 +16,9 @@ from torch import nn
 from segstudy.build import build_data, build_network
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
-from segstudy.config.names import MACHINE_SETTINGS
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import read_config
+from segstudy.config.run_names import MACHINE_SETTINGS
 from segstudy.config.trust import restrict_paths
 from segstudy.data.cache import read_checked
 from segstudy.data.datamodule import SegmentationData

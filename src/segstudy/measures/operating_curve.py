@@ -15,7 +15,16 @@ from torch import Tensor
 
 from segstudy.labels import IGNORE
 from segstudy.measures.confusion import divide
-from segstudy.measures.pixels import BACKGROUND, CATEGORIES, CONFUSED, FOREGROUND, FOREIGN, GHOST, MISSED, OVERSHOOT
+from segstudy.measures.error_categories import (
+    BACKGROUND,
+    CATEGORIES,
+    CONFUSED,
+    FOREGROUND,
+    FOREIGN,
+    GHOST,
+    MISSED,
+    OVERSHOOT,
+)
 
 OFFSETS = (-4.0, -2.3, -1.0, 0.0, 1.0, 2.3, 4.0)
 """Added to the background's logit; 2.3 is ln 10: a background weighed ten times as much."""

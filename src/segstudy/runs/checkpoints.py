@@ -29,6 +29,15 @@ def weights_file(folder: Path, checkpoint: str) -> Path:
     return exported if exported.is_file() and not file.is_file() else file
 
 
+def resume_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint from which the same command resumes an interrupted run; None for a run that begins.
+
+    It holds weights, optimizer, schedule, epoch and the callbacks' state; order and augmentation follow from the epoch.
+    """
+    file = folder / "checkpoints" / "last.ckpt"
+    return file if file.is_file() else None
+
+
 def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
     """Give the network the weights at `place`, and return where they came from, for the record.
 

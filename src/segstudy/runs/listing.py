@@ -17,9 +17,9 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.console import format_duration, format_number
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.files import open_lock, read_text
+from segstudy.formatting import format_duration, format_number
 from segstudy.runs.history import last_epoch
 from segstudy.runs.record import read_entries
 from segstudy.runs.tables import variants

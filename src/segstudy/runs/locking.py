@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segstudy.entry import RANK
 from segstudy.errors import ConfigError
 from segstudy.files import open_lock
+from segstudy.ranks import RANK
 
 
 @contextmanager

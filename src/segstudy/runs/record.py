@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segstudy.entry import RANK
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.files import atomic_write, read_text
+from segstudy.ranks import RANK
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.console import format_duration, format_number
+from segstudy.formatting import format_duration, format_number
 from segstudy.runs.record import read_study_records
 
 EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}

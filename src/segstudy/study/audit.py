@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.console import format_number, format_range, format_signed
 from segstudy.errors import DataError
 from segstudy.files import write_text
+from segstudy.formatting import format_number, format_range, format_signed
 from segstudy.runs.history import read_history
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import EXTRA_METRICS

@@ -8,12 +8,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from segstudy.config.names import MACHINE_SETTINGS
+from segstudy.config.run_names import MACHINE_SETTINGS
 from segstudy.errors import DataError
 from segstudy.files import open_to_read
 from segstudy.labels import IGNORE
 from segstudy.measures import operating_curve
-from segstudy.measures.pixels import image_errors
+from segstudy.measures.error_categories import image_errors
 from segstudy.runs.record import read_study_records
 from segstudy.runs.tables import comparable, variants
 from segstudy.study.counts import Counts, read_counts

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.console import format_range, format_signed
+from segstudy.formatting import format_range, format_signed
 from segstudy.study.analysis import time_to_accuracy, verdicts
 from segstudy.study.analysis.claims import judge_claims
 from segstudy.study.analysis.findings import Difference, Findings, Group

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segstudy.console import format_number, format_range, format_signed
+from segstudy.formatting import format_number, format_range, format_signed
 from segstudy.measures import operating_curve
 from segstudy.study.analysis import time_to_accuracy
 from segstudy.study.analysis.findings import ClaimResult, Difference
@@ -21,7 +21,7 @@ from segstudy.study.analysis.samples import (
 )
 from segstudy.study.results import TestResult
 from segstudy.study.statistics import comparison, multiplicity
-from segstudy.study.statistics.bootstrap import image_weights
+from segstudy.study.statistics.bootstrap_check import image_weights
 from segstudy.study.statistics.comparison import Comparison, MetricSamples
 
 DRAWS = 400

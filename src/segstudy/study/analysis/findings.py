@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segstudy.study.statistics.comparison import Estimate, Verdict
+from segstudy.study.statistics.comparison import Verdict
+from segstudy.study.statistics.interval import Estimate
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 
 from segstudy.measures.boundaries import STEPS
 from segstudy.measures.boundaries import blockiness as blocks
+from segstudy.measures.error_categories import CATEGORIES
 from segstudy.measures.objects import OUTCOMES
-from segstudy.measures.pixels import CATEGORIES
 from segstudy.study.results import TestResult
 
 RatioTerms = tuple[np.ndarray, np.ndarray]

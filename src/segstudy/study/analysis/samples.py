@@ -8,9 +8,10 @@ import numpy as np
 from segstudy.runs.history import read_history
 from segstudy.study.analysis.metrics import Metric, MetricValue, RatioTerms
 from segstudy.study.results import TestResult
-from segstudy.study.statistics import comparison
-from segstudy.study.statistics.comparison import Comparison, Estimate, MetricSamples, average
+from segstudy.study.statistics import comparison, interval
+from segstudy.study.statistics.comparison import Comparison, MetricSamples, average
 from segstudy.study.statistics.influence import influence
+from segstudy.study.statistics.interval import Estimate
 
 RunsByVariant = Mapping[str, Sequence[TestResult]]
 
@@ -40,7 +41,7 @@ class ComparisonSettings:
         """The mean over seeds with its interval, cut to 0…most if that is given; NaN where there are no samples."""
         if samples is None:
             return Estimate(NAN, NAN, NAN)
-        e = comparison.estimate(samples.values, samples.influences, self.clusters)
+        e = interval.estimate(samples.values, samples.influences, self.clusters)
         if most is None:
             return e
         # A symmetric interval may reach beyond the possible values.

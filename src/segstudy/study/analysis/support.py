@@ -7,8 +7,8 @@ import numpy as np
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.analysis.samples import ComparisonSettings
 from segstudy.study.results import TestResult
-from segstudy.study.statistics.comparison import FEW_GROUPS, small_sample_warning
 from segstudy.study.statistics.influence import number_groups
+from segstudy.study.statistics.interval import FEW_GROUPS, small_sample_warning
 
 BLOCK = 20
 """Consecutive images that form a cluster where there are too few groups for an interval (results/statistics.md)."""

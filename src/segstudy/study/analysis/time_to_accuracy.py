@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from segstudy.study.statistics.comparison import Estimate
+from segstudy.study.statistics.interval import Estimate
 
 SHARE = 0.9
 

@@ -13,8 +13,9 @@ from segstudy.study.analysis.findings import Variant
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS, MetricValue
 from segstudy.study.analysis.samples import NAN, ComparisonSettings, RunsByVariant, history, samples, samples_of_miou
 from segstudy.study.results import TestResult, variant_changes
-from segstudy.study.statistics.comparison import Estimate, MetricSamples
+from segstudy.study.statistics.comparison import MetricSamples
 from segstudy.study.statistics.influence import influence
+from segstudy.study.statistics.interval import Estimate
 
 RatioSamples = Mapping[str, MetricSamples | None]
 """The samples of a variant's METRICS."""

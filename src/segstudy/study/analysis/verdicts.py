@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segstudy.console import format_number, format_signed
+from segstudy.formatting import format_number, format_signed
 from segstudy.study.analysis.findings import Group
 from segstudy.study.statistics.comparison import Comparison, Verdict
 from segstudy.study.statistics.multiplicity import Decision

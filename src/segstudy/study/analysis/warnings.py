@@ -10,7 +10,7 @@ from segstudy.study.analysis.plan import Plan
 from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant
 from segstudy.study.analysis.support import few_images, in_images
 from segstudy.study.results import TestResult
-from segstudy.study.statistics import bootstrap
+from segstudy.study.statistics import bootstrap_check
 from segstudy.study.statistics.influence import image_error, influence
 
 
@@ -89,17 +89,17 @@ def cross_checks(seeds: RunsByVariant, setting: ComparisonSettings) -> list[str]
     first = [runs[0].counts for runs in seeds.values()]
     tops = np.stack([counts.true_positives[:, setting.scored] for counts in first])
     bottoms = np.stack([counts.union[:, setting.scored] for counts in first])
-    draws = bootstrap.bootstrap(tops, bottoms, groups=setting.clusters)
+    draws = bootstrap_check.bootstrap(tops, bottoms, groups=setting.clusters)
     said = []
     for name, top, bottom, drawn in zip(seeds, tops, bottoms, draws.T, strict=True):
         _, influences = influence(top, bottom, leave_one_out=True)
-        off = bootstrap.cross_check(image_error(influences, setting.clusters), drawn)
+        off = bootstrap_check.cross_check(image_error(influences, setting.clusters), drawn)
         if math.isnan(off):
             said.append(
                 f"{name}: its standard error cannot be checked by resampling: a class is in so few images that many "
                 "draws lack it, or nothing varies over images; its intervals are rough"
             )
-        elif abs(off) > bootstrap.DISAGREEMENT:
+        elif abs(off) > bootstrap_check.DISAGREEMENT:
             said.append(
                 f"{name}: its standard error by resampling is {abs(off):.0%} {'larger' if off > 0 else 'smaller'} than "
                 "by influence: its intervals are rough"

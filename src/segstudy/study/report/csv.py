@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from segstudy.console import NOT_DEFINED
+from segstudy.formatting import NOT_DEFINED
 from segstudy.study.analysis.findings import Findings
 
 Row = Mapping[str, object]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from segstudy.console import format_number
+from segstudy.formatting import format_number
 from segstudy.measures.objects import OUTCOMES
 from segstudy.runs.tables import command
 from segstudy.study.analysis.findings import Findings, Group

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from segstudy.console import format_number
+from segstudy.formatting import format_number
 from segstudy.study.analysis.findings import Findings, Group
 from segstudy.study.report.render import render
 from segstudy.study.report.text import count_distinct

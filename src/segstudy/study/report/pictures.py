@@ -10,12 +10,12 @@ from scipy import ndimage
 from segstudy.build import build_data
 from segstudy.config.run_folder import read_config
 from segstudy.config.trust import restrict_paths
-from segstudy.console import format_number
 from segstudy.drawing import ERRORS, as_array, class_legend, colorize, image_grid
 from segstudy.errors import SegstudyError
+from segstudy.formatting import format_number
 from segstudy.labels import IGNORE
+from segstudy.measures.error_categories import CATEGORIES, error_categories
 from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
-from segstudy.measures.pixels import CATEGORIES, error_categories
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
 from segstudy.study.report.text import shorten

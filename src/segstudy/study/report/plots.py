@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from segstudy.console import NOT_DEFINED, format_number
+from segstudy.formatting import NOT_DEFINED, format_number
 from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, OUTCOMES, PURE
 from segstudy.study.analysis.findings import Difference, Group
 from segstudy.study.report.text import has_one_seed, metric_label, shorten

@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from segstudy.console import format_duration, format_interval, format_millions, format_number
+from segstudy.formatting import format_duration, format_interval, format_millions, format_number
 from segstudy.study.report import tables, text
 
 environment = Environment(

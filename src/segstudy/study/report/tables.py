@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segstudy.console import (
+from segstudy.formatting import (
     MISSING,
     NOT_DEFINED,
     format_duration,

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.console import format_number
+from segstudy.formatting import format_number
 from segstudy.runs.tables import encoder_origin
 from segstudy.study.analysis.findings import Findings, Group
 from segstudy.study.analysis.time_to_accuracy import SHARE

@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from segstudy.console import MISSING, NOT_DEFINED, format_interval, format_number, format_signed
+from segstudy.formatting import MISSING, NOT_DEFINED, format_interval, format_number, format_signed
 from segstudy.measures.objects import OUTCOMES
 from segstudy.study.analysis.findings import Difference, Group, Variant
-from segstudy.study.statistics.comparison import Estimate
+from segstudy.study.statistics.interval import Estimate
 
 ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 

@@ -12,29 +12,21 @@ import numpy as np
 from scipy import stats
 
 from segstudy.errors import DataError
-from segstudy.study.statistics.influence import Groups, image_error
+from segstudy.study.statistics.influence import Groups
+from segstudy.study.statistics.interval import (
+    LEVEL,
+    VarianceComponent,
+    combine,
+    image_component,
+    mean_influences,
+    seed_components,
+    t_interval,
+)
 
 Verdict = Literal["better", "worse", "equal", "undecided", "ahead", "behind"]
 """Of one variant against another. "ahead" and "behind" are of two trained networks, where a variant has one seed."""
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric's value with its 95 % interval; NaN: not defined. seeds: of how many trainings it is the mean."""
-
-    value: float
-    low: float
-    high: float
-    seeds: int = 1
-
-
 Key = TypeVar("Key", bound=Hashable)
-
-LEVEL = 0.95
-
-FEW_IMAGES, FEW_GROUPS = 50, 10
-
-TINY = 1e-12  # a standard error below it is rounding: nothing varies
 
 
 @dataclass(frozen=True)
@@ -66,19 +58,6 @@ class Comparison:
     image_se: float = float("nan")
 
 
-def estimate(values: Sequence[float], influences: Sequence[np.ndarray], groups: Groups | None = None) -> Estimate:
-    """The mean over seeds with its 95 % interval over images and seeds; influences: (N,) for each seed.
-
-    SE² = SE²_images(mean influence) + s²/S, t quantile with Satterthwaite's degrees of freedom from those of the parts
-    (images or groups − 1, seeds − 1). One seed: images only.
-    A seed whose value is NaN makes the estimate NaN: a mean over the others would be of other trainings.
-    The interval is NaN where nothing varies (SE = 0), such as a share that is 0 in every image.
-    """
-    parts = [_image_component(_mean_influences(influences), groups), *_seed_components(values)]
-    value, (se, df) = float(np.mean(values)), _combine(parts)
-    return Estimate(value, *t_interval(value, se or np.nan, df, LEVEL), seeds=len(values))
-
-
 def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, paired: bool = False) -> Comparison:
     """b minus a, both on the same images in the same order.
 
@@ -87,14 +66,14 @@ def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, pa
     result then holds for that trained network, not for the variant.
     """
     seeds = (len(a.values), len(b.values))
-    phi_a, phi_b = _mean_influences(a.influences), _mean_influences(b.influences)
+    phi_a, phi_b = mean_influences(a.influences), mean_influences(b.influences)
     if phi_a.shape != phi_b.shape:
         raise DataError(f"variants can only be compared on the same images: {len(phi_a)} and {len(phi_b)} were found")
-    images = _image_component(phi_b - phi_a, groups)
+    images = image_component(phi_b - phi_a, groups)
     if paired and seeds[0] == seeds[1] and list(a.seeds) == list(b.seeds):
-        parts = [images, *_seed_components(np.subtract(b.values, a.values))]
+        parts = [images, *seed_components(np.subtract(b.values, a.values))]
     else:
-        parts = [images, *_seed_components(a.values), *_seed_components(b.values)]
+        parts = [images, *seed_components(a.values), *seed_components(b.values)]
     return from_components(float(np.mean(b.values) - np.mean(a.values)), parts, seeds)
 
 
@@ -103,7 +82,7 @@ def from_components(delta: float, parts: Sequence["VarianceComponent"], seeds: t
 
     Where nothing varies (SE = 0), a difference other than 0 has no p and no interval.
     """
-    se, df = _combine(parts)
+    se, df = combine(parts)
     se = np.nan if se == 0 and delta != 0 else se
     interval = t_interval(delta, se, df, LEVEL)
     return Comparison(delta, se, df, _p(delta, se, df), *interval, seeds, float(parts[0][0] ** 0.5))
@@ -119,53 +98,6 @@ def average(sides: Sequence[MetricSamples]) -> MetricSamples:
     named = zip(*(side.seeds for side in sides), strict=False)
     seeds: list[Hashable] = [each[0] if len(set(each)) == 1 else each for each in named]
     return MetricSamples(values, [np.mean([side.influences[s] for side in sides], 0) for s in range(count)], seeds)
-
-
-def small_sample_warning(images: int, groups: int | None = None) -> str | None:
-    """The warning beside intervals from fewer than 50 images or 10 groups (None: images are independent)."""
-    few = []
-    if images < FEW_IMAGES:
-        few.append(f"{images} images: too few images for a 95 % interval to be trusted")
-    if groups is not None and groups < FEW_GROUPS:
-        few.append(f"interval from {groups} {'group' if groups == 1 else 'groups'}: rough")
-    return "; ".join(few) or None
-
-
-def _mean_influences(influences: Sequence[np.ndarray]) -> np.ndarray:
-    lengths = {len(influences) for influences in influences}
-    if len(lengths) != 1:
-        raise DataError(f"all seeds must be measured on the same images: {sorted(lengths) or 'no'} images were found")
-    return np.mean(influences, 0)
-
-
-VarianceComponent = tuple[float, float]
-"""A variance and its degrees of freedom."""
-
-
-def _image_component(influences: np.ndarray, groups: Groups | None) -> VarianceComponent:
-    df = (len(influences) if groups is None else len(set(groups))) - 1
-    return image_error(influences, groups) ** 2, df
-
-
-def _seed_components(values: Sequence[float] | np.ndarray) -> list[VarianceComponent]:
-    if len(values) < 2:
-        return []
-    return [(float(np.var(values, ddof=1)) / len(values), len(values) - 1)]
-
-
-def _combine(parts: Sequence[VarianceComponent]) -> tuple[float, float]:
-    """Standard error and degrees of freedom of a sum of independent parts (Satterthwaite 1946)."""
-    total = sum(variance for variance, _ in parts)
-    if total < TINY**2:
-        return 0.0, np.inf
-    # Shares, not squares of variances: these would underflow.
-    inverse = sum((variance / total) ** 2 / df for variance, df in parts if variance > 0)
-    return float(np.sqrt(total)), 1 / inverse if inverse > 0 else np.inf
-
-
-def t_interval(value: float, se: float, df: float, level: float) -> tuple[float, float]:
-    half = float(stats.t.ppf((1 + level) / 2, df)) * se
-    return value - half, value + half
 
 
 def _p(delta: float, se: float, df: float) -> float:

@@ -7,7 +7,8 @@ import numpy as np
 from scipy import stats
 
 from segstudy.errors import ConfigError
-from segstudy.study.statistics.comparison import Comparison, Key, Verdict, t_interval
+from segstudy.study.statistics.comparison import Comparison, Key, Verdict
+from segstudy.study.statistics.interval import t_interval
 
 POWER = 0.8  # of showing a true difference as large as `detectable`
 

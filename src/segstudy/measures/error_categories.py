@@ -15,7 +15,8 @@ from segstudy.measures.objects import EIGHT_CONNECTED, object_sums
 CATEGORIES = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
 """Every counted pixel is one of these. background, foreground: right. missed: foreground predicted as background
 (false negative). confused, foreign: foreground predicted as another class that is, or is not, in the image. overshoot,
-ghost: background predicted as a class that is, or is not, in the image (false positive of the foreground)."""
+ghost: background predicted as a class that is, or is not, in the image (false positive of the foreground).
+Hallucinated pixels are those of foreign and ghost: predicted as a class that is not in the image."""
 
 BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CATEGORIES))
 

@@ -16,17 +16,18 @@ from segstudy.build import build_data, build_module, build_start, build_tester, 
 from segstudy.callbacks.loggers import guard_loggers, log_final_metrics
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, protocol_of_images, test_record
 from segstudy.callbacks.throughput import Throughput
-from segstudy.config.names import hyperparameters
-from segstudy.console import console, format_number
+from segstudy.config.run_names import hyperparameters
+from segstudy.console import console
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.files import subfolder
+from segstudy.formatting import format_number
 from segstudy.inspection.memory import memory_advice, out_of_memory
 from segstudy.inspection.summary import gflop
 from segstudy.inspection.trial import check_trains
 from segstudy.module import SegmentationModule
 from segstudy.networks.normalize import normalize_of
-from segstudy.runs.checkpoints import set_normalization
+from segstudy.runs.checkpoints import resume_checkpoint, set_normalization
 from segstudy.runs.history import read_history
 from segstudy.runs.record import Record, environment
 from segstudy.runs.tables import print_classes
@@ -56,10 +57,11 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
         network.compile()
     last = folder / "checkpoints" / "last.ckpt"
+    resumed = resume_checkpoint(folder)
     with _explained_errors(trainer, module, data, last):
-        if cfg.start_from is not None and not last.is_file():
+        if cfg.start_from is not None and resumed is None:
             _test_before(cfg, folder, module, data, record)
-        trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
         _finish(cfg, trainer, module, data, record, time.monotonic() - began)
 
 
