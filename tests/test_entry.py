@@ -108,7 +108,7 @@ def test_a_side_that_no_run_will_be_is_told_before_training(tmp_path: Path, caps
     sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "report": told}))
     assert (
         capsys.readouterr().out
-        == "report: no run of this study is 'v9' (v1 loss=ce, v1 loss=dice, v2 loss=ce, v2 loss=dice)\n"
+        == "report: 'v9' matches no run of this study (v1 loss=ce, v1 loss=dice, v2 loss=ce, v2 loss=dice)\n"
     )
 
 
@@ -138,7 +138,7 @@ def test_settings_that_the_optimizer_refuses(tmp_path: Path) -> None:
 def test_processes_of_torchrun_that_the_trainer_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="2 processes were started"):
+    with pytest.raises(ConfigError, match="torchrun started 2 processes"):
         build_trainer(compose_config(CPU), tmp_path)
 
 

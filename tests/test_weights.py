@@ -346,7 +346,7 @@ class Forgetful(Encoder):
 def test_an_encoder_that_does_not_load_its_weights_is_an_error() -> None:
     cfg = compose_config([])
     cfg.encoder = {"_target_": "test_weights.Forgetful", "weights": "some.pth"}
-    with pytest.raises(ConfigError, match="Forgetful keeps it but did not load it"):
+    with pytest.raises(ConfigError, match="Forgetful did not load the weights"):
         build_network(cfg, 3)
 
 

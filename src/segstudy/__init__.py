@@ -1,4 +1,4 @@
-"""segstudy: which loss, context module, encoder or upsampling really helps, on your images, and how surely."""
+"""segstudy compares segmentation networks under equal conditions: which is better, by how much, and how certain."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, or the modules `losses` and `metrics`, imported when asked for: PyTorch takes seconds."""
+    """Import a public name, or the module `losses` or `metrics`, on first use: importing PyTorch takes seconds."""
     if name in HOMES:
         return getattr(import_module(f"segstudy.{HOMES[name]}"), name)
     if name in ("losses", "metrics"):

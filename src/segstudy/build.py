@@ -1,4 +1,4 @@
-"""From the config to the parts: the map of the project, and the only place that knows all of them."""
+"""Builds the parts of a run (data, network, module, trainer) from its config."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ from segstudy.seeds import initialise, stream
 
 
 def build_data(cfg: DictConfig) -> SegmentationData:
-    """The data set, prepared: files found, labels checked, caches written."""
+    """The data set, prepared: files located, labels checked, caches written."""
     with _mistakes_in("data"):
         data = instantiate(cfg.data)
     with _one_at_a_time(data.cache_dir):
@@ -52,8 +52,8 @@ def build_data(cfg: DictConfig) -> SegmentationData:
 
 @contextmanager
 def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
-    """Of the processes that torchrun or SLURM start at once, one prepares the data (download, caches) on each machine;
-    the others wait, and find it done."""
+    """Let one process at a time prepare the data (download, caches) on each machine. Where torchrun or SLURM starts
+    several processes, the others wait and then find the data prepared."""
     if not any(name in os.environ for name in RANKS):
         yield
         return
@@ -63,12 +63,12 @@ def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
 
 
 def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) -> tuple[nn.Module, str]:
-    """The network in its initial state, and where its encoder's weights came from.
+    """The network in its initial state, and the origin of its encoder's weights.
 
-    Raises WeightsError for weights that cannot be loaded, and ConfigError for what a constructor refuses.
+    Raises WeightsError if the weights cannot be loaded, and ConfigError if a constructor refuses its arguments.
     """
     try:
-        # The stream is for the layers that initialise() cannot draw anew.
+        # The random stream is for layers that initialise() cannot re-initialise.
         with stream(cfg.seed, "build"), nullcontext() if load_weights else without_weights():
             network = instantiate(cfg.network, num_classes=num_classes)
     except Exception as error:  # instantiate wraps what a constructor raises
@@ -79,18 +79,19 @@ def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) 
     if load_weights and encoder is not None and encoder.weights is not None:
         if encoder.weights_origin == "random":
             raise ConfigError(
-                f"encoder.weights={encoder.weights}: {type(encoder).__name__} keeps it but did not load it\n"
+                f"encoder.weights={encoder.weights}: {type(encoder).__name__} did not load the weights\n"
                 "  → end its constructor with self.load_weights(weights)"
             )
         if (file := Path(encoder.weights).expanduser()).is_file():
-            set_normalization(network, record_beside(file))  # files of early runs hold no mean and std
+            set_normalization(network, record_beside(file))  # checkpoints of older versions hold no mean and std
     origins = (getattr(part, "weights_origin", "random") for part in network.modules())
     origin = next((each for each in origins if each != "random"), "random")
     return network.to(memory_format=torch.channels_last), origin
 
 
 def build_start(cfg: DictConfig, data: SegmentationData) -> tuple[nn.Module, str, dict[str, Any] | None]:
-    """The network as a run of this config begins, where its weights came from, and what `start_from` gave, if set."""
+    """The network at the start of training, the origin of its encoder's weights, and the record entry of `start_from`
+    (None if not set)."""
     network, origin = build_network(cfg, len(data.classes), load_weights=cfg.start_from is None)
     started = None
     if cfg.start_from is not None:
@@ -104,19 +105,20 @@ def build_model(
 ) -> SegmentationModule:
     """A named model (a file of conf/model), ready to train: network, loss, optimizer and schedule.
 
-    settings: as on the command line: "encoder=resnet18", "loss=dice", "optim.lr=1e-4". classes: the data's;
-    background: the one that is no object, if there is one. Raises ConfigError for a name or setting that is not there.
+    settings: as on the command line: "encoder=resnet18", "loss=dice", "optim.lr=1e-4". classes: names of the data's
+    classes. background: number of the background class, if there is one. Raises ConfigError for an unknown name or
+    setting.
     """
     given = [f"model={name}", f"seed={seed}", *settings]
     cfg = compose_config(check_overrides(given))
     apply_overrides(cfg, given)
     network, _ = build_network(cfg, len(classes))
-    return build_module(cfg, network, KnownClasses(classes, background))
+    return build_module(cfg, network, ClassInfo(classes, background))
 
 
 @dataclass(frozen=True)
-class KnownClasses:
-    """What a module must know of its data."""
+class ClassInfo:
+    """The classes of a data set that has not been opened."""
 
     classes: Sequence[str]
     background: int | None
@@ -125,16 +127,16 @@ class KnownClasses:
         raise ConfigError("class_weights=balanced counts the pixels of the training images\n  → a list of weights")
 
 
-def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | KnownClasses) -> SegmentationModule:
+def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | ClassInfo) -> SegmentationModule:
     """The LightningModule around the network, with loss, optimizer and schedule."""
     loss_cfg = _with_weights(cfg.loss, data)
     with _mistakes_in("loss"):
         loss = instantiate(loss_cfg, _convert_="all")
-        # One pass of two pixels: a loss for two classes, or a list of weights of the wrong length, says so now.
+        # Try the loss on two pixels: one for two classes only, or class weights of the wrong length, fail here.
         labels = torch.arange(2).view(1, 1, 2) % len(data.classes)
         loss(torch.zeros(1, len(data.classes), 1, 2, requires_grad=True), labels)
     optimizer, schedule = instantiate(cfg.optim.optimizer), instantiate(cfg.schedule)
-    with _mistakes_in("optim or schedule"):  # both once, to see that their settings are valid
+    with _mistakes_in("optim or schedule"):  # build both once, to check their settings
         schedule(optimizer(parameter_groups(network, cfg.optim.lr, cfg.optim.encoder_lr)), progress=lambda: 0.0)
     return SegmentationModule(
         network,
@@ -145,12 +147,12 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | K
         lr=cfg.optim.lr,
         encoder_lr=cfg.optim.encoder_lr,
         background=data.background,
-        decay_norms=cfg.optim.get("decay_norms", True),  # a config from before this setting decayed all
+        decay_norms=cfg.optim.get("decay_norms", True),  # configs older than this setting decayed all weights
     )
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
-    """The trainer of a run folder, and the line that says which device and precision were chosen and why."""
+    """The trainer of a run folder, and a line with the chosen device and precision and why."""
     settings, reason = _trainer_settings(cfg)
     loggers = build_loggers(cfg, folder)
     callbacks: list[Callback] = [ReseedEachStep(cfg.seed), RestoreSignalHandlers(), *run_callbacks(cfg)]
@@ -160,7 +162,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     trainer = _trainer(
         settings,
         default_root_dir=str(folder),
-        callbacks=[c for c in callbacks if loggers or not isinstance(c, LearningRateMonitor)],  # it asks for a logger
+        callbacks=[c for c in callbacks if loggers or not isinstance(c, LearningRateMonitor)],  # it needs a logger
         plugins=[*(settings.get("plugins") or []), RunCheckpointIO(folder)],
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         logger=loggers,
@@ -168,20 +170,20 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     started = int(os.environ.get("WORLD_SIZE", 1))
     if trainer.world_size != started and "LOCAL_RANK" in os.environ:
         raise ConfigError(
-            f"{started} processes were started (torchrun), but the trainer is to have {trainer.world_size}\n"
-            f"  → trainer=ddp trainer.devices=N, N on each machine (of {started} in all); or no torchrun"
+            f"torchrun started {started} processes, but the trainer is set to {trainer.world_size}\n"
+            f"  → trainer=ddp trainer.devices=N, N for each machine ({started} in all); or no torchrun"
         )
     return trainer, f"{settings['accelerator']}, {settings['precision']}: {reason}"
 
 
 def _trainer(settings: dict[str, Any], **own: Any) -> L.Trainer:
-    """Lightning's trainer. Raises ConfigError with its words for settings that do not go together or not here."""
+    """Lightning's trainer. Raises ConfigError with Lightning's message if it refuses the settings."""
     with _mistakes_in("trainer"):
         return instantiate(settings, **own)
 
 
 def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    """The loggers of the config. One that is given no `save_dir` writes into a subfolder of the run's, `<its key>/`."""
+    """The loggers of the config. One without `save_dir` writes into the run folder's subfolder `<its key>/`."""
     parts: Any = OmegaConf.to_container(cfg.logger, resolve=True) if cfg.get("logger") else {}
     loggers = []
     for name, part in parts.items():
@@ -194,11 +196,11 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
 
 
 TESTING = (PerImageConfusion, PerImageErrors, ExtraEvaluation, Pictures, TestDiagnostics)
-"""The callbacks that measure at a run's test, or write into its `test/`."""
+"""Callbacks that measure during a run's test, or write into its `test/`."""
 
 
 def run_callbacks(cfg: DictConfig) -> list[Callback]:
-    """What every run's test measures, and the callbacks that the config names."""
+    """The callbacks of every run, and those that the config names."""
     confusion = PerImageConfusion()
     callbacks: list[Callback] = [confusion, PerImageErrors(confusion), TestDiagnostics()]
     for name, part in cfg.callbacks.items():
@@ -206,18 +208,19 @@ def run_callbacks(cfg: DictConfig) -> list[Callback]:
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])
             with _mistakes_in(f"callbacks.{name}"):
                 callbacks.append(instantiate(part))
-    # Last, since it ends the average's turn after a validation: what the others make of it is of the same network.
+    # WeightAveraging is last: it puts the trained weights back after a validation, and the others must still see the
+    # averaged ones.
     return sorted(callbacks, key=lambda c: isinstance(c, WeightAveraging))
 
 
 def testing_callbacks(cfg: DictConfig) -> list[Callback]:
-    """Those of a run's callbacks that its test needs, for testing it again. Nothing else is built."""
+    """The callbacks that a run's test needs, for testing it again. Nothing else is built."""
     measuring = {k: p for k, p in cfg.callbacks.items() if issubclass(locate(p["_target_"]), TESTING)}  # type: ignore[arg-type]
     return run_callbacks(OmegaConf.create({"callbacks": measuring}))
 
 
 class NoLoss(nn.Module):
-    """0 of whatever: a test needs no loss."""
+    """Always 0: a test needs no loss."""
 
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return logits.new_zeros(())
@@ -236,11 +239,11 @@ def build_tester(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -
 
 
 def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, SegmentationData, L.Trainer]:
-    """Module and data as a run of this config begins, under a constant learning rate, and a trainer that only tries
-    steps: on one device, without validation, end, callbacks or checkpoints."""
+    """Module and data at the start of a run of this config, with a constant learning rate, and a trainer for trial
+    steps: one device, no validation, no end, no callbacks, no checkpoints."""
     data = build_data(cfg)
     module = build_module(cfg, build_start(cfg, data)[0], data)
-    module.schedule = constant  # another one would ask for a validation, or for the budget's end
+    module.schedule = constant  # other schedules need a validation, or the length of the training
     settings = _trainer_settings(cfg)[0] | {
         "default_root_dir": str(folder),
         "enable_checkpointing": False,
@@ -249,7 +252,7 @@ def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, Segm
         "max_time": None,
         "fast_dev_run": False,
         "check_val_every_n_epoch": 1_000_000_000,
-        "devices": 1,  # the batch size and the rate's test are those of one
+        "devices": 1,  # batch size and learning rate are tried for one device
         "num_nodes": 1,
         "strategy": "auto",
         "sync_batchnorm": False,
@@ -258,14 +261,14 @@ def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, Segm
 
 
 def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
-    """The trainer's settings with device and precision decided, and why. (Earlier runs have a `logger` among them.)"""
+    """The trainer's settings with device and precision chosen, and why. Older configs hold a `logger` here."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     accelerator, precision, reason = choose_device(settings["accelerator"], settings["precision"])
     return settings | {"accelerator": accelerator, "precision": precision, "logger": False}, reason
 
 
-def _with_weights(loss: DictConfig, data: SegmentationData | KnownClasses) -> DictConfig:
-    """A copy of the loss's config in which `class_weights: balanced` is the list from the data's counted pixels."""
+def _with_weights(loss: DictConfig, data: SegmentationData | ClassInfo) -> DictConfig:
+    """A copy of the loss's config; `class_weights: balanced` becomes a list computed from the training pixels."""
     loss = DictConfig(OmegaConf.to_container(loss, resolve=True))
 
     def fill(node: Any) -> None:
@@ -281,7 +284,7 @@ def _with_weights(loss: DictConfig, data: SegmentationData | KnownClasses) -> Di
 
 @contextmanager
 def _mistakes_in(place: str) -> Iterator[None]:
-    """Make any error in here, of a constructor that refuses its settings, a ConfigError that names their place."""
+    """Turn any error in the block into a ConfigError that names the place of the refused settings."""
     try:
         yield
     except Exception as error:

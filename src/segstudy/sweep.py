@@ -1,4 +1,4 @@
-"""A study (-m): its check and notes before the first run, runs in processes of their own, and its end."""
+"""A study (-m): checks before the first run, runs in their own processes, and the report at the end."""
 
 import os
 import re
@@ -26,38 +26,39 @@ from segstudy.study.analysis.plan import Plan, matching
 from segstudy.study.results import variant_changes, variant_names
 
 FAILED: list[str] = []
-"""Names of the runs of this sweep that failed, for its last line and exit code."""
+"""Names of the failed runs of this sweep, for its last line and exit code."""
 
-NOT_BY_TORCHRUN = """a study (-m) is not started by torchrun: each of its runs starts processes of its own
+NOT_BY_TORCHRUN = """torchrun cannot start a study (-m): each of its runs starts its own processes
   → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
 
 
-NO_SELECT_ROLE = """a search chooses by validation, which here is on the reported split: its result would be flattered
-  → data.select_fraction=0.1, or data.val beside a data.test"""
+NO_SELECT_ROLE = """a search chooses by validation mIoU, but here validation uses the reported split: the reported mIoU
+would be too high
+  → data.select_fraction=0.1, or both data.val and data.test"""
 
 
 def is_search(config: DictConfig) -> bool:
-    """Whether a sweeper chooses the runs (hparams_search=…), not the command line."""
+    """Whether a search (hparams_search=…) chooses the runs, not the command line."""
     return "BasicSweeper" not in (OmegaConf.select(config, "hydra.sweeper._target_") or "BasicSweeper")
 
 
 def has_select_role(config: DictConfig) -> bool:
-    """Whether a config's data sets images apart for choosing."""
+    """Whether the config's data holds out images for selection."""
     return bool(config.data.get("select_fraction") or (config.data.get("val") and config.data.get("test")))
 
 
 def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:
-    """Train one run of a sweep as a command of its own, for several devices.
+    """Train one run of a sweep on several devices, in a process of its own.
 
-    Lightning starts its other processes with the command line of this one: they would each begin the whole sweep.
+    Lightning starts its further processes with this process's command line: each would start the whole sweep.
     """
     overrides = [*hydra_cfg.overrides.task, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
-    interruption.place = None  # the run's process says it
+    interruption.place = None  # the run's own process prints the line
     with subprocess.Popen([sys.executable, "-m", "segstudy.entry", *overrides]) as process:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            process.terminate()  # Ctrl-C reaches it too, a signal to this process alone does not
+            process.terminate()  # Ctrl-C reaches both processes, but a signal may have been sent to this one alone
             process.wait()
             raise
     if code in INTERRUPTED:
@@ -67,7 +68,7 @@ def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:
 
 
 def plan_mistakes(cfg: DictConfig) -> list[str]:
-    """What is wrong with the report section, a line each: for `check` and `check_overrides`, as a further check."""
+    """Mistakes in the report section, a line each; a further check for `check` and `check_overrides`."""
     try:
         plan = Plan.of(OmegaConf.to_container(cfg.report))  # type: ignore[arg-type]
     except ConfigError as error:
@@ -76,17 +77,17 @@ def plan_mistakes(cfg: DictConfig) -> list[str]:
 
 
 def _mistaken_options(side: str) -> list[str]:
-    """Choices such as loss=dise in a side of the plan, which no run can make."""
+    """A line for each choice in a side of the plan that does not exist, such as loss=dise."""
     mistakes = []
     for group, option in re.findall(r"(?:^|[\s|])(\w+)=([^\s|]+)", side):
         options = [file.stem for file in (CONF / group).glob("*.yaml")]
         if options and option not in options:
-            mistakes.append(f"report: no variant can be {side!r}: no {group}={option}{did_you_mean(option, options)}")
+            mistakes.append(f"report: {side!r} matches no variant: no {group}={option}{did_you_mean(option, options)}")
     return mistakes
 
 
 def planned_variants(config: DictConfig) -> dict[str, list[str]]:
-    """The variants that a sweep will train and that its folder holds already: their changes by their names."""
+    """The variants that a sweep will train, and those already in its folder: name → changes."""
     swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
     runs = dict(records(Path(config.hydra.sweep.dir)))
@@ -99,7 +100,8 @@ def planned_variants(config: DictConfig) -> dict[str, list[str]]:
 
 
 class Study(Callback):
-    """Hydra's callback: before a sweep, what its plan will lack; at its end, the table of all runs and the report."""
+    """Hydra callback: warns before a sweep if its plan names missing variants; prints the tables and writes the report
+    at its end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -108,16 +110,17 @@ class Study(Callback):
         if is_search(config) and not has_select_role(config):
             print_error(ConfigError(NO_SELECT_ROLE))
             sys.exit(2)
-        # Hydra writes this file next, and would follow a link.
+        # Hydra writes this file next and would follow a symbolic link.
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
-        if is_search(config):  # its variants are not known before
+        if is_search(config):  # its variants are not known beforehand
             return
         plan = Plan.of(OmegaConf.to_container(config.report))  # type: ignore[arg-type]
         variants = planned_variants(config) if plan.sides() else {}
         for side in plan.sides():
             if not matching(side, variants):
                 console.print(
-                    f"[yellow]report: no run of this study is {escape(repr(side))} ({escape(', '.join(variants))})",
+                    f"[yellow]report: {escape(repr(side))} matches no run of this study "
+                    f"({escape(', '.join(variants))})",
                     soft_wrap=True,
                     highlight=False,
                 )
@@ -126,20 +129,23 @@ class Study(Callback):
         folder = Path(config.hydra.sweep.dir)
         interruption.place = str(folder)
         console.rule(f"[bold]study {folder.name}")
-        # The runs of a search chose among themselves: they are listed, not compared.
-        unfinished = print_study(folder, console) if is_search(config) else self._conclude(folder)
+        # A search selected among its own runs, so they are listed, not compared.
+        unfinished = print_study(folder, console) if is_search(config) else self._report(folder)
         if (best := folder / "optimization_results.yaml").is_file():
             console.print(f"best: {escape(read_text(best))}", highlight=False)
         console.print(
-            f"next: make tensorboard RUNS={folder}; the same command continues what is unfinished", soft_wrap=True
+            f"next: make tensorboard RUNS={folder}; the same command continues unfinished runs", soft_wrap=True
         )
         if unfinished or FAILED:
             console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", soft_wrap=True)
-            sys.exit(1)  # Hydra itself would end with 0 here
+            sys.exit(1)  # Hydra would exit with 0
 
-    def _conclude(self, folder: Path) -> list[str]:
-        """The study's tables and report. Hydra turns an exception of a callback into a warning: it ends here."""
-        from segstudy.study.report.write import report_study  # a single run needs none of what a report is made with
+    def _report(self, folder: Path) -> list[str]:
+        """Print the study's tables and write its report; returns the unfinished runs.
+
+        Exits on an error: Hydra would turn an exception into a warning.
+        """
+        from segstudy.study.report.write import report_study  # slow imports that a single run does not need
 
         try:
             return report_study(folder, console)

@@ -1,4 +1,4 @@
-"""The Hydra entry: check the command, claim the run's folder, train, and say what went wrong."""
+"""The Hydra entry point: check the command, lock the run's folder, train, and print errors."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ from segstudy.train_and_test import run, selection_score
 def main() -> None:
     """`python train.py …` and `segstudy train …`."""
     register_resolvers()
-    sys.path.insert(0, os.getcwd())  # a loss or network of the user's own beside train.py
+    sys.path.insert(0, os.getcwd())  # for the user's own modules beside train.py
     silence_warnings()
     try:
         sys.argv[1:] = check_overrides(sys.argv[1:], further_checks=[plan_mistakes])
@@ -40,9 +40,9 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(cfg: DictConfig) -> float | None:
-    """One run. Its folder comes from the config; its failure does not stop a sweep.
+    """Train and test one run in the folder that the config names. A failed run does not stop a sweep.
 
-    Returns what a search maximises: the val mIoU of the tested checkpoint; None for a run that failed.
+    Returns what a search maximises: the validation mIoU of the tested checkpoint; None for a failed run.
     """
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
@@ -66,7 +66,7 @@ def task(cfg: DictConfig) -> float | None:
                 run(cfg, folder, record)
         return selection_score(folder, cfg.checkpoint)
     except Exception as error:
-        if interruption.received:  # what an interruption broke (a group of processes) is no failure of the run
+        if interruption.received:  # an error caused by an interruption (in a process group) is no failure of the run
             raise
         if isinstance(error, SegstudyError | MisconfigurationException):
             print_error(error)

@@ -1,4 +1,4 @@
-"""One run: data, network, training, test, and the record of each."""
+"""One run: build data and network, train, test, and write the record."""
 
 import time
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ from segstudy.runs.tables import print_classes
 
 
 def run(cfg: DictConfig, folder: Path, record: Record) -> None:
-    """Train and test the network of a config in its folder, from the last checkpoint if there is one."""
+    """Train and test the network of a config; continues from the folder's last checkpoint if there is one."""
     began = time.monotonic()
     record.note(status="running", error=None, **environment())
     data = build_data(cfg)
@@ -44,7 +44,8 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     print_data(data, origin)
     if not set_normalization(network, record.values):
         raise ConfigError(
-            "this run was begun when the data normalised images; now the network does, and this one does not\n"
+            "this run was started by an older version, in which the data set normalised the images; now the network\n"
+            "must do so, and this one does not\n"
             "  → another study=NAME, with segstudy.networks.normalize.Normalize as the network's first layer"
         )
     module = build_module(cfg, network, data)
@@ -54,7 +55,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     memory = f"; memory allocator: {allocator.chosen}" if device.startswith("cpu") else ""
     console.print(f"{record.values['parameters']:,} parameters; {device}{memory}", highlight=False)
     if cfg.compile:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        torch._dynamo.config.suppress_errors = True  # parts that cannot be compiled run uncompiled
         network.compile()
     last = folder / "checkpoints" / "last.ckpt"
     resumed = resume_checkpoint(folder)
@@ -69,24 +70,24 @@ def _try_once(cfg: DictConfig, network: nn.Module, data: SegmentationData, train
     """Raise ConfigError if the network cannot be trained with the batches of this config."""
     batch = data.batch_size
     if cfg.trainer.get("sync_batchnorm") or cfg.callbacks.get("freeze", {}).get("enabled"):
-        batch = max(2, batch)  # batch statistics are not of one image alone
+        batch = max(2, batch)  # batch normalisation then never sees a single image
     check_trains(network, batch, data.size, trainer.strategy.root_device, trainer.precision_plugin.forward_context())
 
 
 def print_data(data: SegmentationData, origin: str) -> None:
-    """Print what is trained and reported on, and what a user should know of it."""
+    """Print the images of each role, and warnings about them and about the encoder's weights."""
     for role, images in data.roles.items():
         console.print(f"{role}: {len(images)} images of {data.name} {images.name!r}", highlight=False)
         for line in images.cache.notes:
             console.print(f"  [yellow]{line}", highlight=False)
     if data.overlap():
-        console.print(f"[bold red]{data.overlap()} images of the reported split are also trained on")
+        console.print(f"[bold red]{data.overlap()} images of the reported split are also training images")
     if origin.startswith("random ("):
-        console.print(f"[bold red]the encoder starts from {origin}: not the pretrained network that was asked for")
+        console.print(f"[bold red]the encoder starts from {origin}, not from the pretrained weights asked for")
 
 
 def _described(cfg: DictConfig, data: SegmentationData, network: nn.Module) -> dict[str, Any]:
-    """Entries of the record that are known before training."""
+    """The record's entries that are known before training."""
     normalize = normalize_of(network)
     return {
         "class_names": list(data.classes),
@@ -103,13 +104,13 @@ def _described(cfg: DictConfig, data: SegmentationData, network: nn.Module) -> d
 
 
 def selects(cfg: DictConfig) -> bool:
-    """Whether the validation split chooses something: the checkpoint, the end, or the learning rate."""
+    """Whether validation decides something: which checkpoint is tested, when training ends, or the learning rate."""
     stopping = cfg.callbacks.get("early_stopping", {}).get("enabled", False)
     return bool(cfg.checkpoint == "best" or stopping or "monitor" in cfg.schedule)
 
 
 def selection_score(folder: Path, checkpoint: str) -> float | None:
-    """The val mIoU of a run's checkpoint, last or best, by its history; None without a validation."""
+    """The validation mIoU of a run's last or best checkpoint, from its history; None without a validation."""
     scores = [row["val/miou"] for row in read_history(folder / "history.csv") if "val/miou" in row]
     return (max(scores) if checkpoint == "best" else scores[-1]) if scores else None
 
@@ -129,12 +130,12 @@ def _test_before(
 def _explained_errors(
     trainer: L.Trainer, module: SegmentationModule, data: SegmentationData, last: Path
 ) -> Iterator[None]:
-    """Make a full disk, full memory and early stopping without its metric errors that say what to do."""
+    """Turn a full disk, full memory and a missing early-stopping metric into errors that say what to do."""
     try:
         yield
     except OSError as error:
         raise TrainingError(
-            f"the run folder could not be written: {error}\n  nothing that was whole is lost: free some space, and the "
+            f"the run folder could not be written: {error}\n  no complete file is lost: free some space; the "
             f"same command continues from {last if last.is_file() else 'the start'}"
         ) from error
     except (RuntimeError, MemoryError) as error:
@@ -150,15 +151,15 @@ def _finish(
     cfg: DictConfig, trainer: L.Trainer, module: SegmentationModule, data: SegmentationData, record: Record,
     seconds: float,
 ) -> None:  # fmt: skip
-    """Keep the last weights, test the chosen ones, and close the record."""
+    """Save the last weights, test the last or best checkpoint, and complete the record."""
     folder = Path(trainer.default_root_dir)
     epochs, steps = trainer.current_epoch, trainer.global_step
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")  # a time limit ends within an epoch
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")  # a time limit can end training within an epoch
     chosen = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
     if not chosen.is_file():
         raise TrainingError("checkpoint=best, but training ended before its first validation; give it more time")
-    # Read back, so that what is tested is what is kept: a run continued after its last epoch holds weights that are
-    # trained, not averaged.
+    # Load the file, so that the saved weights are the tested ones: a run that was continued after its last epoch holds
+    # the trained weights in memory, not the averaged ones.
     module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
     failed_loggers: dict[str, str] = {}
     guard_loggers(trainer, failed_loggers)
