@@ -1,11 +1,11 @@
-"""Entry points of the commands. Only the standard library is imported before they are ready for Ctrl-C."""
+"""Entry points of the commands. They handle Ctrl-C before anything slow is imported."""
 
 from segstudy.allocator import use_fast_memory
 from segstudy.interruption import interruptible
 
 
 def train() -> None:
-    """`python train.py …`, and `python -m segstudy.entry …`, as which Lightning starts further processes."""
+    """`python train.py …`; also `python -m segstudy.entry …`, the command of Lightning's further processes."""
     use_fast_memory()
     with interruptible():
         from segstudy.train import main

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the process prints one line, saves what it was writing, and ends with 128 + the signal's number.
+"""Ctrl-C and SIGTERM: the process prints one line and exits with 128 + the signal's number.
 
-Only the standard library is imported here: Ctrl-C is also met while PyTorch is imported, which takes seconds.
+Imports only the standard library: Ctrl-C must also work while PyTorch is imported, which takes seconds.
 """
 
 import os
@@ -13,12 +13,12 @@ from types import FrameType
 from segstudy.ranks import RANKS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what clusters and torchrun send before they kill."""
+"""Ctrl-C, and the signal that clusters and torchrun send before they kill a process."""
 
 received: int | None = None
-"""The first signal that asked this process to end."""
+"""The first signal that asked this process to end; None so far."""
 place: str | None = "where it stopped"
-"""What the same command continues, for that line: a run or study; None where another process prints it."""
+"""The run or study that the printed line names; None where another process prints the line."""
 
 
 def stop(number: int, frame: FrameType | None = None) -> None:
@@ -27,7 +27,7 @@ def stop(number: int, frame: FrameType | None = None) -> None:
     received = received or number
     while frame is not None:
         if frame.f_globals.get("__name__") == "importlib._bootstrap":
-            # Nothing is being written yet, and PyTorch's C++ aborts if an exception breaks its import off.
+            # During an import nothing is being written, and an exception makes PyTorch's C++ abort.
             print_interrupted()
             os._exit(128 + number)
         frame = frame.f_back
@@ -35,23 +35,23 @@ def stop(number: int, frame: FrameType | None = None) -> None:
 
 
 def print_interrupted() -> None:
-    """Print, once for all processes of a training, that it was interrupted."""
+    """Print that the training was interrupted: once, whatever its number of processes."""
     if place and not any(int(os.environ.get(name, 0)) for name in RANKS):
         print(f"\ninterrupted; the same command continues {place}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ends the process with one line and 128 + the signal's number (130, 143) if it is interrupted in here."""
+    """If the block is interrupted, print one line and exit with 128 + the signal's number (130 or 143)."""
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's job in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup, or in a shell's background job
             signal.signal(number, stop)
     try:
         yield
-    except BaseException as error:  # libraries make a SystemExit, or an error of their own, of a KeyboardInterrupt
-        if received is None or (isinstance(error, SystemExit) and not error.code):  # the demo ends by Ctrl-C
+    except BaseException as error:  # libraries turn a KeyboardInterrupt into SystemExit or an error of their own
+        if received is None or (isinstance(error, SystemExit) and not error.code):  # Ctrl-C is how the demo ends
             raise
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # from here on it ends, and needs no second request
+            signal.signal(number, signal.SIG_IGN)  # the process is ending already
         print_interrupted()
         sys.exit(128 + received)

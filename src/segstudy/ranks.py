@@ -1,8 +1,8 @@
-"""Which of several processes of one training this is. Only the standard library is imported here."""
+"""The number of this process within one training. Imports only the standard library."""
 
 import os
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""Variables that number the processes of one training; Lightning reads the same ones."""
+"""Environment variables with a process's number within one training; Lightning reads the same ones."""
 RANK = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
-"""Which of several training processes this is (of Lightning, torchrun or SLURM); 0 for the first or only one."""
+"""Number of this process within one training; 0 for the first or only one."""
