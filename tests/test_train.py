@@ -102,8 +102,8 @@ def command(cwd: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 def main_here(cwd: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """`python train.py …` in `cwd`, but in this process, and without Hydra's log files; its exit code."""
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+    """`python train.py …` in `cwd`, but in this process, whose logging Hydra leaves alone; its exit code."""
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quiet])
