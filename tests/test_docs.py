@@ -46,7 +46,7 @@ def test_the_script_writes_the_page_and_a_small_picture(script: ModuleType, tmp_
 
 def test_every_figure_is_explained() -> None:
     page = re.sub(r"`_(\d)`", r"`blockiness_\1`", FAILURES)
-    above = page.split("## Nine stories")[0]
+    above = page.split("## Nine constructed predictors")[0]
     missing = [name for name in (*(f.name for f in METRICS), *IMAGE_METRICS) if f"`{name}`" not in above]
     assert missing == []
 
