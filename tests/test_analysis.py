@@ -381,7 +381,7 @@ def test_pipes_and_damaged_configs_in_a_study_are_neither_waited_for_nor_ignored
     os.mkfifo(tmp_path / "v1" / "record.json")
     with pytest.raises(DataError, match=r"config\.yaml cannot be read as a config"):
         read_plan(tmp_path)
-    with pytest.raises(ConfigError, match="not a plain file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read_record(tmp_path / "v1")
     (tmp_path / "v1" / "config.yaml").unlink()
     (tmp_path / "v1" / "config.yaml").write_text("report: [")

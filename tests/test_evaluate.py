@@ -344,7 +344,7 @@ def test_names_and_words(tmp_path: Path) -> None:
     save_mask(np.zeros((2, 2), np.uint8), tmp_path / "masks", "drive/frame.1.png", [(0, 0, 0)])
     assert (tmp_path / "masks/drive/frame.1.png").is_file()
     for name in ("../frame.png", "drive/../../frame.png", "/frame.png"):
-        with pytest.raises(ConfigError, match="no name within a folder"):
+        with pytest.raises(ConfigError, match="not a path inside the folder"):
             save_mask(np.zeros((2, 2), np.uint8), tmp_path / "masks", name, [(0, 0, 0)])
     with pytest.raises(ConfigError, match="2: 'c', not '–'"):
         same_classes(["a", "b", "c"], "run", ["a", "b"], "data")

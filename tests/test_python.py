@@ -126,10 +126,10 @@ def test_batches_that_cannot_be_are_named() -> None:
     assert checked_batch((image, mask[:, None]), 2)["mask"].shape == mask.shape
     assert checked_batch([image, mask + 255], 2)["mask"].eq(255).all()
     for batch, words in {
-        (image, mask + 7): r"labels 7 are none of the 2 classes, nor 255",
+        (image, mask + 7): r"labels 7 are neither one of the 2 classes nor 255",
         (image, mask - 1): r"labels -1 ",
         (image, mask.float()): r"divides them by 255",
-        (image, mask[:, :2]): r"do not belong together",
+        (image, mask[:, :2]): r"do not match",
         (image,): r"a batch is \(image, mask\)",
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=words):

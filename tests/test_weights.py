@@ -264,9 +264,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_network_auto_is_random_and_says_so_soon(name: str) -> None:
     began = time.monotonic()
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="could not be had .*: it starts random"):
+    with pytest.warns(UserWarning, match="could not be loaded .*: it starts random"):
         encoder = LibraryEncoder(name, weights="auto")
-    assert encoder.weights_origin == "random (ImageNet could not be had)"
+    assert encoder.weights_origin == "random (ImageNet weights could not be loaded)"
     assert time.monotonic() - began < 10  # the hub's own retries take 24 s
     after = torch.rand(1)
     torch.manual_seed(0)
@@ -276,7 +276,7 @@ def test_without_network_auto_is_random_and_says_so_soon(name: str) -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_without_network_imagenet_names_the_ways_out() -> None:
-    with pytest.raises(WeightsError, match=r"ImageNet weights of 'resnet18' cannot be had") as raised:
+    with pytest.raises(WeightsError, match=r"ImageNet weights of 'resnet18' cannot be loaded") as raised:
         LibraryEncoder("resnet18", weights="imagenet")
     assert all(way in str(raised.value) for way in ("weights=PATH", "weights=auto", "weights=null"))
 

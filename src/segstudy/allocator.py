@@ -1,8 +1,8 @@
-"""Fast memory for training on a CPU: a better allocator where one is installed, else glibc's with other thresholds.
+"""Faster memory allocation for training on a CPU: tcmalloc if it is installed, else glibc with higher thresholds.
 
-A training step takes and returns some GiB of feature maps. glibc gives them back to the kernel at every step, which
-then zeroes them again: a third of all CPU time (results/speed.md). Only the standard library is imported here, since
-the allocator must be in place before PyTorch is.
+A training step allocates and frees some GiB of feature maps. glibc returns them to the kernel at every step, and the
+kernel zeroes them again: a third of all CPU time (results/speed.md). This file imports the standard library alone,
+because the allocator must be set before PyTorch is imported.
 """
 
 import ctypes
@@ -14,23 +14,23 @@ FOLDERS = (
     "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib", "/usr/local/lib64", "/usr/lib64",
     "/usr/lib", "/opt/conda/lib", "~/.local/lib",
 )  # fmt: skip
-"""Where to look, beside the environment of this Python: as PyTorch's `torch.backends.xeon.run_cpu`."""
+"""Folders to search after this Python's environment, as in PyTorch's `torch.backends.xeon.run_cpu`."""
 LIBRARIES = ("libtcmalloc_minimal.so*", "libtcmalloc.so*")
 GLIBC = "glibc's, thresholds raised"
 CHOICE = "SEGSTUDY_ALLOCATOR"
-"""Environment variable: `default` leaves all as it is; a path names a library to preload."""
+"""Environment variable: `default` changes nothing; a path is the library to preload."""
 
 chosen = "the system's"
-"""What this process uses, in words."""
+"""The allocator of this process, in words."""
 
 
 def use_fast_memory() -> None:
-    """Take the fastest allocator there is: the process starts itself anew with it, once, by exec.
+    """Use the fastest allocator available. For tcmalloc, the process restarts itself once (exec).
 
-    Does nothing beside Linux, where something is preloaded already, and with SEGSTUDY_ALLOCATOR=default.
+    Does nothing on other systems than Linux, if an allocator is preloaded already, or with SEGSTUDY_ALLOCATOR=default.
     """
     global chosen
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for large pages: a tenth of a step at 256²
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages save a tenth of a step at 256²
     wanted, preloaded = os.environ.get(CHOICE, ""), os.environ.get("LD_PRELOAD", "")
     if sys.platform != "linux" or wanted == "default":
         return
@@ -56,12 +56,12 @@ def installed_library() -> str | None:
 
 
 def raise_thresholds() -> bool:
-    """Let glibc keep what a step returns: up to a quarter of the machine's memory, and no more. False without glibc."""
+    """Let glibc keep freed memory, up to a quarter of the machine's. Returns False without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl
         return False
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    trim = min(memory // 4, 2**31 - 1)  # an int
+    trim = min(memory // 4, 2**31 - 1)  # it must fit a C int
     settings = ((-4, 0), (-1, trim), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
     return all(mallopt(name, value) == 1 for name, value in settings)

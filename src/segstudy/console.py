@@ -10,26 +10,26 @@ from rich.console import Console
 from segstudy import interruption
 from segstudy.ranks import RANK
 
-console = Console(quiet=RANK > 0)  # one process of several speaks
+console = Console(quiet=RANK > 0)  # of several processes only the first prints
 
 
 def print_line(line: str, style: str | None = None) -> None:
-    """Print a line as it is: no wrapping, and brackets in names and paths are not markup."""
+    """Print a line unchanged: without wrapping, and without markup (names and paths may contain brackets)."""
     console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 PATIENCE = 20
-"""Seconds within which the first of several processes should meet an error that all of them meet."""
+"""Seconds that the other processes wait with an error, in case the first process has it too and prints it."""
 
 INTERRUPTED = [128 + number for number in interruption.SIGNALS]
-"""Exit codes of a run's process that was asked to end."""
+"""Exit codes of a run that was ended by a signal."""
 
 
 def print_error(error: BaseException) -> None:
-    """Print the user's mistake in red, without a traceback.
+    """Print an error in a few lines, without a traceback.
 
-    Of several processes the first prints an error that all meet, and the launcher then ends the others, which wait for
-    that. An error of one process alone is printed after the wait.
+    An error of several processes is printed once: the others wait, and the launcher ends them after the first has
+    printed it. An error of another process alone is printed after the wait.
     """
     if RANK > 0:
         time.sleep(PATIENCE)
@@ -40,13 +40,13 @@ def print_error(error: BaseException) -> None:
 def silence_warnings() -> None:
     """Silence warnings that Lightning gives on every run, and those about intended settings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # One slice of a memory map a batch needs no worker processes (design: under 5 % of the step).
+    # A batch is a slice of a memory map: it needs no worker processes (under 5 % of the step).
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Lightning's own use of a function that torch has renamed.
+    # Lightning itself uses a function that torch has renamed.
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated.*")
-    # A run of few batches (a smoke test, a small folder) still logs at each epoch's end.
+    # A run of few batches (a smoke test, a small folder) still logs at the end of each epoch.
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-    # The run's first lines say so in red.
-    warnings.filterwarnings("ignore", "ImageNet weights of .* could not be had")
-    # A resumed or time-limited run tests what it holds in memory, which is meant.
+    # Printed in red at the start of the run.
+    warnings.filterwarnings("ignore", "ImageNet weights of .* could not be loaded")
+    # A run may be continued in its folder, also in the middle of an epoch.
     warnings.filterwarnings("ignore", ".*You are resuming.*|.*Checkpoint directory .* exists and is not empty.*")

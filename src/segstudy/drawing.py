@@ -1,4 +1,4 @@
-"""Pictures for people: labels in a data set's colours, grids with titles, a legend."""
+"""Pictures: labels in colours, grids with titles, legends."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +13,19 @@ from segstudy.labels import IGNORE
 
 Palette = Sequence[tuple[int, int, int]]
 VOID = (224, 224, 192)
-"""The VOC devkit's cream for pixels of 255."""
+"""Colour of ignored pixels (255): the cream of the VOC devkit."""
 ERRORS = {"correct": (235, 235, 235), "missed": (66, 133, 244), "spilled": (255, 160, 0), "wrong class": (200, 30, 110)}
 
 
 def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
-    """Labels (H,W) → RGB uint8 (H,W,3); 255 in the colour of void."""
+    """Labels (H,W) → RGB uint8 (H,W,3); 255 in the colour VOID."""
     table = np.full((256, 3), VOID, np.uint8)
     table[: len(palette)] = palette
     return table[labels]
 
 
 def error_picture(truth: np.ndarray, prediction: np.ndarray, background: int | None = 0) -> np.ndarray:
-    """Where and how a prediction is wrong: RGB uint8 (H,W,3) in the colours of ERRORS, 255 of the truth as void."""
+    """Kind of error of each pixel: RGB uint8 (H,W,3) in the colours of ERRORS; ignored pixels in the colour VOID."""
     kind = np.select(
         [truth == IGNORE, truth == prediction, truth == background, prediction == background], [IGNORE, 0, 2, 1], 3
     )
@@ -38,7 +38,7 @@ def image_grid(
     legend: dict[str, tuple[int, int, int]],
     row_names: Sequence[str] = (),
 ) -> Figure:
-    """Pictures in rows and columns, a title a column, the legend below."""
+    """Pictures in rows and columns, with a title above each column and the legend below."""
     columns = len(titles)
     lines = -(-len(legend) // max(1, columns))
     above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles)
@@ -67,14 +67,14 @@ def image_grid(
 
 
 def class_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette: Palette) -> dict:
-    """Names and colours of the classes that occur in `labels`, and of void if it does."""
-    there = sorted(set(np.concatenate([np.unique(a) for a in labels]).tolist()))
-    legend = {classes[c]: palette[c] for c in there if c != IGNORE}
-    return legend | ({"void (ignored)": VOID} if IGNORE in there else {})
+    """Names and colours of the classes in `labels`, and of void if it occurs."""
+    present = sorted(set(np.concatenate([np.unique(a) for a in labels]).tolist()))
+    legend = {classes[c]: palette[c] for c in present if c != IGNORE}
+    return legend | ({"void (ignored)": VOID} if IGNORE in present else {})
 
 
 def save(figure: Figure, file: Path | BinaryIO) -> None:
-    """Write the figure, to an open file as PNG, to a path by its extension."""
+    """Write the figure: to an open file as PNG, to a path in the format of its extension."""
     if isinstance(file, Path):
         file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)

@@ -1,4 +1,4 @@
-"""The user's mistakes: each message says what was looked for, what was found and what to do."""
+"""Errors for the user's mistakes: each message says what was expected, what was found and what to do."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -13,11 +13,11 @@ class ConfigError(SegstudyError):
 
 
 class DataError(SegstudyError):
-    """A data set is missing, incomplete or does not contain what its format promises."""
+    """A data set is missing, incomplete or not in the expected format."""
 
 
 class WeightsError(SegstudyError):
-    """Weights cannot be had or do not fit the network."""
+    """Weights cannot be loaded or do not fit the network."""
 
 
 class TrainingError(SegstudyError):
@@ -25,15 +25,15 @@ class TrainingError(SegstudyError):
 
 
 class ExportError(SegstudyError):
-    """An exported file does not compute what the network computes."""
+    """An exported file gives other outputs than the network."""
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """'; did you mean …?' with the closest known words, or nothing."""
+    """'; did you mean …?' with the closest known words, or ""."""
     found = get_close_matches(word, known, n=3)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 letters."""
+    """The first line of an error's message, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""Reading and writing a folder that may have come from a stranger: never half a file, and never through a link."""
+"""Files of a folder from an unknown source: written completely or not at all, and never through a link."""
 
 import errno
 import fcntl
@@ -14,96 +14,97 @@ from typing import BinaryIO, TextIO
 from segstudy.errors import ConfigError
 
 PARTIAL = ".partial"
-"""Suffix of files that are being written. What a killed process leaves of them is removed when its run goes on."""
+"""Suffix of files that are being written. Those left by a killed process are removed when its run continues."""
 HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(PARTIAL)}", re.DOTALL)
 
 
 @contextmanager
 def atomic_write(folder: Path, name: str | Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A new file, which at the end takes the place of `folder/name`; after an error that is as it was.
+    """Write a new file that replaces `folder/name` at the end; after an error, the old one is unchanged.
 
-    name: relative, with sub-folders, which are made. No link below `folder` is followed (`folder` itself may be one):
-    a link at `name` is replaced, a linked sub-folder is a ConfigError. durable: flushed to the disk before it counts.
+    name: a relative path; missing sub-folders are created. Links below `folder` are not followed (`folder` itself may
+    be one): a link at `name` is replaced, a linked sub-folder raises ConfigError. durable: flush the file to the disk
+    before it replaces the old one.
     """
     *inner, last = _parts(name)
-    with opened_folder(folder, inner) as place:
+    with opened_folder(folder, inner) as parent:
         partial = f".{last[:40]}.{secrets.token_hex(8)}{PARTIAL}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
-            with open(os.open(partial, flags, 0o666, dir_fd=place), "w+b") as file:
+            with open(os.open(partial, flags, 0o666, dir_fd=parent), "w+b") as file:
                 yield file
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.rename(partial, last, src_dir_fd=place, dst_dir_fd=place)
+            os.rename(partial, last, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException as error:
             with suppress(OSError):
-                os.unlink(partial, dir_fd=place)
+                os.unlink(partial, dir_fd=parent)
             if isinstance(error, OSError) and error.errno and error.filename in (None, partial) and not error.filename2:
-                error.filename = str(folder / name)  # a write knows of none
+                error.filename = str(folder / name)  # errors of `write` have no file name
             raise
         if durable:
-            os.fsync(place)
+            os.fsync(parent)
 
 
 def write_text(folder: Path, name: str | Path, text: str) -> None:
-    """Write a text as UTF-8, as `atomic_write` does."""
+    """Write a text in UTF-8 with `atomic_write`."""
     with atomic_write(folder, name) as file:
         file.write(text.encode())
 
 
 def move(file: Path, folder: Path, name: str | Path) -> None:
-    """Let a file of the same disk take the place of `folder/name`, as `atomic_write` does."""
+    """Replace `folder/name` by a file of the same disk. Links are treated as in `atomic_write`."""
     *inner, last = _parts(name)
-    with opened_folder(folder, inner) as place:
-        os.rename(file, last, dst_dir_fd=place)
+    with opened_folder(folder, inner) as parent:
+        os.rename(file, last, dst_dir_fd=parent)
 
 
 def remove(folder: Path, name: str | Path) -> None:
-    """Remove `folder/name` if it is there. Raises ConfigError for a link on the way."""
+    """Remove `folder/name` if it exists. Raises ConfigError if one of its folders is a link."""
     *inner, last = _parts(name)
-    with opened_folder(folder, inner) as place, suppress(FileNotFoundError):
-        os.unlink(last, dir_fd=place)
+    with opened_folder(folder, inner) as parent, suppress(FileNotFoundError):
+        os.unlink(last, dir_fd=parent)
 
 
 def subfolder(folder: Path, name: str) -> Path:
-    """`folder/name`, made if it is not there. Raises ConfigError if it is a link."""
+    """The folder `folder/name`, created if missing. Raises ConfigError if it is a link."""
     with opened_folder(folder, _parts(name)):
         return folder / name
 
 
 @contextmanager
 def opened_folder(folder: Path, inner: list[str]) -> Iterator[int]:
-    """The descriptor of a folder in `folder`; both are made. Raises ConfigError for a link below `folder`."""
+    """Descriptor of the folder `inner` of `folder`; missing ones are created. Raises ConfigError for a link in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for depth, name in enumerate(inner, 1):
             with suppress(FileExistsError):
-                os.mkdir(name, dir_fd=place)
-            deeper = _no_link(folder.joinpath(*inner[:depth]), os.O_RDONLY | os.O_DIRECTORY, place)
-            os.close(place)
-            place = deeper
-        yield place
+                os.mkdir(name, dir_fd=parent)
+            deeper = _no_link(folder.joinpath(*inner[:depth]), os.O_RDONLY | os.O_DIRECTORY, parent)
+            os.close(parent)
+            parent = deeper
+        yield parent
     finally:
-        os.close(place)
+        os.close(parent)
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder that nobody else writes into. No link is followed."""
-    for _, _, names, place in os.fwalk(folder.resolve()):
+    """Remove half-written files of killed processes, in a folder to which nobody else writes. Follows no link."""
+    for _, _, names, parent in os.fwalk(folder.resolve()):
         for name in names:
             if HALF_WRITTEN.fullmatch(name):
-                os.unlink(name, dir_fd=place)
+                os.unlink(name, dir_fd=parent)
 
 
 def open_lock(folder: Path, create: bool = True) -> TextIO:
-    """A folder's `.lock`, neither truncated nor written. Raises ConfigError for a link, or what is no plain file."""
+    """Open a folder's `.lock` without changing it. Raises ConfigError unless it is a regular file, not a link."""
     path = folder / ".lock"
     handle = _no_link(path, (os.O_RDWR | os.O_CREAT) if create else os.O_RDONLY)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ConfigError(f"{path} is no plain file: it cannot be locked\n  → remove it")
+        raise ConfigError(f"{path} is not a regular file, so it cannot be locked\n  → remove it")
     return open(handle)
 
 
@@ -119,16 +120,16 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """A plain file. Links are followed; of a pipe or a device, which could be waited on without end, raises OSError."""
+    """Open a regular file; links are followed. Raises OSError for a pipe or a device, which might block forever."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "not a plain file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return open(handle, "rb")
 
 
 def read_text(path: Path) -> str:
-    """The text of a plain file, as `open_to_read`."""
+    """The text (UTF-8) of a regular file, opened by `open_to_read`."""
     with open_to_read(path) as file:
         return file.read().decode()
 
@@ -137,20 +138,20 @@ def _parts(name: str | Path) -> list[str]:
     """The parts of a relative path. Raises ConfigError if it leads out of its folder."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ConfigError(f"{str(name)!r} is no name within a folder: nothing is written there")
+        raise ConfigError(f"{str(name)!r} is not a path inside the folder: nothing is written there")
     return list(path.parts)
 
 
-def _no_link(path: Path, flags: int, place: int | None = None) -> int:
-    """The descriptor of `path`, by its last part in the folder `place` if that is given."""
-    flags |= os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe is opened, not waited for
+def _no_link(path: Path, flags: int, parent: int | None = None) -> int:
+    """Descriptor of `path`; with `parent`, the descriptor of its folder. Raises ConfigError for a link."""
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK  # do not wait on a pipe
     try:
-        return os.open(path if place is None else path.name, flags, 0o666, dir_fd=place)
+        return os.open(path if parent is None else path.name, flags, 0o666, dir_fd=parent)
     except OSError as error:
         if path.is_symlink():
             raise ConfigError(
                 f"{path} is a link to {os.readlink(path)}: nothing is written through a link in this folder\n"
-                "  → put a folder or file of its own there, or remove the link"
+                "  → remove the link, or put a real file or folder in its place"
             ) from error
         error.filename = str(path)
         raise

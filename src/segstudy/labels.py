@@ -1,4 +1,4 @@
-"""Labels: the ignored value, colours, and the way from a network's scores to labels at another size."""
+"""Labels: the ignored value, colours, and labels at any size from a network's scores."""
 
 import math
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE = 255
-"""The only label that is ignored. Data sets convert to it when they read a file."""
+"""The only ignored label. Data sets convert their own ignored values to it when they read a file."""
 
 LOG2E = math.log2(math.e)
 VALUES = 2**22
-"""Scores looked at or interpolated at a time: 16 MiB."""
+"""Number of scores that are processed at a time (16 MiB)."""
 
 
 def voc_palette(count: int) -> list[tuple[int, int, int]]:
-    """The devkit's colours: the bits of the class number dealt to red, green and blue, highest colour bit first."""
+    """Colours of the VOC devkit: bits 0, 1, 2 of the class number are the top bits of red, green, blue; and so on."""
     colours = []
     for label in range(count):
         rgb = [0, 0, 0]
@@ -29,25 +29,25 @@ def voc_palette(count: int) -> list[tuple[int, int, int]]:
 
 
 def scores_at(scores: Tensor, shape: Sequence[int]) -> Tensor:
-    """Logits or probabilities (C,h,w) at `shape` (H,W): as they are, or interpolated (bilinear) in float32."""
+    """Logits or probabilities (C,h,w) at `shape` (H,W), interpolated (bilinear) in float32 if the size differs."""
     if scores.shape[1:] == tuple(shape):
         return scores
     return F.interpolate(scores[None].float(), size=tuple(shape), mode="bilinear", align_corners=False)[0]
 
 
 def labels_at(scores: Tensor, shape: Sequence[int]) -> Tensor:
-    """Labels int64 (H,W) of scores (C,h,w), which are interpolated (bilinear) if `shape` is another size."""
-    return scores_at(scores, shape).max(0).indices  # the same as argmax, which takes ten times as long on a CPU
+    """Labels int64 (H,W) from scores (C,h,w), interpolated (bilinear) if their size is not `shape`."""
+    return scores_at(scores, shape).max(0).indices  # equal to argmax, and ten times faster on a CPU
 
 
 def labels_and_mean_confidence(
     scores: Tensor, shape: Sequence[int], probabilities: bool = True
 ) -> tuple[np.ndarray, float]:
-    """Labels uint8 (H,W) of scores (C,h,w), and the mean over these scores' pixels of the highest probability.
+    """Labels uint8 (H,W) from scores (C,h,w), and the mean confidence (highest probability) over the h·w pixels.
 
-    The labels are those of `labels_at`, faster and without the scores of the whole size in memory; of two classes that
-    are equal but for rounding, the other one may win, so metrics use `labels_at`. probabilities: the scores are
-    probabilities, not logits.
+    Faster than `labels_at`, and never holds the scores at size (H,W) in memory. Where two classes are equal up to
+    rounding, the label may differ from that of `labels_at`, which metrics use. probabilities: whether the scores are
+    probabilities; else they are logits.
     """
     height, width = scores.shape[1:]
     coarse, total = torch.empty(height, width, dtype=torch.uint8, device=scores.device), 0.0
@@ -57,22 +57,22 @@ def labels_and_mean_confidence(
         best, winner = part.max(0)
         coarse[top : top + rows] = winner
         if not probabilities:
-            best = (part - best).mul_(LOG2E).exp2_().sum(0).reciprocal_()  # exp takes four times as long
+            best = (part - best).mul_(LOG2E).exp2_().sum(0).reciprocal_()  # exp2 is four times faster than exp
         total += best.sum(dtype=torch.float64).item()
     return _upsampled_labels(scores, coarse, shape).cpu().numpy(), total / (height * width)
 
 
 def _upsampled_labels(scores: Tensor, coarse: Tensor, shape: Sequence[int]) -> Tensor:
-    """The labels at `shape` (H,W) of scores (C,h,w), whose labels at their own size are `coarse`.
+    """Labels at `shape` (H,W) from scores (C,h,w). coarse (h,w): the labels of these scores.
 
-    Between four neighbours of one label there is no other (an interpolated score is a mean of theirs): only where they
-    differ is anything interpolated, a tenth of a usual image.
+    Where four neighbours have the same label, every pixel interpolated between them has it too, because its scores are
+    weighted means of theirs. So only the other pixels are interpolated: about a tenth of a typical image.
     """
     if coarse.shape == tuple(shape):
         return coarse
     above, below, down = _neighbours(coarse.shape[0], shape[0], scores.device)
     left, right, across = _neighbours(coarse.shape[1], shape[1], scores.device)
-    pixels = scores.permute(1, 2, 0).flatten(0, 1).contiguous()  # a pixel's scores side by side: ten times as fast
+    pixels = scores.permute(1, 2, 0).flatten(0, 1).contiguous()  # scores of a pixel side by side: ten times faster
     beside = torch.cat([coarse[:, 1:], coarse[:, -1:]], 1)
     edge = (coarse != beside) | (coarse != torch.cat([coarse[1:], coarse[-1:]]))
     edge[:-1] |= beside[1:] != coarse[:-1]
@@ -94,9 +94,9 @@ def _upsampled_labels(scores: Tensor, coarse: Tensor, shape: Sequence[int]) -> T
 
 
 def _neighbours(source: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `wanted` pixels the two of `source` between which it lies, and the second's share.
+    """For each of `wanted` output positions, the two source positions around it and the weight of the second.
 
-    As `interpolate` with align_corners=False finds them, in float32.
+    In float32, as `interpolate` with align_corners=False computes them.
     """
     place = (torch.arange(wanted, device=device) + 0.5) * (torch.tensor(float(source)) / wanted).to(device) - 0.5
     place = place.clamp_(min=0)

@@ -1,7 +1,7 @@
 """Losses: `loss(logits, mask)` → a float32 scalar.
 
 logits (B,C,H,W) of any float type; mask (B,H,W) in 0…C−1, or 255 for ignored pixels. All compute in float32 over the
-pixels that are not ignored, and give 0 with a gradient where there are none.
+pixels that are not ignored. If there are none, the loss is 0, with a gradient.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ class Loss(nn.Module):
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy, weighted mean over the counted pixels.
+    """Cross-entropy: weighted mean over the pixels that are not ignored.
 
-    class_weights: a list of C, None, or (in a config) "balanced", which becomes a list from the data's frequencies.
-    background_weight: weight of class 0 where class_weights is None.
+    class_weights: C numbers, None, or (in a config) "balanced": computed from the class frequencies of the data.
+    background_weight: weight of class 0 if class_weights is None.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class CrossEntropy(Loss):
     def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
         weight = _weights(self.class_weights, self.background_weight, logits)
         if weight is not None and not weight[labels].any():
-            return 0 * logits.sum()  # only classes of weight 0 in the batch: torch would divide 0 by 0
+            return 0 * logits.sum()  # all classes of the batch have weight 0: torch would divide 0 by 0
         return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
 
 
 class Focal(Loss):
-    """Mean of (1 − p)^gamma · cross-entropy over the counted pixels, p the probability of the true class.
+    """Mean of (1 − p)^gamma · cross-entropy over the pixels that are not ignored; p: probability of the true class.
 
-    Source: Lin et al. 2017, equation 4 (5 with class_weights, which are not normalised there nor here).
+    Source: Lin et al. 2017, equation 4; with class_weights equation 5, where weights are not normalised either.
     """
 
     def __init__(self, gamma: float = 2.0, class_weights: Sequence[float] | None = None):
@@ -66,16 +66,16 @@ class Focal(Loss):
 
     def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
         nll = F.cross_entropy(logits, labels, reduction="none")
-        # Clamped, since at p = 1 a gamma below 1 has an infinite slope, and 0 · ∞ would be NaN.
+        # Clamped: with gamma below 1 the slope at p = 1 is infinite, and 0 · ∞ is NaN.
         focal = (-torch.expm1(-nll)).clamp(min=1e-7) ** self.gamma * nll
         weight = _weights(self.class_weights, 1.0, logits)
         return (focal if weight is None else focal * weight[labels]).mean()
 
 
 class OHEM(Loss):
-    """Cross-entropy of the hardest pixels: those whose true class has p < threshold, at least the share `min_kept`.
+    """Mean cross-entropy of the pixels whose true class has p < threshold, but of at least the hardest `min_kept`.
 
-    Source: Shrivastava et al. 2016, as per-pixel variant common in segmentation.
+    min_kept: a share of the pixels. Source: Shrivastava et al. 2016, in the per-pixel variant common in segmentation.
     """
 
     def __init__(self, threshold: float = 0.7, min_kept: float = 0.1):
@@ -90,9 +90,9 @@ class OHEM(Loss):
 
 
 class BinaryCrossEntropy(Loss):
-    """Two classes: BCE of the logit of class 1 against class 0, mean over pixels; `pos_weight` on those of class 1.
+    """Binary cross-entropy of two classes, on the logit of class 1 minus that of class 0; mean over the pixels.
 
-    Raises ValueError for any other number of classes.
+    pos_weight: weight of the pixels of class 1. Raises ValueError for any other number of classes.
     """
 
     def __init__(self, pos_weight: float = 1.0):
@@ -109,8 +109,8 @@ class BinaryCrossEntropy(Loss):
 class Tversky(Loss):
     """1 − (TP + s) / (TP + alpha·FP + beta·FN + s) of soft counts over the batch, averaged over the classes present.
 
-    smooth = s. A class without truth in the batch is left out: counted as 0, absent classes would make the loss of 150
-    classes very small. Source: Salehi et al. 2017, equation 3.
+    smooth: s. Classes without truth in the batch are left out: counted as 0, they would make the mean over 150 classes
+    very small. Source: Salehi et al. 2017, equation 3.
     """
 
     def __init__(self, alpha: float = 0.5, beta: float = 0.5, include_background: bool = True, smooth: float = 0.0):
@@ -122,7 +122,7 @@ class Tversky(Loss):
         classes = logits.shape[1]
         probabilities = logits.softmax(1)
         of_truth = probabilities.gather(1, labels[:, None])[:, 0]
-        # In 1024 partial sums: one running float32 sum is off by 0.3 % at 512² pixels, and by more beyond.
+        # 1024 partial sums: a single float32 sum is wrong by 0.3 % at 512² pixels, and by more at larger sizes.
         parts = torch.arange(len(labels), device=logits.device) % 1024 * classes + labels
         tp = of_truth.new_zeros(1024 * classes).index_add(0, parts, of_truth).view(1024, classes).sum(0)
         truth = torch.bincount(labels, minlength=classes).float()
@@ -170,7 +170,7 @@ class Lovasz(Loss):
                 continue
             truth = labels == c
             errors, order = (truth.float() - probabilities[:, c]).abs().sort(descending=True)
-            losses.append((errors * _lovasz_gradient(truth[order])).sum())  # a float32 dot product is less exact
+            losses.append((errors * _lovasz_gradient(truth[order])).sum())  # a dot product is less accurate
         return torch.stack(losses).sum() / max(1, len(losses) - 1)
 
 
@@ -180,7 +180,7 @@ class WeightedSum(nn.Module):
     def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]):
         super().__init__()
         if set(terms) != set(weights):
-            raise ValueError(f"loss.terms has {sorted(terms)}, loss.weights has {sorted(weights)}: name the same")
+            raise ValueError(f"loss.terms has {sorted(terms)}, loss.weights has {sorted(weights)}: use equal names")
         self.terms, self.weights = nn.ModuleDict(terms), dict(weights)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
@@ -199,13 +199,13 @@ def _weights(class_weights: list[float] | None, background: float, logits: Tenso
 
 
 def _lovasz_gradient(truth: Tensor) -> Tensor:
-    """Step of the Jaccard loss as pixels are added in the order of their errors: bool (N,) → (N,), positive.
+    """How much each pixel raises the Jaccard loss, added in the order of the errors: bool (N,) → (N,), ≥ 0.
 
-    In closed form from counts: a pixel of the class takes 1 from the intersection I, and the loss 1 − I/U grows by 1/U;
-    another adds 1 to the union, and it grows by I / (U·(U − 1)). As differences of float32 ratios, which are nearly
-    equal, a fifth of the steps of 16·256² pixels would be 0.
+    From counts: a pixel of the class lowers the intersection I by 1, and the loss 1 − I/U grows by 1/U; any other pixel
+    raises the union U by 1, and the loss grows by I / (U·(U − 1)). Computed as a difference of two nearly equal float32
+    ratios, it would be 0 for a fifth of 16·256² pixels.
     """
-    found = truth.cumsum(0, dtype=torch.int32)
-    intersection = found[-1] - found
+    positives = truth.cumsum(0, dtype=torch.int32)
+    intersection = positives[-1] - positives
     union = (torch.arange(1, len(truth) + 1, dtype=torch.int32, device=truth.device) + intersection).float()
     return torch.where(truth, 1, intersection / (union - 1).clamp_(min=1)) / union

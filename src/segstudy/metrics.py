@@ -11,7 +11,7 @@ from segstudy.labels import IGNORE
 
 
 class Confusion(Metric):
-    """Counts of pixels by truth (row) and prediction (column), summed over batches and processes.
+    """Confusion matrix in pixels, truth (row) by prediction (column), summed over batches and processes.
 
     `update` takes labels (B,H,W) and mask (B,H,W) with 255 ignored; `compute` returns int64 (C,C).
     """
@@ -32,7 +32,7 @@ class Confusion(Metric):
 
 
 class Hallucinated(Metric):
-    """Counted pixels that were given a class that is absent from their image, except `background`.
+    """Number of pixels predicted as a class (not `background`) that is absent from their image.
 
     Summed over batches and processes. `update` takes labels and mask (B,H,W), 255 ignored, and does not wait for the
     device; `compute` returns int64 ().
@@ -59,10 +59,10 @@ class Hallucinated(Metric):
 
 
 class MeanLoss(Metric):
-    """Mean of the batches' losses over all processes, each weighted by its number of images.
+    """Mean of the batch losses over all processes, weighted by the number of images.
 
-    Not Lightning's own mean, which also counts images that only fill up a process's last batch; not torchmetrics'
-    MeanMetric, which ignores the weights where it lets NaN pass.
+    Not Lightning's mean: it also counts the images that only pad a process's batches. Not torchmetrics' MeanMetric: if
+    NaN is allowed, it ignores the weights.
     """
 
     full_state_update = False
@@ -75,9 +75,9 @@ class MeanLoss(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, images: Tensor | int) -> None:
-        # Not in place, as in the other metrics: a tensor made in inference mode could not be changed outside of it.
+        # Not in place (in no metric here): a tensor made in inference mode cannot be changed outside of it.
         counted = torch.as_tensor(images, device=loss.device)
-        # A loss of one's own may be NaN where no pixel counts, as in a batch that only fills up: 0 · NaN is NaN.
+        # A user's loss may be NaN if all pixels are ignored, as in a padding batch; 0 · NaN is NaN.
         self.total = self.total + torch.where(counted > 0, loss.detach() * counted, 0)
         self.images = self.images + counted
 
@@ -86,7 +86,7 @@ class MeanLoss(Metric):
 
 
 def confusion(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
-    """Confusion counts of one or more images: int64 (C,C), truth by prediction."""
+    """Confusion matrix of one or more images: int64 (C,C), truth by prediction."""
     return multiclass_confusion_matrix(labels, mask, num_classes, ignore_index=IGNORE, validate_args=False).long()
 
 
@@ -101,7 +101,7 @@ def class_iou(counts: Tensor) -> Tensor:
 def summary(counts: Tensor) -> dict[str, float]:
     """miou, pixel_accuracy, mean_accuracy, fw_iou and mean_dice of a confusion matrix (C,C).
 
-    The means are over the classes with truth in the split, the same set for every network. NaN if nothing was counted.
+    Means are over the classes with truth in the split, the same set for every network. NaN if all pixels are ignored.
     Source: Long et al. 2015, section 5.
     """
     counts = counts.double().cpu()
@@ -118,10 +118,10 @@ def summary(counts: Tensor) -> dict[str, float]:
 
 
 def failure_modes(counts: Tensor, hallucinated: Tensor, background: int | None) -> dict[str, float]:
-    """Shares of pixels that fail in each defined way: missed, spilled, mislabelled, hallucinated.
+    """Share of pixels of each failure mode that is defined: missed, spilled, mislabelled, hallucinated.
 
-    counts (C,C); hallucinated: what that metric computes. NaN when the denominator is 0. The definitions are those of
-    the report (`study/analysis/metrics.py`).
+    counts (C,C); hallucinated: the result of `Hallucinated`. NaN when the denominator is 0. Defined as in the report
+    (`study/analysis/metrics.py`).
     """
     counts = counts.double().cpu()
     objects = torch.arange(len(counts)) != (-1 if background is None else background)
@@ -136,14 +136,14 @@ def failure_modes(counts: Tensor, hallucinated: Tensor, background: int | None) 
 
 
 def defined_failures(num_classes: int, background: int | None) -> list[str]:
-    """The failure modes that are defined: missed and spilled need a background, the others two classes besides it."""
+    """Names of the defined failure modes: missed and spilled need a background, the others two more classes."""
     of_background = ["missed", "spilled"] if background is not None else []
     of_labels = ["mislabelled", "hallucinated"] if num_classes - (background is not None) > 1 else []
     return of_background + of_labels
 
 
 def class_table(counts: Tensor, classes: Sequence[str]) -> list[dict[str, float | str]]:
-    """A row for each class with truth or predictions: name, iou, recall, precision, share of the counted pixels.
+    """A row for each class with truth or predictions: class, iou, recall, precision, share (of pixels not ignored).
 
     NaN when the denominator is 0.
     """

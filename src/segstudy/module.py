@@ -19,15 +19,16 @@ from segstudy.optim import cosine, parameter_groups
 
 
 class SegmentationModule(L.LightningModule):
-    """Trains `network` (image → logits) with `loss` (logits, mask → scalar) and measures it.
+    """Trains `network` (image → logits) with `loss` (logits, mask → scalar), and evaluates it.
 
-    classes: their names. The network gets images in 0…1; one output channel for two classes is the logit of class 1
-    against class 0. Data: a data module of segstudy, or loaders whose batches are (image, mask) or dictionaries with
-    `image` and `mask`: image (B,3,H,W), uint8 or float in 0…1; mask (B,H,W) of whole numbers, 255 ignored.
+    The network gets images in 0…1. With two classes, a single output channel is the logit of class 1 against class 0.
+    Data: a data module of segstudy, or loaders whose batches are (image, mask) or dictionaries with `image` and `mask`:
+    image (B,3,H,W), uint8 or float in 0…1; mask (B,H,W) of integers, 255 ignored.
+
+    classes: their names. background: index of the class that is no object, or None; failure modes depend on it.
     lr, encoder_lr: the learning rate, and that of `network.encoder` (None: the same).
-    background: the class that is no object, if there is one; failures are told apart by it.
-    decay_norms: weight decay also on normalisation and biases.
-    optimizer and schedule are callables: groups → optimizer; (optimizer, progress) → Lightning's scheduler dictionary.
+    decay_norms: apply weight decay also to normalisation layers and biases.
+    optimizer, schedule: functions groups → optimizer, and (optimizer, progress) → Lightning's scheduler dictionary.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class SegmentationModule(L.LightningModule):
         return two_channels(self.network(image))
 
     def setup(self, stage: str) -> None:
-        # Not a method of the class: Lightning would warn of it wherever a data module is passed.
+        # Set on the instance: Lightning warns of a method of the class whenever a data module is passed.
         vars(self).pop("transfer_batch_to_device", None)
         if known_data(self.trainer) is None:
             self.transfer_batch_to_device = self._transfer_checked  # type: ignore[method-assign]
 
     def _transfer_checked(self, batch: Any, device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:
-        """A batch of other loaders than segstudy's, on the device: a dictionary of a float image and an int64 mask."""
+        """Check a batch of the user's own loaders, move it to the device, and convert it: float image, int64 mask."""
         batch = super().transfer_batch_to_device(checked_batch(batch, len(self.classes)), device, dataloader_idx)
         image = batch["image"]
         image = image.float() / 255 if image.dtype == torch.uint8 else image
@@ -98,7 +99,7 @@ class SegmentationModule(L.LightningModule):
         return self._step(batch, "val")[1]
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if "index" not in batch:  # for callbacks, which keep a result for each image
+        if "index" not in batch:  # callbacks store results by it
             batch["index"] = torch.arange(self.tested, self.tested + len(batch["image"]))
             self.tested += len(batch["image"])
         return self._step(batch, "test")[1]
@@ -113,8 +114,10 @@ class SegmentationModule(L.LightningModule):
         self._log_counts("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint without the optimizer's state holds the averaged weights, which are those that were validated:
-        Lightning calls the callbacks for whole checkpoints alone."""
+        """Store the averaged weights, which were validated, in a weights-only checkpoint too.
+
+        Lightning calls the callbacks for full checkpoints only.
+        """
         if "callbacks" in checkpoint:
             return
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -126,21 +129,21 @@ class SegmentationModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Step a plateau schedule before the epoch's checkpoint is written, so that it holds the new learning rate.
 
-        Lightning does so after it, and a run continued from the checkpoint would lack that step.
+        Lightning steps it after that, and a run continued from the checkpoint would miss the step.
         """
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and (self.current_epoch + 1) % config.frequency == 0:
                 config.scheduler.step(self._monitored(str(config.monitor)))  # type: ignore[arg-type]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        if metric is None:  # a plateau's was stepped in on_train_epoch_end
+        if metric is None:  # a plateau schedule is stepped in on_train_epoch_end
             scheduler.step()
 
     def _monitored(self, name: str) -> Tensor:
         metrics = self.trainer.callback_metrics
         if name not in metrics:
-            found = did_you_mean(name, sorted(metrics)) or f" ({', '.join(sorted(metrics))})"
-            raise ConfigError(f"schedule.monitor={name}: no such figure is logged{found}")
+            hint = did_you_mean(name, sorted(metrics)) or f" (logged: {', '.join(sorted(metrics))})"
+            raise ConfigError(f"schedule.monitor={name}: no such metric is logged{hint}")
         return metrics[name]
 
     def _counts(self, stage: str) -> Confusion:
@@ -154,9 +157,9 @@ class SegmentationModule(L.LightningModule):
         present = {f"{stage}_iou/{name}": iou[c] for c, name in enumerate(self.classes) if counts[c].sum() > 0}
         self._log_same(present)
 
-    def _log_same(self, figures: Mapping[str, float | Tensor]) -> None:
-        """Log values that are equal on all processes. By their maximum: a mean could round."""
-        self.log_dict(figures, reduce_fx="max", sync_dist=True)
+    def _log_same(self, values: Mapping[str, float | Tensor]) -> None:
+        """Log values that are equal on all processes; reduced by the maximum, since a mean could round them."""
+        self.log_dict(values, reduce_fx="max", sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         def build(decay_norms: bool = self.decay_norms, **options: Any) -> Optimizer:
@@ -164,9 +167,9 @@ class SegmentationModule(L.LightningModule):
 
         optimizer = build()
         if not optimizer.defaults.get("weight_decay"):
-            optimizer = build(decay_norms=True)  # without weight decay, the groups need no splitting
+            optimizer = build(decay_norms=True)  # without weight decay, no need to split the groups
         if self.trainer.gradient_clip_val and self.trainer.precision == "16-mixed" and optimizer.defaults.get("fused"):
-            optimizer = build(fused=False)  # a fused step unscales the gradients, too late to clip
+            optimizer = build(fused=False)  # a fused step itself unscales the gradients: too late to clip
         schedule = self.schedule(optimizer, progress=self.progress)
         if str(schedule.get("monitor")).startswith("val"):  # step only after a validation
             schedule = {"frequency": self.trainer.check_val_every_n_epoch or 1} | schedule
@@ -178,7 +181,7 @@ class SegmentationModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Like Lightning's, which refuses a fused optimizer under bf16 too, without a scaler (its issue 21435)."""
+        """Clip as Lightning does, but also for a fused optimizer under bf16, which has no scaler (its issue 21435)."""
         precision = self.trainer.precision_plugin
         if gradient_clip_val and isinstance(precision, MixedPrecision) and precision.scaler is None:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
@@ -187,7 +190,7 @@ class SegmentationModule(L.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def progress(self) -> float:
-        """Share of the budget that is spent, 0…1: of the steps, or of `trainer.max_time` where that ends sooner."""
+        """Used share of the budget, 0…1: of the steps, or of `trainer.max_time` if that ends first."""
         steps = self.trainer.estimated_stepping_batches
         spent = self.global_step / steps if steps not in (0, float("inf")) else 0.0
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -198,41 +201,41 @@ class SegmentationModule(L.LightningModule):
 
 
 def _images(batch: Mapping[str, Tensor]) -> Tensor | int:
-    """How many images a batch has, without those of index −1."""
+    """Number of images in a batch, without padding (index −1)."""
     return (batch["index"] >= 0).sum() if "index" in batch else len(batch["image"])
 
 
 def checked_batch(batch: Any, num_classes: int) -> dict[str, Tensor]:
-    """A batch (image, mask), or a dictionary with both, as a dictionary; in the CPU's memory, before the device's.
+    """A batch (image, mask), or a dictionary with both, as a dictionary. Called on the CPU, before the transfer.
 
-    Raises DataError for another batch, shapes that do not belong together, and labels that are neither a class nor 255.
+    Raises DataError for any other batch, shapes that do not match, and labels that are neither a class nor 255.
     """
     if isinstance(batch, Sequence) and len(batch) == 2:
         batch = dict(zip(("image", "mask"), batch, strict=True))
     if not isinstance(batch, Mapping) or not {"image", "mask"} <= batch.keys():
-        raise DataError(f"a batch is (image, mask), or a dictionary with image and mask, not {type(batch).__name__}")
+        raise DataError(f"a batch must be (image, mask) or a dictionary with both, not {type(batch).__name__}")
     image, mask = batch["image"], batch["mask"]
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     if image.ndim != 4 or mask.shape != (len(image), *image.shape[2:]):
         raise DataError(
-            f"image {tuple(image.shape)} and mask {tuple(mask.shape)} do not belong together\n"
+            f"the shapes of image {tuple(image.shape)} and mask {tuple(mask.shape)} do not match\n"
             "  expected: (batch,3,height,width) and (batch,height,width)"
         )
     if mask.is_floating_point():
         raise DataError(
-            f"masks hold class numbers, not {mask.dtype}: torchvision's ToTensor() divides them by 255\n"
-            "  → PILToTensor(), or v2.ToDtype(torch.int64, scale=False)"
+            f"masks must hold class numbers as integers, not {mask.dtype}: torchvision's ToTensor() divides by 255\n"
+            "  → use PILToTensor(), or v2.ToDtype(torch.int64, scale=False)"
         )
     wrong = (mask >= num_classes) & (mask != IGNORE) | (mask < 0)
     if wrong.any():
         raise DataError(
-            f"labels {', '.join(map(str, mask[wrong].unique().tolist()[:8]))} are none of the {num_classes} classes, "
-            f"nor {IGNORE} (ignored)\n  → name all classes, or set what is to be ignored to {IGNORE}"
+            f"labels {', '.join(map(str, mask[wrong].unique().tolist()[:8]))} are neither one of the {num_classes} "
+            f"classes nor {IGNORE} (ignored)\n  → name all classes, or set ignored pixels to {IGNORE}"
         )
     return {**batch, "mask": mask}
 
 
 def two_channels(logits: Tensor) -> Tensor:
-    """One channel (the logit of class 1 against class 0) as two; other logits as they are."""
+    """Two channels from a single one (the logit of class 1 against class 0); other logits unchanged."""
     return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits

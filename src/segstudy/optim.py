@@ -1,7 +1,7 @@
-"""Optimizers with learning rates of their own for encoder and rest, and learning-rate schedules.
+"""Parameter groups with separate learning rates for encoder and rest, and learning-rate schedules.
 
-A schedule is a function (optimizer, progress) → Lightning's scheduler dictionary. `progress()` is the share of the
-budget that is spent, 0…1: of the steps, or of the time where `trainer.max_time` ends sooner.
+A schedule is a function (optimizer, progress) → Lightning's scheduler dictionary. `progress()` is the used share of the
+budget, 0…1: of the steps, or of `trainer.max_time` if that ends first.
 """
 
 import math
@@ -20,7 +20,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """One parameter group for the encoder and one for the rest; encoder_lr=None gives both `lr`.
 
-    decay_norms=False splits both: parameters of one dimension (of normalisation layers, biases) get no weight decay.
+    decay_norms=False splits both: one-dimensional parameters (normalisation layers, biases) get no weight decay.
     Source: He et al. 2019 (bag of tricks), section 3.1.
     """
     encoder = getattr(network, "encoder", None)
@@ -44,7 +44,7 @@ def constant(optimizer: Optimizer, progress: Progress) -> dict[str, Any]:
 
 
 def cosine(optimizer: Optimizer, progress: Progress, warmup: float = 0.05) -> dict[str, Any]:
-    """Linear warm-up over the share `warmup` of the budget, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+    """Linear warm-up over the share `warmup` of the budget, then a half cosine to 0 (Loshchilov & Hutter 2017)."""
 
     def factor(_: int) -> float:
         p = min(1.0, progress())
@@ -61,14 +61,14 @@ def poly(optimizer: Optimizer, progress: Progress, power: float = 0.9) -> dict[s
 
 
 def step(optimizer: Optimizer, progress: Progress, every: int = 15, gamma: float = 0.1) -> dict[str, Any]:
-    """Times `gamma` every `every` epochs."""
+    """Multiply the learning rate by `gamma` every `every` epochs."""
     return {"scheduler": StepLR(optimizer, every, gamma), "interval": "epoch"}
 
 
 def plateau(
     optimizer: Optimizer, progress: Progress, monitor: str = "val/loss", factor: float = 0.1, patience: int = 5
 ) -> dict[str, Any]:
-    """Times `factor` when `monitor` has not improved for `patience` epochs."""
+    """Multiply the learning rate by `factor` when `monitor` has not improved for `patience` epochs."""
     mode: Literal["min", "max"] = "min" if monitor.endswith("loss") else "max"
     scheduler = ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}

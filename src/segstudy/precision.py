@@ -1,4 +1,4 @@
-"""The device to train on, and the precision that it computes fast in hardware."""
+"""Choice of the device, and of the fastest precision that its hardware supports."""
 
 import os
 
@@ -8,17 +8,16 @@ from segstudy.errors import ConfigError
 
 
 def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
-    """(accelerator, precision, reason) with "auto" decided. Raises ConfigError if the asked device is not there."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    wanted = {"gpu": "cuda"}.get(accelerator, accelerator)
-    if wanted == "auto":
-        wanted = next(name for name, there in here.items() if there)
-    if not here.get(wanted, False):
-        found = ", ".join(name for name, there in here.items() if there)
+    """(accelerator, precision, reason), with "auto" resolved. Raises ConfigError if the machine has no such device."""
+    is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [name for name, is_there in is_available.items() if is_there]
+    chosen = available[0] if accelerator == "auto" else {"gpu": "cuda"}.get(accelerator, accelerator)
+    if chosen not in available:
+        found = ", ".join(available)
         raise ConfigError(f"trainer.accelerator={accelerator}: not on this machine (found: {found}); try trainer=auto")
     if precision != "auto":
-        return wanted, precision, "as asked"
-    return wanted, *choose_precision(wanted)
+        return chosen, precision, "as set"
+    return chosen, *choose_precision(chosen)
 
 
 def choose_precision(accelerator: str) -> tuple[str, str]:
@@ -43,7 +42,7 @@ def choose_precision(accelerator: str) -> tuple[str, str]:
 
 
 def cpu_flags() -> set[str]:
-    """The instruction sets of this CPU, by the kernel's names; empty where they cannot be read (not Linux)."""
+    """Instruction sets of this CPU, as the Linux kernel names them; empty on other systems."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())

@@ -1,7 +1,7 @@
-"""One seed, separate streams: each consumer of randomness draws from a stream named after itself.
+"""One seed, separate streams: each consumer of random numbers has its own named stream.
 
-So variants with a module of the same path have the same initial weights there, all variants see the same batches with
-the same augmentation, and another callback or loader process changes nothing.
+So a module has the same initial weights in all variants that have its path, all variants see the same batches with the
+same augmentation, and one more callback or loader process changes nothing.
 """
 
 import hashlib
@@ -14,24 +14,24 @@ from torch import Tensor, nn
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream called `names`, the same on every machine."""
+    """A 63-bit seed for the stream `names`, equal on every machine."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 @contextmanager
 def stream(seed: int, *names: str | int) -> Iterator[None]:
-    """Inside, torch's global CPU generator is the stream `names`; afterwards it is as before."""
+    """Inside the context, torch's global CPU generator draws from the stream `names`; afterwards it is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, *names))
         yield
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Draw every layer anew by its type's default rule, from the stream of its module path.
+    """Initialise every layer again by the default rule of its type, from the stream of its module path.
 
-    A part that has loaded weights keeps them: one whose `weights_origin` is set and begins with no "random". Layers
-    without `reset_parameters` (some of timm's own) keep what they were built with.
+    Parts with loaded weights keep them: their `weights_origin` is set and does not begin with "random". Layers without
+    `reset_parameters` (some of timm's) keep the values they were built with.
     """
     loaded = [part for part in network.modules() if not getattr(part, "weights_origin", "random").startswith("random")]
     kept = {id(layer) for part in loaded for layer in part.modules()}
@@ -48,7 +48,7 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def uniform_numbers(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
-    """`count` numbers in [0, 1) for each sample, a function of (seed, epoch, index) alone: float32 (B, count).
+    """`count` uniform numbers in [0, 1) for each sample, from (seed, epoch, index) alone: float32 (B, count).
 
     Counter-based (the splitmix64 finaliser of Steele et al. 2014, section 4): no loop over a batch, and no state.
     """

@@ -1,1 +1,1 @@
-"""What happens around training and test: measures, pictures, curves, loggers, guards."""
+"""Callbacks of training and test: measures, pictures, curves, loggers, checks."""

@@ -1,4 +1,4 @@
-"""Base of the callbacks without which a run is complete: their errors are recorded, and end nothing."""
+"""Base class of optional callbacks: their errors are recorded and do not end the run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from segstudy.ranks import RANK
 
 
 class Diagnostic(L.Callback):
-    """A callback that measures or draws beside the test: an error within `tolerate_errors` ends no run.
+    """A callback for optional measures and pictures: an error inside `tolerate_errors` does not end the run.
 
-    `not_measured` says what is missing and why; it becomes an entry of the record.
+    not_measured: {what is missing: why}, stored in the record.
     """
 
     def __init__(self) -> None:
@@ -25,17 +25,17 @@ class Diagnostic(L.Callback):
         """Record any error of this block in `not_measured[what]`, and print it in one line."""
         try:
             yield
-        except Exception as error:  # networks and drawing raise anything
+        except Exception as error:  # networks and drawing can raise anything
             self.not_measured[what] = report_failure(what, error)
 
     def gather_failures(self, trainer: L.Trainer) -> None:
-        """Share what failed among all processes; each of them calls this."""
+        """Collect the failures of all processes. Every process must call this."""
         for not_measured in gather_from_processes(trainer, self.not_measured):
             self.not_measured = not_measured | self.not_measured
 
 
 def report_failure(what: str, error: Exception) -> str:
-    """Why something was not measured, in one line, which is also printed."""
+    """Print, and return, one line: why something was not measured."""
     why = f"{type(error).__name__}: {first_line(error)}"
     if RANK == 0:
         print(f"not measured: {what}: {why}")
@@ -43,7 +43,7 @@ def report_failure(what: str, error: Exception) -> str:
 
 
 def gather_from_processes(trainer: L.Trainer, mine: Any) -> list[Any]:
-    """The value `mine` of each process of the trainer, in the order of their ranks."""
+    """The value `mine` of each process, in the order of ranks."""
     if trainer.world_size == 1:
         return [mine]
     gathered: list[Any] = [None] * trainer.world_size

@@ -1,4 +1,4 @@
-"""Early stopping that a continued run remembers."""
+"""Early stopping that a continued run does not undo."""
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's. A run that was interrupted after it had stopped (while it was tested) trains no further epoch."""
+    """Lightning's callback, but a run that is continued after it had stopped (in its test) trains no further epoch."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Base of the callbacks that test a second prediction of each image, such as with test-time augmentation."""
+"""Base class of callbacks that evaluate a second prediction of each image, e.g. by test-time augmentation."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from segstudy.metrics import Confusion, summary
 
 
 class ExtraEvaluation(Diagnostic):
-    """Also tests the predictions that `probabilities` returns for each batch, at network size.
+    """Evaluates the predictions that `probabilities` returns for each batch, at network size.
 
-    Stored in the record as `metrics_<name>`; never used to compare variants. A run is complete without them.
+    Optional. Stored in the record as `metrics_<name>`; never used to compare variants.
     """
 
     name: str
@@ -24,8 +24,8 @@ class ExtraEvaluation(Diagnostic):
     def probabilities(
         self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]
     ) -> Tensor:
-        """Class probabilities (B,C,H,W) of a batch; logits: those of the plain prediction."""
-        raise NotImplementedError("a subclass says how its predictions are made")
+        """Class probabilities (B,C,H,W) of a batch. logits: the plain prediction."""
+        raise NotImplementedError("a subclass defines probabilities()")
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.counts = Confusion(len(module.classes)).to(module.device)  # type: ignore[arg-type]

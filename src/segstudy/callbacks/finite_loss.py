@@ -1,4 +1,4 @@
-"""Ends a run whose loss is not finite, with what to do."""
+"""Ends a run whose loss is NaN or infinite, with advice."""
 
 from collections import deque
 from pathlib import Path
@@ -13,9 +13,9 @@ from segstudy.errors import TrainingError
 
 
 class FiniteLoss(L.Callback):
-    """Ends the run at a loss that is NaN or infinite: names the step, the batch's images and the last good checkpoint.
+    """Ends the run at a NaN or infinite loss; names the step, the images of the batch and the last good checkpoint.
 
-    On a GPU it checks every `every` steps (a check waits for the device), on a CPU each step.
+    On a CPU it checks each step, on a GPU only every `every` steps, because a check waits for the device.
     """
 
     def __init__(self, every: int = 50):
@@ -35,7 +35,7 @@ class FiniteLoss(L.Callback):
             self.recent.clear()
             return
         step, loss, index = next(entry for entry in self.recent if not entry[1].isfinite())
-        names = "not known"
+        names = "unknown"
         if index is not None:
             samples = data_of(trainer).roles["fit"].samples
             names = ", ".join(samples[i].name for i in index.tolist())

@@ -11,7 +11,7 @@ from segstudy.errors import ConfigError
 class FreezeEncoder(L.Callback):
     """Freezes the encoder's weights for the first `epochs` epochs, and its batch statistics for `batch_norm_epochs`.
 
-    While its batch normalisation is frozen it uses the running statistics of its pretraining. −1 freezes throughout.
+    Frozen batch normalisation uses the running statistics of the pretraining. −1: frozen in all epochs.
     """
 
     def __init__(self, epochs: int = 1, batch_norm_epochs: int = -1):
@@ -20,11 +20,11 @@ class FreezeEncoder(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         encoder = self._encoder(pl_module)
         frozen = self._is_frozen(self.epochs, trainer.current_epoch)
-        if trainer.world_size == 1:  # DDP fixes its list of gradients once, so there they are dropped instead
+        if trainer.world_size == 1:  # DDP lists trainable weights once: there, their gradients are removed instead
             encoder.requires_grad_(not frozen)
         if not self._is_frozen(self.batch_norm_epochs, trainer.current_epoch):
             for module in self._batch_norms(encoder):
-                module.train()  # Lightning keeps each module's mode, so nothing else ends the freeze
+                module.train()  # Lightning restores each module's own mode, so nothing else would do this
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -1,4 +1,4 @@
-"""The learning curves of a run as a table, as a picture, and as TensorBoard's custom scalars."""
+"""Learning curves of a run: a table, a picture, and TensorBoard's custom scalars."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ class History(Diagnostic):
     """Writes every logged metric of each epoch to `history.csv`, and at the end `pictures/curves.png`.
 
     A new run also writes TensorBoard's layout of custom scalars: which metrics share a chart.
-    `seconds` runs from the first training step on, validation and pictures between epochs included.
-    A continued run goes on in the same file and from the same seconds; rows of an epoch that is trained again are
-    replaced, and the time that it took before the interruption is not counted.
+    `seconds`: time since training began, with validation and pictures between epochs.
+    A continued run adds to the same file and the same time. An epoch that is trained again replaces its row; its time
+    before the interruption is not counted.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,10 @@ class History(Diagnostic):
                 logger.experiment.add_custom_scalars(custom_scalars_layout(len(module.classes), module.background))  # type: ignore[arg-type]
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Only from here on is a continued run's epoch known.
+        # Not before: the epoch of a continued run is unknown until here.
         earlier = [row for row in self.rows if row["epoch"] <= trainer.current_epoch]
         spent = earlier[-1].get("seconds") if earlier else 0.0
-        # An older history has no seconds; those since it was continued would be wrong alone.
+        # The history of an older version has no seconds; those of the continued part alone would be wrong.
         self.began = None if spent is None else time.monotonic() - spent
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -67,7 +67,7 @@ class History(Diagnostic):
 
 
 def custom_scalars_layout(num_classes: int, background: int | None) -> dict[str, dict[str, list[Any]]]:
-    """A layout of custom scalars: training and validation in one chart, and a chart for each failure mode."""
+    """Layout of custom scalars: training and validation share a chart; each failure mode has its own."""
     layout = {"learning": {title: ["Multiline", list(names)] for title, names in PANELS.items()}}
     if failures := defined_failures(num_classes, background):
         layout["failure modes"] = {name: ["Multiline", [f"val/{name}"]] for name in failures}
@@ -75,7 +75,7 @@ def custom_scalars_layout(num_classes: int, background: int | None) -> dict[str,
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss, mIoU and accuracy over the epochs, training and validation in one panel each."""
+    """Loss, mIoU and accuracy over the epochs: one panel each, with training and validation."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for name, colour in zip(names, ("#d98e2b", "#3f78b5"), strict=True):

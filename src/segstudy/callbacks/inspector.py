@@ -1,4 +1,4 @@
-"""Activations and gradients of every layer in one training batch, and what is wrong with them."""
+"""Checks the activations and gradients of every layer in one training batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,12 @@ from segstudy.inspection.activations import LayerStatistics, Probe, sample, tabl
 
 
 class Inspector(L.Callback):
-    """Inspects one training batch in the first epoch, every `every` epochs and in the last.
+    """Inspects one training batch in the first epoch, in every `every`-th, and in the last (unless `max_time` ends it).
 
-    It is the first batch after which the optimizer steps; the hooks only read, and are removed then.
-    Gradients are those of the optimizer's step, before clipping, unscaled; with accumulation, of all its
-    batches, while the activations are of the last one. Of a run that `max_time` ends, the last epoch is not known.
-    Writes `inspector/epoch_001.csv` and TensorBoard histograms, and prints the layers that are flagged. every=0: only
-    the first and the last epoch.
+    It is the first batch that an optimizer step follows; the hooks only read, and are removed then. Gradients are those
+    of the step: unscaled, before clipping. With accumulation they are of all its batches, activations of the last one.
+    Writes `inspector/epoch_001.csv` and TensorBoard histograms, and prints the flagged layers. every=0: only the first
+    and the last epoch.
     """
 
     def __init__(self, every: int = 10):
@@ -51,7 +50,7 @@ class Inspector(L.Callback):
         return epoch in (1, trainer.max_epochs) or (self.every > 0 and epoch % self.every == 0)
 
     def _print_flagged(self, trainer: L.Trainer, rows: Sequence[LayerStatistics], epoch: int, path: Path) -> None:
-        # While the bar is drawn, only its own console can write above it.
+        # While the progress bar is shown, only its own console can print above it.
         bar = getattr(trainer.progress_bar_callback, "progress", None)
         console = bar.console if bar is not None else Console()
         flagged = [row for row in rows if row.flagged]

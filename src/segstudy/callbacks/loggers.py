@@ -1,4 +1,4 @@
-"""TensorBoard's event files; final metrics and pictures for all loggers; loggers that fail."""
+"""TensorBoard event files; final metrics and pictures for all loggers; errors in loggers."""
 
 import secrets
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from segstudy.callbacks.diagnostic import report_failure
 
 
 class EventFiles(TensorBoardLogger):
-    """TensorBoard's event files alone: Lightning's `hparams.yaml` would repeat config.yaml, and follow a link."""
+    """Writes TensorBoard's event files alone: Lightning's `hparams.yaml` would repeat config.yaml and follow links."""
 
     def __init__(self, save_dir: str):
-        # With a suffix of its own, so that no link waits for the file that is written.
+        # A random suffix, so that nobody can have placed a link at the file's path.
         super().__init__(save_dir, name="", version="", filename_suffix=f".{secrets.token_hex(8)}")
 
     @rank_zero_only
@@ -25,10 +25,10 @@ class EventFiles(TensorBoardLogger):
 
 
 def log_final_metrics(trainer: L.Trainer, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Give each logger the run's settings and its test's metrics, as `final/<name>`."""
+    """Log the settings of the run and its test metrics (as `final/<name>`) to each logger."""
     final = {f"final/{name}": value for name, value in metrics.items()}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):  # its table of settings has a column for each
+        if isinstance(logger, TensorBoardLogger):  # shows both in one table
             logger.log_hyperparams(dict(settings), final)
         else:
             logger.log_hyperparams(dict(settings))
@@ -37,7 +37,7 @@ def log_final_metrics(trainer: L.Trainer, step: int, settings: Mapping[str, Any]
 
 
 def log_image(trainer: L.Trainer, name: str, image: np.ndarray) -> None:
-    """Give a picture, uint8 (H,W,3), to each logger that takes pictures: TensorBoard, Weights & Biases, MLflow."""
+    """Log a picture, uint8 (H,W,3), to each logger that supports it: TensorBoard, Weights & Biases, MLflow."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -49,7 +49,7 @@ def log_image(trainer: L.Trainer, name: str, image: np.ndarray) -> None:
 
 
 def guard_loggers(trainer: L.Trainer, not_measured: dict[str, str]) -> None:
-    """From here on, a logger's error is noted in `not_measured` and ends nothing: the run's folder has it all."""
+    """From now on, record errors of loggers in `not_measured` and go on: the run folder holds all results."""
     for logger in trainer.loggers:
         for name in ("log_metrics", "log_hyperparams", "save", "finalize"):
             setattr(logger, name, _guarded(getattr(logger, name), type(logger).__name__, not_measured))
@@ -59,7 +59,7 @@ def _guarded(method: Any, logger: str, not_measured: dict[str, str]) -> Any:
     def call(*args: Any, **kwargs: Any) -> None:
         try:
             method(*args, **kwargs)
-        except Exception as error:  # each service raises its own
+        except Exception as error:  # each service raises its own types
             if logger not in not_measured:
                 not_measured[logger] = report_failure(logger, error)
 

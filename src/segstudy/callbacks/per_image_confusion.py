@@ -23,13 +23,13 @@ SIZES = ("network", "original")
 
 
 class PerImageConfusion(L.Callback):
-    """A confusion matrix for each test image, so that a study can resample images.
+    """Counts a confusion matrix for each test image, so that a study can resample images.
 
-    Writes `test/counts.npz`: names (N), and for each size `<size>` int64 rows (image, truth, prediction, pixels) of
-    the entries that are not 0. At original size the logits are interpolated (bilinear) before the argmax.
-    Where `trainer.limit_test_batches` leaves images out, N are those that were tested; `images` holds their number.
+    Writes `test/counts.npz`: `names` (N), and for each of SIZES int64 rows (image, truth, prediction, pixels) of the
+    entries above 0. At original size the logits are interpolated (bilinear) before the argmax.
+    images: N, the number of images tested; fewer than the split has with `trainer.limit_test_batches`.
+    present: {index: classes of an image of this process at original size}; some vanish at network size.
     Raises TrainingError if an image was counted twice, or left out without such a limit.
-    present: the classes in each image of this process at original size (some vanish at network size), by its place.
     """
 
     def __init__(self) -> None:
@@ -48,11 +48,11 @@ class PerImageConfusion(L.Callback):
     ) -> None:
         data = known_data(trainer)
         for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
-            if index < 0:  # filled in for an even number of batches
+            if index < 0:  # padding, so that all processes have equally many batches
                 continue
             self.seen.append(index)
             self._count("network", index, logit.argmax(0), mask)
-            # Of other loaders, the mask is the original one.
+            # The masks of the user's own loaders count as original.
             original = mask if data is None else data.original_mask("report", index).to(mask.device)
             self._count("original", index, labels_at(logit, original.shape), original)
             self.present[index] = np.unique(self.rows["original"][-1][:, 1])
@@ -82,7 +82,7 @@ class PerImageConfusion(L.Callback):
 
 
 def names_and_groups(trainer: L.Trainer, indices: Sequence[int]) -> list[tuple[str, str]]:
-    """(name, group) of reported images; of other loaders' images, their numbers."""
+    """(name, group) of these test images; with the user's own loaders, their indices."""
     if (data := known_data(trainer)) is None:
         return [(str(i), str(i)) for i in indices]
     samples = [data.roles["report"].samples[i] for i in indices]
@@ -90,7 +90,7 @@ def names_and_groups(trainer: L.Trainer, indices: Sequence[int]) -> list[tuple[s
 
 
 def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
-    """Raise TrainingError unless each image of the split, or of the batches that a limit leaves, was counted once."""
+    """Raise TrainingError if an image was counted twice, or is missing although no limit leaves batches out."""
     if (data := known_data(trainer)) is None:
         return
     images = data.roles["report"]
@@ -98,13 +98,13 @@ def _check_images(trainer: L.Trainer, seen: Sequence[int]) -> None:
     if len(set(seen)) < len(seen) or (len(seen) < len(images) and not limited):
         raise TrainingError(
             f"the test counted {len(set(seen))} of the {len(images)} images of {images.name!r}, "
-            f"{len(seen) - len(set(seen))} more than once: another order took the place of segstudy's own\n"
+            f"{len(seen) - len(set(seen))} more than once: another sampler has replaced segstudy's own\n"
             "  → trainer.use_distributed_sampler=false trainer.overfit_batches=0"
         )
 
 
 def protocol_of_images(protocol: str, images: int, whole: int) -> str:
-    """The protocol, with the number of images if only some were tested: such a run is not compared with others."""
+    """The protocol, with the number of images if only some were tested: then the run is not compared with others."""
     return ", ".join(filter(None, [protocol, f"{images} of {whole} images tested" if images < whole else ""]))
 
 
@@ -118,7 +118,7 @@ def dataset_metrics(counts: Mapping[str, np.ndarray], classes: Sequence[str]) ->
 
 
 def test_record(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict[str, Any]:
-    """The entries of the record that a test's callbacks measured."""
+    """The entries of the record that come from the callbacks of a test."""
     callbacks = list(callbacks)
     counts = next(c for c in callbacks if isinstance(c, PerImageConfusion))
     entries = {"images_tested": counts.images} | dataset_metrics(counts.total, classes)

@@ -1,4 +1,4 @@
-"""How the predictions of each test image fail: the sums that a study's figures are made of."""
+"""Error sums of each test image, from which a study computes its metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ FILES = ("measures.npz", "labels.npz")
 
 
 class PerImageErrors(Diagnostic):
-    """For each test image at network size: the sums of failures, confidence, background offsets and shifts.
+    """Sums of each test image at network size: errors, confidence, background offsets, shift consistency.
 
-    confusion: the callback of this test that knows which classes an image holds; it stands before this one.
-    Writes `test/measures.npz`: names and groups (N), and by the sums' names (N, …); and `test/labels.npz`: predicted
-    labels and truth, uint8 (N,H,W), for pictures. Neither where something fails; without shifts where only they do.
+    confusion: the callback whose `present` has the classes of each image; it must come before this one.
+    Writes `test/measures.npz`: names and groups (N), and an array (N, …) for each sum; and `test/labels.npz`: predicted
+    labels and truth, uint8 (N,H,W), for pictures. After an error neither is written; if only shifts failed, they alone
+    are left out.
     """
 
     def __init__(self, confusion: PerImageConfusion):
@@ -58,7 +59,7 @@ class PerImageErrors(Diagnostic):
         background: int | None = (known_data(trainer) or module).background  # type: ignore[assignment]
         labels, masks = (t.to(torch.uint8).cpu().numpy() for t in (logits.argmax(1), batch["mask"]))
         for i, index in enumerate(batch["index"].tolist()):
-            if index < 0:  # filled in for an even number of batches
+            if index < 0:  # padding, so that all processes have equally many batches
                 continue
             mask = batch["mask"][i]
             edge = torch.from_numpy(near_edges(masks[i])).to(mask.device)
@@ -79,7 +80,7 @@ class PerImageErrors(Diagnostic):
                 images = {index: sums for part in parts for index, sums in part.items()}
                 tested = sorted(images)
                 self._write(folder, [images[i] for i in tested], names_and_groups(trainer, tested))
-        if "measures" in self.not_measured:  # half a file, or an earlier test's, would be taken for this one's
+        if "measures" in self.not_measured:  # files of an earlier test would be taken for those of this one
             for name in FILES:
                 remove(folder, f"test/{name}")
 
@@ -87,7 +88,7 @@ class PerImageErrors(Diagnostic):
         kept = [key for key in images[0] if "shift_consistency" not in self.not_measured or "shift" not in key]
         stacked = {key: np.stack([sums[key] for sums in images]) for key in kept}
         pictures = {key: stacked.pop(key) for key in ("labels", "truth")}
-        told = {"names": [name for name, _ in samples], "groups": [group for _, group in samples]}
-        for name, arrays in (("measures", told | stacked), ("labels", pictures)):
+        identity = {"names": [name for name, _ in samples], "groups": [group for _, group in samples]}
+        for name, arrays in (("measures", identity | stacked), ("labels", pictures)):
             with atomic_write(folder, f"test/{name}.npz") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

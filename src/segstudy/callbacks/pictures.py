@@ -1,4 +1,4 @@
-"""Predictions of fixed validation images, before training, every few epochs and at the end."""
+"""Pictures of the predictions of fixed validation images: before training, every few epochs and at the end."""
 
 import time
 from pathlib import Path
@@ -21,10 +21,10 @@ from segstudy.files import atomic_write
 class Pictures(Diagnostic):
     """Draws image | truth | prediction | error of `count` fixed images every `every` epochs.
 
-    Also once `first_seconds` into training (None: not), so that a first picture is there within a minute. As PNG in the
-    run's `pictures/` and in each logger that takes pictures. After the test, labels also go to `test/samples.npz`
-    (image, truth, prediction at network size), for a study's gallery. gif: all epochs' pictures as
-    `progress.gif`.
+    Also once after `first_seconds` of training (None: never), so that there is a first picture within a minute. Written
+    as PNG to `pictures/` of the run, and to each logger that supports pictures. The test also writes
+    `test/samples.npz` (image, truth and prediction at network size), for the gallery of a study. gif: join the pictures
+    of all epochs in `progress.gif`.
     """
 
     def __init__(self, every: int = 5, count: int = 6, first_seconds: float | None = 30, gif: bool = False):
@@ -45,7 +45,7 @@ class Pictures(Diagnostic):
             self._draw(trainer, module, "first")
             print(f"first picture: {Path(trainer.default_root_dir) / 'pictures' / 'first.png'}")
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:  # of what was validated
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:  # the validated weights
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and not trainer.sanity_checking and (epoch == 1 or epoch % self.every == 0):
             self.began = None
@@ -83,7 +83,7 @@ class Pictures(Diagnostic):
 
 
 def animate(folder: Path, seconds: float = 0.7) -> Path:
-    """`progress.gif` from the pictures epoch_*.png and final.png of a folder, each named, the last one shown longer."""
+    """Join epoch_*.png and final.png of a folder, each with its name, in `progress.gif`; the last is shown longer."""
     frames = []
     pictures = {}
     for file in (p for p in [*sorted(folder.glob("epoch_*.png")), folder / "final.png"] if p.is_file()):
@@ -103,7 +103,7 @@ def animate(folder: Path, seconds: float = 0.7) -> Path:
 
 
 def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, torch.Tensor]) -> np.ndarray:
-    """Labels uint8 (B,H,W) of a raw batch of the cache; each part's mode is left as it was."""
+    """Labels uint8 (B,H,W) of a raw batch of the cache. The mode (training or not) of each part is kept."""
     modes = {part: part.training for part in module.modules()}  # a frozen part's mode differs from the module's
     module.eval()
     ready = data.on_after_batch_transfer(move_data_to_device(batch, module.device), 0)
@@ -115,8 +115,10 @@ def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, 
 
 
 def fixed_samples(images: CachedDataset, count: int, background: int | None = 0) -> list[int]:
-    """Positions of images to show, chosen by their masks alone: the commonest classes in turn, each time the image in
-    which that class is nearest to 30 % of the area and that is not shown yet."""
+    """Positions of images to show, chosen by their masks alone.
+
+    For each class in turn, the most common first: the image not chosen yet in which it is nearest to 30 % of the area.
+    """
     share = images.pixels / images.pixels.sum(1, keepdims=True).clip(min=1)
     order = [c for c in np.argsort(-share.sum(0)) if c != background and share[:, c].sum() > 0] or [0]
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""Progress: a Rich bar in a terminal, and one line an epoch that stays."""
+"""Progress: a Rich bar in a terminal, and one printed line per epoch."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from segstudy.formatting import format_duration, format_number
 
 
 class Progress(RichProgressBar):
-    """Rich's bar while an epoch runs (in a terminal only), and after each epoch a line with loss, mIoU and speed."""
+    """A Rich bar while an epoch runs (in a terminal only), and after each epoch a line with loss, mIoU and speed."""
 
     def __init__(self) -> None:
         super().__init__(leave=False)
@@ -27,7 +27,7 @@ class Progress(RichProgressBar):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, module)
         if trainer.is_global_zero:
-            # While the bar is drawn, only its own console can write above it.
+            # While the bar is shown, only its own console can print above it.
             console = self.progress.console if self.progress is not None else self.lines
             console.print(self._line(trainer), highlight=False, soft_wrap=True)
 

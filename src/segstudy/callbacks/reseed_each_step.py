@@ -1,4 +1,4 @@
-"""Random numbers of layers that draw while they train, such as dropout."""
+"""Reproducible random numbers for layers that draw them in training, such as dropout."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from segstudy.seeds import derive
 class ReseedEachStep(L.Callback):
     """Seeds torch's generators at each step, so that a continued run draws the same numbers.
 
-    Once an epoch is not enough: loaders draw from the same generator, at other moments after a restart.
+    Once per epoch is not enough: loaders draw from the same generator, and at other moments after a restart.
     """
 
     def __init__(self, seed: int):

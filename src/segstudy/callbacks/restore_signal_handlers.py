@@ -1,4 +1,4 @@
-"""Keeps the command's own handling of SIGTERM."""
+"""Keeps the command's own handler of SIGTERM."""
 
 import signal
 import threading
@@ -7,9 +7,9 @@ import lightning as L
 
 
 class RestoreSignalHandlers(L.Callback):
-    """Restores the command's own handler of SIGTERM, which Lightning replaces while a trainer works.
+    """Restores the command's own handler of SIGTERM, which Lightning replaces while a trainer runs.
 
-    Lightning's handler waits for the other processes, which may wait for this one, and a test would go on to its end.
+    Lightning's handler waits for the other processes, which may wait for this one, and would let a test run to its end.
     """
 
     def __init__(self) -> None:

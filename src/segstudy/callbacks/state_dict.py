@@ -1,4 +1,4 @@
-"""The trained network's weights as a plain file."""
+"""Writes the weights of the trained network to a plain file."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from segstudy.runs.checkpoints import save_tensors
 
 
 class StateDict(L.Callback):
-    """Writes the tested network's `state_dict` to `checkpoints/<filename>`: torch.load(…, weights_only=True) reads it.
+    """Writes the tested network's `state_dict` to `checkpoints/<filename>`, for torch.load(…, weights_only=True).
 
-    It holds the names of the plain network's layers, without Lightning's.
+    Its keys are those of the plain network, without Lightning's prefix.
     """
 
     def __init__(self, filename: str = "network.pth"):

@@ -1,4 +1,4 @@
-"""The tested network's metrics on training images, and its receptive field."""
+"""Metrics of the tested network on training images, and its receptive field."""
 
 from typing import Any
 
@@ -13,15 +13,16 @@ from segstudy.inspection.receptive_field import effective_receptive_field, field
 
 
 class TestDiagnostics(Diagnostic):
-    """At the test's end, fills `entries` of the record: `metrics_fit` and `receptive_field`.
+    """At the end of the test, fills two `entries` of the record: `metrics_fit` and `receptive_field`.
 
-    metrics_fit: mIoU and accuracy on training images without augmentation, as many as are reported, `images` at most;
-    their distance from the test's metrics is overfitting. receptive_field, in pixels of the network's
-    image: theoretical (None: the whole image, or too much to measure), without_pooling, and effective, the side of the
-    square that would hold 95 % of the middle logit's gradient (means over up to eight reported images).
+    metrics_fit: metrics on training images without augmentation, as many as test images, at most `images`; how far
+    they exceed the test metrics shows the overfitting.
+    receptive_field, in pixels at network size: `theoretical` (None: the whole image, or too large to measure),
+    `without_pooling`, and `effective`: the side of the square that would hold 95 % of the gradient of the middle logit
+    (mean over up to eight test images).
     """
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # not a test class for pytest
 
     def __init__(self, images: int = 500):
         super().__init__()

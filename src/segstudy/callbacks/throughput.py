@@ -1,4 +1,4 @@
-"""Images per second, the share of time spent waiting for data, and peak memory."""
+"""Measures images per second, the share of time spent waiting for data, and peak memory."""
 
 import time
 from typing import Any
@@ -10,9 +10,9 @@ from segstudy.inspection.memory import peak_memory
 
 
 class Throughput(L.Callback):
-    """Logs speed/images_per_second and speed/data_wait at each epoch's end; `figures` holds the whole run's.
+    """Logs speed/images_per_second and speed/data_wait after each epoch; `figures` holds those of the whole run.
 
-    The first `warmup` batches of a run are left out: they pay for allocation and kernel choice.
+    The first `warmup` batches are left out: they include memory allocation and the choice of kernels.
     """
 
     def __init__(self, warmup: int = 3):
@@ -31,7 +31,7 @@ class Throughput(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, i: int) -> None:
         if module.device.type == "cuda" and self.seen == self.warmup - 1:
-            torch.cuda.synchronize()  # or the queued warm-up would be counted
+            torch.cuda.synchronize()  # else the queued warm-up would be counted
         now = time.perf_counter()
         self.seen += 1
         if self.seen > self.warmup:
@@ -49,7 +49,7 @@ class Throughput(L.Callback):
         images, seconds = self.images - self.epoch[0], self.busy + self.waited - self.epoch[1]
         if images:
             wait = self.waited / (self.busy + self.waited)
-            # Of the first process: sync_dist does nothing then, but Lightning asks for it.
+            # Logged by the first process alone, so sync_dist has no effect; but Lightning warns without it.
             figures = {"speed/images_per_second": images / seconds, "speed/data_wait": wait}
             module.log_dict(figures, sync_dist=True, rank_zero_only=True)
 

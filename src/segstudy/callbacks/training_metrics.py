@@ -1,4 +1,4 @@
-"""IoU and accuracy on training images as validation measures them: in evaluation mode, without augmentation."""
+"""mIoU and accuracy on training images, measured as in validation: in evaluation mode, without augmentation."""
 
 import lightning as L
 import torch
@@ -11,8 +11,8 @@ from segstudy.seeds import derive, permutation
 class TrainingMetrics(L.Callback):
     """Logs train/miou and train/pixel_accuracy of `images` training images (the same ones each time) after each epoch.
 
-    The training loss is no measure of this: it averages over an epoch in which the weights change, on augmented images,
-    with dropout and batch statistics.
+    The training loss is not comparable with validation: it averages over an epoch in which the weights change, on
+    augmented images, with dropout and batch statistics.
     """
 
     def __init__(self, images: int = 200):
@@ -29,7 +29,7 @@ class TrainingMetrics(L.Callback):
 def metrics_on_training_images(trainer: L.Trainer, module: L.LightningModule, images: int) -> dict[str, float]:
     """The metrics on `images` training images without augmentation, the same ones each time.
 
-    The module is in evaluation mode and without gradients, as Lightning's validation and test have it.
+    Call it in validation or test, where Lightning has set evaluation mode and switched gradients off.
     """
     data = data_of(trainer)
     fit = data.roles["fit"]

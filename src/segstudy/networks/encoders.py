@@ -197,14 +197,14 @@ class LibraryEncoder(Encoder):
                 return
             if weights == "imagenet":
                 raise WeightsError(
-                    f"ImageNet weights of {self.name!r} cannot be had: {first_line(error)}\n"
+                    f"ImageNet weights of {self.name!r} cannot be loaded: {first_line(error)}\n"
                     "  → encoder.weights=PATH (a torchvision, timm or smp state dict), encoder.weights=null (random),\n"
-                    "    or encoder.weights=auto (ImageNet if it can be had, else random, and marked so)"
+                    "    or encoder.weights=auto (ImageNet if available, else random, with a warning)"
                 ) from error
-            self.weights_origin = "random (ImageNet could not be had)"
+            self.weights_origin = "random (ImageNet weights could not be loaded)"
             warnings.warn(
-                f"ImageNet weights of {self.name!r} could not be had ({first_line(error)}): it starts random\n"
-                "  → weights=PATH, or weights=None if random is meant",
+                f"ImageNet weights of {self.name!r} could not be loaded ({first_line(error)}): it starts random\n"
+                "  → weights=PATH, or weights=None for random weights",
                 stacklevel=4,
             )
             return
