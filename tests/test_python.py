@@ -128,9 +128,9 @@ def test_batches_that_cannot_be_are_named() -> None:
     for batch, words in {
         (image, mask + 7): r"labels 7 are neither one of the 2 classes nor 255",
         (image, mask - 1): r"labels -1 ",
-        (image, mask.float()): r"divides them by 255",
+        (image, mask.float()): r"divides by 255",
         (image, mask[:, :2]): r"do not match",
-        (image,): r"a batch is \(image, mask\)",
+        (image,): r"a batch must be \(image, mask\)",
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=words):
             checked_batch(batch, 2)
