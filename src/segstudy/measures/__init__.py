@@ -1,1 +1,1 @@
-"""Measures of one image as pure functions of arrays, and how their sums become a figure."""
+"""Measures of one image as pure functions of arrays, and the metrics computed from their sums."""

@@ -9,25 +9,25 @@ from scipy import ndimage
 from segstudy.labels import IGNORE
 
 BAND = 0.02
-"""Of the diagonal: width of Boundary IoU's band (Cheng et al. 2021) and of the region "edge" of calibration."""
+"""Width of Boundary IoU's band (Cheng et al. 2021) and of calibration's region "edge", as a share of the diagonal."""
 
 TOLERANCE = 0.0075
-"""Of the diagonal: how far a contour may be off for boundary F (Csurka et al. 2013)."""
+"""Tolerance of boundary F (Csurka et al. 2013), as a share of the diagonal."""
 
 FILLED = 5
-"""Pixels: void of up to twice this width takes its nearest labels before edges are drawn (in large images, of up to
-twice the tolerance)."""
+"""In pixels: void at most twice as wide (in large images: twice the tolerance) is filled with the nearest labels before
+edges are found."""
 
 STEPS = (2, 4, 8)
-"""The grids that blockiness looks for: a decoder's steps."""
+"""Grid spacings that blockiness tests, in pixels: the upsampling steps of a decoder."""
 
 
 class Filled(NamedTuple):
-    """A truth whose narrow void took the nearest labels.
+    """A truth whose narrow void is filled with the nearest labels.
 
-    labels (H,W): 255 where void is wide; drawn (H,W): where it is not. distance (H,W): pixels to the nearest label,
-    0 on one. edge: length of the edges between classes, in pairs of pixels; unsure: how much of it runs through void
-    wider than twice the tolerance of boundary F.
+    labels (H,W): 255 in wide void; drawn (H,W): True elsewhere. distance (H,W): pixels to the nearest label, 0 on a
+    labelled pixel. edge: length of the edges between classes, in pairs of pixels; unsure: the part of it in void wider
+    than twice the tolerance of boundary F.
     """
 
     labels: np.ndarray
@@ -38,7 +38,7 @@ class Filled(NamedTuple):
 
 
 def edge_sums(labels: np.ndarray, truth: Filled, background: int | None) -> dict[str, np.ndarray]:
-    """Sums of one image for boundary F, roughness and blockiness, at the size of the labels (H,W)."""
+    """Sums of one image for boundary F, roughness and blockiness. labels (H,W): the prediction."""
     sums = contour_sums(truth.labels, labels, truth.drawn & narrow(truth.distance, tolerance(labels.shape)), background)
     true, predicted = changes(truth.labels, truth.drawn), changes(labels, truth.drawn)
     number = np.array([c.sum() for c in predicted])
@@ -53,15 +53,15 @@ def edge_sums(labels: np.ndarray, truth: Filled, background: int | None) -> dict
 
 
 def tolerance(shape: tuple[int, ...]) -> float:
-    """Boundary F's, in pixels."""
+    """Tolerance of boundary F in pixels."""
     return TOLERANCE * math.hypot(*shape)
 
 
 def band_sums(truth: np.ndarray, copied: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Boundary IoU's intersection and union, pixels of each class: int64 (C,).
+    """Intersection and union of Boundary IoU in pixels, for each class: int64 (C,).
 
-    The band of a mask: its pixels within 2 % of the diagonal of one that is not in it, or of the frame, by steps to
-    any of eight neighbours. Source: Cheng et al., CVPR 2021.
+    The band of a mask: its pixels at most 2 % of the diagonal from a pixel outside it or from the image border, counted
+    in steps to any of eight neighbours. Source: Cheng et al., CVPR 2021.
     """
     reach = pixels_of(BAND, truth.shape)
     both, either = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
@@ -73,13 +73,13 @@ def band_sums(truth: np.ndarray, copied: np.ndarray, num_classes: int) -> dict[s
 
 
 def band(mask: np.ndarray, reach: int) -> np.ndarray:
-    """The mask without its inside: pixels at most `reach` steps from outside it."""
+    """Pixels of the mask at most `reach` steps from its outside."""
     inside = ndimage.minimum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant", cval=0)
     return mask & ~inside.view(bool)
 
 
 def near_edges(truth: np.ndarray) -> np.ndarray:
-    """Counted pixels within 2 % of the diagonal of a change of class, bool (H,W); void near labels is filled first."""
+    """Pixels, not ignored, within 2 % of the diagonal of an edge between classes, bool (H,W). Fills narrow void."""
     filled = fill_void(truth)
     across, down = changes(filled.labels, filled.drawn)
     edge = np.zeros(truth.shape, bool)
@@ -96,12 +96,12 @@ def pixels_of(share: float, shape: tuple[int, ...]) -> int:
 
 
 def grown(area: np.ndarray, reach: int) -> np.ndarray:
-    """The area and all at most `reach` steps (to any of eight neighbours) from it, bool (H,W)."""
+    """The area dilated by `reach` steps (to any of eight neighbours): bool (H,W)."""
     return ndimage.maximum_filter(area.view(np.uint8), 2 * reach + 1, mode="constant").view(bool)
 
 
 def fill_void(truth: np.ndarray) -> Filled:
-    """The truth (H,W) with narrow void filled, and how well its edges are known."""
+    """Fill narrow void of the truth (H,W), and measure how much of its edges is certain."""
     void = truth == IGNORE
     if void.all():
         return Filled(truth, ~void, np.full(truth.shape, np.inf), 0, 0)
@@ -115,17 +115,17 @@ def fill_void(truth: np.ndarray) -> Filled:
 
 
 def nearest_labels(labels: np.ndarray, void: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each pixel's nearest label outside the void (H,W), the distance to it, and its place (2,H,W)."""
+    """The nearest label outside the void of each pixel (H,W), its distance (H,W) and its position (2,H,W)."""
     distance, nearest = ndimage.distance_transform_edt(void, return_indices=True)
     return labels[tuple(nearest)], distance, nearest
 
 
 def narrow(distance: np.ndarray, half_width: float) -> np.ndarray:
-    """Where void is at most 2·half_width pixels wide, or there is none: pixels in no larger disc of void, bool (H,W).
+    """Pixels without void, or in void at most 2·half_width pixels wide (in no larger disc of void): bool (H,W).
 
     distance (H,W): to the nearest label.
     """
-    reach = half_width + 0.5  # of 2w pixels the middle ones are w from a label, of 2w + 1 the middle one w + 1
+    reach = half_width + 0.5  # the middle of 2w void pixels is w from a label, that of 2w + 1 pixels w + 1
     inside = distance > reach
     if not inside.any():
         return ~inside
@@ -133,11 +133,11 @@ def narrow(distance: np.ndarray, half_width: float) -> np.ndarray:
 
 
 def half_widths(whole: np.ndarray, distance: np.ndarray, nearest: np.ndarray, axis: int) -> np.ndarray:
-    """Half the width of the void, in pixels, at each change of the nearest label (H,W) along an axis; 0 without void.
+    """Half the width of the void, in pixels, at each change of the nearest label along an axis; 0 without void.
 
-    Only between labels that lie on opposite sides, more than a right angle apart: where an edge ends at void of one
-    side, such as padding, the nearest labels change too, along a line that is no edge.
-    nearest (2,H,W): places of the nearest labels.
+    whole (H,W): the nearest labels; nearest (2,H,W): their positions. Counts only changes whose two nearest labels lie
+    in directions at least a right angle apart: where an edge ends at void of one side, such as padding, the nearest
+    labels also change, along a line that is no edge.
     """
     before, after = (slice(None, -1), slice(1, None)) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
     at = whole[before] != whole[after]
@@ -149,9 +149,9 @@ def half_widths(whole: np.ndarray, distance: np.ndarray, nearest: np.ndarray, ax
 def contour_sums(
     filled: np.ndarray, labels: np.ndarray, drawn: np.ndarray, background: int | None
 ) -> dict[str, np.ndarray]:
-    """Boundary F summed over the classes of truth or prediction, and how many they are; background has none of its own.
+    """Boundary F summed over the classes of truth or prediction except background, and the number of these classes.
 
-    F = 2PR/(P + R): P the share of the predicted contour within the tolerance of the true one, R the reverse;
+    F = 2PR/(P + R). P: share of the predicted contour within the tolerance of the true one; R: the reverse.
     0 for a class that only one of them has. Source: Csurka et al., BMVC 2013, section 3.
     """
     near = tolerance(filled.shape)
@@ -171,7 +171,7 @@ def contour_sums(
 
 
 def contour(mask: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Pixels of the mask with a drawn neighbour (of four) outside it; the frame is no edge."""
+    """Pixels of the mask with a drawn neighbour (of four) outside it; the image border is no edge."""
     outside = ~mask & drawn
     beside = np.zeros_like(mask)
     beside[1:] |= outside[:-1]
@@ -182,7 +182,7 @@ def contour(mask: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def changes(labels: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where labels change from a pixel to the next, both drawn: bool (H,W−1) across and (H−1,W) down."""
+    """Where labels differ between neighbours that are both drawn: bool (H,W−1) across and (H−1,W) down."""
     across = (labels[:, 1:] != labels[:, :-1]) & drawn[:, 1:] & drawn[:, :-1]
     down = (labels[1:] != labels[:-1]) & drawn[1:] & drawn[:-1]
     return across, down
@@ -193,10 +193,10 @@ def _length(changed: tuple[np.ndarray, np.ndarray]) -> int:
 
 
 def phases(changed: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Σ e^{2πi x/s} over the changes across and down, for each step s: float (2 axes, 3 steps, real and imaginary)."""
+    """Σ e^{2πi x/s} over the positions x of changes, for each step s: float (2 axes, 3 steps, real and imaginary)."""
     sums = np.zeros((2, len(STEPS), 2))
     for axis, where in enumerate(changed):
-        at = where.sum(axis)  # how many at each column or row
+        at = where.sum(axis)  # changes at each column or row
         for s, step in enumerate(STEPS):
             turn = np.exp(2j * np.pi * np.arange(1, len(at) + 1) / step) @ at
             sums[axis, s] = turn.real, turn.imag
@@ -204,10 +204,10 @@ def phases(changed: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def blockiness(phases: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """How far label changes keep to one phase of a grid of 2, 4 and 8 pixels: float (3,), 0 anywhere … 1 all on it.
+    """How strongly label changes lie on a grid of 2, 4 and 8 pixels: float (3,), from 0 (anywhere) to 1 (all on it).
 
-    phases (2,3,2) and number (2,) are the split's sums. R = √max(0, |Σ|²/N² − 1/N), the root mean square of both axes;
-    NaN under 100 changes an axis.
+    phases (2,3,2) and number (2,): sums over the split. R = √max(0, |Σ|²/N² − 1/N), as root mean square of both axes;
+    NaN if an axis has fewer than 100 changes.
     """
     if number.min() < 100:
         return np.full(len(STEPS), np.nan)

@@ -1,4 +1,4 @@
-"""Confusion counts from the sparse rows (image, truth, prediction, pixels) that a test stores; safe quotients."""
+"""Confusion matrices from the sparse rows (image, truth, prediction, pixels) that a test stores; safe division."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def sum_rows(rows: np.ndarray, axes: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """Pixels added up by some of the columns (0 image, 1 truth, 2 prediction): int64 of `shape`, a length for each."""
+    """Pixels summed by the columns `axes` (0 image, 1 truth, 2 prediction): int64 of `shape`, a length for each."""
     counts = np.zeros(tuple(shape), np.int64)
     np.add.at(counts, tuple(rows[:, axis] for axis in axes), rows[:, 3])
     return counts
@@ -24,6 +24,6 @@ def total_confusion(rows: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def divide(above: np.ndarray | int, below: np.ndarray | int) -> np.ndarray:
-    """Quotients; NaN where the denominator is 0."""
+    """above / below; NaN where the denominator is 0."""
     below = np.asarray(below, float)
     return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)

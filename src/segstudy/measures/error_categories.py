@@ -1,8 +1,8 @@
-"""Error categories of an image's pixels, as sums: a study adds them up over images and divides once (`metrics.py`).
+"""Error categories of the pixels of an image, as sums: a study adds them over images and divides once (`metrics.py`).
 
-255 of the truth is copied into the prediction before objects' pieces or bands are taken: else the void ring of a data
-set merges and cuts pieces and shifts edges. Where something must reach across the ring (an overshoot belongs to the
-object inside it; a contour runs in it), the truth's 255 is filled with the nearest label instead.
+The truth's 255 is copied into the prediction before pieces of objects or bands are found: else the ring of void around
+objects would merge or cut pieces and move edges. Where a measure must look across the ring (an overshoot belongs to the
+object inside it; a contour runs through it), the truth's 255 is filled with the nearest label instead.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from segstudy.measures.boundaries import band_sums, edge_sums, fill_void, grown,
 from segstudy.measures.objects import EIGHT_CONNECTED, object_sums
 
 CATEGORIES = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
-"""Every counted pixel is one of these. background, foreground: right. missed: foreground predicted as background
+"""Every pixel not ignored is one of these. background, foreground: correct. missed: foreground predicted as background
 (false negative). confused, foreign: foreground predicted as another class that is, or is not, in the image. overshoot,
 ghost: background predicted as a class that is, or is not, in the image (false positive of the foreground).
 Hallucinated pixels are those of foreign and ghost: predicted as a class that is not in the image."""
@@ -21,10 +21,10 @@ Hallucinated pixels are those of foreign and ghost: predicted as a class that is
 BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT, GHOST = range(len(CATEGORIES))
 
 VISIBLE = 0.001
-"""Share of an image from which on an absent class counts as predicted there."""
+"""An absent class counts as predicted if it covers at least this share of the image."""
 
 BAND = 0.01
-"""Of the diagonal: an error this near to true-positive and to true-negative pixels is one of the boundary."""
+"""Share of the diagonal: an error within it of both true-positive and true-negative pixels is a boundary error."""
 
 
 def image_errors(
@@ -34,10 +34,10 @@ def image_errors(
     background: int | None,
     present: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """All sums of one image. truth, labels (H,W) with classes 0…C−1, 255 in truth ignored; background: a class or None.
+    """All sums of one image. truth, labels (H,W): classes 0…C−1, 255 in truth ignored; background: a class or None.
 
-    present: the classes in the image at its original size; those of the truth if not given.
-    Sums that need a background are 0 without one, so that their metrics are not defined.
+    present: the classes in the image at its original size; None: those of the truth.
+    Without a background, the sums that need one are 0, so their metrics are not defined.
     """
     counted = truth != IGNORE
     copied = np.where(counted, labels, IGNORE)
@@ -57,18 +57,18 @@ def image_errors(
 def error_categories(
     truth: np.ndarray, labels: np.ndarray, background: int | None, present: np.ndarray | None = None
 ) -> np.ndarray:
-    """Each pixel's place in CATEGORIES, uint8 (H,W); 255 where the truth is 255.
+    """The category of each pixel as index in CATEGORIES, uint8 (H,W); 255 where the truth is 255.
 
     Without a background there are no missed, overshoot or ghost pixels. present: as in `image_errors`.
     """
-    there = np.zeros(256, bool)
-    there[np.unique(truth) if present is None else present] = True
+    is_present = np.zeros(256, bool)
+    is_present[np.unique(truth) if present is None else present] = True
     if background is not None:
-        there[background] = False
-    known = there[labels]
+        is_present[background] = False
+    in_image = is_present[labels]
     object_, found = truth != background, labels != background
     categories = np.select(
-        [~object_ & ~found, truth == labels, object_ & ~found, object_ & known, object_, known],
+        [~object_ & ~found, truth == labels, object_ & ~found, object_ & in_image, object_, in_image],
         [BACKGROUND, FOREGROUND, MISSED, CONFUSED, FOREIGN, OVERSHOOT],
         GHOST,
     ).astype(np.uint8)
@@ -79,7 +79,8 @@ def error_categories(
 def absent_classes(
     truth: np.ndarray, copied: np.ndarray, background: int | None, present: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """How many classes that are not in the image cover at least .1 % of it, and 1 for an image that is counted."""
+    """`absent`: number of predicted classes that are not in the image and cover at least .1 % of it. `image`: 1, or 0
+    if all pixels are ignored."""
     counted = int((truth != IGNORE).sum())
     predicted = np.bincount(copied[copied != IGNORE], minlength=256)
     predicted[np.unique(truth) if present is None else present] = 0
@@ -92,11 +93,11 @@ def absent_classes(
 def error_locations(
     truth: np.ndarray, labels: np.ndarray, filled: np.ndarray, background: int | None
 ) -> dict[str, np.ndarray]:
-    """False positives and negatives of the classes but background by where they lie: boundary, extent, segment; (3,).
+    """False positives and false negatives of all classes but background, by location (3,): boundary, extent, segment.
 
-    boundary: within 1 % of the diagonal of both a right pixel of the class and a pixel rightly left to others; else
-    extent: its segment (component of the prediction or of the truth, 255 filled) holds a right pixel; else segment.
-    After Bernhard et al., WACV 2024 ("What's outside the intersection?"), in our own code and reading.
+    boundary: within 1 % of the diagonal of both a true-positive and a true-negative pixel of the class; else extent:
+    its segment (component of the prediction, or of the truth with 255 filled) has a true-positive pixel; else segment.
+    After Bernhard et al., WACV 2024 ("What's outside the intersection?"), our own implementation.
     """
     reach = pixels_of(BAND, truth.shape)
     places = {"false_positives": np.zeros(3, np.int64), "false_negatives": np.zeros(3, np.int64)}

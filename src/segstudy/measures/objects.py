@@ -1,4 +1,4 @@
-"""Object outcomes: missed, mixed, wrong label, partial or right; and the pieces that an object is found in."""
+"""Object outcomes (missed, mixed, wrong label, partial, right), and the number of pieces of a predicted object."""
 
 import numpy as np
 from scipy import ndimage
@@ -10,27 +10,27 @@ OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 """Components are 8-connected."""
 
-# The cut-offs, in one place; the report shows the histograms of found and purity, so that anybody can see their effect.
+# All thresholds, as shares. The report has histograms of found and purity, which show the effect of the thresholds.
 SMALLEST = 0.002  # of the image: smaller components are specks (79 % of VOC-animals' components, .2 % of its pixels)
 
-FOUND_AT_ALL, FOUND_WHOLE = 0.25, 0.75
+FOUND_AT_ALL, FOUND_WHOLE = 0.25, 0.75  # of the object
 
-PURE = 0.8
+PURE = 0.8  # of the found part
 
 PIECE = 0.01  # of the object: smaller pieces of a prediction do not count
 
 SIZES = (0.01, 0.1)  # of the image: small below the first, large above the second
 
-BINS = 20
+BINS = 20  # of the histograms
 
 
 def object_sums(truth: np.ndarray, copied: np.ndarray, background: int | None) -> dict[str, np.ndarray]:
-    """Sums over the objects of an image: 8-connected components of one class's truth with at least .2 % of the image.
+    """Sums over the objects of an image: 8-connected components of a class in the truth, at least .2 % of the image.
 
-    truth, copied (H,W): labels, with the truth's 255 in both. `outcomes` and `outcome_areas` (5,) by OUTCOMES;
-    `found_histogram` and `purity_histogram` (20,) over 0…1; pieces, class_pieces and coherence summed over the
-    found_objects; `size_missed` and `size_pixels` (3,) over all components by their share of the image.
-    Without a background every object is found: its share and all that follows from it say nothing and stay 0.
+    truth, copied (H,W): truth and prediction, with the truth's 255 in both. `outcomes` and `outcome_areas` (5,): by
+    OUTCOMES; `found_histogram` and `purity_histogram` (20,): over 0…1; `pieces`, `class_pieces` and `coherence`: summed
+    over the `found_objects`; `size_missed` and `size_pixels` (3,): over all components, by their share of the image.
+    Without a background every object counts as found, so `found_histogram` and the sums by size stay 0.
     """
     sums = _empty()
     counted = int((truth != IGNORE).sum())
@@ -61,7 +61,7 @@ def _empty() -> dict[str, np.ndarray]:
 
 
 def _add(sums: dict[str, np.ndarray], inside: np.ndarray, labels: np.ndarray, c: int, background: int | None) -> None:
-    """Add one object: `inside` bool (h,w) in its box, the predicted labels there, its class."""
+    """Add one object. inside: its pixels in its box, bool (h,w); labels (h,w): predicted there; c: its class."""
     area = int(inside.sum())
     found_area = inside if background is None else inside & (labels != background)
     found = int(found_area.sum()) / area
@@ -84,8 +84,11 @@ def _add(sums: dict[str, np.ndarray], inside: np.ndarray, labels: np.ndarray, c:
 
 
 def outcome_of(found: float, purity: float, top_is_right: bool) -> int:
-    """The outcome's place in OUTCOMES, by the share found, the share of the most frequent label in it, and whether
-    that is the right one; the first rule that fits."""
+    """The outcome, as index in OUTCOMES; the first rule that applies.
+
+    found: share of the object predicted as any object class; purity: share of the most frequent label in that part;
+    top_is_right: whether that label is the object's class.
+    """
     if found < FOUND_AT_ALL:
         return 0
     if purity < PURE:
@@ -96,7 +99,7 @@ def outcome_of(found: float, purity: float, top_is_right: bool) -> int:
 
 
 def _pieces(part: np.ndarray, area: int) -> np.ndarray:
-    """Sizes of the components of `part` with at least 1 % of the object's area."""
+    """Sizes of the components of `part` that have at least 1 % of the object's area."""
     numbers, _ = ndimage.label(part, EIGHT_CONNECTED)
     sizes = np.bincount(numbers.ravel())[1:]
     return sizes[sizes >= PIECE * area]

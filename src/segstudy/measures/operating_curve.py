@@ -1,6 +1,6 @@
-"""Operating curve: error counts of a network as its background logit is shifted.
+"""Operating curve: error counts of a network for different offsets of its background logit.
 
-A loss with a small weight on background moves a network along this curve without making it better or worse. So missed
+A loss with a small weight on background moves a network along this curve, without making it better or worse. So missed
 and hallucinated pixels are also compared at equal spill: with both networks set to the same false-positive rate on
 background.
 """
@@ -27,32 +27,33 @@ from segstudy.measures.error_categories import (
 )
 
 OFFSETS = (-4.0, -2.3, -1.0, 0.0, 1.0, 2.3, 4.0)
-"""Added to the background's logit; 2.3 is ln 10: a background weighed ten times as much."""
+"""Added to the background logit; 2.3 = ln 10 gives background ten times the weight."""
 
 BINS = 800
-"""Of margins. Against sorted pixels, missed at equal spill is exact to .003 (16,000 pixels), be the logits .01 or 5,000
-wide; interpolated between the seven offsets it would be off by up to .01 at usual widths."""
+"""Number of bins of margins. Compared with sorted pixels, missed at equal spill is exact to .003 (16,000 pixels), for
+logits with a spread from .01 to 5,000; interpolation between the seven offsets would be wrong by up to .01."""
 
 HALF = 0.01 * np.sinh(np.linspace(0, np.arcsinh(1e7), BINS // 2 + 1))
 
 EDGES = np.concatenate([-HALF[:0:-1], HALF]).astype(np.float32)
-"""Limits of the bins (BINS + 1), to ±100,000: even in the inverse hyperbolic sine, .0004 wide at 0, and 4 % of a larger
+"""Limits of the bins (BINS + 1), to ±100,000: uniform in the inverse hyperbolic sine; .0004 wide at 0, 4 % of a large
 margin."""
 
 MARGIN_CATEGORIES = ("foreground", "confused", "foreign", "overshoot", "ghost")
-"""The error categories of a pixel that is not predicted as background."""
+"""Error categories of pixels that are not predicted as background."""
 
 
 def offset_sums(
     logits: Tensor, mask: Tensor, background: int | None, present: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Counts of one image at each of OFFSETS, int32; none without a background.
+    """Counts of one image at each of OFFSETS, int32; {} without a background.
 
-    `offset_cells` (7,7): pixels by offset and error category (`pixels.CATEGORIES`); `offset_hit`, `offset_predicted`
-    (7,C): true positives and pixels predicted; `offset_truth` (C,); `offset_margins` (BINS,5): pixels by the best other
-    logit less the background's, and by MARGIN_CATEGORIES.
-    logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image, else those of the mask.
-    At 0 the labels are those of argmax, also for ties. Of two classes, the threshold is p(foreground) > 1/(1 + e^−o).
+    `offset_cells` (7,7): pixels by offset and error category (`error_categories.CATEGORIES`); `offset_hit`,
+    `offset_predicted` (7,C): true positives and predicted pixels; `offset_truth` (C,); `offset_margins` (BINS,5):
+    pixels by margin (best other logit − background logit) and MARGIN_CATEGORIES.
+    logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image (None: those of mask).
+    At offset 0 the labels are those of argmax, ties included. With two classes, offset o means the threshold
+    p(foreground) > 1/(1 + e^−o).
     """
     if background is None:
         return {}
@@ -61,34 +62,34 @@ def offset_sums(
     labels, best, margin = mask[counted], best[counted], margin[counted]
     limits, edges = (torch.as_tensor(x, dtype=torch.float32, device=margin.device) for x in (OFFSETS, EDGES))
     joint = _joint(labels, best, torch.bucketize(margin, limits), len(logits))
-    given_up = np.cumsum(joint, 0)[:-1]  # (offset, truth, best): called background …
-    kept = joint.sum(0) - given_up  # … and called the best other class
+    as_background = np.cumsum(joint, 0)[:-1]  # (offset, truth, best): pixels predicted as background …
+    kept = joint.sum(0) - as_background  # … and as the best other class
     truth = joint.sum((0, 2))
-    lost = given_up.sum(2)
+    lost = as_background.sum(2)
     true_positives = kept.diagonal(axis1=1, axis2=2).copy()
     true_positives[:, background] = lost[:, background]
     predicted = kept.sum(1)
     predicted[:, background] = lost.sum(1)
-    there = truth > 0 if present is None else np.isin(np.arange(len(truth)), present)
+    in_image = truth > 0 if present is None else np.isin(np.arange(len(truth)), present)
     others = np.arange(len(truth)) != background
     categories = np.empty((len(OFFSETS), 7), np.int64)
     categories[:, BACKGROUND] = lost[:, background]
     categories[:, FOREGROUND] = true_positives[:, others].sum(1)
     categories[:, MISSED] = lost[:, others].sum(1)
-    categories[:, CONFUSED] = kept[:, others][:, :, there].sum((1, 2)) - categories[:, FOREGROUND]
-    categories[:, FOREIGN] = kept[:, others][:, :, ~there].sum((1, 2))
-    categories[:, OVERSHOOT] = kept[:, background, there].sum(1)
-    categories[:, GHOST] = kept[:, background, ~there].sum(1)
-    margins = _by_kind(labels, best, (torch.bucketize(margin, edges) - 1).clamp(0, BINS - 1), background, there)
+    categories[:, CONFUSED] = kept[:, others][:, :, in_image].sum((1, 2)) - categories[:, FOREGROUND]
+    categories[:, FOREIGN] = kept[:, others][:, :, ~in_image].sum((1, 2))
+    categories[:, OVERSHOOT] = kept[:, background, in_image].sum(1)
+    categories[:, GHOST] = kept[:, background, ~in_image].sum(1)
+    margins = _by_category(labels, best, (torch.bucketize(margin, edges) - 1).clamp(0, BINS - 1), background, in_image)
     sums = {"cells": categories, "hit": true_positives, "predicted": predicted, "truth": truth, "margins": margins}
     return {f"offset_{name}": value.astype(np.int32) for name, value in sums.items()}
 
 
 def _best(logits: Tensor, background: int) -> tuple[Tensor, Tensor]:
-    """The best class but the background (H,W), and how far its logit is above the background's.
+    """The best class other than background, and its margin: its logit − the background logit. Both (H,W).
 
-    Of two equal logits the argmax takes the first class. A class before the background wins ties: its margin is the
-    next larger number, so that a pixel is background where its margin is no more than the offset.
+    A pixel is background if its margin ≤ the offset. With equal logits argmax takes the first class, so a class before
+    the background must win ties: its margin is raised to the next larger number.
     """
     others = logits.float().index_fill(0, torch.tensor([background], device=logits.device), -torch.inf)
     highest, best = others.max(0)
@@ -97,29 +98,30 @@ def _best(logits: Tensor, background: int) -> tuple[Tensor, Tensor]:
 
 
 def _joint(labels: Tensor, best: Tensor, above: Tensor, classes: int) -> np.ndarray:
-    """Pixels by the number of offsets at which they stay foreground, truth, and best class but background:
-    int64 (8,C,C). Only the background's logit changes, so one pass serves all offsets."""
+    """Pixels by the number of offsets at which they stay foreground, by truth, and by best class: int64 (8,C,C).
+
+    Only the background logit changes, so one pass serves all offsets.
+    """
     shape = (len(OFFSETS) + 1, classes, classes)
     code = (above * classes + labels) * classes + best
     return np.bincount(code.cpu().numpy(), minlength=int(np.prod(shape))).reshape(shape)
 
 
-def _by_kind(labels: Tensor, best: Tensor, bins: Tensor, background: int, there: np.ndarray) -> np.ndarray:
-    """Pixels by bin of their margin and what they are as foreground: int64 (BINS, 5)."""
-    inside = torch.as_tensor(there, device=best.device)[best]
-    absent = (~inside).long()
-    kind = torch.where(labels == background, 3 + absent, torch.where(labels == best, 0, 1 + absent))
-    code = (bins * len(MARGIN_CATEGORIES) + kind).cpu().numpy()
+def _by_category(labels: Tensor, best: Tensor, bins: Tensor, background: int, in_image: np.ndarray) -> np.ndarray:
+    """Pixels by bin of their margin and by category if predicted as `best`: int64 (BINS, 5)."""
+    absent = (~torch.as_tensor(in_image, device=best.device)[best]).long()
+    category = torch.where(labels == background, 3 + absent, torch.where(labels == best, 0, 1 + absent))
+    code = (bins * len(MARGIN_CATEGORIES) + category).cpu().numpy()
     return np.bincount(code, minlength=BINS * len(MARGIN_CATEGORIES)).reshape(BINS, len(MARGIN_CATEGORIES))
 
 
 def curve(
     sums: Mapping[str, np.ndarray], supported: np.ndarray | None = None
 ) -> list[tuple[float, float, float, float, float]]:
-    """Rows (offset, missed, spilled, hallucinated, mIoU) from the sums of `offset_sums` over all images; none without.
+    """Rows (offset, missed, spilled, hallucinated, mIoU) from the sums of `offset_sums` over all images; [] without.
 
-    supported (C,): bool, the classes of the mIoU; None: all with truth. NaN where the denominator is 0,
-    and for hallucinated with two classes: there is no third one.
+    supported (C,): bool, the classes of the mIoU; None: all with truth. NaN when the denominator is 0, and for
+    hallucinated with two classes, where no foreign class exists.
     """
     if "offset_cells" not in sums:
         return []
@@ -133,7 +135,7 @@ def curve(
 
 
 def _shares(categories: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Missed of the foreground, spilled of the background, hallucinated of all: (offsets,) each; NaN for 0/0."""
+    """Shares: missed of foreground, spilled of background, hallucinated of all; (offsets,) each, NaN for 0/0."""
     categories = categories.astype(float)
     object_ = categories[:, [FOREGROUND, MISSED, CONFUSED, FOREIGN]].sum(1)
     ground = categories[:, [BACKGROUND, OVERSHOOT, GHOST]].sum(1)
@@ -144,9 +146,9 @@ def _shares(categories: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class EqualSpill:
-    """Missed and hallucinated of two variants where both spill the same share of the background.
+    """Missed and hallucinated of two variants when both spill the same share of the background.
 
-    offset: what variant a's background logit needs for that; b is as it was trained. NaN: there is no background.
+    offset: added to variant a's background logit to reach the spill of b, which is unchanged. NaN: without background.
     """
 
     spill: float
@@ -158,10 +160,9 @@ class EqualSpill:
 
 
 def at_equal_spill(margins_a: np.ndarray, margins_b: np.ndarray, classes: int) -> EqualSpill:
-    """Variant a with its background logit shifted until it spills as b does, from the `offset_margins` (BINS, 5) of all
-    images.
+    """Shift variant a's background logit until it spills as much as b, from `offset_margins` (BINS, 5) of all images.
 
-    Within a bin the shares are interpolated. Where several offsets give that spill, the nearest to 0 is taken.
+    Shares are interpolated within a bin. If several offsets give that spill, the one nearest to 0 is taken.
     """
     missed, spilled, hallucinated = _along_edges(margins_a, classes)
     at_0 = [float(share[BINS // 2]) for share in _along_edges(margins_b, classes)]
@@ -182,10 +183,10 @@ def at_equal_spill(margins_a: np.ndarray, margins_b: np.ndarray, classes: int) -
 
 
 def _along_edges(margins: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Missed, spilled and hallucinated (BINS + 1,) with each of EDGES as the offset, from all kept to none."""
-    given_up = np.concatenate([np.zeros((1, len(MARGIN_CATEGORIES))), np.cumsum(margins, 0)])
-    kept = given_up[-1] - given_up
-    categories = np.empty((len(given_up), len(CATEGORIES)))
+    """Missed, spilled and hallucinated (BINS + 1,) with each of EDGES as offset: from no to all pixels background."""
+    as_background = np.concatenate([np.zeros((1, len(MARGIN_CATEGORIES))), np.cumsum(margins, 0)])
+    kept = as_background[-1] - as_background
+    categories = np.empty((len(as_background), len(CATEGORIES)))
     categories[:, [FOREGROUND, CONFUSED, FOREIGN, OVERSHOOT, GHOST]] = kept
-    categories[:, MISSED], categories[:, BACKGROUND] = given_up[:, :3].sum(1), given_up[:, 3:].sum(1)
+    categories[:, MISSED], categories[:, BACKGROUND] = as_background[:, :3].sum(1), as_background[:, 3:].sum(1)
     return _shares(categories, classes)

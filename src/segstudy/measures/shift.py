@@ -1,4 +1,4 @@
-"""Shift consistency: the share of pixels that keep their label when the image is shifted by a few pixels."""
+"""Shift consistency: share of pixels that keep their label when the image is shifted by a few pixels."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from segstudy.errors import DataError
 
 MARGIN = 8
-"""Of an image's shorter side, the part that is left out of the comparison at each of its four sides."""
+"""1/8 of the image's shorter side is left out of the comparison at each of the four sides."""
 
 
 @torch.no_grad()
 def shift_consistency(
     network: Callable[[Tensor], Tensor], image: Tensor, logits: Tensor, shifts: Sequence[int] = (1, 2, 4, 8)
 ) -> tuple[Tensor, Tensor]:
-    """Pixels of each image that keep their label when it moves down and right by each of `shifts`, and pixels compared.
+    """(Pixels that keep their label when the image moves down and right by each of `shifts`, pixels compared).
 
-    network: as it is tested, image (B,3,H,W) → logits (B,C,H,W); logits: its output for `image`. Returns int64 (B,) and
-    (B,), sums over the shifts. The image is rolled, so that its content, mean and size stay what they were; what is
-    rolled in lies outside the pixels compared, which are the same for all shifts: those at least an eighth of the
-    shorter side (and the largest shift) from the border. Raises DataError for an image without any.
+    network: image (B,3,H,W) → logits (B,C,H,W), in evaluation mode; logits: its output for `image`. Returns int64 (B,)
+    and (B,), summed over the shifts. The image is rolled, which keeps its mean and size. The same pixels are compared
+    for all shifts: those at least 1/8 of the shorter side (and the largest shift) from the border, so that nothing
+    rolled in is compared. Raises DataError if there are none.
     Source: Zhang 2019 (Making convolutional networks shift-invariant again).
     """
     height, width = image.shape[2:]
