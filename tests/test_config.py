@@ -107,7 +107,7 @@ def test_the_settings_of_augmentation_are_checked() -> None:
     for part in (
         "did you mean strong",
         "mean data.augment.then.mixup.probability",
-        "takes no 'sgima'; did you mean sigma",
+        "has no argument 'sgima'; did you mean sigma",
     ):
         assert part in str(error.value)
 
@@ -141,7 +141,7 @@ def test_a_run_folder_cannot_build_foreign_things(target: str, tmp_path: Path) -
     cfg.bridge = {"_target_": target, "_partial_": True}
     OmegaConf.save(cfg, tmp_path / "config.yaml")
     (tmp_path / "record.json").write_text(json.dumps({"class_names": ["a", "b"]}))
-    with pytest.raises(ConfigError, match="is not of segstudy"):
+    with pytest.raises(ConfigError, match="is not part of segstudy"):
         load_run(tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_what_no_run_heeds_makes_no_other_run() -> None:
      "data.size", "data.batch_size", "data.train_images", "data.seed", "data.augment.flip", "callbacks.ema.decay"],
 )  # fmt: skip
 def test_null_for_a_number_is_named(key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{key}=null: .*(int|float|Sequence).* is needed"):
+    with pytest.raises(ConfigError, match=rf"{key}=null: must be .*(int|float|Sequence)"):
         check(compose_config([f"{key}=null"]))
 
 
@@ -238,7 +238,7 @@ def test_a_switch_is_true_or_false_or_an_error(group: list[str]) -> None:
             OmegaConf.update(wrong, name, word)
         with pytest.raises(ConfigError) as error:
             check(wrong, further_checks=[plan_mistakes])
-        told = [line.split(": it is ")[0] for line in str(error.value).splitlines()]
+        told = [line.split(": must be ")[0] for line in str(error.value).splitlines()]
         assert {f"{name}={word}" for name in names} == {line for line in told if "=" in line}
 
 
@@ -249,27 +249,30 @@ def test_what_a_switch_may_be_beside_true_and_false() -> None:
             ["trainer.deterministic=wran", "trainer.fast_dev_run=no", "callbacks.ema.enabled=1", "data.balanced=null"]
         )
     assert set(str(error.value).splitlines()) == {
-        "trainer.deterministic=wran: it is true or false or warn",
-        "trainer.fast_dev_run=no: it is true or false or int",
-        "callbacks.ema.enabled=1: it is true or false",
-        "data.balanced=None: it is true or false",
+        "trainer.deterministic=wran: must be true or false or warn",
+        "trainer.fast_dev_run=no: must be true or false or int",
+        "callbacks.ema.enabled=1: must be true or false",
+        "data.balanced=None: must be true or false",
     }
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: it is a whole number"),
-        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: it is a whole number"),
-        ("trainer.limit_train_batches=true", "trainer.limit_train_batches=True: it is a number"),
-        ("data.size=abc", "data.size=abc: it is a whole number or a list of them"),
-        ("data.batch_size=true", "data.batch_size=True: it is a whole number"),
-        ("data.augment.then.mixup.probability=yes", "data.augment.then.mixup.probability=yes: it is a number"),
-        ("callbacks.pictures.first_seconds=no", "callbacks.pictures.first_seconds=no: it is a number"),
-        ("callbacks.tta=null", "callbacks.tta=None: it is a part\n  → callbacks.tta.enabled=false turns it off"),
-        ("~callbacks", "~callbacks: every run has 'callbacks'; choose another value of it"),
-        ("~seed", "~seed: every run has 'seed'; choose another value of it"),
-        ("model=glob(v*)", "model=glob(v*): a sweep lists its values: model=A,B,C"),
+        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: must be a whole number"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: must be a whole number"),
+        ("trainer.limit_train_batches=true", "trainer.limit_train_batches=True: must be a number"),
+        ("data.size=abc", "data.size=abc: must be a whole number or a list of them"),
+        ("data.batch_size=true", "data.batch_size=True: must be a whole number"),
+        ("data.augment.then.mixup.probability=yes", "data.augment.then.mixup.probability=yes: must be a number"),
+        ("callbacks.pictures.first_seconds=no", "callbacks.pictures.first_seconds=no: must be a number"),
+        (
+            "callbacks.tta=null",
+            "callbacks.tta=None: must have a _target_\n  → callbacks.tta.enabled=false turns it off",
+        ),
+        ("~callbacks", "~callbacks: 'callbacks' cannot be removed; choose another value"),
+        ("~seed", "~seed: 'seed' cannot be removed; choose another value"),
+        ("model=glob(v*)", "model=glob(v*): a sweep must list its values: model=A,B,C"),
     ],
 )
 def test_a_value_of_another_kind_is_named_before_training(given: str, said: str) -> None:
@@ -287,7 +290,7 @@ def test_numbers_of_every_kind_are_taken() -> None:
 def test_every_value_of_a_sweep_is_checked() -> None:
     check_overrides(["data=voc", "data.root=a,b", "seed=1,2"])
     with pytest.raises(
-        ConfigError, match=r"^callbacks.ema.enabled=off: it is true or false\nseed=x: it is a whole number"
+        ConfigError, match=r"^callbacks.ema.enabled=off: must be true or false\nseed=x: must be a whole number"
     ):
         check_overrides(["callbacks.ema.enabled=true,off", "seed=1,2,x"])
 
@@ -323,9 +326,9 @@ def test_what_no_constructor_takes_is_a_mistake_with_what_was_meant() -> None:
         ("trainer.logger=false", "logger=csv"),
         ("trainer.logger={_target_: lightning.pytorch.loggers.CSVLogger}", "logger=csv"),
         ("logger=cvs", "did you mean csv"),
-        ("+logger.mine=3", "has a _target_"),
+        ("+logger.mine=3", "must have a _target_"),
         ("checkpoint=bets", "did you mean best"),
-        ("optim.lr=-1", "from 0 on"),
+        ("optim.lr=-1", "0 or more"),
     ],
 )
 def test_what_a_run_would_not_heed_is_refused(setting: str, instead: str) -> None:
@@ -396,17 +399,17 @@ CLAIM = "say: x, figure: miou, variant: v2, against: v1, direction: higher"
     [
         ("report.margin=-1", "from 0 to 1"),
         ("report.margin=abc", "from 0 to 1"),
-        ("report.min_images=0", "from 1 on"),
-        ("report.min_images=2.5", "from 1 on"),
+        ("report.min_images=0", "1 or more"),
+        ("report.min_images=2.5", "1 or more"),
         ("report.pair_seeds=no", "true or false"),
         ("report.pairs=[v1,v2]", r"'v1' is not \[a, b\]"),
         ("report.pairs=[[v1,v1]]", "with itself"),
         ("report.pairs=[[v1,'v2|']]", "two variants"),
         ("report.pairs=[[v1,'loss=dise']]", "did you mean dice"),
-        (f"report.claims=[{{{CLAIM}, margin: -1}}]", "from 0 on"),
+        (f"report.claims=[{{{CLAIM}, margin: -1}}]", "0 or more"),
         (f"report.claims=[{{{CLAIM}, no_worse: no}}]", "true or false"),
         (f"report.claims=[{{{CLAIM.replace('miou', 'mio')}}}]", "did you mean miou"),
-        (f"report.claims=[{{{CLAIM.replace('v2', '3')}}}]", "names a variant"),
+        (f"report.claims=[{{{CLAIM.replace('v2', '3')}}}]", "must name a variant"),
     ],
 )
 def test_a_plan_is_checked_before_training(setting: str, told: str) -> None:
@@ -422,7 +425,7 @@ def test_mistakes_of_the_plan_are_in_the_same_message() -> None:
 @pytest.mark.parametrize("key", ["study", "runs_dir"])
 def test_a_run_without_a_folder_is_refused(key: str) -> None:
     """Not a folder called None."""
-    with pytest.raises(ConfigError, match=f"^{key}=None: a folder's name is needed$"):
+    with pytest.raises(ConfigError, match=f"^{key}=None: must be a folder's name$"):
         check_overrides([f"{key}=null"])
 
 

@@ -305,7 +305,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
         (["{home}/a", "--data", "voc"], r"data\.root is not set"),
         (["{home}/a", "optim.lr=1"], r"only data\.… and where things are"),
         (["{home}/a", "data.size=64"], "say --size"),
-        (["{home}/a", "data.vall=train"], "takes no 'vall'; did you mean val"),
+        (["{home}/a", "data.vall=train"], "has no argument 'vall'; did you mean val"),
         (["{home}/a", "--size", "big"], "HEIGHTxWIDTH"),
         (["{home}/a", "--tta", "flipped"], "not 'flip' and factors"),
         (["{home}/scenes", "--split", "test"], r"(?s)no such split.*report \(val\)"),
@@ -326,7 +326,7 @@ def test_what_a_run_must_have(home: Path, tmp_path: Path) -> None:
         command(home / "a", folder)
     cfg.data._target_ = "os.system"
     OmegaConf.save(cfg, folder / "config.yaml")
-    with pytest.raises(ConfigError, match="is not of segstudy"):
+    with pytest.raises(ConfigError, match="is not part of segstudy"):
         command(folder)
     (folder / "checkpoints" / "last.ckpt").unlink()
     OmegaConf.save(OmegaConf.load(home / "b" / "config.yaml"), folder / "config.yaml")

@@ -366,7 +366,7 @@ def test_a_failure_that_cannot_be_noted_does_not_hide_itself(
     with pytest.raises(TrainingError, match="what went wrong"):
         fill_up()
     assert json.loads((tmp_path / "run" / "record.json").read_text()) == {"status": "running"}
-    assert "that it failed is not in its record" in capsys.readouterr().err
+    assert "the failure could not be written to its record" in capsys.readouterr().err
 
 
 def test_no_link_in_a_run_folder_is_written_through(finished: Path, tmp_path: Path) -> None:

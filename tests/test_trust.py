@@ -90,17 +90,17 @@ def test_an_honest_one_loads(honest: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("os.mkdir", "is not of segstudy"),
-        ("builtins.eval", "is not of segstudy"),
-        ("segmentation_models_pytorch.from_pretrained", "is not of segstudy"),
+        ("os.mkdir", "is not part of segstudy"),
+        ("builtins.eval", "is not part of segstudy"),
+        ("segmentation_models_pytorch.from_pretrained", "is not part of segstudy"),
         ("segstudy.runs.record.subprocess.run", "cannot be imported"),  # a name inside a module of ours
-        ("segstudy.build.instantiate", "is no part of a"),  # a function that a module of ours uses
-        ("segstudy.networks.weights.urlopen", "is no part of a"),
-        ("segstudy.data.download.fetch_archive", "is no part of a"),
-        ("segstudy.cli.main.main", "is no part of a"),
-        ("segstudy.cli.network.Path", "is no part of a"),  # a class, but no network
-        ("segstudy.data.folder.datamodule.Folder", "is no part of a"),  # a data set where a network belongs
-        ("lightning.pytorch.callbacks.ModelCheckpoint", "is no part of a"),
+        ("segstudy.build.instantiate", "cannot be built: wrong kind"),  # a function that a module of ours uses
+        ("segstudy.networks.weights.urlopen", "cannot be built: wrong kind"),
+        ("segstudy.data.download.fetch_archive", "cannot be built: wrong kind"),
+        ("segstudy.cli.main.main", "cannot be built: wrong kind"),
+        ("segstudy.cli.network.Path", "cannot be built: wrong kind"),  # a class, but no network
+        ("segstudy.data.folder.datamodule.Folder", "cannot be built: wrong kind"),  # a data set where a network belongs
+        ("lightning.pytorch.callbacks.ModelCheckpoint", "cannot be built: wrong kind"),
     ],
 )
 def test_a_part_that_is_none(target: str, said: str, folder: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_part_that_is_none(target: str, said: str, folder: Path, tmp_path: Pat
 def test_a_part_that_is_hidden(text: str, folder: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     append(folder, "bridge", text.replace("CANARY", str(canary)))
-    refused(folder, r"os\.mkdir is not of segstudy|makes another interpolation", canary)
+    refused(folder, r"os\.mkdir is not part of segstudy|holds another interpolation", canary)
 
 
 def test_yaml_that_is_more_than_values(folder: Path, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_only_the_network_of_ones_own_needs_ones_word_to_predict(group: str, fol
 def test_what_an_evaluation_builds_is_checked(group: str, folder: Path) -> None:
     change(folder, **{group: {**OmegaConf.load(folder / "config.yaml")[group], "_target_": "os.mkdir"}})
     members = load_runs([folder])
-    with pytest.raises(ConfigError, match=rf"{group}\._target_=os\.mkdir is not of segstudy"):
+    with pytest.raises(ConfigError, match=rf"{group}\._target_=os\.mkdir is not part of segstudy"):
         evaluation_config(members, EvaluationSpec())
 
 
@@ -278,13 +278,13 @@ def test_what_inspect_builds_is_checked(group: str, folder: Path) -> None:
 
     part = {"optimizer": {"_target_": "os.mkdir"}, "lr": 0.1, "encoder_lr": None} if group == "optim" else None
     change(folder, **{group: part or {**OmegaConf.load(folder / "config.yaml")[group], "_target_": "os.mkdir"}})
-    with pytest.raises(ConfigError, match=rf"{group}.*=os\.mkdir is not of segstudy"):
+    with pytest.raises(ConfigError, match=rf"{group}.*=os\.mkdir is not part of segstudy"):
         open_training([str(folder)])
 
 
 def test_a_reports_photos_are_of_data_that_is_checked(folder: Path) -> None:
     change(folder, data={**OmegaConf.load(folder / "config.yaml").data, "_target_": "os.mkdir"})
-    with pytest.raises(ConfigError, match=r"data\._target_=os\.mkdir is not of segstudy"):
+    with pytest.raises(ConfigError, match=r"data\._target_=os\.mkdir is not part of segstudy"):
         read_config(folder, ("data",))
 
 

@@ -1,1 +1,1 @@
-"""The config of a run: composing it, checking it before anything is opened, and reading it from a run's folder."""
+"""The config of a run: compose it, check it before any data is opened, and read it from a run's folder."""

@@ -1,4 +1,4 @@
-"""Checking a composed config before anything is opened: all its mistakes in one message."""
+"""Check a composed config before any data is opened, and report all its mistakes in one message."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,26 +11,26 @@ from segstudy.config.values import mistaken_kinds, mistaken_nulls, mistaken_valu
 from segstudy.errors import ConfigError
 
 Check = Callable[[DictConfig], list[str]]
-"""A config's mistakes of one kind, a line each."""
+"""Returns the config's mistakes of one kind, a line each."""
 
 
 def check(
     cfg: DictConfig, trusted: bool = True, groups: Sequence[str] | None = None, further_checks: Sequence[Check] = ()
 ) -> None:
-    """Raise ConfigError with all mistakes: targets that cannot be imported, settings they do not take, wrong values.
+    """Raise ConfigError with all mistakes: targets that cannot be imported, unknown settings, wrong values.
 
-    trusted=False (a config that came with a run folder, from `read_config`) refuses targets outside ALLOWED and
-    SEGSTUDY_TRUST, before anything is imported, and what is no part of its group. groups: only these are looked at, and
-    only these may then be built; None for all. further_checks: those of what lies above, such as the report's plan.
+    trusted=False, for a config from a run folder (`read_config`): refuses targets outside ALLOWED and SEGSTUDY_TRUST
+    before anything is imported, and targets of the wrong kind for their group. groups: only these are checked, and only
+    these may be built afterwards; None for all. further_checks: checks by higher layers, such as the report's plan.
     """
     if groups is not None:
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key in groups])
     mistakes: list[str] = []
-    refused: set[str] = set()  # named once: of a config without interpolations, `network` repeats its sockets
+    refused: set[str] = set()  # each is reported once: without interpolations, `network` repeats its parts
     for place, node in find_parts(cfg):
         if str(node["_target_"]) not in refused:
             mistakes += _mistakes_of_part(place, node, trusted, refused)
-    if trusted:  # of a run's folder, only what builds the network matters
+    if trusted:  # in a config from a run folder, only what is built matters
         mistakes += mistaken_values(cfg)
         mistakes += [mistake for further in further_checks for mistake in further(cfg)]
         mistakes += unused_settings(cfg)
@@ -40,12 +40,12 @@ def check(
 
 
 def _mistakes_of_part(place: str, node: DictConfig, trusted: bool, refused: set[str]) -> list[str]:
-    """What is wrong with one part. A target that may not be built is added to `refused`."""
+    """The mistakes in one part. A target that may not be built is added to `refused`."""
     target = str(node["_target_"])
     if not trusted and not is_trusted(target):
         refused.add(target)
         return [
-            f"{place}._target_={target} is not of segstudy or its libraries; if it is yours, say so here: "
+            f"{place}._target_={target} is not part of segstudy or its libraries; if you trust it, set "
             f"SEGSTUDY_TRUST={target.split('.')[0]}"
         ]
     try:
@@ -54,7 +54,7 @@ def _mistakes_of_part(place: str, node: DictConfig, trusted: bool, refused: set[
         return [f"{place}._target_: {error}"]
     if not trusted and target.startswith(ALLOWED) and not is_allowed(place, thing):
         refused.add(target)
-        return [f"{place}._target_={target} is no part of a {place.split('.')[0]}: it is not built"]
+        return [f"{place}._target_={target} cannot be built: wrong kind for the group {place.split('.')[0]}"]
     mistakes = unknown_settings(place, node, thing)
     if trusted:
         mistakes += [*mistaken_kinds(place, node, thing), *mistaken_nulls(place, node, thing)]

@@ -1,4 +1,4 @@
-"""Composing the config of a command, and of an experiment as it was published."""
+"""Compose the config of a command, or of an experiment as it was published."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from segstudy.errors import ConfigError, did_you_mean
 
 
 def register_resolvers() -> None:
-    """`${run_name:…}`, and `${stem:segstudy.data.datasets.voc.VOC}` = voc, in the config."""
+    """Register `${run_name:…}` and `${stem:…}`; `${stem:segstudy.data.datasets.voc.VOC}` gives voc."""
     OmegaConf.register_new_resolver("stem", lambda target: target.rpartition(".")[2].lower(), replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
-    """The config that these overrides make. Raises ConfigError with Hydra's words."""
+    """The config with these overrides. Raises ConfigError with Hydra's message."""
     register_resolvers()
-    before = GlobalHydra.instance().hydra  # of an application that calls this
+    before = GlobalHydra.instance().hydra  # the Hydra of the calling application, if any
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
@@ -38,7 +38,7 @@ def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
 
 
 def nested_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Every key of a config with its place: `data`, `data.size`, …"""
+    """Every key of a config with its full path: `data`, `data.size`, …"""
     if isinstance(node, DictConfig):
         for key in map(str, node):
             yield f"{prefix}{key}"
@@ -49,8 +49,8 @@ def nested_keys(node: Any, prefix: str = "") -> Iterator[str]:
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Apply `reproduce`, and drop keys that an overridden `_target_` does not accept.
 
-    So `loss._target_=my_loss.MyLoss` is enough, whatever loss the model came with. Raises ConfigError for a `reproduce`
-    that this experiment does not have, or that the command contradicts.
+    So `loss._target_=my_loss.MyLoss` is enough for any model. Raises ConfigError if the experiment has no
+    `as_published`, or the command contradicts it.
     """
     _reproduce(cfg, overrides)
     given = [o.lstrip("+").partition("=")[0] for o in overrides]
@@ -69,16 +69,16 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Set what the experiment's `as_published` holds if `reproduce` asks for it, and drop that section."""
+    """Apply the experiment's `as_published` section if `reproduce` asks for it, then remove the section."""
     published = cfg.get("as_published")
     wanted = cfg.get("reproduce")
     if wanted not in (None, "as_published"):
         raise ConfigError(
-            f"reproduce={wanted}: it is null or as_published{did_you_mean(str(wanted), ['as_published'])}"
+            f"reproduce={wanted}: must be null or as_published{did_you_mean(str(wanted), ['as_published'])}"
         )
     if wanted and published is None:
         raise ConfigError(
-            "reproduce=as_published: this experiment follows no published study, or none is named\n"
+            "reproduce=as_published: no experiment is chosen, or it follows no published study\n"
             f"  → experiment= one of {', '.join(_published())}"
         )
     if wanted:
@@ -88,23 +88,23 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> None:
         if foreign := sorted(meant.keys() - set(nested_keys(cfg))):
             raise ConfigError(
                 f"reproduce=as_published sets {', '.join(foreign)}, which this config does not have\n"
-                "  → the data set and schedule of the experiment, or no reproduce"
+                "  → use the experiment's data set and schedule, or leave out reproduce"
             )
         cfg.merge_with(published)
         for override in OverridesParser.create().parse_overrides([o for o in overrides if "=" in o]):
             key = override.key_or_group
             if key in meant and override.value() != meant[key]:
                 raise ConfigError(
-                    f"{key}={override.value()}: reproduce=as_published has {key}={meant[key]}, as its author did\n"
+                    f"{key}={override.value()}: reproduce=as_published sets {key}={meant[key]}, as its author did\n"
                     "  → leave out one of the two"
                 )
     if "as_published" in cfg:
         OmegaConf.set_struct(cfg, False)
-        del cfg["as_published"]  # what a folder keeps is what was run
+        del cfg["as_published"]  # a run's folder keeps only the settings that were used
         OmegaConf.set_struct(cfg, True)
 
 
 def _published(conf: Path = CONF) -> list[str]:
-    """The experiments that say how their author selected and reported."""
+    """The experiments with an `as_published` section."""
     files = sorted((conf / "experiment").glob("*.yaml"))
     return [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), "as_published") is not None]

@@ -1,4 +1,4 @@
-"""Checking the command line: settings that do not exist, and every value of a sweep."""
+"""Check the command line: unknown settings, and every value of a sweep."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,15 @@ from segstudy.config.targets import CALLBACK_SWITCH, find_parts, locate, paramet
 from segstudy.errors import ConfigError, did_you_mean
 
 OPTIONAL_GROUPS = ("experiment", "logger", "hparams_search", "debug")
-"""Groups of conf/ that a run may do without."""
+"""Optional groups of conf/."""
 
 
 def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks: Sequence[Check] = ()) -> list[str]:
-    """The command line as Hydra takes it: what a constructor takes, but no file lists, is added (`++`).
+    """Check the arguments; returns them with `++` before each setting that a constructor accepts but no file lists.
 
-    Raises ConfigError with every mistake: settings and files of groups that are not there, and what `check` (with the
-    same `further_checks`) finds in the config that they make; of a sweep, in its first run's, and with each further
-    value of a setting.
+    Raises ConfigError with every mistake: unknown settings, unknown files of groups, and what `check` (with the same
+    `further_checks`) finds in the composed config. For a sweep, that is the first run's config, and the same with each
+    further value of a setting.
     """
     parser = OverridesParser.create()
     texts = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
@@ -37,20 +37,20 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks:
     cfg = compose_config(groups, conf)
     known = sorted(nested_keys(cfg))
     targets = _targets(cfg, overrides)
-    settings: list[list[str]] = []  # each with its values: several of a sweep
+    settings: list[list[str]] = []  # for each setting, one override a value; a sweep has several
     added = {}
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
         if override.is_delete() and "." not in key and key not in OPTIONAL_GROUPS:
-            mistakes.append(f"{text}: every run has {key!r}; choose another value of it")
+            mistakes.append(f"{text}: {key!r} cannot be removed; choose another value")
         if (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
             continue
-        if key not in known and _is_taken(key, targets, known):
+        if key not in known and _is_accepted(key, targets, known):
             added[text] = text = f"++{text.lstrip('+')}"
         elif key not in known and not _may_add(cfg, key, override):
             folders = [p.name for p in conf.iterdir() if p.is_dir()]
-            there = sorted({*known, *_sibling_settings(key, targets), *folders})
-            mistakes.append(f"{text}: no setting {key!r}{did_you_mean(key, there)}")
+            existing = sorted({*known, *_sibling_settings(key, targets), *folders})
+            mistakes.append(f"{text}: no setting {key!r}{did_you_mean(key, existing)}")
             continue
         settings.append(_single_values(text, override))
     mistakes += _mistakes_of_values(groups, settings, conf, further_checks)
@@ -60,7 +60,7 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks:
 
 
 def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str], list[str]]:
-    """The files that are chosen for groups (of a sweep, the first), and what is wrong with them."""
+    """The chosen files of groups (the first of a sweep), and the mistakes among them."""
     groups, mistakes = [], []
     for override in overrides:
         group = override.key_or_group
@@ -75,13 +75,13 @@ def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str],
                 for name in wrong
             ]
             if not wrong:
-                first = ",".join(map(str, values[0]))  # of a sweep, its first value
+                first = ",".join(map(str, values[0]))  # the first value of a sweep
                 groups.append(f"{group}=[{first}]" if len(values[0]) > 1 else f"{group}={first}")
     return groups, mistakes
 
 
 def _similar_option(name: str, options: Sequence[str]) -> str:
-    """The options that were probably meant: those of the same name in another folder, else the most similar ones."""
+    """A suggestion: the options of the same name in another folder, else the most similar ones."""
     elsewhere = [option for option in options if option.rpartition("/")[2] == name.rpartition("/")[2]]
     return did_you_mean(elsewhere[0], elsewhere) if elsewhere else did_you_mean(name, options)
 
@@ -89,7 +89,7 @@ def _similar_option(name: str, options: Sequence[str]) -> str:
 def _mistakes_of_values(
     groups: Sequence[str], settings: Sequence[Sequence[str]], conf: Path, further_checks: Sequence[Check]
 ) -> list[str]:
-    """What is wrong with the first value of each setting, and with each other value beside the first of the rest."""
+    """Mistakes in the config of all first values, and in those where one setting has another of its values."""
     first = [values[0] for values in settings]
     try:
         composed = compose_config([*groups, *first], conf)
@@ -109,7 +109,7 @@ def _mistakes_of_values(
 
 
 def _changed(cfg: DictConfig, text: str) -> DictConfig:
-    """A copy with another value of one setting, as composing it anew would give: that takes a third of a second."""
+    """A copy with another value of one setting. Faster than composing again, which takes a third of a second."""
     override = OverridesParser.create().parse_override(text)
     cfg = cfg.copy()
     OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
@@ -117,7 +117,7 @@ def _changed(cfg: DictConfig, text: str) -> DictConfig:
 
 
 def _single_values(text: str, override: Override) -> list[str]:
-    """A setting once for each value that a sweep gives it."""
+    """The override, split into one for each value of a sweep."""
     if not override.is_sweep_override():
         return [text]
     _values(override)
@@ -125,24 +125,24 @@ def _single_values(text: str, override: Override) -> list[str]:
 
 
 def _targets(cfg: DictConfig, overrides: Sequence[Override]) -> dict[str, str]:
-    """The `_target_` of each part of a config, by its place, as these overrides leave it."""
+    """The `_target_` of each part by its place, after these overrides."""
     given = {o.key_or_group: str(_values(o)[0]) for o in overrides if o.key_or_group.endswith("._target_")}
-    there = {place: str(node["_target_"]) for place, node in find_parts(cfg)}
-    return there | {key.removesuffix("._target_"): target for key, target in given.items()}
+    targets = {place: str(node["_target_"]) for place, node in find_parts(cfg)}
+    return targets | {key.removesuffix("._target_"): target for key, target in given.items()}
 
 
-def _is_taken(key: str, targets: Mapping[str, str], known: Sequence[str]) -> bool:
-    """Whether a part's constructor names this setting, or one that it is in: trainer.strategy, trainer.logger.name."""
+def _is_accepted(key: str, targets: Mapping[str, str], known: Sequence[str]) -> bool:
+    """Whether a part's constructor accepts this setting (trainer.strategy) or one above it (trainer.logger.name)."""
     if key in known:
         return False
     place, _, name = key.rpartition(".")
     if place in targets and not name.startswith("_"):
         return key in _sibling_settings(key, targets)
-    return bool(place) and _is_taken(place, targets, known)
+    return bool(place) and _is_accepted(place, targets, known)
 
 
 def _sibling_settings(key: str, targets: Mapping[str, str]) -> list[str]:
-    """The settings beside `key` that the constructor of their part names."""
+    """All settings that the constructor of `key`'s part accepts."""
     place = key.rpartition(".")[0]
     if place not in targets:
         return []
@@ -153,17 +153,17 @@ def _sibling_settings(key: str, targets: Mapping[str, str]) -> list[str]:
 
 
 def _values(override: Override) -> list[Any]:
-    """The values of an override. Raises ConfigError for a sweep that does not list them: glob(v*), interval(0,1)."""
+    """The values of an override. Raises ConfigError for a sweep without a list of values: glob(v*), interval(0,1)."""
     if not override.is_sweep_override():
         return [override.value()]
     if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
         key = override.key_or_group
-        raise ConfigError(f"{override.input_line}: a sweep lists its values: {key}=A,B,C")
+        raise ConfigError(f"{override.input_line}: a sweep must list its values: {key}=A,B,C")
     return list(override.sweep_iterator())
 
 
 def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:
-    """`+a.b=1` is fine inside a group: a part's constructor is asked later, and new parts bring their own."""
+    """Whether `+a.b=1` adds inside an existing group; `check` later asks the part's constructor."""
     group, _, rest = key.partition(".")
     added = override.is_add() or override.is_force_add()
     return added and bool(rest) and isinstance(cfg.get(group), DictConfig)

@@ -1,4 +1,4 @@
-"""The config in a run folder, and the folder as one process's own while it trains."""
+"""Read the config of a run folder, and lock the folder for the process that trains in it."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,11 +22,11 @@ from segstudy.runs.record import Record
 
 
 def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfig:
-    """The config of a run's folder that someone may have sent, without interpolations: what is checked is then what is
-    built (`${oc.create:…}` makes a part that no check has seen).
+    """The config of a run folder, which may come from a stranger. Interpolations are resolved first, so that only
+    checked parts are built (`${oc.create:…}` could make an unchecked one).
 
-    groups: what the caller builds of it; the rest is not checked, so whoever builds more calls `check` for that.
-    Raises ConfigError if there is none, and for what segstudy does not build.
+    groups: the groups that the caller builds; the others are not checked, so call `check` before building those.
+    Raises ConfigError if there is no config, or it names targets that segstudy does not build.
     """
     file = folder / "config.yaml"
     if not file.is_file():
@@ -35,20 +35,20 @@ def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfi
     try:
         text = read_text(file)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ConfigError(f"{file} is not a run's config: it has YAML's aliases, which can grow without end")
+            raise ConfigError(f"{file} is not a run's config: it has YAML aliases, which can expand without limit")
         raw = OmegaConf.create(text)
-        if isinstance(raw, DictConfig):  # a finished run logs no more, and may have logged with what is not built here
+        if isinstance(raw, DictConfig):  # a finished run needs no logger, and its logger may not be installed here
             raw.pop("logger", None)
         cfg = OmegaConf.create(OmegaConf.to_container(raw, resolve=True))
         left = OmegaConf.to_container(cfg, resolve=False) != OmegaConf.to_container(cfg, resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError) as error:
         raise ConfigError(f"{file} cannot be read as a config: {first_line(error)}") from error
     if left:
-        raise ConfigError(f"{file} is not a run's config: a value in it makes another interpolation")
+        raise ConfigError(f"{file} is not a run's config: a resolved value holds another interpolation")
     if not isinstance(cfg, DictConfig) or not {"seed", "data", "network", "trainer"} <= cfg.keys():
-        raise ConfigError(f"{file} is not a run's config: not all of seed, data, network and trainer are there")
+        raise ConfigError(f"{file} is not a run's config: seed, data, network or trainer is missing")
     update_targets(cfg)
-    if "logger" in cfg.trainer:  # where runs of before have it
+    if "logger" in cfg.trainer:  # runs of older versions have it there
         del cfg.trainer["logger"]
     check(cfg, False, groups)
     return cfg
@@ -56,16 +56,16 @@ def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfi
 
 @contextmanager
 def claimed_folder(folder: Path, cfg: DictConfig) -> Iterator[Record]:
-    """The record of the folder for this config, with the folder held for this process; an error is noted in it.
+    """Lock the folder for this config and yield its record. An error in the block is written to the record.
 
-    Of a run that is done, only the record: nothing is locked or written.
+    For a finished run, only the record is read: nothing is locked or written.
     Raises ConfigError as `claim_folder` and `run_lock`.
     """
     record = matching_record(folder, cfg)
     if record.status == "done":
         yield record
         return
-    with run_lock(folder):  # what was read before may be out of date
+    with run_lock(folder):  # the record may have changed meanwhile: it is read again
         record = claim_folder(folder, cfg)
         try:
             yield record
@@ -74,16 +74,16 @@ def claimed_folder(folder: Path, cfg: DictConfig) -> Iterator[Record]:
                 raise
             try:
                 record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
-            except SegstudyError as unwritten:  # a full disk, most often; the first error is raised
-                print(f"{folder}: that it failed is not in its record. {unwritten}", file=sys.stderr)
+            except SegstudyError as unwritten:  # most often a full disk; the first error is the one to raise
+                print(f"{folder}: the failure could not be written to its record. {unwritten}", file=sys.stderr)
             raise
 
 
 def matching_record(folder: Path, cfg: DictConfig) -> Record:
-    """The record of a folder that is new, or holds a run of this config. Only reads.
+    """The record of a folder that is new or holds a run of this config. Only reads.
 
-    A run that failed before its first checkpoint leaves nothing to lose: its folder takes another config.
-    Raises ConfigError if the folder belongs to another config (lists what differs).
+    The folder of a run that failed before its first checkpoint may be used with another config.
+    Raises ConfigError, with the differences, if the folder holds a run of another config.
     """
     home = folder / "config.yaml"
     try:
@@ -95,7 +95,7 @@ def matching_record(folder: Path, cfg: DictConfig) -> Record:
             if other:
                 raise ConfigError(
                     f"{folder} holds a run of another config:\n  " + "\n  ".join(other[:12]) + "\n"
-                    "  → another study=NAME, the old settings, or remove the folder"
+                    "  → set another study=NAME, use the old settings, or remove the folder"
                 )
         return record
     except (yaml.YAMLError, ValueError) as error:
@@ -105,7 +105,7 @@ def matching_record(folder: Path, cfg: DictConfig) -> Record:
 
 
 def claim_folder(folder: Path, cfg: DictConfig) -> Record:
-    """The record of the folder, in which this config is written if no run of it was there. The caller holds the lock.
+    """The record of the folder; writes the config into a new folder. The caller holds the lock.
 
     Raises ConfigError as `matching_record`, and if the folder cannot be written.
     """
@@ -114,7 +114,7 @@ def claim_folder(folder: Path, cfg: DictConfig) -> Record:
         return record
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_partials(folder)  # of a run that is killed again and again they would fill the disk
+        remove_partials(folder)  # a run that is killed repeatedly would fill the disk with them
         if _failed_early(record) or not (folder / "config.yaml").is_file():
             write_text(folder, "config.yaml", OmegaConf.to_yaml(cfg))
     except OSError as error:

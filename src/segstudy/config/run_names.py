@@ -1,4 +1,4 @@
-"""What a run is, in a few words: the name of its folder, what sets it apart, and where two configs differ."""
+"""The name of a run's folder, the settings that identify a run, and the differences between two configs."""
 
 import hashlib
 import re
@@ -15,7 +15,8 @@ MACHINE_SETTINGS = re.compile(
     r"|trainer\.(accelerator|devices|num_nodes|logger)"
     r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress))(\.|$)"
 )
-"""Settings that say where and how comfortably a run is made, not what it is: they may change when it is continued."""
+"""Settings of the machine (paths, devices, progress, logging). They do not change the run's result, so they may change
+when it is continued."""
 
 NAME_LETTERS = 180
 
@@ -23,9 +24,9 @@ PARTS = ("encoder", "bridge", "decoder", "head")
 
 
 def run_name(model: str, overrides: Sequence[str]) -> str:
-    """A run's folder name: the model, then what the command changed: `v3_encoder=mobilenet_v2_seed=1`.
+    """A run's folder name: the model, then the changed settings, such as `v3_encoder=mobilenet_v2_seed=1`.
 
-    Of a name longer than NAME_LETTERS, what is cut off is there as a hash: long sweeps need as many folders as runs.
+    A name longer than NAME_LETTERS is cut, and a hash of the whole name is added: each run needs its own folder.
     """
     parts = [model]
     for override in overrides:
@@ -36,20 +37,20 @@ def run_name(model: str, overrides: Sequence[str]) -> str:
             or (key == "trainer" and not trains_otherwise(value))
         ):
             continue
-        value = value.rsplit("/", 1)[-1]  # of a path, the file
-        # parts of these share the names of their settings: mixup.probability, ema.enabled
+        value = value.rsplit("/", 1)[-1]  # the file's name of a path
+        # keep the part's name where several have the same setting: mixup.probability, ema.enabled
         length = 2 if key.startswith(("data.augment.then.", "callbacks.")) else 1
         short = ".".join(key.split(".")[-length:])
         parts.append(value if key == "data" else f"{short}={value}")
     name = re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))
-    if len(name) <= NAME_LETTERS and len(name.encode()) <= 255:  # bytes that a file's name may have
+    if len(name) <= NAME_LETTERS and len(name.encode()) <= 255:  # a file name's limit in bytes
         return name
     start = name[:NAME_LETTERS].encode()[: NAME_LETTERS - 13].decode(errors="ignore")
     return f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def trains_otherwise(trainer: str, conf: Path = CONF) -> bool:
-    """Whether `trainer=NAME` makes another run than `trainer=auto`: it sets more than MACHINE_SETTINGS."""
+    """Whether `trainer=NAME` changes the run's result, unlike `trainer=auto`: it sets more than MACHINE_SETTINGS."""
 
     def settings(name: str) -> DictConfig:
         own = OmegaConf.load(conf / "trainer" / f"{name}.yaml")
@@ -59,7 +60,7 @@ def trains_otherwise(trainer: str, conf: Path = CONF) -> bool:
 
     try:
         named = settings(trainer.strip("'\""))
-    except FileNotFoundError:  # a file of the user's own, elsewhere
+    except FileNotFoundError:  # the user's own file elsewhere
         return True
     return bool(differences(OmegaConf.create({"trainer": settings("auto")}), OmegaConf.create({"trainer": named})))
 
@@ -73,18 +74,18 @@ def differences(old: DictConfig, new: DictConfig) -> list[str]:
         return {k: v for key, value in cfg.items() for k, v in flat(value, f"{prefix}{key}.").items()}
 
     a, b = (flat(OmegaConf.to_container(c, resolve=False)) for c in (old, new))
-    a.setdefault("optim.decay_norms", True)  # as it was before there was a choice
+    a.setdefault("optim.decay_norms", True)  # the behaviour before this setting existed
     names = {".".join(k.split(".")[:2]) for k in {*a, *b} if k.startswith("callbacks.")}
     idle = [f"{name}." for name in names if a.get(f"{name}.enabled") is b.get(f"{name}.enabled") is False]
     if not any(c.get("optim.optimizer.weight_decay") for c in (a, b)):
-        idle.append("optim.decay_norms")  # there is no decay to decide on
+        idle.append("optim.decay_norms")  # without weight decay it has no effect
     keys = [k for k in sorted({*a, *b}) if not MACHINE_SETTINGS.match(k) and a.get(k) != b.get(k)]
     keys = [k for k in keys if not k.startswith(tuple(idle))]
     return [f"{k}: {a.get(k)} → {b.get(k)}" for k in keys]
 
 
 def changed_settings(model: str, overrides: Sequence[str]) -> list[str]:
-    """What the command changed, model first, for the names of variants in tables."""
+    """The settings that the command changed, model first. Variants are named after them in tables."""
     keep = (o.lstrip("+~") for o in overrides)
     return [
         f"model={model}",
@@ -93,11 +94,11 @@ def changed_settings(model: str, overrides: Sequence[str]) -> list[str]:
 
 
 def hyperparameters(cfg: DictConfig, variant: str) -> dict[str, int | float | str]:
-    """What sets a run apart, in plain values and under the same names in every run: TensorBoard takes the columns of
-    its table from the first run of a study, and shows the first five."""
+    """The settings that identify a run, as plain values, under the same names in every run: TensorBoard takes the
+    columns of its table from the first run of a study, and shows the first five."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     network, optim = settings["network"], settings["optim"]
-    parts = {name: network.get(name) for name in PARTS}  # the network's: not every one has them all
+    parts = {name: network.get(name) for name in PARTS}  # not every network has all of them
     parts |= {"network": {name: value for name, value in network.items() if name not in PARTS}}
     parts |= {"loss": settings["loss"], "optimizer": optim["optimizer"], "schedule": settings["schedule"]}
     encoder_lr = optim["lr"] if optim["encoder_lr"] is None else optim["encoder_lr"]

@@ -1,4 +1,4 @@
-"""The classes and functions that a config names (`_target_`), and the settings that they take."""
+"""The classes and functions that a config names (`_target_`), and the settings they accept."""
 
 import importlib
 import inspect
@@ -11,10 +11,10 @@ from torch import nn
 from segstudy.errors import ConfigError, did_you_mean
 
 CALLBACK_SWITCH = {"enabled": inspect.Parameter("enabled", inspect.Parameter.KEYWORD_ONLY, annotation=bool)}
-"""What a callback's part may have beside the keywords of its constructor: whether it is there."""
+"""Setting of every callback beside its constructor's arguments: whether it is used."""
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_")
-"""The keys of a part that its constructor is not given."""
+"""Hydra's own keys of a part, which are not passed to its constructor."""
 
 RENAMED = {
     "lightning.pytorch.callbacks.EarlyStopping": "segstudy.callbacks.early_stopping.EarlyStopping",
@@ -36,17 +36,17 @@ RENAMED = {
     "segstudy.data.scenes.Scenes": "segstudy.data.datasets.scenes.Scenes",
     "segstudy.data.voc.VOC": "segstudy.data.datasets.voc.VOC",
 }
-"""Each `_target_` in the folders of earlier runs that has another name now, and this name."""
+"""Old `_target_` names in the folders of earlier runs → their present names."""
 
 
 def update_targets(node: Any) -> None:
-    """Give each part of an earlier run's config, in place, the target that has taken the place of its own."""
+    """Replace renamed targets in an earlier run's config, in place."""
     for _, part in find_parts(node):
         part["_target_"] = RENAMED.get(str(part["_target_"]), part["_target_"])
 
 
 def locate(target: str) -> Callable[..., Any]:
-    """The class or function at a dotted path. Raises ConfigError that says which part is not there."""
+    """The class or function at a dotted path. Raises ConfigError that names what is missing."""
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -58,14 +58,14 @@ def locate(target: str) -> Callable[..., Any]:
 
 
 def parameters(thing: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The keywords that a callable names, through the **kwargs that a data set hands to its base; and whether it takes
-    any other."""
+    """The named arguments of a callable, and whether it accepts any others (**kwargs). A data set's include those of
+    its base classes, to which it passes its **kwargs."""
     classes = inspect.getmro(thing) if inspect.isclass(thing) else [thing]
     named: dict[str, inspect.Parameter] = {}
     for each in classes:
         if inspect.isclass(each) and "__init__" not in vars(each):
             continue
-        if each in (object, nn.Module):  # a module without a constructor takes nothing
+        if each in (object, nn.Module):  # a class without its own constructor takes no arguments
             break
         every = inspect.signature(each).parameters.values()
         named = {p.name: p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | named
@@ -90,13 +90,13 @@ def find_parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def unknown_settings(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
-    """A line for each setting of a part that its constructor does not take."""
+    """A line for each setting of a part that its constructor does not accept."""
     known, more = settings_of(place, thing)
     wrong = [] if more else [k for k in map(str, node) if k not in known and k not in RESERVED]
-    return [f"{place}.{k}: {node['_target_']} takes no {k!r}{did_you_mean(k, [*known])}" for k in wrong]
+    return [f"{place}.{k}: {node['_target_']} has no argument {k!r}{did_you_mean(k, [*known])}" for k in wrong]
 
 
 def settings_of(place: str, thing: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """As `parameters`, with what a part at this place may have beside them."""
+    """As `parameters`, with CALLBACK_SWITCH for callbacks."""
     known, more = parameters(thing)
     return (known | CALLBACK_SWITCH if place.startswith("callbacks.") else known), more

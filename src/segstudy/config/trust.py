@@ -1,4 +1,4 @@
-"""What a config may build that came with a run folder, which may be a stranger's."""
+"""What the config of a run folder may build: the folder may come from a stranger."""
 
 import inspect
 import os
@@ -10,21 +10,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 ALLOWED = ("segstudy.", "lightning.Trainer", "lightning.pytorch.callbacks.", "torch.optim.", "torch.nn.")
-"""What a run folder's config may build, if it is a part of its group (`is_allowed`); smp's own classes download.
+"""Targets that a run folder's config may build, if they are of the right kind for their group (`is_allowed`). The
+classes of segmentation_models_pytorch are not among them: they download.
 
-A machine's user adds modules of their own in SEGSTUDY_TRUST=my_loss,…"""
+Users add their own modules with SEGSTUDY_TRUST=my_loss,…"""
 
 
 def is_trusted(target: str) -> bool:
-    """Whether a config that someone sent may build `target`."""
+    """Whether a config from a run folder may build `target`."""
     own = tuple(f"{m.strip()}." for m in os.environ.get("SEGSTUDY_TRUST", "").split(",") if m.strip())
     return target.startswith(ALLOWED + own) and ".." not in target
 
 
 def is_allowed(place: str, thing: Any) -> bool:
-    """Whether a thing is what the group at the head of `place` builds, and so does nothing but be built.
+    """Whether `thing` is of the kind that the first group in `place` builds, so that building it does no harm.
 
-    A function, or a class imported from elsewhere (pathlib.Path, subprocess.Popen), could do more.
+    A function, or a class of another kind that a module imports (pathlib.Path, subprocess.Popen), could do harm.
     """
     import lightning as L
 
@@ -41,14 +42,14 @@ def is_allowed(place: str, thing: Any) -> bool:
     }  # fmt: skip
     if not inspect.isclass(thing) or not issubclass(thing, kinds.get(group, (nn.Module,))):
         return False
-    return group in ("network", "encoder") or not issubclass(thing, Encoder)  # an encoder may load weights from a hub
+    return group in ("network", "encoder") or not issubclass(thing, Encoder)  # an encoder may download weights
 
 
 def restrict_paths(data: DictConfig) -> None:
-    """Let the data of a finished run, which may be a stranger's, write nowhere that its config says.
+    """Keep a finished run's data, which may be a stranger's, from writing where its config says.
 
-    Unless it names a place of caches that is there, its own goes where this machine keeps them, and nothing is
-    downloaded. What a person says (data.…=…) is merged after this.
+    Nothing is downloaded, and caches go to this machine's cache folder, unless the config names an existing one.
+    Settings of the command line (data.…=…) are merged after this.
     """
     own: dict[str, Any] = {"download": False}
     if not any(Path(str(data.get("cache_dir"))).expanduser().glob("*/images.npy")):

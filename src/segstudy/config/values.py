@@ -1,4 +1,4 @@
-"""Values of a wrong kind, values that no constructor checks, and settings that a run does not use."""
+"""Checks of values: of the wrong type, of settings that no constructor checks, and of settings that a run ignores."""
 
 import collections.abc
 import inspect
@@ -21,51 +21,51 @@ UNUSED = (
     (r"trainer\.default_root_dir", "runs_dir=… study=…"),
     (r"trainer\.enable_progress_bar", "callbacks.progress.enabled=…"),
     (r"callbacks\.\w+\.dirpath", "runs_dir=… study=…: checkpoints are in the run's folder"),
-    (r"network\.num_classes", "the data says how many there are"),
-    (r"bridge\.in_channels|decoder\.(channels|strides)|head\.(in_channels|outputs)", "the parts beside it say so"),
+    (r"network\.num_classes", "it follows from the data"),
+    (r"bridge\.in_channels|decoder\.(channels|strides)|head\.(in_channels|outputs)", "it follows from the other parts"),
     (r"optim\.optimizer\.(params|lr)", "optim.lr=… optim.encoder_lr=…"),
     (r"schedule\.(optimizer|progress)", "optim.optimizer…"),
 )
-"""What constructors take but a run gives them itself: a pattern of settings, and what to set instead."""
+"""Arguments of constructors that the run sets itself: a pattern of settings, and what to set instead."""
 
 LOGGER_PACKAGES = {"WandbLogger": ("wandb",), "MLFlowLogger": ("mlflow", "mlflow_skinny")}
-"""The packages, one of which a logger of Lightning needs, and which come with an extra of that name."""
+"""Packages of Lightning's loggers; one of them must be installed. The first one names the extra that installs it."""
 
 
 def mistaken_values(cfg: DictConfig) -> list[str]:
-    """A line for each wrong value of a setting that no constructor takes: the top level, rates, loggers."""
-    mistakes = [
-        f"{key}={cfg[key]}: a folder's name is needed" for key in ("study", "runs_dir") if cfg[key] in (None, "")
-    ]
+    """A line for each wrong value that no constructor checks: the top level, learning rates, loggers."""
+    mistakes = [f"{key}={cfg[key]}: must be a folder's name" for key in ("study", "runs_dir") if cfg[key] in (None, "")]
     if not isinstance(cfg.compile, bool):
-        mistakes.append(f"compile={cfg.compile}: it is true or false")
+        mistakes.append(f"compile={cfg.compile}: must be true or false")
     if not isinstance(cfg.optim.get("decay_norms", False), bool):
-        mistakes.append(f"optim.decay_norms={cfg.optim.decay_norms}: it is true or false")
+        mistakes.append(f"optim.decay_norms={cfg.optim.decay_norms}: must be true or false")
     if cfg.checkpoint not in ("last", "best"):
         mistakes.append(
-            f"checkpoint={cfg.checkpoint}: it is last or best{did_you_mean(str(cfg.checkpoint), ['last', 'best'])}"
+            f"checkpoint={cfg.checkpoint}: must be last or best{did_you_mean(str(cfg.checkpoint), ['last', 'best'])}"
         )
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
-        mistakes.append(f"seed={cfg.seed}: it is a whole number from 0 on")
+        mistakes.append(f"seed={cfg.seed}: must be a whole number, 0 or more")
     for name, rate in (("lr", cfg.optim.get("lr")), ("encoder_lr", cfg.optim.get("encoder_lr") or 0)):
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < math.inf:
-            mistakes.append(f"optim.{name}={rate}: it is a number from 0 on")
+            mistakes.append(f"optim.{name}={rate}: must be a number, 0 or more")
     for name, part in cfg.callbacks.items():
         if not isinstance(part, DictConfig):
-            mistakes.append(f"callbacks.{name}={part}: it is a part\n  → callbacks.{name}.enabled=false turns it off")
+            mistakes.append(
+                f"callbacks.{name}={part}: must have a _target_\n  → callbacks.{name}.enabled=false turns it off"
+            )
     return mistakes + _mistaken_loggers(cfg.get("logger"))
 
 
 def _mistaken_loggers(loggers: Any) -> list[str]:
-    """A line for each logger that is no part, or whose package is not installed."""
+    """A line for each logger without a _target_, or whose package is not installed."""
     if loggers is None:
         return []
     if not isinstance(loggers, DictConfig):
-        return [f"logger={loggers}: it is a file of conf/logger, or a list of them"]
+        return [f"logger={loggers}: must be a file of conf/logger, or a list of them"]
     mistakes = []
     for name, part in ((str(key), part) for key, part in loggers.items()):
         if not isinstance(part, DictConfig) or "_target_" not in part:
-            mistakes.append(f"logger.{name}={part}: a logger has a _target_\n  → +logger.NAME._target_=…")
+            mistakes.append(f"logger.{name}={part}: must have a _target_\n  → +logger.NAME._target_=…")
             continue
         packages = LOGGER_PACKAGES.get(str(part["_target_"]).rpartition(".")[2], ())
         if packages and not any(map(find_spec, packages)):
@@ -77,7 +77,7 @@ def unused_settings(cfg: DictConfig) -> list[str]:
     """A line for each setting that a run does not use."""
     keys = [key for key in nested_keys(cfg) if not OmegaConf.is_missing(cfg, key)]
     return [
-        f"{key} would not be used: a run sets it itself\n  → {instead}"
+        f"{key} would have no effect: the run sets it itself\n  → {instead}"
         for key in keys
         for pattern, instead in UNUSED
         if re.fullmatch(pattern, key)
@@ -85,31 +85,31 @@ def unused_settings(cfg: DictConfig) -> list[str]:
 
 
 def mistaken_kinds(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
-    """A line for each setting of a part that is a switch or a number by its constructor, and of another kind here."""
+    """A line for each setting of the wrong type where the constructor expects a boolean or a number."""
     known, _ = settings_of(place, thing)
-    there = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k)]
-    there = [k for k in there if not OmegaConf.is_interpolation(node, k)]  # where its value stands, it is checked
-    allowed = {k: _not_a_switch(known[k], node[k]) or _not_a_number(known[k], node[k]) for k in there}
-    return [f"{place}.{k}={node[k]}: it is {values}" for k, values in allowed.items() if values]
+    given = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k)]
+    given = [k for k in given if not OmegaConf.is_interpolation(node, k)]  # checked at the place it refers to
+    allowed = {k: _not_a_boolean(known[k], node[k]) or _not_a_number(known[k], node[k]) for k in given}
+    return [f"{place}.{k}={node[k]}: must be {values}" for k, values in allowed.items() if values]
 
 
 def mistaken_nulls(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
-    """A line for each setting of a part that is null, where its constructor asks for a number or a text."""
+    """A line for each setting that is null where the constructor needs a number, a text or a list."""
     known, _ = settings_of(place, thing)
     null = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k) and node[k] is None]
     needed = {k: _needed_types(known[k].annotation) for k in null}
-    return [f"{place}.{k}=null: {kinds} is needed" for k, kinds in needed.items() if kinds]
+    return [f"{place}.{k}=null: must be {kinds}" for k, kinds in needed.items() if kinds]
 
 
-def _not_a_switch(parameter: inspect.Parameter, value: Any) -> str | None:
-    """What a parameter that is true or false may be, if `value` is something else: of `no`, Hydra makes a string."""
+def _not_a_boolean(parameter: inspect.Parameter, value: Any) -> str | None:
+    """The allowed values of a boolean parameter if `value` is not among them; Hydra reads `no` as a string."""
     kinds = _types(parameter.annotation)
     if not (bool in kinds or isinstance(parameter.default, bool)):
         return None
     words = [k for k in kinds if isinstance(k, str)]
     others = [k for k in kinds if k not in (bool, NoneType, parameter.empty, *words)]
     nothing = value is None and (parameter.default is None or NoneType in kinds)
-    if not {*others} <= {int, float, str}:  # or an object, such as Trainer's logger
+    if not {*others} <= {int, float, str}:  # objects are also accepted, such as Trainer's logger
         return None
     if isinstance(value, (bool, *others)) or nothing or value in words:
         return None
@@ -117,20 +117,20 @@ def _not_a_switch(parameter: inspect.Parameter, value: Any) -> str | None:
 
 
 def _not_a_number(parameter: inspect.Parameter, value: Any) -> str | None:
-    """What a parameter that is a number, or a list of them, may be, if `value` is a word, a switch or a fraction."""
+    """The allowed types of a numeric parameter if `value` is a string, a boolean, or a fraction for a whole number."""
     kinds = _types(parameter.annotation)
     lists = [k for k in kinds if get_origin(k) is collections.abc.Sequence]
     if not {int, float} & {*kinds} or not {*kinds} - {*lists} <= {int, float, NoneType}:
         return None
     if not isinstance(value, str | bool) and (not isinstance(value, float) or float in kinds):
-        return None  # null is `mistaken_nulls`'
+        return None  # null is checked by `mistaken_nulls`
     number = "a number" if float in kinds else "a whole number"
     return number + " or a list of them" * bool(lists)
 
 
 def _types(annotation: Any) -> list[Any]:
-    """The types of an annotation's union, and the words of its literals."""
-    if isinstance(annotation, str):  # of a module that postpones them
+    """The types in an annotation, and the values of a Literal."""
+    if isinstance(annotation, str):  # from a module with postponed annotations
         optional = re.sub(r"Optional\[(.*)\]", r"\1|None", annotation.replace(" ", "").replace("typing.", ""))
         names = {"bool": bool, "int": int, "float": float, "str": str, "None": NoneType}
         return [names.get(name, object) for name in optional.split("|")]
@@ -140,7 +140,7 @@ def _types(annotation: Any) -> list[Any]:
 
 
 def _needed_types(annotation: Any) -> str:
-    """The numbers, texts or lists that an annotation asks for; "" where it takes null, or is of another kind."""
+    """The types of an annotation, if all are numbers, texts or lists; "" if it allows null or other types."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     simple = all(k in (int, float, str) or get_origin(k) is collections.abc.Sequence for k in kinds)
     return " or ".join(getattr(k, "__name__", str(k)) for k in kinds) if simple else ""
