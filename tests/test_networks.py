@@ -198,20 +198,20 @@ def test_pan_from_128_pixels_on() -> None:
         ),
         (
             ["encoder=resnet18", "network=smp", "network.arch=DPT"],
-            r"network.arch=DPT needs a vision transformer.*\n.*one of Unet, ",
+            r"network.arch=DPT needs the maps of a vision transformer.*\n.*one of Unet, ",
         ),
         (["network=smp"], r"network=smp needs a library encoder: add encoder=resnet34"),
-        (["encoder=resnet18", "decoder=unet", "+decoder.colour=1"], r"decoder.name=unet takes no colour; it takes "),
-        ([*SMALL, "encoder.down=avg"], r"encoder.down is 'maxpool' or 'strided', not 'avg'"),
+        (["encoder=resnet18", "decoder=unet", "+decoder.colour=1"], r"decoder.name=unet has no option colour; it has "),
+        ([*SMALL, "encoder.down=avg"], r"encoder.down must be maxpool or strided, not 'avg'"),
         (
             [*SMALL, "decoder=double_conv", "decoder.up=cubic"],
-            r"decoder.up is transpose, nearest or bilinear, not 'cubic'",
+            r"decoder.up must be transpose, nearest or bilinear, not 'cubic'",
         ),
         (
             [*SMALL, "decoder=double_conv", "decoder.widths=[8]"],
             r"decoder.widths has 1 entries, the encoder has 2 skips",
         ),
-        ([*SMALL, "head.activation=relu"], r"head.activation is elu or null, not 'relu'"),
+        ([*SMALL, "head.activation=relu"], r"head.activation must be elu or null, not 'relu'"),
     ],
 )
 def test_mistakes_are_named(overrides: list[str], message: str) -> None:

@@ -146,7 +146,7 @@ def test_code_in_a_checkpoint(kind: str, folder: Path, tmp_path: Path) -> None:
     else:
         held = {"state_dict": {}, "callbacks": Code(canary)} if kind == "inside" else Code(canary)
         torch.save(held, file)
-    refused(folder, r"is not a file of weights.*nothing of it was run", canary)
+    refused(folder, r"is not a file of weights.*no code of it was run", canary)
     with pytest.raises(ConfigError, match="is not a file of weights"):
         start_from(torch.nn.Conv2d(1, 1, 1), file)
     assert not canary.exists()

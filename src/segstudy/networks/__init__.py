@@ -1,1 +1,1 @@
-"""Plain networks: image (B,3,H,W) to logits (B,C,H,W), for any height and width."""
+"""Plain networks: image (B,3,H,W) → logits (B,C,H,W), for any height and width."""

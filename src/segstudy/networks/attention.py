@@ -1,4 +1,4 @@
-"""Attention on one map (B,C,H,W) → (B,C,H,W): each channel and each place is weighted by a number in 0…1."""
+"""Attention on a feature map (B,C,H,W) → (B,C,H,W): channels and positions are multiplied by weights in 0…1."""
 
 import torch
 from segmentation_models_pytorch.base.modules import SCSEModule
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class CBAM(nn.Module):
-    """Channel attention, then spatial attention, from the mean and the maximum of the map.
+    """Channel attention, then spatial attention, each from the means and maxima of the map.
 
     Source: Woo et al. 2018, "CBAM: Convolutional Block Attention Module", section 3.
     """
@@ -25,9 +25,9 @@ class CBAM(nn.Module):
 
 
 def build_attention(name: str, channels: int) -> nn.Module:
-    """The attention called "cbam", or "scse" (Roy et al. 2018, smp's). Raises ValueError for another name."""
+    """The attention module "cbam", or "scse" (Roy et al. 2018; smp's). Raises ValueError for any other name."""
     if name == "cbam":
         return CBAM(channels)
     if name == "scse":
         return SCSEModule(channels, reduction=min(16, channels))
-    raise ValueError(f"decoder.attention is null, cbam or scse, not {name!r}")
+    raise ValueError(f"decoder.attention must be null, cbam or scse, not {name!r}")

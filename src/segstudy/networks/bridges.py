@@ -1,4 +1,4 @@
-"""Bridges: what sits on the deepest map. Each states its output `channels`."""
+"""Bridges: modules on the deepest feature map. Each has its number of output `channels`."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class NoBridge(nn.Identity):
-    """The deepest map goes to the decoder as it is."""
+    """Passes the deepest map to the decoder unchanged."""
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -16,11 +16,10 @@ class NoBridge(nn.Identity):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: 1×1, one dilated 3×3 a rate, and a global average, fused by a 1×1.
+    """Atrous spatial pyramid pooling: a 1×1, a dilated 3×3 for each rate, and a global average, fused by a 1×1.
 
-    `channels` of each branch and of the output; None keeps the input's, up to 512 (an ImageNet classifier's last map
-    may have 1280, whose 3×3 branches would alone hold 44 million weights).
-    Source: Chen et al. 2017 (DeepLabv3), section 3.3.
+    channels: of each branch and of the output; None: as many as the input has, at most 512 (with the 1280 of some
+    encoders, the 3×3 branches alone would have 44 million weights). Source: Chen et al. 2017 (DeepLabv3), section 3.3.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class ASPP(nn.Module):
 
 
 class PlainBridge(nn.Module):
-    """`layers` 3×3 convolutions of `channels`: the control for "it is only more parameters"."""
+    """`layers` 3×3 convolutions of `channels`: a control for whether a bridge helps only by more parameters."""
 
     def __init__(self, in_channels: int, channels: int | None = None, layers: int = 2):
         super().__init__()
@@ -52,9 +51,9 @@ class PlainBridge(nn.Module):
 
 
 class _OneValueNorm(nn.BatchNorm2d):
-    """Batch normalisation that uses the running statistics when there is one value a channel.
+    """Batch normalisation that uses the running statistics if each channel has a single value.
 
-    A batch of one image after global pooling has no variance; torch raises there, in the middle of an epoch.
+    One image after global pooling has no variance; there torch would raise, in the middle of an epoch.
     """
 
     def forward(self, input: Tensor) -> Tensor:

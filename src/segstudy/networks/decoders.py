@@ -1,4 +1,4 @@
-"""Decoders: feature maps (finest first) → one map. Each states its output `channels` and `stride`."""
+"""Decoders: feature maps (finest first) → one map. Each has its output's `channels` and `stride`."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from segstudy.networks.encoders import DoubleConv
 
 
 class PreactDecoder(nn.Module):
-    """The study's decoder: pre-activation ELU blocks that double the map, each then concatenated with its skip.
+    """The study's decoder: pre-activation ELU blocks that double the map's size, each followed by its skip (concat).
 
     Block: BN, ELU, conv3×3 in→out, BN, ELU, nearest ×2, conv3×3 out→out.
-    It ends on the concatenation with the finest map (stride 1 under the study's encoder, 2 under a ResNet).
+    The output is the concatenation with the finest map (stride 1 with the study's encoder, 2 with a ResNet).
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], widths: Sequence[int] = (256, 128, 64, 64)):
         super().__init__()
         skips = list(channels[-2::-1])
-        # The deepest of `widths` are left out under a shallower encoder, so that the last ones stay the same.
+        # A shallower encoder leaves out the first (deepest) widths, so that the last ones stay the same.
         widths = list(widths)[-len(skips) :]
         widths = [widths[0]] * (len(skips) - len(widths)) + widths
         self.blocks = nn.ModuleList()
@@ -47,11 +47,11 @@ class PreactDecoder(nn.Module):
 
 
 class DoubleConvDecoder(nn.Module):
-    """The U-Net decoder: `up`, concatenation with the skip, double convolution.
+    """The U-Net decoder: upsampling, concatenation with the skip, double convolution.
 
-    up: "transpose" (2×2, halves the channels), "nearest" (×2, then conv3×3 that halves them) or
-    "bilinear" (×2 without weights; the double convolution alone reduces the channels).
-    attention: after each block, None, "cbam" or "scse".
+    up: "transpose" (2×2, to the block's width), "nearest" (×2, then conv3×3 to that width) or "bilinear" (×2 without
+    weights; only the double convolution changes the channels).
+    attention: None, "cbam" or "scse", after each block.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class DoubleConvDecoder(nn.Module):
 
 
 class LibraryDecoder(nn.Module):
-    """A decoder of segmentation-models-pytorch that takes the encoder's pyramid, by its architecture's name.
+    """A decoder of segmentation-models-pytorch (smp), by the name of its architecture.
 
-    name: unet, unetplusplus, linknet, fpn, manet, upernet or segformer; `options` go to it.
+    name: unet, unetplusplus, linknet, fpn, manet, upernet or segformer. options: its arguments.
     Raises ValueError for an unknown name or option.
     """
 
@@ -97,13 +97,13 @@ class LibraryDecoder(nn.Module):
         decoders = smp_decoders()
         if name not in decoders:
             raise ValueError(
-                f"decoder.name={name!r} is none of {', '.join(sorted(decoders))}{did_you_mean(name, list(decoders))}"
+                f"decoder.name={name!r} is not one of {', '.join(sorted(decoders))}{did_you_mean(name, list(decoders))}"
             )
         taken = inspect.signature(decoders[name]).parameters
         unknown = sorted(set(options) - set(taken))
         if unknown:
-            raise ValueError(f"decoder.name={name} takes no {', '.join(unknown)}; it takes {', '.join(taken)}")
-        # smp's pyramid has a map at every power of two from 1 on; where ours has none, a map without channels stands.
+            raise ValueError(f"decoder.name={name} has no option {', '.join(unknown)}; it has {', '.join(taken)}")
+        # smp's pyramid has a map at every power of two from 1 on; where ours has none, it gets one without channels.
         have = dict(zip(strides, channels, strict=True))
         self.strides = [2**i for i in range(strides[-1].bit_length())]
         full = [have.get(s, 3 if s == 1 else 0) for s in self.strides]
@@ -117,7 +117,7 @@ class LibraryDecoder(nn.Module):
         self.channels, self.stride = self._probe(channels, strides)
 
     def _probe(self, channels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
-        # smp's decoders do not state their output; one small forward pass asks them.
+        # smp's decoders do not state their output's shape; a small forward pass gives it.
         side = 2 * strides[-1]
         maps = [torch.zeros(1, c, side // s, side // s) for c, s in zip(channels, strides, strict=True)]
         self.eval()
@@ -130,7 +130,7 @@ class LibraryDecoder(nn.Module):
         batch, _, height, width = maps[-1].shape
         given, pyramid = iter(maps), []
         for s in self.strides:
-            if s in self.missing:  # smp reads only the size of these
+            if s in self.missing:  # smp reads only their size
                 scale = self.strides[-1] // s
                 shape = (batch, self.missing[s], height * scale, width * scale)
                 pyramid.append(maps[-1].new_zeros(1, 1, 1, 1).expand(shape))
@@ -140,9 +140,9 @@ class LibraryDecoder(nn.Module):
 
 
 def smp_decoders() -> dict[str, type[nn.Module]]:
-    """The decoder classes of segmentation-models-pytorch that read any pyramid, by architecture.
+    """Decoder classes of segmentation-models-pytorch that accept any pyramid, by architecture.
 
-    PAN, PSPNet and the DeepLabs change their encoder's strides: have them whole, by network=smp.
+    PAN, PSPNet and DeepLab change the strides of their encoder: use network=smp for them.
     """
     d = smp.decoders
     return {
@@ -154,7 +154,7 @@ def smp_decoders() -> dict[str, type[nn.Module]]:
 
 
 def fit(x: Tensor, like: Tensor) -> Tensor:
-    """Crop or edge-pad x to the height and width of `like` (an odd map doubles to one pixel too many)."""
+    """Crop or edge-pad x to the height and width of `like` (after an odd size, doubling gives a pixel too many)."""
     h, w = like.shape[2:]
     if x.shape[2] < h or x.shape[3] < w:
         x = F.pad(x, (0, max(0, w - x.shape[3]), 0, max(0, h - x.shape[2])), mode="replicate")
@@ -168,4 +168,4 @@ def _upsampling(up: str, inputs: int, outputs: int) -> nn.Module:
         return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, padding=1))
     if up == "bilinear":
         return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-    raise ValueError(f"decoder.up is transpose, nearest or bilinear, not {up!r}")
+    raise ValueError(f"decoder.up must be transpose, nearest or bilinear, not {up!r}")

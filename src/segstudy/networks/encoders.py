@@ -1,4 +1,4 @@
-"""Encoders: normalised image (B,3,H,W) → feature maps, finest first. Each states their `channels` and `strides`."""
+"""Encoders: normalised image (B,3,H,W) → feature maps, finest first. Each has the maps' `channels` and `strides`."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,16 +21,15 @@ DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 NORMALISATION = {
     "inceptionresnetv2": HALF, "inceptionv4": HALF, "xception": HALF, "timm-tf_efficientnet_lite": HALF, "dpn": DPN,
 }  # fmt: skip
-"""Mean and std of smp's own encoders that do not have ImageNet's, by the start of their names: smp keeps them on the
-hub, where a file of weights on this disk cannot ask."""
-
+"""Mean and std of smp's own encoders that do not use ImageNet's, by the start of their names. smp keeps them on the
+hub, which is not read for weights from a file."""
 
 LOADS_WEIGHTS: ContextVar[bool] = ContextVar("LOADS_WEIGHTS", default=True)
 
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Inside, encoders load and download nothing, whatever they are given: for a network that gets a checkpoint."""
+    """Inside the context, encoders ignore `weights` and load nothing: for a network that gets a checkpoint."""
     before = LOADS_WEIGHTS.set(False)
     try:
         yield
@@ -39,10 +38,10 @@ def without_weights() -> Iterator[None]:
 
 
 class Encoder(nn.Module):
-    """Interface of encoders that load weights, and of those that expect another normalisation than ImageNet's.
+    """Interface of encoders that load weights or need another normalisation than ImageNet's.
 
-    The network normalises its image (in 0…1) with `mean` and `std`. Any other module with `channels` and `strides` is
-    an encoder too: it gets an image normalised with ImageNet's mean and std.
+    The network normalises its image (in 0…1) with `mean` and `std`. Any other module with `channels` and `strides` can
+    be an encoder too: it gets an image normalised with ImageNet's mean and std.
     """
 
     channels: list[int]
@@ -53,11 +52,11 @@ class Encoder(nn.Module):
     weights_origin: str = "random"
 
     def load_weights(self, weights: str | None) -> None:
-        """Load "imagenet", "auto" or a file, with the mean and std that belong to it; None: stay random.
+        """Load the weights "imagenet", "auto" (ImageNet if available) or a file, with their mean and std; None: random.
 
-        The last line of a constructor. `weights_origin` then says what was loaded: "random", "imagenet" or the path.
-        Raises WeightsError for a file that does not fit, and if "imagenet" cannot be downloaded; "auto" then warns and
-        stays random. Of a network's file, mean and std are those that it holds.
+        Call it at the end of the constructor. It sets `weights_origin` to "random…", "imagenet…" or the path. If
+        ImageNet weights are not available, "imagenet" raises WeightsError, and "auto" warns and stays random.
+        Raises WeightsError for a file that does not fit. A file of a whole network has its own mean and std.
         """
         self.weights = weights
         if not LOADS_WEIGHTS.get():
@@ -65,31 +64,31 @@ class Encoder(nn.Module):
         if weights in ("imagenet", "auto"):
             self._load_imagenet(weights)
         elif weights is not None:
-            held = load_file(self._body(), Path(weights).expanduser(), getattr(self, "name", type(self).__name__))
-            self.mean, self.std = held.get("mean", self.mean), held.get("std", self.std)
+            stored = load_file(self._body(), Path(weights).expanduser(), getattr(self, "name", type(self).__name__))
+            self.mean, self.std = stored.get("mean", self.mean), stored.get("std", self.std)
             self.weights_origin = str(weights)
 
     def _body(self) -> nn.Module:
-        """The module whose names a file of weights has."""
+        """The module that weights are loaded into."""
         return self
 
     def _load_imagenet(self, weights: str) -> None:
-        raise WeightsError(f"encoder.weights={weights}: only library encoders have ImageNet weights; use null")
+        raise WeightsError(f"encoder.weights={weights}: only library encoders have ImageNet weights; set it to null")
 
 
 def encoder_of(network: nn.Module) -> Encoder | None:
-    """The network's encoder, if it is one of ours: another module of that name has no weights to load."""
+    """The network's encoder if it is an `Encoder`, else None: other modules have no weights to load."""
     encoder = getattr(network, "encoder", None)
     return encoder if isinstance(encoder, Encoder) else None
 
 
 def normalize_for(encoder: nn.Module) -> Normalize:
-    """The normalisation of the image that an encoder expects; ImageNet's where it does not say."""
+    """The image normalisation that an encoder expects: its own, or ImageNet's if it is no `Encoder`."""
     return Normalize(encoder.mean, encoder.std) if isinstance(encoder, Encoder) else Normalize()
 
 
 class PreactEncoder(Encoder):
-    """The study's own encoder: a 3×3 stem, then pre-activation ELU blocks that halve the map.
+    """The study's encoder: a 3×3 stem, then pre-activation ELU blocks that halve the map's size.
 
     Block: BN, ELU, conv3×3 in→out, BN, ELU, max pooling 2, conv3×3 out→out.
     """
@@ -116,7 +115,7 @@ class PreactEncoder(Encoder):
 
 
 class DoubleConv(nn.Sequential):
-    """(conv3×3, BN, ReLU) twice: the block of the original U-Net with batch normalisation."""
+    """(conv3×3, BN, ReLU) twice: the block of the original U-Net, with batch normalisation added."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False):
         super().__init__(
@@ -137,7 +136,7 @@ class DoubleConvEncoder(Encoder):
     ):
         super().__init__()
         if down not in ("maxpool", "strided"):
-            raise ValueError(f"encoder.down is 'maxpool' or 'strided', not {down!r}")
+            raise ValueError(f"encoder.down must be maxpool or strided, not {down!r}")
         self.channels = list(widths)
         self.strides = [2**i for i in range(len(widths))]
         self.first = DoubleConv(3, widths[0], bias)
@@ -155,10 +154,10 @@ class DoubleConvEncoder(Encoder):
 
 
 class LibraryEncoder(Encoder):
-    """Any encoder of segmentation-models-pytorch, and through it timm (`tu-<timm name>`), by name.
+    """Any encoder of segmentation-models-pytorch (smp), or of timm as `tu-<timm name>`, by name.
 
-    Its mean and std are those of its published weights, wherever weights are loaded from.
-    Raises ValueError with near names if `name` is unknown, and for an architecture that is no pyramid of maps.
+    Its mean and std are those of its published weights, even if weights are loaded from elsewhere.
+    Raises ValueError with similar names if `name` is unknown, and for an architecture without a pyramid of maps.
     """
 
     def __init__(self, name: str, weights: str | None = "auto", depth: int = 5):
@@ -169,7 +168,7 @@ class LibraryEncoder(Encoder):
             raise ValueError(f"no encoder is called {name!r}{did_you_mean(name, known)}")
         try:
             self.body = smp.encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
-        except KeyError:  # its own text lists every name
+        except KeyError:  # its message lists every name
             raise ValueError(
                 f"no encoder is called {name!r}{did_you_mean(name, smp.encoders.get_encoder_names())}"
             ) from None
@@ -191,9 +190,9 @@ class LibraryEncoder(Encoder):
         try:
             state, settings = imagenet_state(self.name, len(self.body.out_channels) - 1)
         except Exception as error:  # the hub's libraries raise a dozen types for "no network"
-            if (found := packaged_state(self.name, self.body.state_dict())) is not None:
-                self.body.load_state_dict(found[0])
-                self.weights_origin = f"imagenet, of the package {found[1]}"
+            if (packaged := packaged_state(self.name, self.body.state_dict())) is not None:
+                self.body.load_state_dict(packaged[0])
+                self.weights_origin = f"imagenet, of the package {packaged[1]}"
                 return
             if weights == "imagenet":
                 raise WeightsError(
@@ -215,7 +214,7 @@ class LibraryEncoder(Encoder):
 
 
 def published(name: str, body: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and std of an encoder's published weights. timm's models hold them, with the tag of their name."""
+    """Mean and std of an encoder's published weights. Models of timm hold them."""
     if hasattr(body, "model"):
         settings: Any = body.model.pretrained_cfg  # type: ignore[union-attr]
         return tuple(settings["mean"]), tuple(settings["std"])

@@ -1,4 +1,4 @@
-"""The network of sockets: encoder → bridge → decoder → head."""
+"""The modular network: encoder → bridge → decoder → head."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from segstudy.networks.encoders import Encoder, normalize_for
 
 
 class Head(nn.Sequential):
-    """The last convolution to the classes, after an optional activation ("elu" or None).
+    """The last convolution, to one channel per class, after an optional activation ("elu" or None).
 
     single: one channel for two classes, the logit of class 1 against class 0. Raises ValueError for more classes.
     """
@@ -20,7 +20,7 @@ class Head(nn.Sequential):
     ):
         layers: list[nn.Module] = [nn.ELU()] if activation == "elu" else []
         if activation not in (None, "elu"):
-            raise ValueError(f"head.activation is elu or null, not {activation!r}")
+            raise ValueError(f"head.activation must be elu or null, not {activation!r}")
         if single and outputs != 2:
             raise ValueError(f"head.single is for two classes, the data has {outputs}; use head=conv_1x1")
         outputs = 1 if single else outputs
@@ -30,10 +30,10 @@ class Head(nn.Sequential):
 class Network(nn.Module):
     """Image (B,3,H,W) in 0…1 → logits (B,num_classes,H,W), any H and W.
 
-    The image is normalised with the encoder's mean and std (ImageNet's if it is no `Encoder`), padded to the encoder's
-    stride, and the logits are cropped back.
-    `bridge`, `decoder` and `head` are callables that finish a socket once the channels before it are known.
-    auxiliary: the weight in training of the loss of a second, small head on the last map but one; 0 for no such head.
+    The image is normalised with the encoder's mean and std (ImageNet's if it is no `Encoder`) and padded to a multiple
+    of the encoder's stride; the logits are cropped back.
+    `bridge`, `decoder` and `head` are functions that build the part from the channels of the part before it.
+    auxiliary: weight in training of the loss of a second, small head on the second-deepest map; 0: no such head.
     Source of that head: Zhao et al. 2017 (PSPNet), section 3.3.
     """
 
@@ -58,7 +58,7 @@ class Network(nn.Module):
             self.auxiliary = AuxiliaryHead(encoder.channels[-2], self.head[-1].out_channels)  # type: ignore[index]
 
     def forward(self, image: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """The logits; with auxiliary=True (logits, the auxiliary head's), both of the image's height and width."""
+        """The logits; with auxiliary=True, (logits, logits of the auxiliary head). All at the image's size."""
         height, width = image.shape[2:]
         image = F.pad(self.normalize(image), (0, -width % self.stride, 0, -height % self.stride))
         maps = self.encoder(image)
@@ -69,8 +69,11 @@ class Network(nn.Module):
         return logits, _enlarged(self.auxiliary(maps[-2]), image)[:, :, :height, :width]
 
     def _classified(self, features: Tensor) -> Tensor:
-        """The head's logits; outside of training in float32 also under autocast: logits in half precision are equal in
-        one pixel of a thousand, and argmax gives each of those to the class that comes first, the background."""
+        """The head's logits; outside training always in float32, also under autocast.
+
+        In half precision, about one pixel of a thousand has two equal highest logits, and argmax takes the first class,
+        the background.
+        """
         device = features.device.type
         if self.training or device == "meta" or not torch.is_autocast_enabled(device):
             return self.head(features)

@@ -1,4 +1,4 @@
-"""The first step of a network: an image in 0…1 is normalised as the encoder's weights expect."""
+"""The first layer of a network: normalises an image in 0…1 as the encoder's weights expect."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +13,11 @@ NAMES = ("mean", "std")
 class Normalize(nn.Module):
     """(image − mean) / std of each channel; image float (B,3,H,W) in 0…1. The defaults are ImageNet's.
 
-    For a network of your own: `nn.Sequential(Normalize(), network)`. Weights saved without `mean` and `std`, as before
-    networks held them, leave both as they are. persistent: both are saved with the weights.
+    For your own network: `nn.Sequential(Normalize(), network)`. persistent: save mean and std with the weights. A file
+    of weights without them (of an older version) leaves both unchanged.
 
-    Like buffers, both move with the module and are saved with it; but they are none while a network trains: an average
-    of the weights (EMA) averages buffers as well, and would change them by rounding.
+    They move with the module as buffers do, but are not buffers while a network trains: averaging the weights (EMA)
+    averages buffers too, and rounding would change them.
     """
 
     mean: Tensor
@@ -35,16 +35,16 @@ class Normalize(nn.Module):
         return (image - self.mean) / self.std
 
     def set(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take other values."""
+        """Replace mean and std."""
         for held, values in ((self.mean, mean), (self.std, std)):
             held.copy_(torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
 
     def values(self) -> dict[str, list[float]]:
-        """{"mean": …, "std": …} in the shortest decimals that give the same float32."""
+        """{"mean": …, "std": …} as the shortest decimals that give the same float32."""
         return {name: [float(str(v)) for v in getattr(self, name).cpu().numpy().ravel()] for name in NAMES}
 
     def hold_as_buffers(self) -> None:
-        """For a network that is no longer trained: an exported file can then move both to a GPU."""
+        """Make both buffers, after training: so an exported file can move them to a GPU."""
         for name in NAMES:
             values = getattr(self, name)
             if name not in self._buffers:
@@ -70,17 +70,17 @@ class Normalize(nn.Module):
 
 
 def normalize_of(network: nn.Module) -> Normalize | None:
-    """The layer that normalises a network's image; None where it takes the image as it is."""
+    """The layer that normalises a network's image; None if there is none."""
     return next((part for part in network.modules() if isinstance(part, Normalize)), None)
 
 
 def normalization_state(network: nn.Module) -> dict[str, Tensor]:
-    """The entries of a state dict that a file from before networks normalised does not have."""
+    """The state dict entries of all `Normalize` layers: files of an older version lack them."""
     paths = {path: part for path, part in network.named_modules() if isinstance(part, Normalize)}
     return {f"{path}.{name}": held for path, part in paths.items() for name, held in part.state_dict().items()}
 
 
 def normalize_before(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Normalise what a network is given, without a change of its weights' names."""
+    """Normalise a network's input, without changing the names of its weights."""
     network.add_module("normalize_before", Normalize(mean, std, persistent=False))
     network.register_forward_pre_hook(lambda module, given: (module.normalize_before(given[0]), *given[1:]))

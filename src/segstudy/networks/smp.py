@@ -1,4 +1,4 @@
-"""Any whole architecture of segmentation-models-pytorch, where the sockets do not fit."""
+"""Whole architectures of segmentation-models-pytorch, for those that the modular network cannot express."""
 
 import segmentation_models_pytorch as library
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from segstudy.networks.encoders import LibraryEncoder, normalize_for
 class SMPNetwork(nn.Module):
     """Image (B,3,H,W) in 0…1 → logits (B,num_classes,H,W) by `arch` (Unet, DeepLabV3Plus, …) around `encoder`.
 
-    Only the encoder's name and weights are read from the socket; bridge, decoder and head are the architecture's own,
-    so that under bf16 its logits are bf16 too: about one pixel of a thousand is a tie, which goes to the first class.
+    Only the name and weights of `encoder` are used; bridge, decoder and head are those of the architecture. So under
+    bf16 the logits are bf16 too: about one pixel of a thousand is a tie, which goes to the first class.
     Raises ValueError for an unknown architecture or an encoder that is not the library's.
     """
 
@@ -21,8 +21,8 @@ class SMPNetwork(nn.Module):
         known = architectures()
         if arch.lower() == "dpt":
             raise ValueError(
-                "network.arch=DPT needs a vision transformer's maps of one stride, which no encoder here has\n"
-                f"  → network.arch= one of {', '.join(known.values())}"
+                "network.arch=DPT needs the maps of a vision transformer, all of one stride; no encoder here has them\n"
+                f"  → set network.arch to one of {', '.join(known.values())}"
             )
         if arch.lower() not in known:
             raise ValueError(f"network.arch={arch!r} is unknown{did_you_mean(arch, list(known.values()))}")
@@ -34,11 +34,11 @@ class SMPNetwork(nn.Module):
         )
         if not encoder.weights_origin.startswith("random"):
             want, state = self.model.encoder.state_dict(), encoder.body.state_dict()
-            # a shallow architecture's encoder lacks the last layers
+            # the encoder of a shallow architecture lacks the last layers
             self.model.encoder.load_state_dict({k: v for k, v in state.items() if k in want})
         self.model.encoder.weights_origin = encoder.weights_origin
         encoder.body = self.model.encoder
-        # A plain attribute, not a submodule: its weights are the model's and must not be listed twice.
+        # A plain attribute, not a submodule: its weights are those of the model and must not be listed twice.
         object.__setattr__(self, "encoder", encoder)
         self.stride = max(32, getattr(self.model.encoder, "output_stride", 32))
 
@@ -49,6 +49,6 @@ class SMPNetwork(nn.Module):
 
 
 def architectures() -> dict[str, str]:
-    """The library's architectures that take a pyramid of maps, by their names in lower case."""
+    """{name in lower case: name} of the library's architectures that accept a pyramid of maps."""
     found = {name.lower(): name for name in vars(library) if isinstance(getattr(library, name), type)}
     return {key: name for key, name in found.items() if key not in ("segmentationmodel", "dpt")}
