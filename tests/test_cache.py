@@ -156,7 +156,7 @@ def test_all_broken_files_are_listed_and_nothing_remains(samples: list[Sample], 
 
 def test_a_missing_file_is_named(samples: list[Sample], folder: Path) -> None:
     mask_of(samples[3]).unlink()
-    with pytest.raises(DataError, match=rf"{samples[3].name}\.png is listed, but missing"):
+    with pytest.raises(DataError, match=rf"{samples[3].name}\.png is listed but missing"):
         build(samples, folder)
 
 
@@ -276,7 +276,7 @@ def test_a_few_such_masks_are_stated(samples: list[Sample], folder: Path) -> Non
     (line,) = build(samples, folder).notes
     assert line.startswith("1 of 5 masks hold only 0 and 255")
     assert samples[0].name in line
-    assert line.endswith("taken as ignored pixels")
+    assert line.endswith("pixels of 255 are ignored")
 
 
 def test_who_has_said_what_255_means_is_not_asked(samples: list[Sample], folder: Path) -> None:
@@ -324,16 +324,16 @@ IMAGE, MASK = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ((IMAGE, MASK.astype(np.int64), ""), r"a mask int64 \(8, 8\)\n.*the mask is uint8 \(H,W\)"),
-        ((IMAGE, MASK > 0, ""), "the mask is uint8"),
-        ((IMAGE, MASK[..., None], ""), "the mask is uint8"),
-        ((IMAGE.astype(np.float32), MASK, ""), r"an image float32 \(8, 8, 3\).*\n.*the image is uint8 \(H,W,3\)"),
+        ((IMAGE, MASK.astype(np.int64), ""), r"a mask int64 \(8, 8\)\n.*the mask must be uint8 \(H,W\)"),
+        ((IMAGE, MASK > 0, ""), "the mask must be uint8"),
+        ((IMAGE, MASK[..., None], ""), "the mask must be uint8"),
+        ((IMAGE.astype(np.float32), MASK, ""), r"an image float32 \(8, 8, 3\).*\n.*the image must be uint8 \(H,W,3\)"),
         ((np.zeros((8, 8, 4), np.uint8), MASK, ""), r"uint8 \(8, 8, 4\)"),
-        ((MASK, MASK, ""), "the image is uint8"),
-        ((IMAGE, MASK[:4], ""), "have the same height and width"),
-        ((IMAGE[:0], MASK[:0], ""), "have the same height and width"),
+        ((MASK, MASK, ""), "the image must be uint8"),
+        ((IMAGE, MASK[:4], ""), "must have the same height and width"),
+        ((IMAGE[:0], MASK[:0], ""), "must have the same height and width"),
         ((IMAGE, MASK + 3, ""), r"the labels 3; the data has classes 0…2"),
-        ((IMAGE, MASK), r"read\(\) returned tuple, not two arrays and a note"),
+        ((IMAGE, MASK), r"read\(\) returned tuple, not \(image, mask, note\)"),
         (None, r"read\(\) returned NoneType"),
     ],
 )

@@ -129,7 +129,7 @@ def test_floating_point_picture_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_truncated_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.jpg is listed, but missing"):
+    with pytest.raises(DataError, match=r"gone\.jpg is listed but missing"):
         read_image(tmp_path / "gone.jpg")
     whole = tmp_path / "whole.jpg"
     Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, quality=95)
@@ -193,7 +193,7 @@ def test_mask_in_the_displayed_orientation_is_explained(tmp_path: Path) -> None:
         read_pair(Sample("a", tmp_path / "a.png", tmp_path / "m.png"), 21)
     message = str(caught.value)
     assert "the image is 6×9 (after its EXIF rotation), the mask 9×6" in message
-    assert "must be drawn on the stored pixels" in message
+    assert "draw the mask on the stored pixels" in message
 
 
 def test_16_bit_image_is_turned_too(tmp_path: Path) -> None:

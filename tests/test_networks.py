@@ -80,6 +80,7 @@ def learns(network: nn.Module, allowed: tuple[str, ...] = ()) -> None:
 RESNET = ["encoder.name=resnet18"]
 THIN_MODEL = {
     "v4": [],
+    "v4_lite": [],
     "v4_random": [],
     "v4_no_aspp": [],
     "v1_imagenet": [],

@@ -225,9 +225,9 @@ def test_limit_train_draws_the_same_images_for_the_same_seed(make: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"limit_train": 0}, r"data\.limit_train is a number of images"),
-        ({"select_fraction": 1.0}, r"data\.select_fraction is a share .* not 1\.0"),
-        ({"select_fraction": -0.1}, r"data\.select_fraction is a share"),
+        ({"limit_train": 0}, r"data\.limit_train must be at least 1"),
+        ({"select_fraction": 1.0}, r"data\.select_fraction must be a share .* not 1\.0"),
+        ({"select_fraction": -0.1}, r"data\.select_fraction must be a share"),
         ({"select_fraction": 0.05}, r"data\.select_fraction=0\.05 of 6 training images is none(.|\n)*=0\.167"),
     ],
 )

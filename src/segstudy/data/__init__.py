@@ -1,1 +1,1 @@
-"""Data sets: each is a LightningDataModule that owns its classes, palette and label mapping."""
+"""Data sets: each is a LightningDataModule with its own classes, palette and label mapping."""

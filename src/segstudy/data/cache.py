@@ -1,4 +1,4 @@
-"""The cache: a split at one size, decoded once into memory-mapped uint8 arrays, so that a batch is a slice."""
+"""The cache: a split at one size, decoded once into memory-mapped uint8 arrays; a batch is a slice of them."""
 
 import hashlib
 import json
@@ -24,41 +24,43 @@ from segstudy.errors import DataError
 from segstudy.labels import IGNORE
 
 VERSION = 2
-"""Raise it when the same files would give other arrays, or an error: part of the cache's key."""
+"""Part of the cache's key. Increase it when the same files give other arrays, or an error."""
 
 Read = Callable[[Sample], tuple[np.ndarray, np.ndarray, str]]
 
 
 def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Call `read` and check what it returns. Raises DataError that names the sample if it is not as
-    `SegmentationData.read` says: arrays of other types would be stored as wrong bytes."""
-    found = read(sample)
-    if not (isinstance(found, tuple) and len(found) == 3 and all(isinstance(a, np.ndarray) for a in found[:2])):
-        raise DataError(f"{sample.name}: read() returned {type(found).__name__}, not two arrays and a note")
-    image, mask, note = found
+    """Call `read` and check its result: arrays of other types would be stored as wrong bytes.
+
+    Raises DataError that names the sample if the result does not follow `SegmentationData.read`.
+    """
+    result = read(sample)
+    if not (isinstance(result, tuple) and len(result) == 3 and all(isinstance(a, np.ndarray) for a in result[:2])):
+        raise DataError(f"{sample.name}: read() returned {type(result).__name__}, not (image, mask, note)")
+    image, mask, note = result
     message = (
         f"{sample.name}: read() returned an image {image.dtype} {image.shape} and a mask {mask.dtype} {mask.shape}\n"
     )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(message + "  → the image is uint8 (H,W,3): RGB in 0…255")
+        raise DataError(message + "  → the image must be uint8 (H,W,3): RGB in 0…255")
     if mask.dtype != np.uint8 or mask.ndim != 2:
-        raise DataError(message + "  → the mask is uint8 (H,W): class numbers, 255 for ignored pixels")
+        raise DataError(message + "  → the mask must be uint8 (H,W): class numbers, 255 for ignored pixels")
     if image.shape[:2] != mask.shape or mask.size == 0:
-        raise DataError(message + "  → image and mask have the same height and width")
+        raise DataError(message + "  → image and mask must have the same height and width, and not be empty")
     if (wrong := (mask >= num_classes) & (mask != IGNORE)).any():
         labels = ", ".join(map(str, np.unique(mask[wrong])[:8]))
         raise DataError(
             f"{sample.name}: read() returned the labels {labels}; the data has classes 0…{num_classes - 1}, "
-            "and 255 for ignored"
+            "and 255 for ignored pixels"
         )
     return image, mask, str(note)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """images uint8 (N,H,W,3) and masks uint8 (N,H,W), memory-mapped; pixels int64 (N,C): of each class in each image.
+    """images uint8 (N,H,W,3) and masks uint8 (N,H,W), memory-mapped; pixels int64 (N,C): per image and class.
 
-    notes: lines about the files that a user should see once (conversions, doubtful masks).
+    notes: lines about the files for the user, such as conversions and doubtful masks.
     """
 
     images: np.ndarray
@@ -77,11 +79,11 @@ def open_cache(
     recipe: Any,
     ignore_is_explicit: bool = False,
 ) -> Cache:
-    """Open the cache of these samples; build it first if needed, with a progress bar.
+    """Open the cache of these samples; if missing, build it first, with a progress bar.
 
-    recipe: whatever else shapes the arrays (label mapping, seed), as JSON values. ignore_is_explicit: the user has said
-    that 255 is ignored, so that masks with much of it are no error. Raises DataError that lists unreadable files, or if
-    the disk is too full.
+    recipe: everything else that the arrays depend on (label mapping, seed), as JSON values. ignore_is_explicit: the
+    user has stated that 255 is ignored, so masks with much of it are accepted. Raises DataError that lists unreadable
+    files, or if the disk has too little space.
     """
     key = _key(samples, size, num_classes, recipe)
     home = folder / key
@@ -93,7 +95,7 @@ def open_cache(
         return Cache(images, masks, np.load(home / "pixels.npy"), key, notes)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"the cache {home} cannot be opened: {error}\n  → delete that folder: it is built again"
+            f"the cache {home} cannot be opened: {error}\n  → delete that folder; it will be built again"
         ) from error
 
 
@@ -106,7 +108,7 @@ def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, rec
                 try:
                     status = path.stat()
                 except OSError as error:
-                    raise DataError(f"{path} is listed, but missing") from error
+                    raise DataError(f"{path} is listed but missing") from error
                 digest.update(f"{path}|{status.st_size}|{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:24]
 
@@ -135,7 +137,7 @@ def _build(
     except OSError as error:
         raise DataError(
             f"the cache could not be written in data.cache_dir={folder}: {error}\n"
-            "  → make room or set data.cache_dir to another folder; nothing half-written was kept"
+            "  → free some space, or set data.cache_dir to another folder; the incomplete cache was removed"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -146,16 +148,16 @@ def _check_space(folder: Path, needed: int) -> None:
     if needed > free:
         raise DataError(
             f"the cache needs {needed / 2**20:,.0f} MiB in data.cache_dir={folder}, {free / 2**20:,.0f} MiB are free\n"
-            "  → make room, set data.cache_dir to another disk, or choose a smaller data.size"
+            "  → free some space, set data.cache_dir to another disk, or choose a smaller data.size"
         )
 
 
 def _remove_abandoned(home: Path) -> None:
-    """Remove the folders of killed builds of this cache, in which nothing was written for an hour."""
+    """Remove the folders of killed builds of this cache: those in which nothing was written for an hour."""
     for work in home.parent.glob(f"{home.name}.*.partial"):
         try:
             newest = max(p.stat().st_mtime for p in (work, *work.glob("*")))
-        except FileNotFoundError:  # just renamed by its builder
+        except FileNotFoundError:  # just renamed by the process that built it
             continue
         if time.time() - newest > 3600:
             shutil.rmtree(work, ignore_errors=True)
@@ -173,7 +175,7 @@ def _write(
 
     conversions: Counter[str] = Counter()
     broken, pixels = [], np.zeros((len(samples), num_classes), np.int64)
-    # Plain writes, not a memory map: on a full disk a map would kill the process instead of raising an error.
+    # Not written through a memory map: on a full disk that would kill the process instead of raising an error.
     with open(work / "images.npy", "wb") as images, open(work / "masks.npy", "wb") as masks:
         _header(images, (len(samples), height, width, 3))
         _header(masks, (len(samples), height, width))
@@ -189,16 +191,17 @@ def _write(
     if broken:
         raise DataError(
             f"{len(broken)} of {len(samples)} images cannot be used:\n{first_lines(broken, 10)}\n"
-            "→ repair these files or remove them from the list"
+            "→ repair these files, or remove them from the list"
         )
     converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)
     return [f"converted to upright 8-bit RGB: {converted}"] if converted else [], pixels
 
 
 def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: int) -> list[str]:
-    """A note on masks that are mostly 255. Raises DataError if most masks are: 255 may be a class there.
+    """A note about doubtful masks, in which 255 might be a class; raises DataError if most masks are doubtful.
 
-    pixels: of each class in each mask, of `total`; the rest is 255. VOC has a few masks that are a third void.
+    Doubtful: only 0 and 255, or more than a third 255 (as a few masks of VOC). pixels: per mask and class; the rest of
+    the `total` pixels of a mask is 255.
     """
     ignored = total - pixels.sum(1)
     is_binary = (pixels[:, 0] > 0) & (ignored > 0) & (pixels[:, 0] + ignored == total)
@@ -212,13 +215,13 @@ def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: int) ->
     if len(doubtful) * 2 > len(samples):
         raise DataError(
             f"{line}: is 255 the object? It would be ignored.\n"
-            "  → if 255 is a class, say which: data.labels={255:1}; if it is void, say so: data.labels={255:255}"
+            "  → if 255 is a class, map it: data.labels={255:1}; if it is to be ignored: data.labels={255:255}"
         )
-    return [line + ": taken as ignored pixels"]
+    return [line + ": pixels of 255 are ignored"]
 
 
 def resize_pair(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Resize to `size` = (H, W): the image bilinear with antialiasing, the mask nearest."""
+    """Resize to `size` = (H, W): the image by bilinear interpolation with antialiasing, the mask by nearest."""
     if mask.shape != size:
         image = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
         mask = np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
@@ -230,7 +233,7 @@ def _header(file: Any, shape: tuple[int, ...]) -> None:
 
 
 def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words: str) -> Iterator[Any]:
-    """Results in order, from one thread per core, with a progress bar; a DataError is returned as a result.
+    """Yield the results in order, from one thread per core; a DataError is yielded, not raised.
 
     words: the label of the progress bar.
     """
@@ -242,7 +245,7 @@ def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # In chunks: a fast reader does not fill the memory, and an error of the disk is raised at once.
+        # In chunks: so fast reading does not fill the memory, and an error in writing ends it soon.
         chunks = (samples[start : start + 256] for start in range(0, len(samples), 256))
         done = chain.from_iterable(pool.map(attempt, chunk) for chunk in chunks)
         yield from track(done, words, len(samples), transient=True, disable=not sys.stdout.isatty())

@@ -1,4 +1,4 @@
-"""Base class of the data sets: splits, cache, loaders, and batches on the device."""
+"""Base class of the data sets: splits, cache, loaders, and preparation of batches on the device."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ from segstudy.seeds import derive, permutation
 class SegmentationData(L.LightningDataModule):
     """Base class of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
 
-    Roles of the splits: `fit` (the list `train`) trains; `report` (the list `test`, or `val` without a `test`) gives
-    the result; `select` chooses the epoch or the learning rate: `val` beside a `test`, else the share
-    `select_fraction` of train; 0 for none. Lightning's "val" is `select` if there is one, else `report`.
+    Roles of the splits: `fit` (the list `train`) is for training; `report` (the list `test`, or `val` if there is no
+    `test`) gives the result; `select` chooses the epoch or the learning rate: it is `val` if there is a `test`, else
+    the share `select_fraction` of train (0: no `select`). Lightning's "val" is `select` if it exists, else `report`.
 
-    size: side of the square, or (height, width); images are resized to it, their aspect is not kept.
-    augment: of training batches; the default is that of conf/data_common.yaml, None is none.
-    seed: of the order of images, of augmentation and of drawn subsets.
-    workers: loader processes; 0 is fastest if the cache is on a local disk.
+    size: side of the square, or (height, width); images are resized to it, their aspect ratio is not kept.
+    augment: of training batches; the default is that of conf/data_common.yaml, None: no augmentation.
+    seed: for the order of images, for augmentation and for random subsets.
+    workers: number of loader processes; 0 is fastest if the cache is on a local disk.
     cache_dir: folder of the decoded images. device_cache: keep the arrays in the device's memory.
-    limit_train: train on so many images, drawn with the seed.
-    balanced: draw images with rare classes more often (`repeat_factors`); the length of an epoch stays.
-    name: of the data in records and reports, if it is not the whole published set.
+    limit_train: number of training images to use, drawn with the seed; None: all.
+    balanced: draw images with rare classes more often (`repeat_factors`); the length of an epoch is unchanged.
+    name: name of the data in records and reports, if it is not the whole published data set.
     """
 
     classes: Sequence[str]
@@ -46,7 +46,7 @@ class SegmentationData(L.LightningDataModule):
     test: str | None = None
     labels: Mapping[int, int] | None = None
     title: str = ""
-    """The published data set that the class reads. Files in its layout need not be that data set."""
+    """The published data set that the class is for. The user's files may be other data in the same layout."""
     terms: str = ""
     """Terms of use of the published images, as model cards quote them; "" if unknown."""
 
@@ -68,9 +68,9 @@ class SegmentationData(L.LightningDataModule):
         self.name = name or type(self).__name__
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2 or min(sides) < 1:
-            raise ValueError(f"size={size}: it is one side in pixels, or [height, width]")
+            raise ValueError(f"size={size}: it must be one side in pixels, or [height, width]")
         if batch_size < 1 or workers < 0:
-            raise ValueError(f"batch_size={batch_size} is from 1 on, workers={workers} from 0 on")
+            raise ValueError(f"batch_size={batch_size} must be at least 1, workers={workers} at least 0")
         self.size = (sides[0], sides[1])
         self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
         self.cache_dir = Path(cache_dir).expanduser()
@@ -85,15 +85,15 @@ class SegmentationData(L.LightningDataModule):
         raise NotImplementedError("a data set lists its samples")
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        """(image (H,W,3), mask (H,W), a note of conversions): uint8, at the original size. Checked when cached."""
+        """(image (H,W,3), mask (H,W), note on conversions): uint8, at original size. The cache checks the result."""
         return read_pair(sample, len(self.classes), self.labels)
 
     def ignore_is_explicit(self) -> bool:
-        """Whether the label mapping mentions 255: else masks that are mostly 255 are doubted."""
+        """Whether the label mapping mentions 255; if not, masks with much 255 are doubtful."""
         return any(IGNORE in map(int, pair) for pair in (self.labels or {}).items())
 
     def recipe(self) -> Any:
-        """Whatever shapes the cached arrays besides the files, as JSON values: part of the cache's key."""
+        """What the cached arrays depend on besides the files, as JSON values: part of the cache's key."""
         return [type(self).__name__, sorted((self.labels or {}).items())]
 
     # Splits
@@ -106,13 +106,13 @@ class SegmentationData(L.LightningDataModule):
         fit, select = self._selection(fit)
         if self.limit_train is not None:
             if self.limit_train < 1:
-                raise ConfigError(f"data.limit_train is a number of images, or null for all, not {self.limit_train}")
+                raise ConfigError(f"data.limit_train must be at least 1, or null for all, not {self.limit_train}")
             order = permutation(len(fit), derive(self.seed, "limit_train"), 0)
             fit = fit.subset(order[: self.limit_train].sort().values.numpy())
         if len(fit) < self.batch_size:
             raise DataError(
                 f"{len(fit)} training images of the split {self.train!r} are fewer than a batch of {self.batch_size}\n"
-                f"  → data.batch_size={max(1, len(fit))} or fewer, or more images (data.train, data.limit_train)"
+                f"  → data.batch_size={max(1, len(fit))} or less, or more images (data.train, data.limit_train)"
             )
         self.roles = {"fit": fit, "report": report} | ({} if select is None else {"select": select})
 
@@ -132,12 +132,12 @@ class SegmentationData(L.LightningDataModule):
         """(fit, select): select is the list `val` beside a `test`, or `select_fraction` of fit, or None."""
         if not 0 <= self.select_fraction < 1:
             raise ConfigError(
-                f"data.select_fraction is a share of train, 0 for none and below 1, not {self.select_fraction}"
+                f"data.select_fraction must be a share of train, from 0 (none) to below 1, not {self.select_fraction}"
             )
         if self.test and self.val:
             if self.select_fraction:
                 raise ConfigError(
-                    f"data.val={self.val} and data.select_fraction={self.select_fraction} both define what selects\n"
+                    f"data.val={self.val} and data.select_fraction={self.select_fraction} both define `select`\n"
                     "  → data.val=null, or data.select_fraction=0"
                 )
             return fit, self.split(self.val)
@@ -146,17 +146,17 @@ class SegmentationData(L.LightningDataModule):
         held = hold_out(self.strata(fit), [s.group for s in fit.samples], self.select_fraction, self.seed, "select")
         if not held.any() or held.all():
             raise ConfigError(
-                f"data.select_fraction={self.select_fraction} of {len(fit)} training images is none or all\n"
+                f"data.select_fraction={self.select_fraction} of {len(fit)} training images is none or all of them\n"
                 f"  → at least data.select_fraction={1 / len(fit):.3g}, or 0 to hold out nothing"
             )
         return fit.subset(np.flatnonzero(~held)), fit.subset(np.flatnonzero(held))
 
     def strata(self, images: CachedDataset) -> Sequence:
-        """The stratum of each image, for stratified splits: here its rarest class."""
+        """The stratum of each image for stratified splits: its rarest class."""
         return rarest_class(images.pixels)
 
     def overlap(self) -> int:
-        """How many images of `report` are also trained or selected on."""
+        """Number of images of `report` that are also in `fit` or `select`."""
         seen = {s.name for role in ("fit", "select") if role in self.roles for s in self.roles[role].samples}
         return sum(s.name in seen for s in self.roles["report"].samples)
 
@@ -173,7 +173,7 @@ class SegmentationData(L.LightningDataModule):
         }
 
     def protocol(self) -> str:
-        """Settings besides the files that define the task, in a few words; only runs with equal ones are compared."""
+        """Settings that define the task besides the files, in words; only runs with equal ones are compared."""
         return ""
 
     def pixels(self) -> np.ndarray:
@@ -181,7 +181,7 @@ class SegmentationData(L.LightningDataModule):
         return self.roles["fit"].pixels.sum(0)
 
     def original_mask(self, role: str, index: int) -> Tensor:
-        """The mask in its original size, int64 (H,W)."""
+        """The mask at its original size, int64 (H,W)."""
         mask = read_checked(self.read, self.roles[role].samples[index], len(self.classes))[1]
         return torch.from_numpy(np.array(mask, order="C")).long()
 
@@ -218,9 +218,9 @@ class SegmentationData(L.LightningDataModule):
         return self.add_augmentation(batch, trainer.current_epoch) if trainer and trainer.training else batch
 
     def add_augmentation(self, batch: Batch, epoch: int) -> Batch:
-        """Add the augmentation's parameters and output size to a batch.
+        """Add the parameters and output size of the augmentation to a batch.
 
-        Here, where `drawn` is still in the CPU's memory, so that no step waits for the GPU.
+        On the CPU, before the batch is transferred, so that no step waits for the GPU.
         """
         if self.augment:
             params = self.augment.make_params(self.seed, epoch, batch["drawn"])
@@ -229,7 +229,7 @@ class SegmentationData(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """uint8 from the cache → augmented (training only), float image (B,3,H,W) in 0…1 and int64 mask."""
-        # (B,H,W,3) permuted is channels_last already
+        # permuted from (B,H,W,3), it already is channels_last
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         mask = batch["mask"].long()
         if self.augment and "params" in batch:
@@ -238,15 +238,15 @@ class SegmentationData(L.LightningDataModule):
 
 
 def known_data(trainer: L.Trainer) -> SegmentationData | None:
-    """segstudy's data module of a trainer; None where it has loaders of another kind."""
+    """The trainer's data module if it is one of segstudy's, else None (with the user's own loaders)."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, SegmentationData) else None
 
 
 def data_of(trainer: L.Trainer) -> SegmentationData:
-    """segstudy's data module of a trainer. Raises ConfigError where it has loaders of another kind."""
+    """The trainer's data module, which must be one of segstudy's. Raises ConfigError with the user's own loaders."""
     if (data := known_data(trainer)) is None:
-        raise ConfigError("this callback needs a data module of segstudy: leave it out with loaders of your own")
+        raise ConfigError("this callback needs a data module of segstudy: leave it out with your own loaders")
     return data
 
 

@@ -14,16 +14,16 @@ from segstudy.labels import IGNORE
 from segstudy.seeds import derive
 
 Batch = dict[str, Any]
-"""Tensors; until a batch is augmented, also the (height, width) that it will have."""
+"""Tensors; before augmentation also `size`, the (height, width) after it."""
 
 
 class CachedDataset(Dataset):
-    """A split (or a part of it) in the cache, indexed by whole batches.
+    """A split (or part of it) in the cache, indexed by whole batches.
 
-    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B) of the image, and drawn int64 (B), the position
-    asked for, which seeds the augmentation. Position i + k·N (k = 1, 2, …) is image i of the N once more in an epoch,
-    augmented differently. Index −1 gives an image whose mask is all 255, which counts nowhere: processes without a last
-    batch get it, so that all have equally many.
+    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B) of the images, and drawn int64 (B), the
+    requested positions, which seed the augmentation. Position i + k·N (k = 1, 2, …) is image i of N repeated in the
+    same epoch, with another augmentation. Position −1 is padding, an image whose mask is all 255, so that it counts
+    nowhere: it gives all processes equally many batches.
     """
 
     def __init__(self, name: str, samples: Sequence[Sample], cache: Cache, ids: np.ndarray | None = None):
@@ -37,12 +37,12 @@ class CachedDataset(Dataset):
 
     @property
     def pixels(self) -> np.ndarray:
-        """Labels counted in each image: int64 (N,C)."""
+        """Pixels of each class in each image: int64 (N,C)."""
         return self.cache.pixels[self.ids]
 
     @property
     def key(self) -> str:
-        """Fingerprint of the files and of the selection of them."""
+        """Fingerprint of the files and of the selected images."""
         return f"{self.cache.key[:12]}-{derive(0, *(s.name for s in self.samples)):016x}"
 
     def subset(self, positions: np.ndarray) -> "CachedDataset":
@@ -59,13 +59,13 @@ class CachedDataset(Dataset):
         drawn = torch.tensor(positions)
         index = torch.where(drawn < 0, drawn, drawn % len(self))
         if self.device_arrays is not None:
-            at = index.clamp(min=0).to(self.device_arrays[0].device)
-            image, mask = self.device_arrays[0][at], self.device_arrays[1][at]
+            rows_on_device = index.clamp(min=0).to(self.device_arrays[0].device)
+            image, mask = (array[rows_on_device] for array in self.device_arrays)
         else:
             rows = self.ids[index.clamp(min=0).numpy()]
             image, mask = torch.from_numpy(self.cache.images[rows]), torch.from_numpy(self.cache.masks[rows])
-        if (filled := index < 0).any():
-            mask[filled.to(mask.device)] = IGNORE
+        if (padding := index < 0).any():
+            mask[padding.to(mask.device)] = IGNORE
         return {"image": image, "mask": mask, "index": index, "drawn": drawn}
 
     def __getitem__(self, position: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Download of published archives: resumed, verified by checksum, and unpacked safely.
+"""Download of published archives: resumable, verified by checksum, and unpacked safely.
 
 Not pooch or torchvision: neither resumes a broken download, and neither refuses unsafe archives on Python 3.11.
 """
@@ -20,22 +20,22 @@ from segstudy.errors import DataError
 from segstudy.files import folder_lock
 
 HASH_OF_LENGTH = {32: "md5", 40: "sha1", 64: "sha256"}
-"""The hash function, by the number of hexadecimal digits of a checksum."""
+"""{number of hexadecimal digits of a checksum: its hash function}."""
 
 
 def fetch_archive(url: str, checksum: str, folder: Path, is_complete: Callable[[], bool] = lambda: False) -> None:
-    """Download a tar or zip archive, verify it, unpack it in `folder`, and remove it.
+    """Download a tar or zip archive, verify it, unpack it in `folder`, and remove the archive.
 
-    checksum: MD5, SHA-1 or SHA-256. is_complete: whether the folder has the data already. Of several processes one
-    downloads and the others wait. The next call continues a broken download. Raises DataError if the server cannot be
-    reached, the checksum differs, or the archive would unpack outside of the folder.
+    checksum: MD5, SHA-1 or SHA-256. is_complete: whether the folder already has the data. Of several processes one
+    downloads and the others wait. The next call resumes a broken download. Raises DataError if the server cannot be
+    reached, the checksum differs, or the archive has files outside the folder.
     """
     if is_complete():
         return
-    if not hasattr(tarfile, "data_filter"):  # came with Python 3.11.4
+    if not hasattr(tarfile, "data_filter"):  # new in Python 3.11.4
         raise DataError(
             f"Python {sys.version.split()[0]} cannot unpack archives safely\n"
-            f"  → Python 3.11.4 or newer, or fetch {url} yourself and unpack it in {folder}"
+            f"  → use Python 3.11.4 or newer, or download {url} yourself and unpack it in {folder}"
         )
     partial = folder / (Path(url).name + ".partial")
     try:
@@ -49,7 +49,7 @@ def fetch_archive(url: str, checksum: str, folder: Path, is_complete: Callable[[
     except (OSError, HTTPException) as error:
         raise DataError(
             f"{url} could not be downloaded to {folder}: {error}\n"
-            f"  → the same command continues it; or fetch it by other means and unpack it in {folder}"
+            f"  → run the command again to resume, or download it yourself and unpack it in {folder}"
         ) from error
 
 
@@ -60,14 +60,15 @@ def _check(url: str, partial: Path, checksum: str) -> None:
     if found != checksum:
         partial.unlink()
         raise DataError(
-            f"{url} arrived damaged: {kind.upper()} {found}, expected {checksum}\n  → it was removed, try again"
+            f"the download of {url} is damaged: {kind.upper()} {found}, expected {checksum}\n"
+            "  → it was removed; try again"
         )
 
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack into a temporary folder and move the result into `folder`: all or nothing."""
     work = folder / (archive.name + ".unpacked")
-    shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+    shutil.rmtree(work, ignore_errors=True)  # of a killed process
     try:
         if zipfile.is_zipfile(archive):
             _unzip(archive, work)
@@ -79,40 +80,40 @@ def _unpack(archive: Path, folder: Path) -> None:
         archive.unlink()
         raise DataError(
             f"the archive {archive.name.removesuffix('.partial')} cannot be unpacked safely: {error}\n"
-            f"  → it was removed and nothing was unpacked; fetch it from a source you trust and unpack it in {folder}"
+            f"  → it was removed and nothing was unpacked; download it from a trusted source and unpack it in {folder}"
         ) from error
     except OSError as error:
         raise DataError(
-            f"{archive} could not be unpacked: {error}\n  → make room in {folder}; the same command then unpacks it"
+            f"{archive} could not be unpacked: {error}\n  → free some space in {folder} and run the command again"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _unzip(archive: Path, work: Path) -> None:
-    """Raises BadZipFile for a name that leads outside, which zipfile itself would change and unpack."""
+    """Unpack a zip file. Raises BadZipFile for a path outside `work`, which zipfile itself would change and unpack."""
     with zipfile.ZipFile(archive) as file:
         for name in file.namelist():
             if name.startswith(("/", "\\")) or ".." in Path(name.replace("\\", "/")).parts:
-                raise zipfile.BadZipFile(f"{name!r} would be unpacked outside of its folder")
+                raise zipfile.BadZipFile(f"{name!r} would be unpacked outside the folder")
         file.extractall(work)
 
 
 def _safe_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """tarfile's "data" filter, which refuses what leads outside; absolute names, which it renames, are refused too."""
+    """tarfile's "data" filter, which refuses paths outside the folder; absolute paths, which it renames, also raise."""
     if member.name.startswith(("/", "\\")):
         raise tarfile.AbsolutePathError(member)
     return tarfile.data_filter(member, path)
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move everything in `source` into `target` by renaming; merge folders that both have."""
+    """Move all content of `source` to `target` by renaming; folders that both have are merged."""
     for child in source.iterdir():
-        place = target / child.name
-        if child.is_dir() and place.is_dir():
-            _merge(child, place)
+        new_path = target / child.name
+        if child.is_dir() and new_path.is_dir():
+            _merge(child, new_path)
         else:
-            child.replace(place)
+            child.replace(new_path)
 
 
 def _download(url: str, partial: Path) -> None:
@@ -133,5 +134,5 @@ def _download(url: str, partial: Path) -> None:
             while block := response.read(1 << 20):
                 file.write(block)
                 progress.advance(task, len(block))
-    if total and partial.stat().st_size < total:  # a closed connection ends the loop as a complete file does
-        raise OSError(f"the connection broke off after {partial.stat().st_size:,} of {total:,} bytes")
+    if total and partial.stat().st_size < total:  # a lost connection ends the loop as the end of the file does
+        raise OSError(f"the connection was lost after {partial.stat().st_size:,} of {total:,} bytes")

@@ -1,4 +1,4 @@
-"""Reads an image and its mask, with errors that say what is wrong with the file and what to do."""
+"""Reading of images and masks; errors say what is wrong with the file and what to do."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -14,25 +14,25 @@ from segstudy.errors import DataError
 from segstudy.labels import IGNORE
 
 EXIF_ORIENTATION = 274
-"""The EXIF tag of the orientation, 1…8."""
+"""The EXIF tag of the orientation (1…8)."""
 
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for damaged files."""
 
 MODE_NAMES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "1": "black-and-white"}
-"""Pillow's modes in the note of conversions; other modes have their own name."""
+"""Names of Pillow's modes in the note on conversions; other modes keep their own name."""
 
 MAX_12_BIT = 4095
-"""A 16-bit picture without a larger value holds at most 12 bits: divided by 257, it would be black."""
+"""A 16-bit picture without a larger value uses at most 12 bits: divided by 257, it would be almost black."""
 
-SAVE_AS_8_BIT = "  → save it with 8 bits per channel, as it should look"
+SAVE_AS_8_BIT = "  → save it with 8 bits per channel and the brightness that it should have"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a split: its name, its files (generated data has none), and its group ID.
+    """One image of a split: its name, its files (None for generated data), and its group ID.
 
-    A group (a drive, a patient, a place) is never split; "" is a group of its own.
+    A group (a drive, a patient, a place) is never split; an image with "" forms its own group.
     """
 
     name: str
@@ -41,26 +41,26 @@ class Sample:
     group: str = ""
 
     def file(self, kind: Literal["image", "mask"]) -> Path:
-        """Its image or mask. Raises DataError if it has none."""
+        """The path of its image or mask. Raises DataError if it has none."""
         path = self.image if kind == "image" else self.mask
         if path is None:
-            raise DataError(f"{self.name} has no {kind}: a data set without files defines its own `read`")
+            raise DataError(f"{self.name} has no {kind} file: a data set without files must define its own `read`")
         return path
 
 
 def image_name(path: Path | str) -> str:
-    """The identity of an image and of its mask: the path below their folder, without suffix."""
+    """The name that an image and its mask share: the path below their folder, without suffix."""
     return Path(path).with_suffix("").as_posix()
 
 
 def first_lines(items: Sequence[str], most: int, indent: str = "") -> str:
-    """The first few of a list, a line each, and how many more there are."""
+    """The first `most` items, one per line, and how many more there are."""
     more = [f"… and {len(items) - most} more"] if len(items) > most else []
     return "\n".join(indent + line for line in [*items[:most], *more])
 
 
 def first_few(items: Sequence[Any], most: int = 5) -> str:
-    """The first few of a list, and how many more there are."""
+    """The first `most` items on one line, and how many more there are."""
     more = f" … and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(map(str, items[:most])) + more
 
@@ -73,10 +73,10 @@ def list_found(folder: Path) -> str:
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str, int]:
-    """(RGB uint8 (H,W,3), upright by its EXIF orientation; a note of conversions; the EXIF orientation).
+    """(RGB uint8 (H,W,3), turned upright by its EXIF orientation; a note on conversions; the EXIF orientation).
 
     16-bit values are divided by 257, unless the picture is grey with no value above 255. Transparency is dropped.
-    The note is "" for plain RGB. Raises DataError for floating-point values, and for values that would be all but black
+    The note is "" for plain RGB. Raises DataError for floating-point values, and for values that would be almost black
     or white with 8 bits.
     """
     picture, note, orientation = open_upright(path)
@@ -84,7 +84,7 @@ def read_image(path: Path) -> tuple[np.ndarray, str, int]:
 
 
 def open_upright(path: Path) -> tuple[Image.Image, str, int]:
-    """(the picture as a viewer shows it, 8 bits per channel; a note of conversions; its EXIF orientation)."""
+    """(the picture as a viewer shows it, 8 bits per channel; a note on conversions; its EXIF orientation)."""
     picture = open_picture(path)
     note = "16-bit" if picture.info["16-bit"] else MODE_NAMES.get(picture.mode, picture.mode)
     orientation = _exif_orientation(picture)
@@ -97,7 +97,8 @@ def open_upright(path: Path) -> tuple[Image.Image, str, int]:
 def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Image:
     """The picture with 8 bits per channel: 16-bit values are divided by 257, unless it is grey with none above 255.
 
-    Raises DataError that names it for floating-point values, and for 16-bit ones that would be all but black or white.
+    Raises DataError for floating-point values, and for 16-bit values that would become almost black or white.
+    name: for the error.
     """
     if picture.mode == "F":
         raise DataError(f"{name} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
@@ -109,18 +110,18 @@ def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Imag
     if lowest < 0 or highest > 65535 or 255 < highest <= MAX_12_BIT:
         raise DataError(
             f"{name} holds values from {lowest} to {highest}: "
-            f"scaled from 0…65535 to 8 bits, it would be all but black or white\n{SAVE_AS_8_BIT}"
+            f"scaled from 0…65535 to 8 bits, it would be almost black or white\n{SAVE_AS_8_BIT}"
         )
     deep = highest > 255
     values = np.empty(picture.size[::-1], np.uint8)
-    for top in range(0, picture.height, 256):  # in bands: as floats, a large picture takes eight times its memory
+    for top in range(0, picture.height, 256):  # in bands: as float64, a picture takes eight times the memory
         band = np.asarray(picture.crop((0, top, picture.width, min(top + 256, picture.height))), np.float64)
         values[top : top + 256] = (band / 257 if deep else band).round().clip(0, 255)
     return Image.fromarray(values)
 
 
 def _refuse_dark(picture: Image.Image, name: str) -> None:
-    """Raise DataError for a 16-bit colour picture with small values: Pillow keeps only the upper 8 bits."""
+    """Raise DataError for a 16-bit colour picture with small values: Pillow keeps only the upper 8 bits of each."""
     if not picture.info.get("16-bit"):
         return
     extrema: Any = picture.getextrema()
@@ -128,12 +129,12 @@ def _refuse_dark(picture: Image.Image, name: str) -> None:
     if max(highest) <= MAX_12_BIT >> 8:
         raise DataError(
             f"{name} has 16 bits per channel and no value above {MAX_12_BIT}: "
-            f"with 8 bits, it would be all but black\n{SAVE_AS_8_BIT}"
+            f"with 8 bits, it would be almost black\n{SAVE_AS_8_BIT}"
         )
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """RGB uint8 (H,W,3) of an 8-bit picture: Pillow would clip 16-bit values at 255 (see `to_eight_bits`)."""
+    """RGB uint8 (H,W,3) of an 8-bit picture. Not for 16 bits: Pillow would clip values at 255 (see `to_eight_bits`)."""
     return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
@@ -142,15 +143,15 @@ def read_mask(
 ) -> np.ndarray:
     """Labels uint8 (H,W) in 0…num_classes−1 or 255, after `mapping` {value in the file: label}.
 
-    orientation: the image's EXIF orientation, applied to the mask too: masks are drawn on the stored pixels.
-    A .mat file is read as SBD's. Raises DataError for a colour picture and for labels outside the classes.
+    orientation: EXIF orientation of the image, applied to the mask too, because masks are drawn on the stored pixels.
+    A .mat file is read as a mask of SBD. Raises DataError for a colour picture and for labels outside the classes.
     """
     picture = _open_sbd(path) if path.suffix == ".mat" else open_picture(path)
     if picture.mode not in ("P", "L", "1", "I") and not picture.mode.startswith("I;16"):
         raise DataError(
             f"{path} is a colour picture ({picture.mode}), not a mask of class numbers\n"
             "  expected: an indexed (palette) or greyscale PNG whose values are classes, 255 for ignored pixels\n"
-            "  → save the mask as that: the class number of each pixel, not its colour"
+            "  → save the class number of each pixel, not its colour"
         )
     meaning = {int(source): int(target) for source, target in (mapping or {}).items()}
     if picture.mode in ("P", "L"):  # Pillow counts and maps bytes much faster than NumPy
@@ -159,15 +160,15 @@ def read_mask(
             picture = picture.point([meaning.get(v, v) & 255 for v in range(256)])
         labels = np.asarray(picture)
     else:
-        found, places = np.unique(np.asarray(picture), return_inverse=True)
-        present = [int(value) for value in found]
-        labels = np.array([meaning.get(v, v) & 255 for v in present], np.uint8)[places].reshape(picture.size[::-1])
+        values, positions = np.unique(np.asarray(picture), return_inverse=True)
+        present = [int(value) for value in values]
+        labels = np.array([meaning.get(v, v) & 255 for v in present], np.uint8)[positions].reshape(picture.size[::-1])
     after = {meaning.get(v, v) for v in present}
     if wrong := sorted(after - {*range(num_classes), IGNORE}):
         mapped = " after data.labels" if mapping else ""
         raise DataError(
             f"{path} holds the labels {first_few(wrong, 8)}{mapped}, "
-            f"the data has classes 0…{num_classes - 1} and 255 for ignored\n"
+            f"the data has classes 0…{num_classes - 1} and 255 for ignored pixels\n"
             "  → if these values have a meaning, map them: data.labels={" + f"{wrong[0]}:CLASS" + "}"
         )
     return apply_orientation(labels, orientation)
@@ -176,7 +177,7 @@ def read_mask(
 def read_pair(
     sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """(image (H,W,3), mask (H,W), a note of conversions), as `read_image` and `read_mask`; equal sizes."""
+    """(image (H,W,3), mask (H,W), a note on conversions), by `read_image` and `read_mask`; their sizes are equal."""
     image, note, orientation = read_image(sample.file("image"))
     mask = read_mask(sample.file("mask"), num_classes, mapping, orientation)
     require_same_size(sample, image, mask, orientation)
@@ -187,7 +188,7 @@ def require_same_size(sample: Sample, image: np.ndarray, mask: np.ndarray, orien
     """Raise DataError if an image and its mask, both upright, differ in height or width."""
     if image.shape[:2] != mask.shape:
         rotated = " (after its EXIF rotation)" if orientation != 1 else ""
-        reason = "\n  → its mask must be drawn on the stored pixels: it is rotated as the image is" if rotated else ""
+        reason = "\n  → draw the mask on the stored pixels: it is rotated like the image" if rotated else ""
         raise DataError(
             f"{sample.name}: the image is {image.shape[1]}×{image.shape[0]}{rotated}, "
             f"the mask {mask.shape[1]}×{mask.shape[0]}\n  image: {sample.image}\n  mask:  {sample.mask}" + reason
@@ -195,7 +196,7 @@ def require_same_size(sample: Sample, image: np.ndarray, mask: np.ndarray, orien
 
 
 def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
-    """An array (H,W), turned as a viewer turns a picture of this EXIF orientation (1…8)."""
+    """An array (H,W), turned as a viewer turns a picture with this EXIF orientation (1…8)."""
     values = values.swapaxes(0, 1) if orientation > 4 else values
     down, right = (-1 if orientation in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
     return values[::down, ::right]
@@ -203,7 +204,7 @@ def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
 
 def _exif_orientation(picture: Image.Image) -> int:
     orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
-    return int(orientation) if orientation in range(2, 9) else 1  # some cameras write 0, which has no meaning
+    return int(orientation) if orientation in range(2, 9) else 1  # some cameras write 0, which is not defined
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -211,7 +212,7 @@ def open_picture(path: Path) -> Image.Image:
     try:
         picture = Image.open(path)
         try:
-            if picture.format == "EPS":  # Pillow hands these to Ghostscript, a program that runs them
+            if picture.format == "EPS":  # Pillow would run it with Ghostscript
                 raise DataError(f"{path} is PostScript, a program and not a picture\n  → save it as PNG or JPEG")
             layout = str(picture.tile)
             picture.load()
@@ -219,7 +220,7 @@ def open_picture(path: Path) -> Image.Image:
             picture.close()
             raise
     except FileNotFoundError as error:
-        raise DataError(f"{path} is listed, but missing") from error
+        raise DataError(f"{path} is listed but missing") from error
     except PILLOW_ERRORS as error:
         raise DataError(f"{path} cannot be read: {_lost_link(path) or error}") from error
     picture.info["16-bit"] = any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
@@ -229,18 +230,16 @@ def open_picture(path: Path) -> Image.Image:
 def _lost_link(path: Path) -> str:
     """Message for a symbolic link that became a text file when it was copied, else ""."""
     if path.stat().st_size < 300 and (text := path.read_bytes().decode(errors="replace")).startswith("../"):
-        return (
-            f"it is a text file with {text!r}, a symbolic link that was lost in copying: copy the data with its links"
-        )
+        return f"it is a text file with {text!r}: a symbolic link that copying has lost; copy the data with its links"
     return ""
 
 
 def _open_sbd(path: Path) -> Image.Image:
-    """The labels in a file of SBD: GTcls.Segmentation."""
+    """The mask in a .mat file of SBD: GTcls.Segmentation."""
     try:
         labels = loadmat(path, struct_as_record=False, squeeze_me=True)["GTcls"].Segmentation
         return Image.fromarray(np.asarray(labels, np.uint8))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is listed, but missing") from error
-    except Exception as error:  # scipy's parser raises many kinds
+        raise DataError(f"{path} is listed but missing") from error
+    except Exception as error:  # scipy's parser raises many types
         raise DataError(f"{path} cannot be read as a mask of SBD (GTcls.Segmentation): {error}") from error

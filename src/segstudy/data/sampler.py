@@ -1,4 +1,4 @@
-"""The order in which the images of a split are drawn, and how often."""
+"""The order in which the images of a split are used, and how often each is drawn."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ class EpochSampler(DistributedSampler[int]):
     """The positions of one process in one epoch: shuffled by (seed, epoch) for training, else in order.
 
     In training, processes take turns image by image, and the remainder is dropped. In evaluation they take turns batch
-    by batch, so that batches are the same as with one process; a process without a last batch gets one position −1.
-    repeats (length): relative frequency of each image; the length of an epoch stays. A DistributedSampler, so that
-    Lightning's `use_distributed_sampler` does not divide the images again. Not a WeightedRandomSampler, which depends
-    on the global random state and draws an image more often or less often than its weight says.
+    by batch, so that the batches are those of a single process; a process that lacks a last batch gets a position −1.
+    repeats (length): relative frequency of each image; the length of an epoch does not change. A DistributedSampler, so
+    that Lightning's `use_distributed_sampler` does not divide the images again. Not a WeightedRandomSampler: it depends
+    on the global random state, and draws an image more or less often than its weight says.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class EpochSampler(DistributedSampler[int]):
         return [i for batch in mine for i in batch] + [-1] * missing
 
     def _training_order(self) -> Tensor:
-        """The positions of this training epoch, int64 (length); of image i repeated also i + length, i + 2·length …"""
+        """The positions of this training epoch, int64 (length). Repeats of image i are i + length, i + 2·length …"""
         order = permutation(self.length, self.seed, self.epoch)
         if self.repeats is None:
             return order
         # Systematic sampling: evenly spaced pointers into the cumulated weights, in this epoch's order, from a random
         # start. Each image is drawn as often as its weight says, rounded down or up.
         share = np.cumsum(self.repeats[order]) / self.repeats.sum()
-        share[-1] = 1  # not quite, by rounding
+        share[-1] = 1  # exactly, despite rounding
         start = derive(self.seed, "repeats", self.epoch) / 2**63
         drawn = order[np.searchsorted(share, (np.arange(self.length) + start) / self.length)]
         drawn = drawn[permutation(self.length, derive(self.seed, "repeats"), self.epoch)]
@@ -63,7 +63,7 @@ class EpochSampler(DistributedSampler[int]):
 
 
 def repeat_factors(pixels: np.ndarray) -> np.ndarray:
-    """Relative frequency of each image, from its pixels of each class (N,C): float (N), 1 for common classes only.
+    """Relative frequency of each image, from its pixels per class (N,C): float (N); 1 if it has only common classes.
 
     max(1, √(t / share of images with the class)) of the image's rarest class; t is the median of these shares.
     Source: Gupta et al. 2019 (LVIS), section 4.2, "repeat factor sampling", with the median as threshold.
@@ -75,7 +75,7 @@ def repeat_factors(pixels: np.ndarray) -> np.ndarray:
 
 
 def _occurrence(values: Tensor) -> Tensor:
-    """Number of equal values before each: int64 (N)."""
-    in_order, place = values.sort(stable=True)
+    """For each value, the number of equal values before it: int64 (N)."""
+    in_order, positions = values.sort(stable=True)
     before = torch.arange(len(values)) - torch.searchsorted(in_order, in_order)
-    return torch.empty_like(values).scatter_(0, place, before)
+    return torch.empty_like(values).scatter_(0, positions, before)

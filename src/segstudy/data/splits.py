@@ -1,7 +1,7 @@
 """Seeded, stratified splits that keep groups together: hold-out and folds.
 
-A group has correlated images (same drive, patient or place). Without groups every image is one. Not scikit-learn's
-StratifiedGroupKFold: it would be a dependency for 40 lines, and change the splits of earlier runs.
+A group is a set of correlated images (same drive, patient or place). Without groups, each image is its own. Not
+scikit-learn's StratifiedGroupKFold: it would be a dependency for 40 lines, and change the splits of earlier runs.
 """
 
 from collections import Counter
@@ -20,19 +20,19 @@ def rarest_class(pixels: np.ndarray) -> list[int]:
 def hold_out(strata: Sequence, groups: Sequence[str], share: float, seed: int, name: str) -> np.ndarray:
     """Select about `share` of each stratum, in whole groups: bool (N).
 
-    strata: of each image. groups: of each image, "" for none. name: of the random stream.
+    strata, groups: of each image; group "" for none. name: of the random stream.
     """
-    held, debt = np.zeros(len(strata), bool), 0.0
+    held, missing = np.zeros(len(strata), bool), 0.0  # missing: images still to select, to reach the share
     for members in _sorted_groups(strata, groups, derive(seed, name)):
-        debt += share * len(members)
-        if debt >= len(members) / 2 and debt > 0:  # evenly spaced over the sorted strata
+        missing += share * len(members)
+        if missing >= len(members) / 2 and missing > 0:  # spaces the selection evenly over the sorted strata
             held[members] = True
-            debt -= len(members)
+            missing -= len(members)
     return held
 
 
 def folds(strata: Sequence, groups: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """The fold of each image, int (N) in 0…count−1: nearly equal sizes, whole groups."""
+    """The fold of each image, int (N) in 0…count−1: folds of nearly equal size, of whole groups."""
     fold, sizes = np.zeros(len(strata), int), np.zeros(count, int)
     for members in _sorted_groups(strata, groups, derive(seed, "folds")):
         smallest = int(sizes.argmin())
@@ -42,10 +42,10 @@ def folds(strata: Sequence, groups: Sequence[str], count: int, seed: int) -> np.
 
 
 def _sorted_groups(strata: Sequence, groups: Sequence[str], seed: int) -> list[np.ndarray]:
-    """The positions of each group's images; groups shuffled, then sorted by their most frequent stratum."""
+    """The positions of the images of each group; groups shuffled, then sorted by their most frequent stratum."""
     names = [group or f"\0{i}" for i, group in enumerate(groups)]
-    unique, of = np.unique(names, return_inverse=True)
+    unique, group_of = np.unique(names, return_inverse=True)
     order = permutation(len(unique), seed, 0).numpy()
-    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
-    units = [members[u] for u in order]
-    return sorted(units, key=lambda m: Counter(strata[i] for i in m).most_common(1)[0][0])
+    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
+    shuffled = [members[g] for g in order]
+    return sorted(shuffled, key=lambda m: Counter(strata[i] for i in m).most_common(1)[0][0])

@@ -1,4 +1,4 @@
-"""ADE20K SceneParsing: 150 classes of things and stuff."""
+"""ADE20K SceneParsing: 150 classes of objects and surfaces (things and stuff)."""
 
 import csv
 from pathlib import Path
@@ -12,11 +12,11 @@ URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
 
 FULL = ("index_ade20k.mat", "index_ade20k.pkl", "images/ADE", "ADE20K_2021_17_01", "ADE20K_2016_07_26")
-"""Files and folders of the full ADE20K, which is another data set."""
+"""Files and folders of the full ADE20K, a different data set."""
 
 with open(Path(__file__).with_name("ade20k.csv"), newline="") as _file:
     CLASSES = [(row["name"], (int(row["red"]), int(row["green"]), int(row["blue"]))) for row in csv.DictReader(_file)]
-"""Names and colours of the benchmark's 150 classes, most frequent first (the first name in objectInfo150.txt)."""
+"""Names (the first in objectInfo150.txt) and colours of the benchmark's 150 classes, most frequent first."""
 
 
 class ADE20K(PublishedData):
@@ -25,7 +25,7 @@ class ADE20K(PublishedData):
     Classes: 150 of things and stuff, no background. Format: JPEG, and greyscale PNG with 1…150, which become 0…149.
     No data: 0 ("not labelled") in the files, which becomes 255.
 
-    root: the folder with ADEChallengeData2016. train, val: folders in its images and annotations.
+    root: the folder with ADEChallengeData2016. train, val: folder names in its `images` and `annotations`.
     download: fetch the archive (1 GB) if missing. loading: see `SegmentationData`.
     Cite: Zhou et al. 2017, "Scene Parsing through ADE20K Dataset", CVPR.
     """
@@ -62,8 +62,8 @@ class ADE20K(PublishedData):
     def home(self) -> Path:
         if self.find() is None and any((self.root / sign).exists() for sign in FULL):
             raise DataError(
-                f"data.root={str(self.root)!r} holds the full ADE20K, whose masks are coded in colours and number "
-                f"thousands of classes\n  needed is the scene parsing benchmark of 150 classes: {Path(URL).name}\n"
-                "  → data.download=true fetches it (1 GB) into data.root"
+                f"data.root={str(self.root)!r} holds the full ADE20K: thousands of classes, coded in colours\n"
+                f"  expected: the scene parsing benchmark with 150 classes, {Path(URL).name}\n"
+                "  → data.download=true downloads it (1 GB) to data.root"
             )
         return super().home()

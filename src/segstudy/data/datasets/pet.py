@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: the pet against the rest."""
+"""Oxford-IIIT Pet: pet against background."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,21 +11,21 @@ from segstudy.data.images import Sample
 from segstudy.errors import ConfigError
 
 BORDERS = {"ignore": 255, "background": 0, "foreground": 1, "class": 2}
-"""The label that the trimap's 3, the border, becomes."""
+"""Label of the border (value 3 of the trimaps), by the setting data.border."""
 
 
 class Pet(PublishedData):
-    """Oxford-IIIT Pet: photos of 37 breeds of cats and dogs, the pet against the rest.
+    """Oxford-IIIT Pet: photos of 37 breeds of cats and dogs; the pet against the background.
 
     Classes: background and pet; with border="class" also border. Format: JPEG, and PNG trimaps: 1 pet, 2 background,
-    3 border. No data: 255, which the border becomes with border="ignore".
+    3 border. No data: 255, for the border with border="ignore".
 
-    root: the folder with oxford-iiit-pet. border: ignore, background, foreground or class; results with different ones
-    are never compared. download: fetch the archives (800 MB) if missing.
+    root: the folder with oxford-iiit-pet. border: ignore, background, foreground or class; results with different
+    settings are never compared. download: fetch the archives (800 MB) if missing.
     split: official (trains on trainval, 3,680 images, reports on test, 3,669) or alphabetical: the first 80 % of all
-    names against the last 20 %, only to reproduce a study that used it: its validation breeds do not occur in
-    training, and none is a cat.
-    select_fraction: share of trainval that selects, stratified by breed. loading: see `SegmentationData`.
+    names for training, the last 20 % to report. Use alphabetical only to reproduce a study that used it: its
+    validation breeds do not occur in training, and none is a cat.
+    select_fraction: share of trainval used as `select`, stratified by breed. loading: see `SegmentationData`.
     Cite: Parkhi et al. 2012, "Cats and Dogs", CVPR.
     """
 
@@ -50,9 +50,9 @@ class Pet(PublishedData):
     ):
         super().__init__(root, download, select_fraction=select_fraction, **loading)
         if border not in BORDERS:
-            raise ConfigError(f"data.border is one of {', '.join(BORDERS)}, not {border!r}")
+            raise ConfigError(f"data.border must be one of {', '.join(BORDERS)}, not {border!r}")
         if split not in ("official", "alphabetical"):
-            raise ConfigError(f"data.split is official or alphabetical, not {split!r}")
+            raise ConfigError(f"data.split must be official or alphabetical, not {split!r}")
         self.border = border
         self.classes: Sequence[str] = ("background", "pet", "border")[: 3 if border == "class" else 2]
         self.palette = [(0, 0, 0), (228, 132, 32), (120, 170, 255)][: len(self.classes)]

@@ -1,4 +1,4 @@
-"""Base of the published data sets: where they lie, their download, and what is said if files are missing."""
+"""Base class of the published data sets: their folder, their download, and errors for missing files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from segstudy.errors import DataError
 
 
 class PublishedData(SegmentationData):
-    """Base of the published data sets, which lie below `root` and are downloaded on request.
+    """Base class of data sets that are below `root` and can be downloaded.
 
-    A subclass sets `places` (folders below `root` in which it is looked for, the usual one first), `parts` (the files,
-    which have a suffix, and folders that it must hold), `archives` ({URL: checksum}) and their size for messages.
+    A subclass sets `places` (possible folders below `root`, the usual one first), `parts` (the files, which have a
+    suffix, and folders that the folder must have), `archives` ({URL: checksum}), and `archive_size` for messages.
     """
 
     places: Sequence[str]
@@ -32,11 +32,11 @@ class PublishedData(SegmentationData):
                 fetch_archive(url, checksum, self.root, lambda: self.find() is not None)
 
     def find(self) -> Path | None:
-        """The folder of the data set, if there is one that holds all parts."""
+        """The folder of the data set: the first of its places with all parts, or None."""
         return find_folder([self.root / place for place in self.places], self.parts)
 
     def home(self) -> Path:
-        """The folder of the data set. Raises DataError that says where it was searched."""
+        """The folder of the data set. Raises DataError if it is not found."""
         if home := self.find():
             return home
         usual = Path(self.places[0])
@@ -49,7 +49,7 @@ class PublishedData(SegmentationData):
 
 
 def find_folder(places: Sequence[Path], parts: Sequence[str]) -> Path | None:
-    """The first of these folders that has all parts: files if they have a suffix, else folders."""
+    """The first of these folders that has all parts (files if they have a suffix, else folders), or None."""
 
     def has(path: Path) -> bool:
         return path.is_file() if path.suffix else path.is_dir()
@@ -58,16 +58,16 @@ def find_folder(places: Sequence[Path], parts: Sequence[str]) -> Path | None:
 
 
 def require_files(samples: Sequence[Sample], wanted: str) -> list[Sample]:
-    """The samples. Raises DataError that lists missing images and masks. wanted: where they are listed."""
+    """Return the samples. Raises DataError that lists missing images and masks. wanted: name of the list, for it."""
     missing = [str(p) for s in samples for p in (s.image, s.mask) if p and not p.is_file()]
     if missing:
         raise DataError(
             f"{len(missing)} files of {wanted} are missing:\n{first_lines(missing, 5, '  ')}\n"
-            "  → complete the folder (data.root), or choose a list of existing files (data.train, data.val)"
+            "  → add them to the folder (data.root), or choose a list of existing files (data.train, data.val)"
         )
     return list(samples)
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """The JPEG files in a folder, without the hidden ones of macOS."""
+    """The JPEG files in a folder, without the hidden files of macOS."""
     return sorted(p for p in folder.glob("*.jpg") if not p.name.startswith("._"))

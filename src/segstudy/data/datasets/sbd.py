@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 with the extra masks of SBD: the `trainaug` of the literature."""
+"""PASCAL VOC 2012 with the additional masks of SBD: the split `trainaug` of the literature."""
 
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,18 @@ URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/seman
 MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
 
 PUBLISHED = 10_582
-"""Images of trainaug: VOC train (1,464) and SBD's train and val (11,355 in all), without VOC val."""
+"""Images of trainaug: VOC train (1,464) and SBD's train and val (11,355 together), without VOC val."""
 
 
 class VOCSBD(VOC):
     """VOC with the masks of SBD: trains on `trainaug` = VOC train ∪ SBD train and val − VOC val, 10,582 images.
 
     Classes: as VOC. Format: as VOC; SBD's masks are .mat files (GTcls.Segmentation). No data: 255 in VOC's masks, which
-    are used for the images of VOC train; SBD's have none.
+    are used for the images of VOC train; SBD's masks have no 255.
 
-    root: the folder with VOCdevkit, and with benchmark_RELEASE/dataset (or sbd) or a ready SegmentationClassAug and
-    trainaug.txt. train, val: as VOC's. images: number of images that trainaug must have; None for a part of it.
-    download: fetch both archives (2 GB and 1.4 GB) if missing. voc: other arguments of `VOC`.
+    root: the folder with VOCdevkit; trainaug is its SegmentationClassAug and trainaug.txt, or is made from
+    benchmark_RELEASE/dataset (or sbd) in `root`. train, val: as VOC's. images: number of images that trainaug must
+    have; None: any. download: fetch both archives (2 GB and 1.4 GB) if missing. voc: other arguments of `VOC`.
     Raises DataError if trainaug has another length or shares an image with VOC val.
     Cite: Hariharan et al. 2011, "Semantic Contours from Inverse Detectors", ICCV; and VOC.
     """
@@ -50,12 +50,12 @@ class VOCSBD(VOC):
         if shared:
             raise DataError(
                 f"{len(shared)} images of trainaug are also in VOC's val ({', '.join(shared[:3])}, …)\n"
-                f"  → results on val would be worthless: remove them from {self._list('trainaug')}"
+                f"  → results on val would be invalid: remove these images from {self._list('trainaug')}"
             )
         if self.images is not None and len(samples) != self.images:
             raise DataError(
                 f"trainaug has {len(samples):,} images here, the published one has {PUBLISHED:,} "
-                f"(data.images={self.images})\n  → complete VOC and SBD; or, if you mean a part of it, data.images=null"
+                f"(data.images={self.images})\n  → complete VOC and SBD; or, to use a part of it, data.images=null"
             )
         return samples
 
@@ -66,7 +66,7 @@ class VOCSBD(VOC):
         sbd = self._sbd()
         if sbd is None:
             raise DataError(
-                f"neither a ready trainaug nor SBD under data.root={str(self.root)!r}\n"
+                f"neither trainaug nor SBD under data.root={str(self.root)!r}\n"
                 f"  expected: {self.home()}/{{SegmentationClassAug,ImageSets/Segmentation/trainaug.txt}}\n"
                 f"        or: {self.root}/benchmark_RELEASE/dataset/{{cls,train.txt,val.txt}}\n"
                 f"  found:    {list_found(self.root)}\n"

@@ -1,4 +1,4 @@
-"""Generated scenes: a data set without files, on which V1→V4 differ for the reasons that they are designed for."""
+"""Generated scenes: a data set without files, designed to show the differences between V1 … V4."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
 FREQUENCY = np.array([0.30, 0.22, 0.16, 0.12, 0.09, 0.07, 0.04])  # a long tail
 
 VERSION = 2
-"""Raise it when the same seed would draw other scenes: part of the cache's key."""
+"""Part of the cache's key. Increase it when the same seed draws other scenes."""
 
 AUGMENTATION = Augment()
 """The augmentation of conf/data/scenes.yaml."""
@@ -38,23 +38,23 @@ AUGMENTATION = Augment()
 class Scenes(SegmentationData):
     """Generated scenes of shapes with shared textures.
 
-    Classes: background and 7 shapes, with a long tail. Format: arrays, drawn from a seed; no files, no download.
-    No data: 255 on the objects' edges.
+    Classes: background and 7 shapes, some of them rare. Format: arrays, drawn from a seed; no files, no download.
+    No data: 255 on the edges of objects.
 
-    The class is the whole shape: each of the six textures occurs on three or four classes, and paler on the background,
-    so that local texture separates objects from background, but not one class from another. The objects' radius is
-    log-uniform from 5 to 45 % of the side: some are small, and at 256 pixels some exceed a small receptive field.
-    Objects occlude each other. Scene i of a split depends on (scene_seed, split, i) and the size alone.
+    Only the whole shape gives the class: each of the six textures occurs on three or four classes, and in paler colours
+    on the background. So local texture separates objects from background, but not classes from each other. The radius
+    of objects is log-uniform from 5 to 45 % of the side: some are small, and at 256 pixels some are larger than a small
+    receptive field. Objects occlude each other. Scene i of a split depends on (scene_seed, split, i) and size alone.
 
-    train_images, val_images: numbers of images. scene_seed: of the scenes; the seed of training does not change them.
-    size, batch_size, augment: smaller than for photos, and no zoom. loading: see `SegmentationData`.
+    train_images, val_images: numbers of images. scene_seed: seed of the scenes, separate from the seed of training.
+    size, batch_size, augment: by default smaller than for photos, and without zoom. loading: see `SegmentationData`.
     """
 
-    terms = "They are drawn from a seed: nobody else has rights in them."
+    terms = "They are generated from a seed: nobody else has rights in them."
 
     classes = ("background", *SHAPES)
     palette = voc_palette(len(SHAPES) + 1)
-    labels = {IGNORE: IGNORE}  # says that 255 is ignored, so that the cache does not ask
+    labels = {IGNORE: IGNORE}  # states that 255 is ignored, so that the cache raises no error
 
     def __init__(
         self,

@@ -18,11 +18,11 @@ CLASSES = (
 class VOC(PublishedData):
     """PASCAL VOC 2012, segmentation: photos of everyday scenes.
 
-    Classes: 20 of objects, and background. Format: JPEG, and indexed PNG whose values are the classes.
-    No data: 255, a border around objects and difficult regions.
+    Classes: background and 20 classes of objects. Format: JPEG, and indexed PNG whose values are the classes.
+    No data: 255, on borders of objects and in difficult regions.
 
     root: the folder with VOCdevkit (or VOC2012). train, val: lists in ImageSets/Segmentation: train (1,464 images),
-    val (1,449), trainval, or trainaug, whose masks are in SegmentationClassAug.
+    val (1,449), trainval, or trainaug (with masks in SegmentationClassAug).
     labels: {value in the file: class}, for masks with other numbers. download: fetch the official archive (2 GB) if
     missing. loading: see `SegmentationData`.
     Cite: Everingham et al. 2015, "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 111.
@@ -66,7 +66,9 @@ class VOC(PublishedData):
             )
         names = listing.read_text().split()
         if not names:
-            raise DataError(f"the list {listing} is empty\n  → a name per line, or another list: data.train, data.val")
+            raise DataError(
+                f"the list {listing} is empty\n  → write a name per line, or choose another list: data.train, data.val"
+            )
         return names
 
     def _list(self, split: str) -> Path:

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on their device, with parameters of its own for each image."""
+"""Augmentation of whole batches on the device, with separate parameters for each image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from segstudy.labels import IGNORE
 from segstudy.seeds import uniform_numbers
 
 ROTATION_COLUMN, SIZE_COLUMN, FIRST_EXTRA_COLUMN = 7, 8, 9
-"""Columns of the parameters. 0…6: colour, contrast, brightness, flip, zoom and its place; the rest: `then`'s."""
+"""Columns of the parameters. 0…6: colour, contrast, brightness, flip, zoom and its position (2); 9 and more: `then`."""
 
 
 class Augment:
     """Flip, scale, crop, rotation, brightness and contrast, drawn for each image from (seed, epoch, index).
 
     flip: probability of a horizontal flip. scale: range of the zoom, drawn log-uniformly; above 1 it crops, below 1
-    the image is smaller and what surrounds it is ignored. rotation: largest angle in degrees, to either side.
+    the image is smaller and the area around it is ignored. rotation: largest angle in degrees, to either side.
     brightness, contrast: largest relative change, applied with probability `colour`. sizes: factors of the batch's
-    size, one drawn for each batch; its sides are rounded to multiples of 32. [1] keeps the size.
+    height and width, one drawn for each batch; the result is rounded to multiples of 32. [1] keeps the size.
     then: further transforms {name: transform}, in this order (see segstudy.data.transforms.color and .mixing).
-    With all 0, scale [1, 1] and no transforms, the batch is unchanged.
+    With all 0, scale [1, 1], sizes [1] and no transforms, the batch is unchanged.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Augment:
         then: Mapping[str, Transform | None] | None = None,
     ):
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"data.augment.scale is [low, high] with 0 < low ≤ high, not {list(scale)}")
+            raise ValueError(f"data.augment.scale must be [low, high] with 0 < low ≤ high, not {list(scale)}")
         if not 0 <= rotation <= 180:
-            raise ValueError(f"data.augment.rotation is an angle in 0…180 degrees, not {rotation}")
+            raise ValueError(f"data.augment.rotation must be an angle in 0…180 degrees, not {rotation}")
         if not sizes or min(sizes) <= 0:
-            raise ValueError(f"data.augment.sizes is a list of factors above 0, [1] for one size, not {list(sizes)}")
+            raise ValueError(f"data.augment.sizes must be factors above 0 ([1]: one size), not {list(sizes)}")
         self.flip, self.scale, self.rotation, self.sizes = flip, tuple(scale), rotation, tuple(sizes)
         self.brightness, self.contrast, self.colour = brightness, contrast, colour
-        # A transform has its columns whether it is on or off: switching one on changes no other's parameters.
+        # A transform has its columns even if it is off, so switching it on does not change parameters of the others.
         self.transforms: list[tuple[slice, Transform]] = []
         self.num_params = FIRST_EXTRA_COLUMN
         for name, transform in (then or {}).items():
@@ -53,7 +53,7 @@ class Augment:
                 continue
             if not isinstance(transform, Transform):
                 raise ValueError(
-                    f"data.augment.then.{name} is a Transform of segstudy.data.transforms, not {transform!r}"
+                    f"data.augment.then.{name} must be a Transform of segstudy.data.transforms, not {transform!r}"
                 )
             columns = slice(self.num_params, self.num_params + transform.num_params)
             self.num_params = columns.stop
@@ -65,10 +65,10 @@ class Augment:
     def __call__(
         self, image: Tensor, mask: Tensor, params: Tensor, size: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Augment image (B,3,H,W) in 0…1 and mask (B,H,W) alike.
+        """Augment image (B,3,H,W) in 0…1 and mask (B,H,W) in the same way.
 
-        params: of `make_params`. size: (H, W) of the output, of `output_size`; None for that of the input.
-        Labels out ⊆ the image's own (with mixing: the batch's) ∪ {255}.
+        params: from `make_params`. size: (H, W) of the output, from `output_size`; None: that of the input.
+        Output labels ⊆ labels of the image (with mixing: of the batch) ∪ {255}.
         """
         params = params.to(image.device)
         height, width = size or mask.shape[1:]
@@ -99,8 +99,8 @@ class Augment:
         grid = F.affine_grid(
             self._affine_map(image, params, mirrored), [len(image), 3, height, width], align_corners=False
         )
-        # Outside the image: grey, ignored. First padded with the border and then replaced, because zero padding would
-        # blend the outermost pixels, which have labels, with the padding.
+        # Outside the image: grey and ignored. Padded with border values first and replaced afterwards, because zero
+        # padding would blend into the outermost pixels, which have labels.
         inside = grid.abs().amax(3) <= 1
         image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
         labels = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
@@ -108,11 +108,11 @@ class Augment:
         return image, torch.where(inside, labels[:, 0].long(), IGNORE)
 
     def _affine_map(self, image: Tensor, params: Tensor, mirrored: Tensor) -> Tensor:
-        """The affine maps from output to input coordinates, as affine_grid takes them: (B,2,3)."""
+        """The affine maps from output to input coordinates, for `affine_grid`: (B,2,3)."""
         low, high = map(math.log, self.scale)
         zoom = torch.exp(low + (high - low) * params[:, 4])
-        # The output shows a window of the input of half-width 1/zoom. Its centre is drawn so that the window lies in
-        # the image (zoom > 1), or the image in the window (zoom < 1).
+        # The output shows a window of the input of half-width 1/zoom. Its centre is drawn so that the window is in the
+        # image (zoom > 1), or the image in the window (zoom < 1).
         room = (1 - 1 / zoom).abs()
         theta = torch.zeros(len(zoom), 2, 3, device=image.device)
         theta[:, 0, 0] = torch.where(mirrored, -1 / zoom, 1 / zoom)
@@ -120,8 +120,8 @@ class Augment:
         theta[:, 0, 2] = room * (2 * params[:, 5] - 1)
         theta[:, 1, 2] = room * (2 * params[:, 6] - 1)
         if self.rotation:
-            # A positive angle is anticlockwise. −1…1 spans both the width and the height; multiplied by their ratio,
-            # it is a rotation in pixels.
+            # A positive angle is anticlockwise. Width and height both span −1…1; their ratio makes it a rotation in
+            # pixels.
             angle = math.radians(self.rotation) * (2 * params[:, ROTATION_COLUMN] - 1)
             cos, sin, ratio = angle.cos(), angle.sin(), image.shape[2] / image.shape[3]
             turn = torch.stack([cos, -sin * ratio, sin / ratio, cos], 1).view(-1, 2, 2)
@@ -131,7 +131,7 @@ class Augment:
     def make_params(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
         """Augmentation parameters of these images in this epoch: float32 (B,7) or more columns.
 
-        In [0,1), except in the columns of a transform that makes its own from them.
+        In [0,1), except for transforms that convert their own columns.
         """
         params = uniform_numbers(seed, epoch, indices, self.num_params)
         for columns, transform in self.transforms:
@@ -139,14 +139,14 @@ class Augment:
         return params
 
     def output_size(self, params: Tensor, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of an augmented batch of height × width, drawn with the parameters of its first image.
+        """(H, W) of a batch of height × width after augmentation, drawn from the parameters of its first image.
 
-        params: in the CPU's memory, so that no step waits for the GPU.
+        params must be on the CPU, so that no step waits for the GPU.
         """
         if self.sizes == (1.0,):
             return height, width
         factor = self.sizes[int(params[0, SIZE_COLUMN] * len(self.sizes))]
-        # Multiples of the deepest stride of all encoders, so that no network has to pad.
+        # Multiples of 32, the largest stride of the encoders, so that no network has to pad.
         return max(32, 32 * round(factor * height / 32)), max(32, 32 * round(factor * width / 32))
 
 

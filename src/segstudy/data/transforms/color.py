@@ -1,8 +1,8 @@
-"""Transforms within each image: hue and saturation, blur, erased rectangles.
+"""Transforms of single images: hue and saturation, blur, erased rectangles.
 
-Hand-written: torchvision takes one factor for a whole batch, and results of kornia differ in the last bits. On one
+Hand-written: torchvision takes one factor for the whole batch, and kornia's results differ in the last bits. On one
 core, the hue of 16 images of 256² takes 128 ms here, 305 ms in kornia, 185 ms in torchvision image by image; blur takes
-106 ms, in kornia 57 ms.
+106 ms here, 57 ms in kornia.
 """
 
 import math
@@ -17,7 +17,7 @@ from segstudy.labels import IGNORE
 
 
 class HueSaturation(Transform):
-    """Changes saturation and hue. saturation: largest relative change. hue: largest rotation, in colour circles."""
+    """Changes saturation and hue. saturation: largest relative change. hue: largest rotation (1: the full circle)."""
 
     num_params = 3
 
@@ -25,7 +25,7 @@ class HueSaturation(Transform):
         super().__init__(probability)
         self.saturation = fraction("saturation", self, saturation)
         if not 0 <= hue <= 0.5:
-            raise ValueError(f"{setting_name(self)}.hue is a share of the colour circle in 0…0.5, not {hue}")
+            raise ValueError(f"{setting_name(self)}.hue must be a share of the colour circle in 0…0.5, not {hue}")
         self.hue = hue
 
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,16 +42,16 @@ class HueSaturation(Transform):
 
 
 def rotate_hue(image: Tensor, turn: Tensor) -> Tensor:
-    """Rotate the hues, with value and chroma kept. image (B,3,H,W) in 0…1; turn (B,) in colour circles."""
+    """Rotate the hue, keep value and chroma. image (B,3,H,W) in 0…1; turn (B,): 1 is the full colour circle."""
     red, green, blue = (plane.contiguous() for plane in image.unbind(1))  # strided planes take twice as long
     value = torch.maximum(red, green).maximum(blue)
     chroma = value - torch.minimum(red, green).minimum(blue)
-    # The hue in sixths of the circle from red. A grey has none, and needs none: its chroma is 0.
+    # The hue in sixths of the circle, from red. Grey has none, and does not need one: its chroma is 0.
     sixths = torch.where(value == green, blue - red, red - green)
     sixths = torch.where(value == red, green - blue, sixths).div_(chroma.clamp(min=1e-8))
     sixths += torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
     sixths += 6 * turn[:, None, None]
-    # A channel is the value minus chroma times a trapezoid over the circle, which is 0 around the channel's own hue.
+    # A channel is value − chroma × a trapezoid over the circle, which is 0 around the hue of the channel.
     out = torch.empty_like(image, memory_format=torch.contiguous_format)
     for channel, start in enumerate((5, 3, 1)):
         k = sixths + start
@@ -62,7 +62,7 @@ def rotate_hue(image: Tensor, turn: Tensor) -> Tensor:
 
 
 class Blur(Transform):
-    """Gaussian blur. sigma: [low, high] of the standard deviation in pixels, drawn uniformly."""
+    """Gaussian blur. sigma: [low, high], range of the standard deviation in pixels, drawn uniformly."""
 
     num_params = 2
 
@@ -86,7 +86,7 @@ class Blur(Transform):
 
 
 def _filter(image: Tensor, weights: Tensor) -> Tensor:
-    """Filter each image with its own weights (B,2·radius+1) down and across; borders are mirrored."""
+    """Filter each image with its own weights (B,2·radius+1), vertically and horizontally; borders are mirrored."""
     batch, channels, height, width = image.shape
     radius = weights.shape[1] // 2
     padded = F.pad(image, [radius] * 4, mode="reflect").reshape(1, -1, height + 2 * radius, width + 2 * radius)
@@ -98,7 +98,7 @@ def _filter(image: Tensor, weights: Tensor) -> Tensor:
 class RandomErasing(Transform):
     """Makes a rectangle grey and ignores it in the mask.
 
-    area: [low, high] of its share of the image, drawn uniformly. aspect: [low, high] of height/width, log-uniformly.
+    area: [low, high] of its share of the image, drawn uniformly. aspect: [low, high] of height/width, log-uniform.
     Source: Zhong et al. 2020, "Random Erasing Data Augmentation", section 3.
     """
 
@@ -110,7 +110,7 @@ class RandomErasing(Transform):
         super().__init__(probability)
         self.area, self.aspect = positive_range("area", self, area), positive_range("aspect", self, aspect)
         if self.area[1] > 1:
-            raise ValueError(f"{setting_name(self)}.area is a share of the image, at most 1, not {self.area[1]}")
+            raise ValueError(f"{setting_name(self)}.area must be a share of the image, at most 1, not {self.area[1]}")
 
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         (small, large), (low, high) = self.area, map(math.log, self.aspect)

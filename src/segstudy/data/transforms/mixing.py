@@ -1,7 +1,7 @@
-"""Transforms that mix the images of a batch: the partner of image i is image i + 1, that of the last the first.
+"""Transforms that mix images of a batch: the partner of image i is image i + 1, of the last image the first.
 
-A transform that follows another mixes its results. A batch of one image does not change. Hand-written because the ones
-of torchvision mix whole-image labels, not masks.
+With several transforms, each mixes the results of the one before. A batch of one image does not change. Hand-written
+because torchvision's versions mix image labels, not masks.
 """
 
 import numpy as np
@@ -13,29 +13,29 @@ from segstudy.labels import IGNORE
 
 
 class BetaMix(Transform):
-    """Base of mixtures in which the image itself has the share λ, drawn from Beta(alpha, alpha).
+    """Base class of mixtures: the image has the share λ ~ Beta(alpha, alpha), its partner 1−λ.
 
-    The higher alpha, the nearer λ is to 1/2; with alpha 1 it is uniform in 0…1.
+    The larger alpha, the nearer λ is to 1/2; with alpha = 1 it is uniform in 0…1.
     """
 
     def __init__(self, alpha: float = 1.0, probability: float = 0.0):
         super().__init__(probability)
         if not alpha > 0:
-            raise ValueError(f"{setting_name(self)}.alpha is above 0, not {alpha}")
+            raise ValueError(f"{setting_name(self)}.alpha must be above 0, not {alpha}")
         self.alpha = alpha
         self.table = beta_table(alpha)
 
     def make_params(self, params: Tensor) -> Tensor:
-        """The second parameter becomes λ."""
+        """Convert the second parameter to λ."""
         share = beta_quantile(params[:, 1].numpy(), self.alpha, self.table)
         return torch.cat([params[:, :1], torch.from_numpy(share)[:, None], params[:, 2:]], 1)
 
 
 class MixUp(BetaMix):
-    """Image λa + (1−λ)b; the label of each pixel is drawn: a's with probability λ, else b's.
+    """Image λa + (1−λ)b; the label of each pixel is drawn: that of a with probability λ, else that of b.
 
-    The expected loss of a pixel is λ·loss(a) + (1−λ)·loss(b), with any loss. A pixel whose drawn label is 255 is
-    ignored. Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+    For any per-pixel loss, the expected loss is λ·loss(a) + (1−λ)·loss(b). A pixel whose drawn label is 255 is ignored.
+    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
     """
 
     num_params = 3
@@ -47,9 +47,10 @@ class MixUp(BetaMix):
 
 
 class CutMix(BetaMix):
-    """Replaces a rectangle of area share 1−λ by the partner's, in image and mask. It has the image's aspect.
+    """Replaces a rectangle with the share 1−λ of the area by the partner's, in image and mask.
 
-    Source: Yun et al. 2019, "CutMix", section 3.2; there the rectangle may extend beyond the image.
+    The rectangle has the aspect ratio of the image. Source: Yun et al. 2019, "CutMix", section 3.2; there the rectangle
+    may extend beyond the image.
     """
 
     num_params = 4
@@ -57,15 +58,15 @@ class CutMix(BetaMix):
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         height, width = mask.shape[1:]
         area = (1 - params[:, 1]) * self.selected(params)
-        theirs = rectangles(area, torch.full_like(area, height / width), params[:, 2:4], height, width)
-        return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
+        pasted = rectangles(area, torch.full_like(area, height / width), params[:, 2:4], height, width)
+        return torch.where(pasted[:, None], image.roll(-1, 0), image), torch.where(pasted, mask.roll(-1, 0), mask)
 
 
 class CopyPaste(Transform):
-    """Pastes all pixels of one of the partner's classes, drawn uniformly from those other than background and 255.
+    """Pastes all pixels of one class of the partner, drawn uniformly from its classes except background and 255.
 
     background: a class that is never pasted, or null. Nothing is pasted if the partner has no other class.
-    Source: Ghiasi et al. 2021, "Simple Copy-Paste", section 3; there instances are pasted, here a class.
+    Source: Ghiasi et al. 2021, "Simple Copy-Paste", section 3; there single objects are pasted, here a class.
     """
 
     num_params = 2
@@ -73,7 +74,7 @@ class CopyPaste(Transform):
     def __init__(self, background: int | None = 0, probability: float = 0.0):
         super().__init__(probability)
         if background is not None and not 0 <= background < IGNORE:
-            raise ValueError(f"{setting_name(self)}.background is a class in 0…254 or null, not {background}")
+            raise ValueError(f"{setting_name(self)}.background must be a class in 0…254 or null, not {background}")
         self.background = background
 
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,20 +82,18 @@ class CopyPaste(Transform):
         has_class[:, IGNORE] = 0
         if self.background is not None:
             has_class[:, self.background] = 0
-        before = has_class.roll(-1, 0).cumsum(1)  # the partner's classes up to this one
-        count = before[:, -1:]
-        chosen = (
-            (before > (params[:, 1:] * count).floor()).int().argmax(1)
-        )  # the first that exceeds it: the class drawn
+        up_to = has_class.roll(-1, 0).cumsum(1)  # number of the partner's classes up to each class
+        count = up_to[:, -1:]
+        chosen = (up_to > (params[:, 1:] * count).floor()).int().argmax(1)  # the class drawn: the first above it
         drawn = self.selected(params) & (count[:, 0] > 0)
-        theirs = (mask.roll(-1, 0) == chosen[:, None, None]) & drawn[:, None, None]
-        return torch.where(theirs[:, None], image.roll(-1, 0), image), torch.where(theirs, mask.roll(-1, 0), mask)
+        pasted = (mask.roll(-1, 0) == chosen[:, None, None]) & drawn[:, None, None]
+        return torch.where(pasted[:, None], image.roll(-1, 0), image), torch.where(pasted, mask.roll(-1, 0), mask)
 
 
 def dither(phase: Tensor, height: int, width: int) -> Tensor:
     """A quasirandom number in [0,1) for each pixel of each image: phase (B,) → (B,height,width).
 
-    Uniform over the phases at each pixel, and over the pixels of any small area, which independent noise is not.
+    Uniform over the phases at each pixel, and, unlike independent noise, over the pixels of any small area.
     Source: the additive recurrence R₂ of Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences".
     """
     plastic = 1.32471795724474602596  # the root of x³ = x + 1
@@ -104,10 +103,10 @@ def dither(phase: Tensor, height: int, width: int) -> Tensor:
 
 
 def beta_table(alpha: float, steps: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The lower half of Beta(alpha, alpha): probabilities 0…1/2 and the quantiles there, to the power of alpha.
+    """Table of the lower half of Beta(alpha, alpha): probabilities 0…1/2, and their quantiles to the power of alpha.
 
-    In t = x^alpha the density is proportional to (1−t^(1/alpha))^(alpha−1), finite up to x = 1/2 for every alpha, so
-    that the trapezoidal rule integrates it. Not scipy.special.betaincinv: other last bits would change earlier figures.
+    In t = x^alpha the density is proportional to (1−t^(1/alpha))^(alpha−1), which is finite up to x = 1/2 for every
+    alpha, so the trapezoidal rule works. Not scipy.special.betaincinv: its last bits differ and would change results.
     """
     x = np.linspace(0, 0.5, steps + 1)
     t, density = x**alpha, (1 - x) ** (alpha - 1)
@@ -116,7 +115,7 @@ def beta_table(alpha: float, steps: int = 1024) -> tuple[np.ndarray, np.ndarray]
 
 
 def beta_quantile(p: np.ndarray, alpha: float, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Quantiles of Beta(alpha, alpha) at the probabilities p: float32 of p's shape."""
+    """Quantiles of Beta(alpha, alpha) at the probabilities p: float32 in the shape of p."""
     lower = np.minimum(p, 1 - p)  # the distribution is symmetric
     x = np.interp(lower, *table) ** (1 / alpha)
     return np.where(p < 0.5, x, 1 - x).astype(np.float32)
