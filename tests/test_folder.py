@@ -248,7 +248,7 @@ def test_classes_of_coco_by_id_or_as_named(tmp_path: Path, make: Any) -> None:
     assert (void.classes, void.background) == (["car", "tree"], None)
     with pytest.raises(
         DataError,
-        match=r"labels that are no class \(1\)\n  tree: in 2 masks, e\.g\. drive0_001\n(.|\n)*known: background, car",
+        match=r"labels that are not classes \(1\)\n  tree: in 2 masks, e\.g\. drive0_001\n(.|\n)*known: background",
     ):
         make(tmp_path, "{classes: [background, car]}")
 
@@ -269,7 +269,7 @@ def test_a_mask_that_changes_while_it_is_read_is_refused(home: Path, make: Any) 
     data = make(home, "classes: [background, car, tree]")
     Image.fromarray(np.full((HEIGHT, WIDTH), 9, np.uint8)).save(home / "masks" / "drive0_000.png")
     sample = next(s for s in data.pool if s.name == "drive0_000")
-    with pytest.raises(DataError, match=r"drive0_000\) holds 9, which is no class: was it changed"):
+    with pytest.raises(DataError, match=r"drive0_000\) holds 9, which is not a class: was the file changed"):
         data.read(sample)
 
 
@@ -397,28 +397,28 @@ def test_the_description_may_lie_elsewhere_and_is_recorded(home: Path, make: Any
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("clases: [a, b]", r"no key 'clases'; did you mean classes"),
+        ("clases: [a, b]", r"unknown key 'clases'; did you mean classes"),
         ("{clases: [a], folds: 1, val: 1.5}", r"1\.5 .*between 0 and 1(.|\n)*folds: 1 is not(.|\n)*clases"),
-        ("classes: [a", "is no YAML"),
-        ("- a", "holds no keys"),
+        ("classes: [a", "is not valid YAML"),
+        ("- a", "has no keys"),
         ("classes: {a: 0}", r"classes: \{'a': 0\} is not .*\{number: name\}"),
-        ("classes: [a, a, b]", "classes: a twice"),
+        ("classes: [a, a, b]", "classes: a is listed twice"),
         ("classes: [a]", "1 classes"),
         ("classes: nowhere.csv", "classes: no file nowhere.csv"),
-        ("{classes: [a, b, c], labels: {1: bb}}", "labels: 1: 'bb' is no class; did you mean b"),
-        ("{classes: [sky, b, c], ignore: [skyy]}", "ignore: skyy is no class; did you mean sky"),
-        ("{classes: [sky, b, c], background: skyy}", "background: 'skyy' is no class; did you mean sky"),
-        ("{classes: [a, b, c], palette: [[0, 0, 0]]}", "3 classes need as many"),
+        ("{classes: [a, b, c], labels: {1: bb}}", "labels: 1: 'bb' is not a class; did you mean b"),
+        ("{classes: [sky, b, c], ignore: [skyy]}", "ignore: skyy is not a class; did you mean sky"),
+        ("{classes: [sky, b, c], background: skyy}", "background: 'skyy' is not a class; did you mean sky"),
+        ("{classes: [a, b, c], palette: [[0, 0, 0]]}", "3 classes need 3 colours"),
         ("classes: [a, b]", r"2: in 10 masks, e\.g\. drive0_001(.|\n)*labels: \{2: CLASS\}"),
         ("images: photos", "no folder of images .*photos"),
         ("masks: truth", "looked for truth"),
         ("train: nowhere", "no list 'nowhere'"),
         ("val: 0.01", "val=0.01 of 20 images .* is none"),
         ("{val: 0.5, test: 0.5}", "leave nothing to train on"),
-        ("group: '('", "no regular expression"),
+        ("group: '('", "not a regular expression"),
         ("group: 'xyz'", "matches no name"),
-        ("folds: 5", r"data\.fold=null: dataset\.yaml makes 5 folds"),
-        ("{folds: 5, val: 0.2}", "folds: 5 beside val or test"),
+        ("folds: 5", r"data\.fold=null: dataset\.yaml has 5 folds"),
+        ("{folds: 5, val: 0.2}", "folds: 5 together with val or test"),
         ("pairs: nowhere.csv", "pairs: no file nowhere.csv"),
     ],
 )
@@ -429,8 +429,8 @@ def test_mistakes_in_the_description_are_named(home: Path, make: Any, yaml: str,
 
 def test_mistakes_in_the_settings_are_named(home: Path, make: Any, tmp_path: Path) -> None:
     for changes, message in (
-        ({"fold": 2}, "makes no folds"),
-        ({"val": 2.0}, "2.0 is no share"),
+        ({"fold": 2}, "has no folds"),
+        ({"val": 2.0}, "2.0 is not a share"),
         ({"about": str(tmp_path / "no.yaml")}, "no file .*no.yaml"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):
@@ -466,6 +466,6 @@ def test_an_unknown_colour_names_file_and_colour(home: Path, make: Any) -> None:
     with pytest.raises(ConfigError, match=r"the classes a, b, c have no colour(.|\n)*64,0,128"):
         make(home, "classes: [a, b, c]")
     with pytest.raises(
-        DataError, match=r"colours that are no class \(1\)\n  128,128,0: in 10 masks, e\.g\. drive0_001"
+        DataError, match=r"colours that are not classes \(1\)\n  128,128,0: in 10 masks, e\.g\. drive0_001"
     ):
         make(home, "{classes: [a, b], palette: [[0, 0, 0], [64, 0, 128]]}")

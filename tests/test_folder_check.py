@@ -66,7 +66,7 @@ def test_all_faults_of_files_are_found_at_once(home: Path) -> None:
     assert "drive0_002.png cannot be read" in found_problems["masks that cannot be read"][1]
     assert "drive1_005.jpg is a JPEG" in found_problems["masks that cannot be read"][1]
     assert "drive0_003: the image is 16×12, the mask 16×11" in found_problems["sizes that differ"][1]
-    assert found_problems["labels that are no class"] == ("error", "9: in 1 masks, e.g. drive1_004")
+    assert found_problems["labels that are not classes"] == ("error", "9: in 1 masks, e.g. drive1_004")
     assert len(found_problems) == 7
 
 
@@ -119,14 +119,14 @@ def test_rare_and_lacking_classes(home: Path) -> None:
 
 def test_a_share_that_leaves_nothing(home: Path) -> None:
     (home / "dataset.yaml").write_text(CLASSES + "val: 0.001\n")
-    assert set(found(check_folder(home))) == {"images that cannot be divided as dataset.yaml says"}
+    assert set(found(check_folder(home))) == {"the split of dataset.yaml is not possible"}
 
 
 def test_unknown_colours(home: Path) -> None:
     save_masks(home, names_of(40), "colours")
     (home / "dataset.yaml").write_text("classes: [background, car]\npalette: [[0, 0, 0], [64, 0, 128]]\n")
     found_problems = found(check_folder(home))
-    assert found_problems["colours that are no class"] == ("error", ["128,128,0: in 20 masks, e.g. drive0_001"])
+    assert found_problems["colours that are not classes"] == ("error", ["128,128,0: in 20 masks, e.g. drive0_001"])
 
 
 # The command

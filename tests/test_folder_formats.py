@@ -153,7 +153,7 @@ def test_coco_finds_images_by_path_or_bare_name(tmp_path: Path) -> None:
     [
         ({"category_id": 4, "segmentation": [box(0, 0, 1)]}, "annotation 0 is invalid: 4"),
         ({"category_id": 3, "segmentation": []}, "no segmentation, only a box"),
-        ({"category_id": 3, "segmentation": {"size": [2, 2], "counts": [4]}}, r"of size \[2, 2\]"),
+        ({"category_id": 3, "segmentation": {"size": [2, 2], "counts": [4]}}, r"the size \[2, 2\]"),
         ({"category_id": 3, "segmentation": {"size": [4, 4], "counts": [9]}}, "cover 9 pixels"),
         ({"category_id": 3}, "segmentation"),
     ],
@@ -165,7 +165,7 @@ def test_annotations_that_cannot_be_drawn_are_named(tmp_path: Path, annotation: 
 
 def test_files_that_are_no_coco(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"images": []}')
-    with pytest.raises(DataError, match=r"no COCO file of objects: .*categories"):
+    with pytest.raises(DataError, match=r"not a COCO file of objects: .*categories"):
         Coco(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
@@ -197,7 +197,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
 
 
 def test_labelme_lines_and_missing_sizes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'line' of 'x' is no area"):
+    with pytest.raises(DataError, match="'line' of 'x' is not an area"):
         read_labelme(labelme(tmp_path / "a.json", [{"label": "x", "shape_type": "line", "points": [[0, 0], [1, 1]]}]))
     (tmp_path / "a.json").write_text('{"shapes": []}')
     with pytest.raises(DataError, match="imageHeight"):
@@ -230,7 +230,7 @@ def test_jpeg_and_smoothed_masks_are_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg")
     Image.fromarray(noise).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="JPEG: its compression changes the colours"):
+    with pytest.raises(DataError, match="JPEG: compression has changed its pixels"):
         detect_format([tmp_path / "a.jpg"], False)
     with pytest.raises(DataError, match=r"holds 1,600 colours: too many"):
         read_color_mask(Sample("a", mask=tmp_path / "a.png"))

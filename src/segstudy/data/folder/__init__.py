@@ -1,1 +1,1 @@
-"""A user's own images and masks, described by a dataset.yaml."""
+"""The user's own images and masks: a folder, described by dataset.yaml."""

@@ -1,4 +1,4 @@
-"""`segstudy data check`: all problems of a user's folder in one report."""
+"""`segstudy data check`: all problems of the user's folder in one report."""
 
 import hashlib
 from collections import defaultdict
@@ -33,17 +33,17 @@ from segstudy.errors import ConfigError, DataError, SegstudyError
 from segstudy.labels import IGNORE
 
 MIN_IMAGES, MIN_PIXEL_SHARE = 5, 1e-4
-"""A class with fewer images or a smaller share of the pixels is reported: it is hard to learn and to measure."""
+"""A class with fewer images or a smaller share of the pixels is reported: it is hard to learn and to evaluate."""
 
 IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
-"""Classes of these names are put under `ignore` in the proposed dataset.yaml."""
+"""Classes with these names are listed under `ignore` in the proposed dataset.yaml."""
 
-INVALID_SPLIT = "images that cannot be divided as dataset.yaml says"
+INVALID_SPLIT = "the split of dataset.yaml is not possible"
 
 
 @dataclass
 class FolderReport:
-    """Result of a check. counts: {split: pixels of each class in each image, int64 (N,C), at the masks' own size}."""
+    """Result of a check. counts: {split: pixels per image and class, int64 (N,C), at original size}."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -61,7 +61,8 @@ class FolderReport:
 
 @dataclass(frozen=True)
 class PairCheck:
-    """One decoded pair. errors: {title: message}; digest: of the image's pixels; pixels: {key in the mask: count}."""
+    """Result for an image and its mask. errors: {title: message}; digest: hash of the image's pixels, "" if unreadable;
+    pixels: {key in the mask: count}."""
 
     errors: dict[str, str]
     digest: str
@@ -69,7 +70,7 @@ class PairCheck:
 
 
 def check_folder(root: Path, about: Path | None = None) -> FolderReport:
-    """Read every file of a folder as `data=folder` would. about: its description, if not ROOT/dataset.yaml."""
+    """Check every file of a folder, reading them as `data=folder` does. about: its description (None: dataset.yaml)."""
     report = FolderReport()
     try:
         description, file = read_description(root, about)
@@ -123,7 +124,7 @@ def check_pair(mask_format: MaskFormat, sample: Sample) -> PairCheck:
 
 
 def _plan_split(report: FolderReport, scan: FolderScan, description: Description) -> SplitPlan:
-    """The split that dataset.yaml asks for; if that is invalid, all images in one list."""
+    """The split of dataset.yaml; if it is not possible, all images in one list."""
     try:
         return make_split(scan, description, dict.fromkeys(ROLES), 0 if description.folds else None)
     except ConfigError as error:
@@ -132,7 +133,7 @@ def _plan_split(report: FolderReport, scan: FolderScan, description: Description
 
 
 def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used: set[str]) -> None:
-    """Unreadable files and differing sizes: errors in files that a list uses, else warnings."""
+    """Add unreadable files and differing sizes: as errors if a list uses the files, else as warnings."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, check in checks.items():
         for title, message in check.errors.items():
@@ -145,7 +146,7 @@ def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used:
 def _find_classes(
     report: FolderReport, mask_format: MaskFormat, description: Description, checks: Mapping[str, PairCheck]
 ) -> None:
-    """Set the report's label map, and add the values in masks that are no class."""
+    """Set the label map of the report, and add the values in masks that are not classes."""
     counted = [check.pixels for check in checks.values() if check.pixels]
     try:
         require_meaning_of_255(counted, mask_format.name, description)
@@ -163,7 +164,7 @@ def _find_classes(
 
 
 def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, PairCheck]) -> dict[str, list[Sample]]:
-    """The lists of images; those that are drawn are left out while there are errors."""
+    """The lists of images; randomly drawn lists are left out if there are errors."""
     if not (plan.num_folds or plan.shares) or report.label_map is None or not report.trainable:
         return {"train": plan.pool} | plan.lists
     pixels = pixels_per_class([checks[s.name].pixels for s in plan.pool], report.label_map)
@@ -175,20 +176,20 @@ def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, Pa
 
 
 def _add_overlaps(report: FolderReport, lists: dict[str, list[Sample]], checks: Mapping[str, PairCheck]) -> None:
-    """Add the names, identical images and groups that occur in several splits."""
+    """Add names, identical images and groups that occur in several splits."""
     names: dict[str, set[str]] = defaultdict(set)
     for sample in chain.from_iterable(lists.values()):
         names[checks[sample.name].digest].add(sample.name)
     copies = {d: " = ".join(sorted(equal)[:3]) for d, equal in names.items() if d and len(equal) > 1}
     identical = _in_several(lists, lambda sample: copies.get(checks[sample.name].digest, ""))
-    advice = "correlated images make the result look better than it is"
+    advice = "correlated images make the result too good"
     report.add("images in two splits", _in_several(lists, lambda sample: sample.name), "warning")
     report.add("identical images in two splits (equal pixels)", identical, "warning")
     report.add("groups in two splits", _in_several(lists, lambda sample: sample.group), "warning", advice)
 
 
 def _in_several(lists: dict[str, list[Sample]], key_of: Callable[[Sample], str]) -> list[str]:
-    """The keys that occur in several splits, and these; "" is no key."""
+    """A line for each key that occurs in several splits, with the splits; "" is not a key."""
     roles_of: dict[str, list[str]] = defaultdict(list)
     for role in ROLES:
         for key in {key_of(sample) for sample in lists.get(role, [])} - {""}:
@@ -197,7 +198,7 @@ def _in_several(lists: dict[str, list[Sample]], key_of: Callable[[Sample], str])
 
 
 def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
-    """Add the classes with few images or pixels, and those that a split lacks."""
+    """Add classes with few images or pixels, and classes that are missing in a split."""
     if not report.counts:
         return
     pixels = np.concatenate(list(report.counts.values()))
@@ -217,7 +218,7 @@ def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
 def propose_description(
     scan: FolderScan, label_map: LabelMap | None, plan: SplitPlan, classes_file: Any, binary: bool
 ) -> str:
-    """A dataset.yaml with everything that was guessed, to edit and save. binary: some masks hold only 0 and 255."""
+    """A dataset.yaml with everything that was guessed, to edit and save. binary: whether a mask has only 0 and 255."""
     keys: dict[str, Any] = {"classes": classes_file} if classes_file else {}
     if label_map is None and binary:
         keys["labels"] = {0: "background", IGNORE: "object"}
@@ -233,6 +234,6 @@ def propose_description(
     keys |= {role: role for role in ROLES if role in plan.lists}
     if not plan.lists:
         keys |= {"val": VAL_SHARE, "split_seed": plan.seed}
-    # one line a key; after a plain value YAML writes "..." on a line of its own
+    # one line per key; after a plain value YAML adds a line "..."
     texts = {key: yaml.safe_dump(value, default_flow_style=True, width=10**6) for key, value in keys.items()}
     return "\n".join(f"{key}: {text.splitlines()[0]}" for key, text in texts.items())

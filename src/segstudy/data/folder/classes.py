@@ -1,4 +1,4 @@
-"""The classes of a user's folder: from the keys in its masks to class numbers."""
+"""The classes of the user's folder: from the keys in its masks to class numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE, voc_palette
 
 MAX_COLORS = 64
-"""With more colours than this in the masks, the classes must be given."""
+"""If the masks have more colours than this, dataset.yaml must give the classes."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class LabelMap:
     def labels(self, mask: np.ndarray, keys: Sequence[str], source: str) -> np.ndarray:
         """Labels uint8 (H,W) of an indexed mask. Raises DataError that names `source` if a pixel has an unknown key.
 
-        Unknown keys are found when the labels are counted (see `unknown_keys`): here, a file has changed since.
+        Unknown keys are reported when labels are counted (see `unknown_keys`), so here the file has changed since then.
         """
         unknown = [i for i, key in enumerate(keys) if key not in self.table]
         if unknown and np.isin(mask, unknown).any():
             raise DataError(
-                f"{source} holds {first_few([keys[i] for i in unknown])}, which is no class: was it changed?"
+                f"{source} holds {first_few([keys[i] for i in unknown])}, which is not a class: was the file changed?"
             )
         return np.array([self.table.get(key, IGNORE) for key in keys], np.uint8)[mask]
 
@@ -50,9 +50,8 @@ class DeclaredClasses:
 
 
 def make_label_map(description: Description, mask_format: MaskFormat, keys_present: Sequence[str]) -> LabelMap:
-    """The classes of dataset.yaml, or else those found in the masks.
+    """The label map from dataset.yaml, or, without classes in it, from the keys in the masks (`keys_present`).
 
-    keys_present: those that occur in the masks.
     Raises ConfigError for entries that contradict each other or name no class.
     """
     declared = declared_classes(description, mask_format, keys_present)
@@ -61,7 +60,7 @@ def make_label_map(description: Description, mask_format: MaskFormat, keys_prese
     classes = [n for n in names if n not in ignored]
     if not 2 <= len(classes) <= IGNORE:
         raise ConfigError(
-            f"{len(classes)} classes ({first_few(classes)}): there must be 2 to {IGNORE}\n"
+            f"{len(classes)} classes ({first_few(classes)}): there must be between 2 and {IGNORE}\n"
             "  → name them in dataset.yaml: classes: [background, …]"
         )
     table = {key: IGNORE if name in ignored else classes.index(name) for key, name in class_of.items()}
@@ -79,9 +78,9 @@ def make_label_map(description: Description, mask_format: MaskFormat, keys_prese
 def _classes_of_keys(
     description: Description, mask_format: MaskFormat, declared: DeclaredClasses, keys_present: Sequence[str]
 ) -> tuple[dict[str, str], set[str]]:
-    """({key: class}, the classes that become 255), after `labels` and `ignore`; the class "" becomes 255 too.
+    """({key: class}, classes that become 255) with `labels` and `ignore` applied; the class "" becomes 255 too.
 
-    Raises ConfigError that lists the entries that name no class.
+    Raises ConfigError that lists entries that name no class.
     """
     names = _distinct(declared.names.values())
     class_of, ignored, errors = dict(declared.names), {""}, []
@@ -92,14 +91,14 @@ def _classes_of_keys(
         elif own_name or str(target) in (*names, *declared.numbers):
             class_of[str(key)] = declared.numbers.get(str(target), str(target))
         else:
-            errors.append(f"labels: {key}: {target!r} is no class{did_you_mean(str(target), names)}")
+            errors.append(f"labels: {key}: {target!r} is not a class{did_you_mean(str(target), names)}")
     names = _distinct([*names, *class_of.values()])
     for entry in map(str, description.ignore):
         name = entry if entry in names else declared.numbers.get(entry) or class_of.get(entry)
         if name is not None:
             ignored.add(name)
         elif entry not in keys_present and not (mask_format.name == "numbers" and entry.isdigit()):
-            errors.append(f"ignore: {entry} is no class{did_you_mean(entry, names)}")
+            errors.append(f"ignore: {entry} is not a class{did_you_mean(entry, names)}")
     if errors:
         raise ConfigError("\n".join(errors) + f"\n  classes: {', '.join(names) or 'none are given'}")
     return class_of, ignored
@@ -113,15 +112,15 @@ def _background(description: Description, declared: DeclaredClasses, classes: li
     name = declared.numbers.get(str(description.background), str(description.background))
     if name in classes and description.background is not None:
         return classes.index(name)
-    if description.background in (None, BACKGROUND):  # the default applies if there is such a class
+    if description.background in (None, BACKGROUND):  # the default need not be a class
         return None
     raise ConfigError(
-        f"background: {description.background!r} is no class{did_you_mean(name, classes)} ({', '.join(classes)})"
+        f"background: {description.background!r} is not a class{did_you_mean(name, classes)} ({', '.join(classes)})"
     )
 
 
 def declared_classes(description: Description, mask_format: MaskFormat, keys_present: Sequence[str]) -> DeclaredClasses:
-    """The classes of dataset.yaml, or else those found in the masks."""
+    """The classes of dataset.yaml, or, if it gives none, those found in the masks."""
     given = read_classes(description)
     if given is None:
         return _classes_from_masks(description, mask_format, keys_present)
@@ -131,19 +130,19 @@ def declared_classes(description: Description, mask_format: MaskFormat, keys_pre
     duplicates = sorted({n for n in names if names.count(n) > 1})
     if duplicates:
         raise ConfigError(
-            f"classes: {', '.join(duplicates)} twice\n  → to give a class several values: labels: {{7: CLASS}}"
+            f"classes: {', '.join(duplicates)} is listed twice\n  → for several values of a class, labels: {{7: CLASS}}"
         )
     if description.palette is not None:
         if len(description.palette) != len(names):
             raise ConfigError(
-                f"palette: {len(names)} classes need as many [red, green, blue] of 0…255, not {description.palette}"
+                f"palette: {len(names)} classes need {len(names)} colours [red, green, blue], not {description.palette}"
             )
         colours = {n: (c[0], c[1], c[2]) for n, c in zip(names, description.palette, strict=True)}
     if mask_format.name == "numbers":
         return DeclaredClasses(dict(numbers), numbers, colours, note)
     if mask_format.name == "colours":
         return DeclaredClasses(_names_by_color(names, colours, keys_present), numbers, colours, note)
-    if BACKGROUND not in names:  # some pixels are covered by no annotation
+    if BACKGROUND not in names:  # for pixels that no annotation covers
         names = [BACKGROUND, *names]
     return DeclaredClasses({n: n for n in names}, numbers, colours, note)
 
@@ -153,12 +152,13 @@ def _names_by_color(names: list[str], colours: Mapping[str, Rgb], keys_present: 
     if missing:
         raise ConfigError(
             f"the masks are colour pictures, and the classes {first_few(missing)} have no colour\n"
-            f"  found the colours: {first_few(list(keys_present))}\n"
-            "  → in dataset.yaml, palette: [[red, green, blue], …] of each class, or classes: a CSV with colours"
+            f"  colours in the masks: {first_few(list(keys_present))}\n"
+            "  → in dataset.yaml, palette: [[red, green, blue], …] for each class, or classes: a CSV with colours"
         )
     by_colour = {",".join(map(str, colours[n])): n for n in names}
     if len(by_colour) < len(names):
-        raise ConfigError(f"classes share a colour: {first_few([n for n in names if n not in by_colour.values()])}")
+        doubles = [n for n in names if n not in by_colour.values()]
+        raise ConfigError(f"classes with the colour of another class: {first_few(doubles)}")
     return by_colour
 
 
@@ -167,7 +167,7 @@ def _classes_from_masks(
 ) -> DeclaredClasses:
     """The keys that occur in the masks, as classes."""
     if description.labels and not mask_format.annotated:
-        return DeclaredClasses({}, {}, {})  # `labels` names them all
+        return DeclaredClasses({}, {}, {})  # `labels` gives all classes
     if mask_format.name == "numbers":
         keys = sorted((k for k in keys_present if k != str(IGNORE)), key=int)
         names = {k: f"class {k}" for k in keys}
@@ -175,7 +175,7 @@ def _classes_from_masks(
     if mask_format.name == "colours":
         if len(keys_present) > MAX_COLORS:
             raise ConfigError(
-                f"the masks hold {len(keys_present)} colours, more than {MAX_COLORS}: which are classes?\n"
+                f"the masks have {len(keys_present)} colours, more than {MAX_COLORS}: which of them are classes?\n"
                 "  → in dataset.yaml, classes: a CSV of index,name,red,green,blue"
             )
         colours = dict(sorted(((k, _rgb(k)) for k in keys_present), key=lambda item: item[1]))
@@ -202,7 +202,7 @@ def read_classes(description: Description) -> tuple[dict[str, str], dict[str, Rg
 
 
 def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
-    """A CSV with the columns name and optionally index (default: the row), red, green, blue; or r, g, b, class."""
+    """Read a CSV: columns name, and optionally index (default: the row), red, green, blue; or r, g, b, class."""
     short = {"r": "red", "g": "green", "b": "blue", "class": "name", "id": "index", "value": "index"}
     rows = [
         {short.get(str(k).strip().lower(), str(k).strip().lower()): str(v).strip() for k, v in row.items()}
@@ -215,7 +215,7 @@ def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
     except (KeyError, ValueError) as error:
         found = ", ".join(rows[0]) if rows else "nothing"
         raise DataError(
-            f"{path} is no list of classes: {error!r}\n  expected: index,name,red,green,blue\n  found: {found}"
+            f"{path} is not a list of classes: {error!r}\n  expected: index,name,red,green,blue\n  found: {found}"
         ) from error
     return numbers, colours
 

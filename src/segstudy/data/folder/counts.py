@@ -1,4 +1,4 @@
-"""How many pixels the masks of a user's folder hold of each key, and of each class."""
+"""Counts of pixels per key and per class in the masks of the user's folder."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ from segstudy.files import write_text
 from segstudy.labels import IGNORE
 
 VERSION = 1
-"""Raise it when the same mask would be counted differently: part of the key of the kept counts."""
+"""Part of the name of the file of counts. Increase it when the same mask is counted differently."""
 
 PixelsOfKeys = dict[str, int]
 
 
 def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Path) -> list[PixelsOfKeys]:
-    """Pixels of each key in each mask at its own size; kept in `folder`, because reading all masks is slow.
+    """Pixels of each key in each mask at original size. Cached in `folder`, because reading all masks is slow.
 
     Raises DataError that names the masks that cannot be read.
     """
@@ -55,7 +55,7 @@ def pixels_of_keys(mask: np.ndarray, keys: Sequence[str]) -> PixelsOfKeys:
 
 
 def keys_present(counted: Iterable[PixelsOfKeys]) -> list[str]:
-    """All keys of the masks, each once."""
+    """All keys that occur in the masks, each once."""
     return list(dict.fromkeys(key for pixels in counted for key in pixels))
 
 
@@ -69,7 +69,7 @@ def pixels_per_class(counted: Sequence[PixelsOfKeys], label_map: LabelMap) -> np
 
 
 def unknown_keys(counted: Mapping[str, PixelsOfKeys], label_map: LabelMap, mask_format: MaskFormat) -> list[Problem]:
-    """The keys that are no class, with the masks that hold them. counted: by the name of the image."""
+    """The keys that are not classes, with the masks that have them. counted: {name of the image: its pixels}."""
     masks: dict[str, list[str]] = defaultdict(list)
     for name, pixels in counted.items():
         for key in pixels.keys() - label_map.table.keys():
@@ -83,20 +83,20 @@ def unknown_keys(counted: Mapping[str, PixelsOfKeys], label_map: LabelMap, mask_
     advice = (
         f"add them to classes, or map them: labels: {{{min(masks, default='')}: CLASS}}\nknown: {first_few(known, 12)}"
     )
-    return problem(f"{what} that are no class", items, "error", advice)
+    return problem(f"{what} that are not classes", items, "error", advice)
 
 
 def is_binary(pixels: PixelsOfKeys) -> bool:
-    """Whether a mask holds 0 and 255 alone."""
+    """Whether a mask has only 0 and 255, and both."""
     return pixels.keys() == {"0", str(IGNORE)}
 
 
 def require_meaning_of_255(counted: Sequence[PixelsOfKeys], format_name: str, description: Description) -> None:
-    """Raise DataError if most masks hold only 0 and 255, and dataset.yaml does not say what 255 is."""
+    """Raise DataError if most masks have only 0 and 255, and dataset.yaml does not say what 255 means."""
     declared = [str(v) for v in (*description.labels, *description.ignore)]
     binary = sum(map(is_binary, counted))
     if format_name == "numbers" and str(IGNORE) not in declared and binary * 2 > len(counted):
         raise DataError(
             f"{binary} of {len(counted)} masks hold only 0 and 255: is 255 the object? By default it is ignored.\n"
-            "  → say so in dataset.yaml: labels: {0: background, 255: OBJECT}; or, if it is void: ignore: [255]"
+            "  → if so, in dataset.yaml: labels: {0: background, 255: OBJECT}; if it is to be ignored: ignore: [255]"
         )

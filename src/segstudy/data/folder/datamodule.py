@@ -1,4 +1,4 @@
-"""A user's own images and masks: a folder, and a few lines of YAML that say what the masks mean."""
+"""The user's own images and masks: a folder, and a few lines of YAML that say what the masks mean."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,21 +24,20 @@ from segstudy.data.splits import rarest_class
 from segstudy.errors import DataError
 
 VERSION = 1
-"""Raise it when the same files would give other labels: part of the cache's key."""
+"""Part of the cache's key. Increase it when the same files give other labels."""
 
 
 class Folder(SegmentationData):
-    """Your own images and masks, of equal names in ROOT/images and ROOT/masks, or as ROOT/dataset.yaml says.
+    """Your own images and masks: files with equal names in ROOT/images and ROOT/masks, or as ROOT/dataset.yaml says.
 
     Classes: those of dataset.yaml or classes.csv, else the values, colours or labels that occur in the masks.
     Format: masks as class numbers, colours, a COCO file or LabelMe files. No data: 255, and what `ignore` lists.
 
-    root: the folder. about: the file that describes it, in the place of ROOT/dataset.yaml.
-    train, val, test: in the place of dataset.yaml's: a list file, a sub-folder of the images, or a value of the column
-    split; for val and test also a share such as 0.2, or "none". fold: the one to report, if dataset.yaml has `folds`.
-    loading: see `SegmentationData`. Whatever dataset.yaml does not say is guessed from the files and reported.
-    Shares and folds are drawn with `split_seed` and from the masks at their own size: neither the seed of the training
-    nor data.size changes them.
+    root: the folder. about: a description to use instead of ROOT/dataset.yaml.
+    train, val, test: used instead of dataset.yaml's: a list file, a sub-folder of the images, or a value of the column
+    split; for val and test also a share such as 0.2, or "none". fold: the fold to report, if dataset.yaml has `folds`.
+    loading: see `SegmentationData`. What dataset.yaml does not say is guessed from the files and printed.
+    Shares and folds depend on `split_seed` and the masks at original size, not on the seed of training or data.size.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Folder(SegmentationData):
         self.notes: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("classes", "palette"):  # known from the files: asked for before setup, these are read now
+        if name in ("classes", "palette"):  # read from the files, if used before setup
             self._open()
             return vars(self)[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -70,7 +69,7 @@ class Folder(SegmentationData):
             super().setup(stage)
 
     def _open(self) -> None:
-        """Find the files, the classes and the splits. Raises DataError that lists what prevents training."""
+        """Find files, classes and splits. Raises DataError that lists the problems that prevent training."""
         self.description, _ = read_description(self.root, self.about)
         scan = scan_folder(self.description)
         plan = make_split(scan, self.description, self.split_settings, self.fold)
@@ -95,7 +94,7 @@ class Folder(SegmentationData):
         return self.lists[split]
 
     def split(self, name: str) -> CachedDataset:
-        """A split. Drawn splits are parts of one cache of the whole pool, so that all folds share it."""
+        """A split. Splits drawn from the pool are parts of one cache of the whole pool, so that all folds share it."""
         samples = self.samples(name)
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
@@ -115,11 +114,11 @@ class Folder(SegmentationData):
         return image, mask, note
 
     def ignore_is_explicit(self) -> bool:
-        return True  # `require_meaning_of_255` has asked
+        return True  # checked by `require_meaning_of_255`
 
     def recipe(self) -> Any:
         return ["Folder", VERSION, self.format.name, sorted(self.label_map.table.items())]
 
     def describe(self) -> dict[str, Any]:
-        # "said" is the key of records on disk
+        # "said": the key in records on disk
         return super().describe() | {"description": self.description.model_dump(), "said": self.notes}

@@ -1,4 +1,4 @@
-"""dataset.yaml: the description of a user's folder."""
+"""dataset.yaml: the description of the user's folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +20,9 @@ PART = "a list, a sub-folder, or a share between 0 and 1 such as 0.2"
 
 
 class Description(BaseModel):
-    """The keys of dataset.yaml. What it does not give is guessed from the files and reported.
+    """The keys of dataset.yaml. What it does not say is guessed from the files and printed.
 
-    Each key's description ends the sentence "VALUE is not …".
+    The description of a key completes the error message "VALUE is not …".
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -32,7 +32,7 @@ class Description(BaseModel):
         None, description="a list of names, {number: name}, or a file's name"
     )
     palette: list[Color] | None = Field(None, description="a list of [red, green, blue] in 0…255, one of each class")
-    labels: dict = Field({}, description="{what the masks hold: class, its number, 255 or ignore}")
+    labels: dict = Field({}, description="{value, colour or label in the masks: class, its number, 255 or ignore}")
     ignore: list[str | int] = Field([], description="a list of classes or values, which become 255")
     background: Any = Field(BACKGROUND, description="a class or its number, or null")  # the default need not exist
     images: str = Field("images", description=PATH)
@@ -43,7 +43,7 @@ class Description(BaseModel):
     test: str | Share | None = Field(None, description=PART)
     folds: int | None = Field(None, ge=2, description="a number of at least 2")
     split_seed: int = Field(0, description="a number")
-    # the group is what the expression matches in the name
+    # the matched part of an image's name is its group
     group: str | None = Field(None, description="a regular expression or a column of pairs")
 
     _places: list[Path] = PrivateAttr(default_factory=list)
@@ -59,29 +59,29 @@ class Description(BaseModel):
         return self._places[0]
 
     def find(self, name: str) -> Path | None:
-        """A file that dataset.yaml names: in the root, or beside dataset.yaml."""
+        """A file named in dataset.yaml: in the root, or beside dataset.yaml; None if missing."""
         return next((place / name for place in self._places if (place / name).is_file()), None)
 
     def require(self, key: str, name: str) -> Path:
-        """The same. Raises DataError that names the key if there is no such file."""
+        """As `find`, but raises DataError that names the key if there is no such file."""
         if path := self.find(name):
             return path
         raise DataError(f"{key}: no file {name} in {' or '.join(map(str, dict.fromkeys(self._places)))}")
 
     def list_files(self) -> list[str]:
-        """Names of the .txt files in the root and beside dataset.yaml."""
+        """Names of the .txt files in the root, and beside dataset.yaml."""
         return sorted({path.name for place in self._places for path in place.glob("*.txt")})
 
 
 def read_description(root: Path, about: Path | None = None) -> tuple[Description, Path | None]:
-    """The description of a folder, from `about` or ROOT/dataset.yaml, and that file (None if there is none).
+    """(the description of a folder, the file that it was read from): `about` or ROOT/dataset.yaml; None if missing.
 
-    Raises DataError if `about` does not exist, ConfigError that lists all mistakes in it.
+    Raises DataError if `about` does not exist, and ConfigError that lists all mistakes in the file.
     """
     if not root.is_dir():
         raise DataError(f"no folder {root}\n  → set data.root to the folder with your images and masks")
     if about is not None and not about.is_file():
-        raise DataError(f"no file {about}\n  → data.about is the YAML that describes data.root, or null")
+        raise DataError(f"no file {about}\n  → set data.about to the YAML file that describes data.root, or to null")
     file = about or root / "dataset.yaml"
     given = _read_yaml(file) if file.is_file() else {}
     if "classes" not in given and "labels" not in given:
@@ -101,9 +101,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         given: Any = OmegaConf.to_container(OmegaConf.load(file))
     except (YAMLError, OmegaConfBaseException, OSError) as error:
-        raise ConfigError(f"{file} is no YAML: {error}") from error
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
-        raise ConfigError(f"{file} holds no keys\n  {_known_keys()}")
+        raise ConfigError(f"{file} has no keys\n  {_known_keys()}")
     has_default = Description.model_fields.keys() - {"background"}
     return {str(k): v for k, v in given.items() if v is not None or k not in has_default}
 
@@ -111,9 +111,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _mistake(key: str, value: Any) -> str:
     field = Description.model_fields.get(key)
     if field is None:
-        return f"no key {key!r}{did_you_mean(key, list(Description.model_fields))}"
+        return f"unknown key {key!r}{did_you_mean(key, list(Description.model_fields))}"
     return f"{key}: {value!r} is not {field.description}"
 
 
 def _known_keys() -> str:
-    return f"known: {', '.join(Description.model_fields)}"
+    return f"known keys: {', '.join(Description.model_fields)}"

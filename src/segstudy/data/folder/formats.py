@@ -1,6 +1,6 @@
 """Mask formats: class numbers, colours, COCO and LabelMe annotations; each is decoded to an indexed mask.
 
-A key is what the file itself calls a class: "7", "128,0,0" or "dog". classes.py maps keys to classes.
+A key is the name of a class in the file: "7", "128,0,0" or "dog". classes.py maps keys to classes.
 """
 
 import csv
@@ -19,7 +19,7 @@ from segstudy.data.images import Sample, apply_orientation, image_name, open_pic
 from segstudy.errors import DataError
 
 IndexedMask = tuple[np.ndarray, list[str]]
-"""(indices uint8 (H,W), the keys that they index)."""
+"""(indices uint8 (H,W), list of keys that they index)."""
 
 Rgb = tuple[int, int, int]
 
@@ -29,10 +29,10 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """How the masks of a folder are decoded. summary: one line that says what was recognised.
+    """How the masks of a folder are decoded. summary: the recognised format, in one line.
 
-    on_upright_image: whether annotations lie on the photo as EXIF turns it, if their size fits both; None for pictures.
-    keys: all that can occur, if the file lists them, in its order. palette: {key: colour} of an indexed picture.
+    on_upright_image: for annotations whose size fits both, whether they are drawn on the image after EXIF rotation;
+    None for pictures. keys: all possible keys, if the file lists them. palette: {key: colour} of an indexed picture.
     """
 
     name: str
@@ -44,13 +44,13 @@ class MaskFormat:
 
     @property
     def annotated(self) -> bool:
-        """Whether the masks are outlines of objects, not pictures."""
+        """Whether the masks are annotations (outlines of objects), not pictures."""
         return self.on_upright_image is not None
 
     def orient(self, mask: np.ndarray, orientation: int, shape: tuple[int, ...]) -> np.ndarray:
-        """The mask (H,W) turned as its photo. orientation: the photo's EXIF orientation; shape: of the upright photo.
+        """The mask (H,W) rotated like its image. orientation: its EXIF orientation; shape: its size, rotated.
 
-        A picture lies on the stored pixels; annotations lie on whichever of both their stated size fits.
+        A picture is drawn on the stored pixels; annotations are on the stored or the rotated image, by their size.
         """
         if self.annotated:
             fits_stored = mask.shape == (shape[::-1] if orientation > 4 else shape)
@@ -64,7 +64,7 @@ def open_mask(path: Path) -> Any:
     picture = open_picture(path)
     if picture.format == "JPEG":
         raise DataError(
-            f"{path} is a JPEG: its compression changes the colours of pixels, so that classes cannot be told apart\n"
+            f"{path} is a JPEG: compression has changed its pixels, so that classes cannot be distinguished\n"
             "  → export PNG masks from the program they were drawn in; converting the JPEG does not restore them"
         )
     if picture.mode == "F":
@@ -73,26 +73,26 @@ def open_mask(path: Path) -> Any:
 
 
 def has_color(picture: Any) -> bool:
-    """Whether the channels of a picture differ (an indexed picture has one channel)."""
+    """Whether the channels of a picture differ (an indexed picture has only one)."""
     values = np.asarray(picture)
     return values.ndim == 3 and values.shape[2] > 2 and bool((values[..., :1] != values[..., 1:3]).any())
 
 
 def read_index_mask(sample: Sample) -> IndexedMask:
-    """Reads a mask of class numbers: an indexed or greyscale picture, or RGB with three equal channels."""
+    """Read a mask of class numbers: an indexed or greyscale picture, or RGB with three equal channels."""
     path = sample.file("mask")
     picture = open_mask(path)
     if has_color(picture):
         raise DataError(
-            f"{path} is a colour picture ({picture.mode}), the other masks hold class numbers\n"
-            "  → save it as they are: the class number of each pixel, not its colour"
+            f"{path} is a colour picture ({picture.mode}), but the other masks hold class numbers\n"
+            "  → save the class number of each pixel, not its colour"
         )
     values = np.asarray(picture)
     return _index_values(path, values if values.ndim == 2 else values[..., 0], str, "values")
 
 
 def read_color_mask(sample: Sample) -> IndexedMask:
-    """Reads a mask whose colours are classes; transparency is dropped."""
+    """Read a mask whose colours are classes; transparency is dropped."""
     path = sample.file("mask")
     red, green, blue = np.moveaxis(np.asarray(open_mask(path).convert("RGB")).astype(np.int64), 2, 0)
     return _index_values(
@@ -101,18 +101,18 @@ def read_color_mask(sample: Sample) -> IndexedMask:
 
 
 def _index_values(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> IndexedMask:
-    found, positions = np.unique(values, return_inverse=True)
-    if len(found) > 256:
+    unique, positions = np.unique(values, return_inverse=True)
+    if len(unique) > 256:
         raise DataError(
-            f"{path} holds {len(found):,} {what}: too many for a mask of classes\n"
+            f"{path} holds {len(unique):,} {what}: too many for a mask of classes\n"
             "  → does it number single objects, or was it resized or saved with smooth edges?"
         )
-    return positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in found]
+    return positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in unique]
 
 
 @dataclass(frozen=True)
 class AnnotatedObject:
-    """An object: its label, its area in pixels (inf: painted first, under all others), and its pixels, bool (H,W)."""
+    """An object: its label, its area in pixels (inf: painted below all others), and its pixels, bool (H,W)."""
 
     label: str
     area: float
@@ -120,7 +120,7 @@ class AnnotatedObject:
 
 
 def paint_objects(height: int, width: int, objects: Sequence[AnnotatedObject]) -> IndexedMask:
-    """Objects over background: smaller ones on top of larger ones, of equal ones the later on top."""
+    """Paint objects on background: smaller over larger ones; of equal size, later over earlier ones."""
     keys = list(dict.fromkeys([BACKGROUND, *(o.label for o in objects)]))
     mask = np.zeros((height, width), np.uint8)
     for each in sorted(objects, key=lambda o: -o.area):
@@ -131,9 +131,9 @@ def paint_objects(height: int, width: int, objects: Sequence[AnnotatedObject]) -
 def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pixels whose centre is inside a polygon, by the even-odd rule: bool (H,W).
 
-    points (N,2): x, y; pixel (0,0) covers [0,1)×[0,1). Hand-written because the libraries place the border otherwise:
-    scikit-image puts a pixel on a shared edge in both neighbours (and takes 0.8 s where this takes 25 ms), Pillow adds
-    the outline, pycocotools draws on a grid of fifths (1.5 % of the pixels of 24×20 polygons differ).
+    points (N,2): x, y; pixel (0,0) covers [0,1)×[0,1). Hand-written because libraries draw the border differently:
+    scikit-image gives a pixel on a shared edge to both neighbours (and takes 0.8 s instead of 25 ms), Pillow adds the
+    outline, pycocotools draws on a grid of fifths of a pixel (1.5 % of the pixels of 24×20 polygons differ).
     """
     crossed = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0), strict=True):
@@ -153,10 +153,10 @@ def polygon_area(points: np.ndarray) -> float:
 
 
 def rle_counts(text: str) -> list[int]:
-    """The run lengths in COCO's compressed string.
+    """The run lengths in a compressed string of COCO.
 
-    A character minus 48 holds 5 bits, lowest first, and a sixth bit if more follow; the last one's fifth bit is the
-    sign. From the fourth number on, each is the difference to the number two before.
+    A character minus 48 has 5 bits of a number, the lowest first, and a sixth bit if more follow; the fifth bit of the
+    last character is the sign. From the fourth number on, each is the difference to the number two before.
     Hand-written because pycocotools accepts runs that do not fill the image.
     Source: the COCO API's mask format (Lin et al. 2014).
     """
@@ -176,7 +176,7 @@ def rle_counts(text: str) -> list[int]:
 
 
 def rle_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """Run lengths (outside first, column by column) as bool (H,W). Raises ValueError unless they fill the image."""
+    """Mask bool (H,W) from run lengths (outside first, column by column). Raises ValueError unless they fill it."""
     if min(counts, default=0) < 0 or sum(counts) != height * width:
         raise ValueError(f"the runs cover {sum(counts)} pixels, the image has {height}×{width}")
     inside = np.arange(len(counts)) % 2 == 1
@@ -186,8 +186,8 @@ def rle_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
 class Coco:
     """A COCO file of object annotations. The polygons of an object are joined; for overlaps see `paint_objects`.
 
-    A crowd (iscrowd) counts as its class and lies under all single objects. Categories become classes in the order of
-    their ids. Raises DataError if the file has another format.
+    A crowd (iscrowd) counts as its class and is painted below all single objects. Categories become classes in the
+    order of their ids. Raises DataError if the file has another format.
     """
 
     def __init__(self, path: Path):
@@ -202,7 +202,7 @@ class Coco:
                 self.objects[each["image_id"]].append(each)
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"{path} is no COCO file of objects: {error!r} is missing or of another form\n"
+                f"{path} is not a COCO file of objects: {error!r} is missing or has another form\n"
                 "  expected: {images: [{id, file_name, height, width}], categories: [{id, name}], "
                 "annotations: [{image_id, category_id, segmentation}]}"
             ) from error
@@ -212,7 +212,7 @@ class Coco:
         self.bases = {base: names[0] for base, names in bases.items() if len(names) == 1}
 
     def find(self, name: str) -> dict | None:
-        """The entry of an image, by its path below the images or by its file name if only one image has it."""
+        """The entry of an image, by its path below the images, or by its file name if that is unique; or None."""
         return self.images.get(name) or self.images.get(self.bases.get(Path(name).name, ""))
 
     def read(self, sample: Sample) -> IndexedMask:
@@ -227,7 +227,7 @@ class Coco:
             label, outline = self.names[annotation["category_id"]], annotation["segmentation"]
             if isinstance(outline, dict):
                 if list(outline["size"]) != [height, width]:
-                    raise ValueError(f"its mask is of size {outline['size']}, the image of {[height, width]}")
+                    raise ValueError(f"its mask has the size {outline['size']}, the image {[height, width]}")
                 counts = outline["counts"]
                 counts = rle_counts(counts) if isinstance(counts, str) else counts
                 mask, area = rle_mask(counts, height, width), float(sum(counts[1::2]))
@@ -243,7 +243,7 @@ class Coco:
 
 
 def read_labelme(sample: Sample) -> IndexedMask:
-    """Reads polygons, rectangles and circles from a LabelMe file; for overlaps see `paint_objects`."""
+    """Read polygons, rectangles and circles from a LabelMe file; for overlaps see `paint_objects`."""
     path = sample.file("mask")
     content = read_json(path)
     try:
@@ -269,9 +269,9 @@ def _labelme_object(shape: dict, height: int, width: int) -> AnnotatedObject:
         (x0, y0), (x1, y1) = points
         points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
     elif kind not in ("polygon", "rectangle"):
-        raise ValueError(f"the shape {kind!r} of {label!r} is no area (known: polygon, rectangle, circle)")
+        raise ValueError(f"the shape {kind!r} of {label!r} is not an area (known: polygon, rectangle, circle)")
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"the points of {label!r} are no list of [x, y]")
+        raise ValueError(f"the points of {label!r} are not a list of [x, y]")
     return AnnotatedObject(label, polygon_area(points), lambda: fill_polygon(points, height, width))
 
 
@@ -283,7 +283,7 @@ def coco_format(coco: Coco) -> MaskFormat:
 
 
 def detect_format(paths: Sequence[Path], has_palette: bool) -> MaskFormat:
-    """The format of mask files, from up to 20 of them. has_palette: the classes have colours.
+    """The format of mask files, detected from up to 20 of them. has_palette: whether the classes have colours.
 
     Raises DataError if none of them can be read.
     """
@@ -295,13 +295,13 @@ def detect_format(paths: Sequence[Path], has_palette: bool) -> MaskFormat:
     for path in sample:
         try:
             pictures.append(open_mask(path))
-        except DataError as error:  # reported for each file later, unless none can be read
+        except DataError as error:  # each file is reported later
             broken.append(error)
     if not pictures:
         raise broken[0]
     modes = ", ".join(sorted({p.mode for p in pictures}))
     three_channels = any(len(p.getbands()) > 2 for p in pictures)
-    # greys in three channels are class numbers, unless the classes have been given colours
+    # grey values in three channels are class numbers, unless the classes have colours
     if any(map(has_color, pictures)) or (three_channels and has_palette):
         return MaskFormat("colours", f"{where}: pictures ({modes}) whose colours are classes", read_color_mask)
     summary = f"{where}: pictures ({modes}) whose values are class numbers"
@@ -309,28 +309,28 @@ def detect_format(paths: Sequence[Path], has_palette: bool) -> MaskFormat:
 
 
 def _palette(picture: Any) -> dict[str, Rgb]:
-    """{key: colour} of an indexed picture; nothing of another one."""
+    """{key: colour} of an indexed picture, {} of another one."""
     values = picture.getpalette("RGB") or [] if picture.mode == "P" else []
     return {str(i): (r, g, b) for i, (r, g, b) in enumerate(zip(*[iter(values)] * 3, strict=False))}
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file in UTF-8, with or without a byte-order mark. Raises DataError."""
+    """The content of a text file in UTF-8, with or without a byte-order mark. Raises DataError if unreadable."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"{path} is listed, but missing") from error
+        raise DataError(f"{path} is listed but missing") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}\n  → save it as text in UTF-8") from error
+        raise DataError(f"{path} cannot be read: {error}\n  → save it as UTF-8 text") from error
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV, by the names of its columns."""
+    """The rows of a CSV: {column: value}."""
     return list(csv.DictReader(io.StringIO(read_text(path))))
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises DataError."""
+    """The content of a JSON file. Raises DataError if unreadable."""
     try:
         return json.loads(read_text(path))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Finds the images and masks of a user's folder, and which of them belong together."""
+"""Finds the images and masks of the user's folder, and pairs them."""
 
 import re
 import textwrap
@@ -14,15 +14,15 @@ from segstudy.errors import ConfigError, DataError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")  # JPEG is listed to be refused with its reason
+MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
 
 MASK_PLACES = ("masks", "labels", "annotations", "masks.json", "annotations.json")
-"""Where masks are searched if dataset.yaml does not say."""
+"""Where masks are searched by default, in this order."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of problem and where it occurs. severity: "error" (prevents training) or "warning"."""
+    """A kind of problem, and where it occurs. severity: "error" (prevents training) or "warning"."""
 
     title: str
     items: list[str]
@@ -30,28 +30,27 @@ class Problem:
     advice: str = ""
 
     def __str__(self) -> str:
-        """The title and, indented, the first items and the advice."""
+        """The title, and indented below it the first items and the advice."""
         lines = first_lines(self.items, 5) + (f"\n→ {self.advice}" if self.advice else "")
         return f"{self.title} ({len(self.items)})\n" + textwrap.indent(lines, "  ")
 
 
 def problem(title: str, items: Sequence[str], severity: str = "error", advice: str = "") -> list[Problem]:
-    """A list of this problem; an empty one if it does not occur."""
+    """A list with this problem; [] if it has no items."""
     return [Problem(title, list(items), severity, advice)] if items else []
 
 
 def raise_errors(problems: Sequence[Problem], root: Path) -> None:
-    """Raise DataError that lists the problems that prevent training."""
+    """Raise DataError that lists the problems that prevent training, if there are any."""
     if errors := [str(p) for p in problems if p.severity == "error"]:
         raise DataError("\n".join(errors) + f"\n→ all problems at once: segstudy data check {root}")
 
 
 @dataclass
 class FolderScan:
-    """The image–mask pairs of a folder in the order of their names, and the files without a partner.
+    """The pairs of image and mask in a folder, and the files without partner.
 
-    Names are those of `image_name`. split_of: {name: split} from a CSV of pairs.
-    notes: what was recognised.
+    Names are those of `image_name`. split_of: {name: split} from a CSV of pairs. notes: for the user.
     """
 
     format: MaskFormat
@@ -71,10 +70,10 @@ def scan_folder(description: Description) -> FolderScan:
             f"no image in {description.root} has a mask of the same name\n"
             f"  images without mask: {first_few(scan.without_mask) or 'none'}\n"
             f"  masks without image: {first_few(scan.without_image) or 'none'}\n"
-            "  → equal names up to the suffix (images/a.jpg, masks/a.png), or a CSV of pairs: dataset.yaml, pairs: FILE"
+            "  → use equal names but for the suffix (images/a.jpg, masks/a.png), or in dataset.yaml, pairs: a CSV file"
         )
     scan.notes.append(f"masks: {scan.format.summary}")
-    if description.group and not any(s.group for s in scan.samples):  # a CSV of pairs may have set them
+    if description.group and not any(s.group for s in scan.samples):  # unless a CSV of pairs has set them
         _assign_groups(scan, description.group)
     return scan
 
@@ -84,7 +83,7 @@ def _from_folders(description: Description) -> FolderScan:
     if not home.is_dir():
         raise DataError(
             f"no folder of images {home}\n  found: {list_found(description.root)}\n"
-            "  → put them there, or name the folder in dataset.yaml: images: FOLDER"
+            "  → put the images there, or name their folder in dataset.yaml: images: FOLDER"
         )
     images, problems = _files_by_name(home, IMAGES)
     if not images:
@@ -108,7 +107,7 @@ def _from_folders(description: Description) -> FolderScan:
 
 
 def _find_masks(description: Description, home: Path) -> Path:
-    """The folder or COCO file of the masks; LabelMe's files may lie beside the images."""
+    """The folder of the masks, or their COCO file. LabelMe files may be beside the images."""
     root = description.root
     tried = [description.masks] if description.masks != "masks" else list(MASK_PLACES)
     for name in tried:
@@ -118,7 +117,7 @@ def _find_masks(description: Description, home: Path) -> Path:
         return home
     raise DataError(
         f"no masks in {root}: looked for {', '.join(tried)}\n  found: {list_found(root)}\n"
-        "  → name the folder, or the COCO file, in dataset.yaml: masks: NAME"
+        "  → name the folder or the COCO file in dataset.yaml: masks: NAME"
     )
 
 
@@ -155,7 +154,7 @@ def _from_pairs(description: Description, pairs: str) -> FolderScan:
             if row.get("split"):
                 split_of[name] = row["split"]
     if not samples:
-        raise DataError(f"no pair of {path} exists: {first_few(missing)}\n  → its paths are below {root}")
+        raise DataError(f"no pair in {path} exists: {first_few(missing)}\n  → write paths relative to {root}")
     mask_format = detect_format([s.mask for s in samples.values() if s.mask], _has_palette(description))
     problems = problem(f"files of {path.name} that are missing", missing) + _same_name(duplicates)
     return FolderScan(mask_format, list(samples.values()), split_of=split_of, problems=problems)
@@ -166,7 +165,7 @@ def _same_name(items: list[str]) -> list[Problem]:
 
 
 def _files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[Problem]]:
-    """{name: file} below a folder; a file whose name another one has already is a problem."""
+    """({name: file} below a folder, a problem if several files have the same name)."""
     files: dict[str, Path] = {}
     duplicates = []
     for path in sorted(home.rglob("*")):
@@ -187,11 +186,11 @@ def _has_palette(description: Description) -> bool:
 
 
 def _assign_groups(scan: FolderScan, pattern: str) -> None:
-    """Set each sample's group to what `pattern` matches in its name."""
+    """Set the group of each sample to the part of its name that `pattern` matches."""
     try:
         matches = [re.search(pattern, s.name) for s in scan.samples]
     except re.error as error:
-        raise ConfigError(f"group: {pattern!r} is no regular expression: {error}") from error
+        raise ConfigError(f"group: {pattern!r} is not a regular expression: {error}") from error
     unmatched = [s.name for s, match in zip(scan.samples, matches, strict=True) if match is None]
     if len(unmatched) == len(matches):
         raise ConfigError(f"group: {pattern!r} matches no name, such as {first_few(unmatched, 3)}")
@@ -199,5 +198,5 @@ def _assign_groups(scan: FolderScan, pattern: str) -> None:
     scan.samples = [replace(s, group=m.group() if m else "") for s, m in pairs]
     if unmatched:
         scan.notes.append(
-            f"group: {len(unmatched)} names ({first_few(unmatched, 3)}) do not match: each is a group of its own"
+            f"group: {len(unmatched)} names ({first_few(unmatched, 3)}) do not match: each forms its own group"
         )

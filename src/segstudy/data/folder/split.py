@@ -1,4 +1,4 @@
-"""How a user's folder is divided into train, val and test: by lists, by shares that are drawn, or by folds."""
+"""The split of the user's folder into train, val and test: by lists, by random shares, or by folds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from segstudy.data.splits import folds, hold_out
 from segstudy.errors import ConfigError, DataError, did_you_mean
 
 VAL_SHARE = 0.2
-"""Share of the images that becomes val if nothing says how to divide them."""
+"""Share of the images for val, if no split is given."""
 
 ROLES = ("train", "val", "test")
 
 
 @dataclass
 class SplitPlan:
-    """The named `lists`, and what is drawn out of `pool` (the training images).
+    """The given `lists`, and what is drawn from `pool` (the training images).
 
-    shares: {role: share of the pool}. num_folds: 0 for none; fold: the one that is reported. notes: what was guessed.
+    shares: {role: share of the pool}. num_folds: 0 for none; fold: the fold to report. notes: what was guessed.
     """
 
     pool: list[Sample]
@@ -39,7 +39,7 @@ class SplitPlan:
         return list({s.name: s for images in (*self.lists.values(), self.pool) for s in images}.values())
 
     def draw_lists(self, strata: Sequence) -> dict[str, list[Sample]]:
-        """Draw the shares or folds; train is the rest. strata: of each image in the pool.
+        """Draw the shares or folds from the pool; train is the rest. strata: of each image in the pool.
 
         Raises ConfigError if a list would be empty.
         """
@@ -64,7 +64,7 @@ class SplitPlan:
             if not held.any() or held.all():
                 raise ConfigError(
                     f"{role}={share} of {len(self.pool)} images ({num_groups} groups) is none, or all that are left\n"
-                    "  → another share, smaller groups, or lists"
+                    "  → choose another share, smaller groups, or lists"
                 )
             lists[role] = [self.pool[i] for i, taken in zip(left, held, strict=True) if taken]
             left = [i for i, taken in zip(left, held, strict=True) if not taken]
@@ -80,9 +80,9 @@ class SplitPlan:
 def make_split(
     scan: FolderScan, description: Description, settings: dict[str, Any], fold: int | None = None
 ) -> SplitPlan:
-    """The split that dataset.yaml and the settings ask for; problems of its lists are collected, not raised.
+    """The split given by dataset.yaml and the settings. Problems of its lists are collected, not raised.
 
-    settings: {role: list, share, "none" or None}, used in the place of dataset.yaml's.
+    settings: {role: list, share, "none" or None}; a value other than None replaces that of dataset.yaml.
     Raises ConfigError for settings that contradict each other.
     """
     specs = {role: getattr(description, role) if settings[role] is None else settings[role] for role in ROLES}
@@ -90,7 +90,7 @@ def make_split(
     notes = []
     if not specs and not description.folds:
         specs = _lists_named_as_roles(scan, description)
-        notes = [f"{', '.join(specs)}: the lists of these names"] if specs else []
+        notes = [f"{', '.join(specs)}: the lists with these names"] if specs else []
     if "val" not in specs and "test" not in specs and not description.folds:
         specs["val"] = VAL_SHARE
         notes.append(f"val: {VAL_SHARE:.0%} of the images, drawn with split_seed {description.split_seed}")
@@ -111,19 +111,19 @@ def make_split(
 
 
 def _without_partner(scan: FolderScan, lists_train: bool) -> list[Problem]:
-    """Images without a mask are an error where all images train, not where a list says which."""
+    """Problems of images without mask (an error, unless a list says which images train) and masks without image."""
     severity = "warning" if lists_train else "error"
-    advice = "add the masks, remove the images, or list the images to use: dataset.yaml, train: FILE"
+    advice = "add the masks, remove the images, or list the images to use in dataset.yaml: train: FILE"
     return [
         *problem("images without mask", scan.without_mask, severity, advice),
-        *problem("masks without image", scan.without_image, "warning", "the names must be equal up to the suffix"),
+        *problem("masks without image", scan.without_image, "warning", "the names must be equal but for the suffix"),
     ]
 
 
 def _read_lists(
     specs: dict[str, Any], scan: FolderScan, description: Description
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
-    """({role: images}, what is wrong with the lists)."""
+    """({role: images}, problems of the lists)."""
     by_name = {s.name: s for s in scan.samples}
     lists, unreadable, unknown = {}, [], []
     for role, spec in specs.items():
@@ -143,7 +143,7 @@ def _read_lists(
 
 
 def read_list(spec: str, description: Description, scan: FolderScan) -> list[str]:
-    """The names in a list, also those that the folder does not have.
+    """The names in a list, also those without an image in the folder.
 
     spec: a value of the column split, a list file (with or without .txt), or a sub-folder of the images.
     Raises DataError if it is none of these.
@@ -166,13 +166,13 @@ def read_list(spec: str, description: Description, scan: FolderScan) -> list[str
 
 
 def _name_in_line(line: str, images: str) -> str:
-    """The name of an image, from a line that may be a path or have a suffix."""
+    """The name of an image, from a line that may be a path and have a suffix."""
     path = Path(line.removeprefix(f"{images}/"))
     return image_name(path) if path.suffix.lower() in IMAGES else path.as_posix()
 
 
 def _lists_named_as_roles(scan: FolderScan, description: Description) -> dict[str, Any]:
-    """The roles for which there is a list, a sub-folder, or a value of the column split of that name."""
+    """The roles with a list, a sub-folder, or a value of the column split of the same name: {role: role}."""
     folders = {s.name.split("/")[0] for s in scan.samples if "/" in s.name}
     known = folders | set(scan.split_of.values())
     return {role: role for role in ROLES if role in known or description.find(f"{role}.txt")}
@@ -182,23 +182,24 @@ def _check_specs(specs: dict[str, Any], num_folds: int | None, fold: int | None)
     """Raise ConfigError for settings that contradict each other or are out of range."""
     shares = {role: spec for role, spec in specs.items() if not isinstance(spec, str)}
     if "train" in shares:
-        raise ConfigError(
-            f"train: {shares['train']} is no list\n  → give shares to val and test: train is what they leave"
-        )
-    errors = [f"{role}: {spec} is no share between 0 and 1" for role, spec in shares.items() if not 0 < float(spec) < 1]
+        raise ConfigError(f"train: {shares['train']} is not a list\n  → give shares to val and test; train is the rest")
+    errors = [
+        f"{role}: {spec} is not a share between 0 and 1" for role, spec in shares.items() if not 0 < float(spec) < 1
+    ]
     if errors or sum(map(float, shares.values())) >= 1:
         raise ConfigError("\n".join(errors) or f"these shares leave nothing to train on: {shares}")
     if num_folds is None and fold is not None:
-        raise ConfigError(f"data.fold={fold}, but dataset.yaml makes no folds\n  → folds: 5 in dataset.yaml")
+        raise ConfigError(f"data.fold={fold}, but dataset.yaml has no folds\n  → in dataset.yaml, folds: 5")
     if num_folds is None:
         return
     if "val" in specs or "test" in specs:
         raise ConfigError(
-            f"folds: {num_folds} beside val or test: with folds, the chosen fold is reported\n  → remove one of them"
+            f"folds: {num_folds} together with val or test: with folds, the chosen fold is reported\n"
+            "  → remove one of them"
         )
     if fold is None or not 0 <= fold < num_folds:
         every = ",".join(map(str, range(num_folds)))
         raise ConfigError(
-            f"data.fold={'null' if fold is None else fold}: dataset.yaml makes {num_folds} folds, 0…{num_folds - 1}\n"
+            f"data.fold={'null' if fold is None else fold}: dataset.yaml has {num_folds} folds, 0…{num_folds - 1}\n"
             f"  → data.fold=0 for one, -m data.fold={every} for all"
         )
