@@ -80,7 +80,7 @@ def test_the_suggestion_on_a_made_curve() -> None:
 
 def test_a_loss_that_only_rises_suggests_nothing() -> None:
     rates = np.geomspace(1e-3, 1, 30)
-    with pytest.raises(TrainingError, match="fell at no rate"):
+    with pytest.raises(TrainingError, match="did not fall at any rate"):
         suggest(rates, np.linspace(1, 5, 30))
     with pytest.raises(TrainingError, match="finite"):
         suggest(rates[:2], np.ones(2))
@@ -109,10 +109,10 @@ def limited(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 @pytest.mark.parametrize(
     ("limit", "fits", "sizes", "ended"),
     [
-        (64, 100, [2, 4, 8, 16, 32], "there are 48 training images"),
-        (12, 100, [2, 4, 8], "--limit 12 ended it"),
+        (64, 100, [2, 4, 8, 16, 32], "there are only 48 training images"),
+        (12, 100, [2, 4, 8], "--limit 12 was reached"),
         (64, 9, [2, 4, 8], "16 did not fit"),
-        (2, 2, [2], "--limit 2 ended it"),
+        (2, 2, [2], "--limit 2 was reached"),
     ],
 )
 def test_the_largest_batch_is_one_that_was_tried(

@@ -1,1 +1,1 @@
-"""Looking at a network: its layers, receptive fields, activations, memory, and a learning rate for it."""
+"""Inspection of a network: layers, receptive fields, activations, memory, learning rate and batch size."""

@@ -1,4 +1,4 @@
-"""Statistics of the activations and gradients of every layer in one batch, and what is wrong with them."""
+"""Statistics of the activations and gradients of every layer in one batch, with flags for problems."""
 
 import csv
 import io
@@ -20,23 +20,24 @@ from segstudy.files import write_text
 
 LAYERS = (
     nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
-    nn.ReLU, nn.ReLU6, nn.Threshold,  # without weights, but it is here that units die
+    nn.ReLU, nn.ReLU6, nn.Threshold,  # without weights, but units die here
 )  # fmt: skip
 
 EXPLODING, VANISHING = 100.0, 1e-7
-"""|mean activation| or |gradient| above the first is exploding; a largest |gradient| below the second is vanishing."""
+"""Limits: |mean activation| or largest |gradient| above the first: exploding; largest |gradient| below the second:
+vanishing."""
 
 SAMPLE = 10_000
-"""At most so many values of a layer go into a histogram."""
+"""Largest number of values of a layer in a histogram."""
 
 
 @dataclass
 class LayerStatistics:
-    """What one layer did in one batch; None where there was nothing to measure.
+    """Statistics of one layer in one batch; None if there is nothing to measure.
 
-    mean, std (of the population), min and max of all its outputs; `silent`: the share of its channels that are 0
-    throughout; gradient_mean and gradient_max (largest absolute value) of its weight. `flags`: dead, exploding,
-    vanishing, zero gradient, non-finite; or the mark frozen, for a layer whose weight is not trained.
+    mean, std (population), min, max: of all its outputs. silent: share of its channels that are 0 everywhere.
+    gradient_mean, gradient_max (largest absolute value): of its weight. flags: dead, exploding, vanishing, zero
+    gradient, non-finite; and frozen, which is no problem, for a weight that is not trained.
     """
 
     layer: str
@@ -58,7 +59,7 @@ class LayerStatistics:
 class Probe:
     """Hooks on the convolutions, linear and normalisation layers and ReLUs of a network, until `remove`.
 
-    They only read: nothing is drawn from a random stream, nothing waits for the device before `rows`.
+    They only read: they draw no random numbers, and nothing waits for the device before `rows`.
     """
 
     def __init__(self, network: nn.Module, histograms: bool = False):
@@ -71,11 +72,11 @@ class Probe:
             m.register_forward_hook(lambda _, __, out, name=name: self._see(name, out))  # type: ignore[misc]
             for name, m in self.layers.items()
         ]
-        # A compiled forward pass does not call hooks that came later; for this batch the layers run as they are.
+        # A compiled forward pass does not call hooks added after compilation, so this batch runs without it.
         self.compiled, network._compiled_call_impl = network._compiled_call_impl, None
 
     def remove(self) -> None:
-        """Leave the network as it was found. A second call does nothing."""
+        """Remove the hooks and restore the compiled forward pass. A second call does nothing."""
         if self.handles:
             self.network._compiled_call_impl = self.compiled
         for handle in self.handles:
@@ -84,19 +85,19 @@ class Probe:
 
     @torch.no_grad()
     def _see(self, name: str, output: Tensor) -> None:
-        # At once, since an in-place ReLU may follow.
+        # Read at once, because an in-place ReLU may follow.
         values = output.detach().float()
         variance, mean = torch.var_mean(values, correction=0)
         last = isinstance(self.layers[name], nn.Linear) or type(self.layers[name]) is nn.LayerNorm
         others = [d for d in range(values.dim()) if d != (values.dim() - 1 if last else 1)]  # all but the channels
-        fires, quiet = values.amax(others), values.amin(others)
-        silent = ((fires == 0) & (quiet == 0)).float().mean()
-        self.seen[name].append((values.numel(), torch.stack([mean, variance, quiet.min(), fires.max(), silent])))
+        highest, lowest = values.amax(others), values.amin(others)
+        silent = ((highest == 0) & (lowest == 0)).float().mean()
+        self.seen[name].append((values.numel(), torch.stack([mean, variance, lowest.min(), highest.max(), silent])))
         if self.histograms:
             self.samples[name] = sample(values)
 
     def rows(self) -> list[LayerStatistics]:
-        """A row a layer, after the forward and the backward pass."""
+        """A row for each layer. Call it after the forward and the backward pass."""
         rows = []
         for name, layer in self.layers.items():
             row = LayerStatistics(name, type(layer).__name__)
@@ -112,7 +113,7 @@ class Probe:
 
 
 def flags(row: LayerStatistics, trainable: bool | None) -> list[str]:
-    """What is wrong with a layer; trainable: whether its weight is, None for a layer without one."""
+    """The flags of a layer. trainable: whether its weight is trained, None for a layer without weight."""
     found = ["frozen"] if trainable is False else []
     numbers = [row.mean, row.std, row.min, row.max, row.gradient_mean, row.gradient_max]
     gradient = row.gradient_max or 0.0
@@ -130,9 +131,9 @@ def flags(row: LayerStatistics, trainable: bool | None) -> list[str]:
 
 
 def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[LayerStatistics]:
-    """One forward and one backward pass of `loss` (logits, mask) in the network's present mode, without a step.
+    """Run one forward and backward pass of `loss` (logits, mask) in the network's current mode, without a step.
 
-    In training mode the running statistics of batch normalisation move. Gradients are cleared before and after.
+    In training mode the running statistics of batch normalisation change. Gradients are cleared before and after.
     """
     network.zero_grad(set_to_none=True)
     probe = Probe(network)
@@ -145,19 +146,19 @@ def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[Lay
 
 
 def first_batch(data: SegmentationData, device: torch.device) -> Batch:
-    """The batch with which training begins, augmented as there."""
+    """The first batch of training, with its augmentation."""
     batch = data.add_augmentation(next(iter(data.train_dataloader())), epoch=0)
     return data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
 
 
 def sample(values: Tensor) -> Tensor:
-    """At most SAMPLE values, evenly spaced; by an odd step, so that they are not all of one column."""
+    """At most SAMPLE values, evenly spaced, with an odd step, so that they are not all of the same column."""
     step = -(-values.numel() // SAMPLE)
     return values.detach().flatten()[:: step + (step + 1) % 2].float()
 
 
 def write_table(rows: Sequence[LayerStatistics], path: Path) -> None:
-    """The rows as CSV; a layer's flags are joined by semicolons."""
+    """Write the rows as CSV; the flags of a layer are joined by semicolons."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([f.name for f in fields(LayerStatistics)])
@@ -166,9 +167,9 @@ def write_table(rows: Sequence[LayerStatistics], path: Path) -> None:
 
 
 def table(rows: Sequence[LayerStatistics], title: str) -> Table:
-    """The rows for a terminal, flags in red."""
+    """The rows as a table for the terminal, with flags in red."""
     grid = Table(title=title, box=SIMPLE_HEAD)
-    grid.add_column("layer", overflow="fold")  # the numbers are kept whole in a narrow terminal
+    grid.add_column("layer", overflow="fold")  # in a narrow terminal, only names are wrapped
     grid.add_column("type", no_wrap=True)
     for column in ("mean", "std", "min", "max", "silent", "grad mean", "|grad| max"):
         grid.add_column(column, justify="right", no_wrap=True)
@@ -182,7 +183,7 @@ def table(rows: Sequence[LayerStatistics], title: str) -> Table:
 
 
 def _combined(seen: Sequence[tuple[int, Tensor]]) -> list[float]:
-    """mean, std, min, max and silent share of a layer that ran once or more often."""
+    """mean, std, min, max and silent share of a layer, over all its calls."""
     counts = torch.tensor([float(n) for n, _ in seen], dtype=torch.float64)
     means, variances, lows, highs, silent = torch.stack([s for _, s in seen]).double().cpu().T
     share = counts / counts.sum()

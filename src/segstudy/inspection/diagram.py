@@ -1,4 +1,4 @@
-"""A drawing of an encoder-decoder: encoder down, bridge at the bottom, decoder up, skips across."""
+"""Diagram of an encoder-decoder: encoder downwards, bridge at the bottom, decoder upwards, skips across."""
 
 import itertools
 import math
@@ -17,14 +17,14 @@ COLOURS = {
 }  # fmt: skip
 
 GAP, LEVEL, TEXT, SKIP = 0.52, 0.74, "#20242a", "#9aa3ad"
-"""Inches between two boxes, inches down for each halving, and the colours of text and of skips."""
+"""Inches between two boxes, inches down for each halving of the size, and the colours of text and of skips."""
 
 Box = tuple[float, float, float, float]
-"""A box in inches: x and y of its middle, width and height."""
+"""A box in inches: x and y of its centre, width and height."""
 
 
 def draw(architecture: Architecture, title: str) -> Figure:
-    """Each feature map as a box, its width by the logarithm of its channels, its height by that of its rows."""
+    """Draw each feature map as a box: its width shows log(channels), its height log(rows)."""
     stages, boxes = architecture.stages, _boxes(architecture.stages)
     left, right = boxes[0][0] - 0.65, boxes[-1][0] + 0.65
     top = max(y + h / 2 for _, y, _, h in boxes) + 0.65
@@ -45,7 +45,7 @@ def draw(architecture: Architecture, title: str) -> Figure:
 
 
 def _boxes(stages: Sequence[Stage]) -> list[Box]:
-    """Left to right in order, one level down for each halving."""
+    """The boxes from left to right in order, one level lower for each halving of the size."""
     boxes, right = [], 0.0
     for stage in stages:
         width, height = 0.055 * math.log2(stage.channels + 1), 0.16 + 0.085 * math.log2(stage.height)
@@ -55,7 +55,7 @@ def _boxes(stages: Sequence[Stage]) -> list[Box]:
 
 
 def _draw_box(axes: Axes, stage: Stage, box: Box) -> None:
-    """A feature map's box, and below it its channels, height and width."""
+    """Draw the box of a feature map, and below it its channels, height and width."""
     x, y, w, h = box
     style: dict[str, Any] = {"fc": COLOURS[stage.part], "ec": "white", "zorder": 3}
     axes.add_patch(FancyBboxPatch((x - w / 2, y - h / 2), w, h, "round,pad=0,rounding_size=0.05", **style))
@@ -66,17 +66,17 @@ def _draw_box(axes: Axes, stage: Stage, box: Box) -> None:
 
 
 def _draw_arrow(axes: Axes, start: Box, end: Box, line: str, colour: str) -> None:
-    """From the right edge of one box to the left edge of another."""
+    """Draw an arrow from the right edge of one box to the left edge of another."""
     style = {"arrowstyle": "-|>", "linestyle": line, "color": colour, "shrinkA": 2, "shrinkB": 2, "mutation_scale": 8}
     places = (end[0] - end[2] / 2, end[1]), (start[0] + start[2] / 2, start[1])
     axes.annotate("", *places, arrowprops=style, zorder=1 if line == "--" else 2)
 
 
 def _draw_legend(figure: Figure, stages: Sequence[Stage], inch: float) -> None:
-    """The colours of the parts; inch: as a fraction of the figure's height."""
+    """Draw the legend of the parts' colours. inch: an inch as a fraction of the figure's height."""
     parts = [part for part in dict.fromkeys(stage.part for stage in stages) if part != "logits"]
     handles: list[Any] = [Patch(fc=COLOURS[part], label="image, logits" if part == "image" else part) for part in parts]
     handles.append(Line2D([], [], ls="--", color=SKIP, label="skip"))
     place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.24 * inch)}
     figure.legend(handles=handles, **place, ncols=6, fontsize=8, frameon=False)
-    figure.text(0.5, 0.14 * inch, "channels, and below them height × width", ha="center", fontsize=7.5, color=TEXT)
+    figure.text(0.5, 0.14 * inch, "numbers: channels, below them height × width", ha="center", fontsize=7.5, color=TEXT)

@@ -18,15 +18,15 @@ from segstudy.inspection.memory import out_of_memory
 from segstudy.module import SegmentationModule
 
 MakeTrial = Callable[[Path], tuple[SegmentationModule, SegmentationData, L.Trainer]]
-"""Makes a fresh module under a constant learning rate, its data, and a trainer that writes into a folder."""
+"""Makes a new module with a constant learning rate, its data, and a trainer that writes to the given folder."""
 
 BETA = 0.98
-"""How much of its running average of the loss Lightning keeps at each step."""
+"""Smoothing factor of Lightning's running average of the loss."""
 
 
 @dataclass
 class LearningRateTest:
-    """A learning-rate test: the rate of each step, its batch's loss, the smoothed loss, and the rate to begin with."""
+    """Result of a range test: learning rate, batch loss and smoothed loss of each step, and the suggested rate."""
 
     rates: np.ndarray
     losses: np.ndarray
@@ -35,14 +35,15 @@ class LearningRateTest:
 
 
 def find_lr(make_trial: MakeTrial, steps: int = 100, lowest: float = 1e-6, highest: float = 1.0) -> LearningRateTest:
-    """Train for `steps` steps while the rate grows geometrically.
+    """Train for `steps` steps while the learning rate grows geometrically.
 
-    All parts have the same rate, and callbacks take no part; the test ends early where the loss explodes.
-    Raises TrainingError if the loss falls nowhere. Source: Smith 2017, section 3.3.
+    All parts have the same rate, and callbacks are off; the test ends early when the loss explodes.
+    Raises TrainingError if the loss never falls. Source: Smith 2017, section 3.3.
     """
     if not 0 < lowest < highest or steps < 20:
         raise ConfigError(
-            f"a test from {lowest:g} to {highest:g} in {steps} steps\n  → 0 < --lowest < --highest, 20 steps or more"
+            f"a test from {lowest:g} to {highest:g} in {steps} steps is not possible\n"
+            "  → use 0 < --lowest < --highest and at least 20 steps"
         )
     with TemporaryDirectory() as folder:
         module, data, trainer = make_trial(Path(folder))
@@ -55,7 +56,7 @@ def find_lr(make_trial: MakeTrial, steps: int = 100, lowest: float = 1e-6, highe
                 raise
             raise TrainingError(
                 f"out of memory at data.batch_size={data.batch_size} data.size={list(data.size)}\n"
-                "  → segstudy find batch tells the largest batch that fits"
+                "  → find the largest batch that fits: segstudy find batch"
             ) from error
     count = min(len(found.results["lr"]), len(found.results["loss"]))
     rates = np.array(found.results["lr"][:count])
@@ -65,35 +66,37 @@ def find_lr(make_trial: MakeTrial, steps: int = 100, lowest: float = 1e-6, highe
 
 
 def batch_losses(averaged: np.ndarray) -> np.ndarray:
-    """The loss of each batch, out of Lightning's running average.
+    """The loss of each batch, recovered from Lightning's running average.
 
-    That lags by dozens of steps, in which the rate grows a thousandfold, and begins at half the loss: it divides
-    by 1 − β^(n+1) after n steps.
+    The average lags by dozens of steps, in which the rate can grow a thousandfold, and begins at half the loss, because
+    Lightning divides by 1 − β^(n+1) after n steps.
     """
     sums = averaged * (1 - BETA ** np.arange(2, len(averaged) + 2))
     return (sums - BETA * np.concatenate([[0.0], sums[:-1]])) / (1 - BETA)
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> LearningRateTest:
-    """The rate at which the loss falls fastest over the rate's logarithm, before its minimum.
+    """Suggest the rate, before the minimum of the loss, where the loss falls fastest over log(rate).
 
-    The loss is smoothed over a quarter of a decade to both sides. Raises TrainingError if it does not fall.
+    The loss is smoothed by a Gaussian with a standard deviation of a quarter of a decade. Raises TrainingError if it
+    does not fall.
     """
     if len(rates) < 3:
-        raise TrainingError(f"only {len(rates)} steps had a finite loss\n  → a lower --lowest and --highest")
+        raise TrainingError(f"only {len(rates)} steps had a finite loss\n  → lower --lowest and --highest")
     decades = np.log10(rates)
-    a_step = (decades[-1] - decades[0]) / (len(rates) - 1)
-    smooth = gaussian_filter1d(losses, 0.25 / a_step, mode="nearest")
+    decades_per_step = (decades[-1] - decades[0]) / (len(rates) - 1)
+    smooth = gaussian_filter1d(losses, 0.25 / decades_per_step, mode="nearest")
     slope = np.gradient(smooth, decades)[: max(2, int(smooth.argmin()) + 1)]
     if slope.min() >= 0:
         raise TrainingError(
-            f"the loss fell at no rate from {rates[0]:.1e} to {rates[-1]:.1e}\n  → a lower --lowest, or more --steps"
+            f"the loss did not fall at any rate from {rates[0]:.1e} to {rates[-1]:.1e}\n"
+            "  → try a lower --lowest, or more --steps"
         )
     return LearningRateTest(rates, losses, smooth, float(rates[slope.argmin()]))
 
 
 def draw_learning_rates(found: LearningRateTest, title: str) -> Figure:
-    """The loss over the learning rate, each batch's and smoothed, and the suggestion."""
+    """Plot the loss over the learning rate (each batch, and smoothed), and the suggested rate."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(found.rates, found.losses, color="0.75", linewidth=1, label="each batch")
@@ -102,7 +105,7 @@ def draw_learning_rates(found: LearningRateTest, title: str) -> Figure:
     axes.plot(found.suggested, found.smooth[at], "o", color="#c81e6e", label=f"suggested: {found.suggested:.1e}")
     start, lowest = found.smooth[0], found.smooth.min()
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
-    axes.set_ylim(lowest - 0.2 * (start - lowest), start + 0.6 * (start - lowest))  # where it explodes is not the point
+    axes.set_ylim(lowest - 0.2 * (start - lowest), start + 0.6 * (start - lowest))  # leave out where it explodes
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure

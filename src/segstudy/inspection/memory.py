@@ -1,4 +1,4 @@
-"""Memory: whether an error means that it is full, what would fit, and how much was used."""
+"""Memory: detects out-of-memory errors, finds what fits, and measures the peak."""
 
 import resource
 import sys
@@ -10,17 +10,17 @@ import torch
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that the device (or, on a CPU, an allocation) ran out of memory."""
+    """Whether an exception means that the device (or, on a CPU, the process) ran out of memory."""
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def largest_fit(fits: Callable[[int, int], bool], batch_size: int, side: int, stride: int = 32) -> tuple[int, int]:
-    """The largest batch at this size, and the largest size (a multiple of `stride`) at this batch; 0 where none fits.
+    """(largest batch at this size, largest size, a multiple of `stride`, at this batch), by bisection; 0 if none fits.
 
-    `fits(batch_size, side)` tries a training step. Both are found by bisection.
+    fits: (batch_size, side) → whether a training step works.
     """
 
-    def largest(end: int, fits_at: Callable[[int], bool]) -> int:  # `end` does not fit
+    def largest(end: int, fits_at: Callable[[int], bool]) -> int:  # `end` itself does not fit
         return bisect_left(range(1, end), True, key=lambda n: not fits_at(n))
 
     batch = largest(batch_size, lambda b: fits(b, side))
@@ -28,7 +28,7 @@ def largest_fit(fits: Callable[[int, int], bool], batch_size: int, side: int, st
 
 
 def memory_advice(module: L.LightningModule, batch_size: int, size: tuple[int, int], autocast: str) -> str:
-    """Try training steps of smaller batches and sizes, and say what fits and what to type."""
+    """Try training steps with smaller batches and sizes, and return an error message with settings that fit."""
     device = module.device
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(autocast)
 
@@ -52,18 +52,19 @@ def memory_advice(module: L.LightningModule, batch_size: int, size: tuple[int, i
     module.train()
     module.zero_grad(set_to_none=True)
     batch, side = largest_fit(fits, batch_size, max(size))
-    ways = []
+    settings = []
     if batch:
-        rest = -(-batch_size // batch)
-        ways.append(f"data.batch_size={batch} trainer.accumulate_grad_batches={rest}")
+        settings.append(f"data.batch_size={batch} trainer.accumulate_grad_batches={-(-batch_size // batch)}")
     if side:
-        ways.append(f"data.size={side}")
-    found = "    or    ".join(ways) or "not even one image of 32 pixels fits: another device or a smaller network"
-    return f"out of memory at data.batch_size={batch_size} data.size={list(size)} on {device}\n  → what fits: {found}"
+        settings.append(f"data.size={side}")
+    advice = f"what fits: {'    or    '.join(settings)}"
+    if not settings:
+        advice = "not even one image of 32 pixels fits: use another device or a smaller network"
+    return f"out of memory at data.batch_size={batch_size} data.size={list(size)} on {device}\n  → {advice}"
 
 
 def peak_memory(device: torch.device) -> float:
-    """GiB: of the GPU where there is one, else this process's largest resident memory."""
+    """Peak memory in GiB: of the GPU if there is one, else the largest resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB

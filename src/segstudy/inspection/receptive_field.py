@@ -14,15 +14,15 @@ from segstudy.inspection.summary import encoder_decoder, feature_maps_in, tensor
 from segstudy.networks.normalize import normalize_of
 
 HEIGHTS = (512, 2048)
-"""Rows of the strips on which receptive fields are measured; the second where the first is too small."""
+"""Heights of the images on which receptive fields are measured; the second is used if the first is too small."""
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How many rows of the image a value of a map can depend on: `extent`, None where no strip was large enough.
+    """Receptive field of a feature map.
 
-    `local` is the same with global pooling left out; it equals `extent` where there is none. `stride`: image rows a
-    row of the map. `rows`: of the largest image that it was measured on.
+    extent: number of image rows that a value can depend on; None if no image was large enough. local: the same without
+    global pooling. stride: image rows per row of the map. rows: height of the largest image used.
     """
 
     name: str
@@ -44,30 +44,30 @@ def receptive_fields(
 ) -> list[ReceptiveField]:
     """The theoretical receptive fields of the encoder's maps (if `maps`) and of the logits, at the middle of the image.
 
-    size: (height, width) that the network was made for: of one that takes no other, the field is measured on that.
+    size: (height, width) that the network was made for; used if it accepts no other size.
 
-    Measured, not derived: the rows of a long strip to which the middle value has a gradient in float64, in a copy
-    whose convolutions average, whose activations and normalisation let everything pass, and whose max pooling is a
-    mean. So no weight, sign or dead unit hides a path. Under upsampling, other pixels may differ from the middle one by
-    up to the deepest stride. Batch statistics, which join the whole image in training, are not counted.
+    Measured, not derived: the image rows for which the middle value has a gradient, in float64, on a tall image. The
+    network is a copy in which convolutions and max pooling take means, and activations and normalisation pass values
+    unchanged, so that no weight, sign or dead unit hides a path. With upsampling, the field of other pixels may differ
+    by up to the largest stride. Batch statistics, which connect the whole image in training, are not counted.
     """
     network = copy.deepcopy(network).double().eval().requires_grad_(False)
     stride = getattr(network, "stride", 32)
-    found: list[ReceptiveField] = []
+    fields: list[ReceptiveField] = []
     try:
         for height in HEIGHTS:
-            found = _fields(network, height, stride, maps)
-            if all(field.local is not None for field in found):
+            fields = _fields(network, height, stride, maps)
+            if all(field.local is not None for field in fields):
                 break
-    except Exception:  # a network that takes one size only refuses the strips, each in its own words
+    except Exception:  # a network for a single size may raise any type
         if size is None:
             raise
-        found = _fields(network, *size, maps)
-    return found
+        fields = _fields(network, *size, maps)
+    return fields
 
 
 def _fields(network: nn.Module, height: int, width: int, maps: bool) -> list[ReceptiveField]:
-    """The fields as an image of this size shows them."""
+    """The receptive fields, measured on an image of this size."""
     whole, pools = _extents(network, height, width, maps, local=False)
     cut = pools and any(extent is None for _, _, extent in whole.values())
     local = _extents(network, height, width, maps, local=True)[0] if cut else whole
@@ -75,29 +75,29 @@ def _fields(network: nn.Module, height: int, width: int, maps: bool) -> list[Rec
 
 
 def effective_receptive_field(network: nn.Module, image: Tensor) -> Tensor:
-    """How much each pixel of the image moves the middle of the output: mean absolute gradient over a batch, (H,W).
+    """Influence of each image pixel on the middle of the output: mean absolute gradient over a batch, (H,W).
 
-    network: image (B,3,H,W) → logits, in evaluation mode; it is left as it is. What is derived is the predicted class's
-    logit against the mean of all classes: adding the same to every logit changes no label. It is derived by the
-    normalised image, where the network normalises it. The maps of several batches may be added. Computed in the image's
-    precision, within inference mode too. Source: Luo et al. 2016.
+    network: image (B,3,H,W) → logits, in evaluation mode; it is not changed. The gradient is that of the predicted
+    class's logit minus the mean logit (a constant added to all logits changes no label), with respect to the image
+    after `Normalize` if the network has it. Maps of several batches may be added. Computed in the precision of the
+    image; works in inference mode too. Source: Luo et al. 2016.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         image = image.detach().clone().requires_grad_()
-        seen, normalize = [image], normalize_of(network)
-        hook = normalize and normalize.register_forward_hook(lambda _, __, out: seen.append(out))
+        inputs, normalize = [image], normalize_of(network)
+        hook = normalize and normalize.register_forward_hook(lambda _, __, out: inputs.append(out))
         logits = network(image)
         if hook:
             hook.remove()
         middle = logits[:, :, logits.shape[2] // 2, logits.shape[3] // 2]
         predicted = middle.amax(1)
         target = predicted - middle.mean(1) if middle.shape[1] > 1 else predicted
-        (gradient,) = torch.autograd.grad(target.sum(), seen[-1])
+        (gradient,) = torch.autograd.grad(target.sum(), inputs[-1])
     return gradient.abs().sum(1).float().mean(0)
 
 
 def field_side(gradient: Tensor, share: float = 0.95) -> float:
-    """Side of the square with as many pixels as hold `share` of a map's sum, the strongest first; NaN if all are 0.
+    """√n, where the n strongest pixels have `share` of a map's sum: the side of a square of n pixels. NaN if all are 0.
 
     Global pooling spreads a little over the whole image, so this can be far larger than the bright spot of the map.
     """
@@ -110,32 +110,32 @@ def field_side(gradient: Tensor, share: float = 0.95) -> float:
 def _extents(
     network: nn.Module, height: int, width: int, with_maps: bool, local: bool
 ) -> tuple[dict[str, tuple[int, int, int | None]], bool]:
-    """(channels, stride, rows or None if they reach the strip's edges) of each encoder's map and of the logits; and
-    whether anything is pooled over the whole image."""
+    """{name: (channels, stride, rows)} of the encoder's maps and the logits; rows is None if the field reaches the edge
+    of the image. And whether the network has global pooling."""
     image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
     maps: list[Tensor] = []
     encoder, handles = getattr(encoder_decoder(network), "encoder", None), []
     if with_maps and isinstance(encoder, nn.Module):
         handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(feature_maps_in(tensors_in(out)))))
-    with _Transparent(local) as seen:
+    with _Transparent(local) as mode:
         logits = network(image)
     for handle in handles:
         handle.remove()
     targets = {f"encoder's map {i}": m for i, m in enumerate(maps, 1)} | {"logits": logits}
-    found = {}
+    extents = {}
     for name, target in targets.items():
         middle = target[0, :, target.shape[2] // 2, target.shape[3] // 2].sum()
         (gradient,) = torch.autograd.grad(middle, image, retain_graph=True)
         rows = gradient[0].abs().sum((0, 2)).nonzero()[:, 0].tolist()
         inside = rows[0] > 0 and rows[-1] < height - 1
-        found[name] = (target.shape[1], height // target.shape[2], rows[-1] - rows[0] + 1 if inside else None)
-    return found, seen.pools
+        extents[name] = (target.shape[1], height // target.shape[2], rows[-1] - rows[0] + 1 if inside else None)
+    return extents, mode.pools
 
 
 class _Transparent(TorchFunctionMode):
-    """Within it, torch's functions pass every dependence on: see `receptive_fields`.
+    """Inside this context, torch's functions let all gradients pass: see `receptive_fields`.
 
-    local=True cuts the gradient of global pooling.
+    local: whether to cut the gradient of global pooling. pools: whether there was any.
     """
 
     PASS = frozenset(
@@ -160,7 +160,7 @@ class _Transparent(TorchFunctionMode):
         given = args[0] if args else kwargs.get("input")
         if name in self.PASS:
             return given
-        if name in self.GATES:  # a gate's product would square the values at each; so its value is fixed
+        if name in self.GATES:  # with a fixed value: multiplied by the gate, values would be squared each time
             return 0.5 + 1e-3 * (given - given.detach())  # type: ignore[union-attr]
         if name in self.WEIGHTED:
             weight = args[1] if len(args) > 1 else kwargs.pop("weight")
@@ -184,14 +184,14 @@ def _mean_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """Average pooling over the same rows and columns as a max pooling."""
+    """Average pooling over the same rows and columns as max pooling with these arguments."""
     sizes, gaps = (v if isinstance(v, list | tuple) else (v, v) for v in (kernel_size, dilation))
     window = [d * (k - 1) + 1 for k, d in zip(sizes, gaps, strict=True)]
     return F.avg_pool2d(given, window, stride or kernel_size, padding, ceil_mode)
 
 
 def _is_global(name: str, given: Tensor, result: Any) -> bool:
-    """Whether a function pools maps (B,C,H,W) over the whole area."""
+    """Whether a function has pooled maps (B,C,H,W) over their whole area."""
     if not isinstance(result, Tensor) or given.dim() != 4 or not result.is_floating_point():
         return False
     if name in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):

@@ -1,6 +1,6 @@
-"""A network's layers with shapes, parameters and FLOP, and its feature maps with their skips.
+"""The layers of a network with shapes, parameters and FLOP, and its feature maps with their skips.
 
-Counted on a copy without values (torch's meta device); the network itself is left as it is.
+Measured on a copy without values (torch's meta device); the network itself is not changed.
 """
 
 import copy
@@ -25,8 +25,11 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A module and what is in it. `shape` is its output's (the last one's of several maps), None if it did not run or
-    does not return tensors; `flop` of one image, multiply and add counted apart."""
+    """A module with all that is in it.
+
+    shape: of its output (of several maps, the last), None if it did not run or returns no tensors.
+    flop: for one image; a multiplication and an addition are 2.
+    """
 
     name: str
     type: str
@@ -41,10 +44,10 @@ class Layer:
 
 
 def describe(network: nn.Module, height: int, width: int) -> list[Layer]:
-    """Every module of a network, outer before inner, for one image (3,height,width); the first is the whole.
+    """Every module of a network, outer before inner, for one image (3,height,width); the first is the network itself.
 
-    FLOP are torch's `FlopCounterMode`: convolutions, transposed ones, linear layers, matrix products and attention;
-    one multiplication with its addition is 2. Sums, normalisation and activations are not counted.
+    FLOP are counted by torch's `FlopCounterMode`: convolutions (also transposed), linear layers, matrix products and
+    attention, a multiplication and an addition as 2. Sums, normalisation and activations are not counted.
     """
     network = _on_meta(network)
     shapes: dict[str, tuple[int, ...] | None] = {}
@@ -58,10 +61,10 @@ def describe(network: nn.Module, height: int, width: int) -> list[Layer]:
     with counter, torch.no_grad(), torch.device("meta"):
         network(torch.zeros(1, 3, height, width))
     counted = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
-    # as the counter names modules: after the class of the whole, and one of several names by its last
+    # names as in the counter: they begin with the class of the network; a module with several names has the last one
     names = {m: f"{type(network).__name__}.{n}".strip(".") for n, m in network.named_modules(remove_duplicate=False)}
 
-    def flop(module: nn.Module) -> int:  # a list of modules is never called: its FLOP are those of its members
+    def flop(module: nn.Module) -> int:  # a list of modules is never called: its FLOP are the sum over its members
         return counted.get(names[module]) or sum(map(flop, module.children()))
 
     return [
@@ -72,7 +75,7 @@ def describe(network: nn.Module, height: int, width: int) -> list[Layer]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A feature map on the way through the network: `part` is image, encoder, bridge, decoder or logits."""
+    """A feature map of the network. part: image, encoder, bridge, decoder or logits."""
 
     part: str
     channels: int
@@ -82,24 +85,24 @@ class Stage:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Feature maps in the order in which they are computed; skips: positions (of the encoder's, of the decoder's)."""
+    """Feature maps in the order of computation. skips: (index of the encoder's map, index of the decoder's map)."""
 
     stages: list[Stage]
     skips: list[tuple[int, int]]
 
 
 def gflop(network: nn.Module, size: tuple[int, int]) -> float | None:
-    """GFLOP of one image (height, width), as `describe` counts them; None for a network that needs values to run."""
+    """GFLOP for one image (height, width), as counted by `describe`; None for a network that needs values to run."""
     try:
         return describe(network, *size)[0].flop / 1e9
-    except Exception:  # without values a network of one's own may fail in any way, and train nevertheless
+    except Exception:  # without values, a user's network may raise anything, and still be trainable
         return None
 
 
 def parts(network: nn.Module) -> dict[str, nn.Module]:
-    """Encoder, decoder and, where there is one, bridge, by their names.
+    """{name: module} of encoder, decoder and, if there is one, bridge.
 
-    Raises ConfigError for a network without an encoder and a decoder.
+    Raises ConfigError for a network without encoder or decoder.
     """
     owner = encoder_decoder(network)
     found = {"encoder": getattr(owner, "encoder", None), "decoder": getattr(owner, "decoder", None)}
@@ -108,7 +111,7 @@ def parts(network: nn.Module) -> dict[str, nn.Module]:
         names = ", ".join(name for name, _ in owner.named_children()) or "nothing"
         raise ConfigError(
             f"{type(network).__name__} has no part called {' or '.join(missing)}, found {names}\n"
-            "  → only networks of an encoder and a decoder are drawn: leave out --out"
+            "  → only networks with an encoder and a decoder can be drawn: leave out --out"
         )
     bridge = getattr(owner, "bridge", None)
     if isinstance(bridge, nn.Module) and not isinstance(bridge, nn.Identity):
@@ -117,16 +120,16 @@ def parts(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def encoder_decoder(network: nn.Module) -> nn.Module:
-    """The module that has the encoder and the decoder: network=smp holds the library's network."""
+    """The module that has the encoder and the decoder: the network, or its `model` (for network=smp)."""
     model = getattr(network, "model", None)
     return model if isinstance(model, nn.Module) else network
 
 
 def trace_architecture(network: nn.Module, height: int, width: int) -> Architecture:
-    """The maps of an encoder-decoder for one image (3,height,width), and which of them skip to the decoder.
+    """The feature maps of an encoder-decoder for one image (3,height,width), and its skips.
 
-    The decoder is shown by its last map at each resolution. A skip is a map of the encoder to which the decoder's
-    output has a gradient. Raises ConfigError for a network of other parts.
+    Of the decoder: its last map at each resolution. A skip is a map of the encoder with respect to which the decoder's
+    output has a gradient. Raises ConfigError for a network without encoder or decoder.
     """
     network = _on_meta(network)
     found = parts(network)
@@ -164,7 +167,7 @@ def trace_architecture(network: nn.Module, height: int, width: int) -> Architect
 
 
 def _decoder_steps(decoder: nn.Module) -> list[nn.Module]:
-    """A decoder's parts one by one: its direct children, and the members of its lists."""
+    """The parts of a decoder: its direct children, and the members of its lists."""
     body = getattr(decoder, "body", decoder)
     lists = (nn.ModuleList, nn.ModuleDict)
     steps = [m for child in body.children() for m in (child.children() if isinstance(child, lists) else [child])]
@@ -172,8 +175,10 @@ def _decoder_steps(decoder: nn.Module) -> list[nn.Module]:
 
 
 def feature_maps_in(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Those that are feature maps: (B,C,H,W) with channels. (The library's encoders list the image itself first, and
-    a map without channels at a stride that they skip.)"""
+    """The tensors that are feature maps: (B,C,H,W) with C > 0, and not the image.
+
+    smp's encoders return the image first, and a map without channels at a stride that they skip.
+    """
     return [t for i, t in enumerate(tensors) if t.dim() == 4 and t.shape[1] > (3 if i == 0 else 0)]
 
 
@@ -184,5 +189,5 @@ def tensors_in(output: Any) -> list[Tensor]:
 
 
 def _on_meta(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors have a shape, but no values."""
+    """A copy in evaluation mode whose tensors have shapes but no values."""
     return copy.deepcopy(network).to("meta").eval()

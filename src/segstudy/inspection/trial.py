@@ -1,4 +1,4 @@
-"""One pass through a network before training: what it cannot take is said in one line."""
+"""A trial pass through a network before training, with a clear error if it cannot be trained."""
 
 import copy
 from contextlib import AbstractContextManager
@@ -13,37 +13,37 @@ from segstudy.inspection.memory import out_of_memory
 def check_trains(
     network: nn.Module, batch_size: int, size: tuple[int, int], device: torch.device, precision: AbstractContextManager
 ) -> None:
-    """Raise ConfigError if the network cannot be trained with batches of this size, and say which size it can take.
+    """Raise ConfigError if the network cannot be trained with batches of this size; it names a size that works.
 
-    precision: the context of the forward pass. Tried on a copy without values (torch's meta device), which takes no
-    memory; what fails there may only need values, and is tried again on the device. The network is left as it is.
+    precision: context of the forward pass. Tried first on a copy without values (torch's meta device), which uses no
+    memory; a network that fails there may only need values, so it is tried again on the device. It is not changed.
     """
     if _failure(network, batch_size, size, torch.device("meta")) is None:
         return
     with precision, torch.random.fork_rng([device] if device.type == "cuda" else []):
         error = _failure(network, batch_size, size, device)
-    if error is None or out_of_memory(error):  # full memory is explained where it happens
+    if error is None or out_of_memory(error):  # training itself explains full memory
         return
     others = [(batch_size, (size[0] * n, size[1] * n)) for n in (2, 4, 8)] + [(2, size)] * (batch_size == 1)
     works = next((other for other in others if _failure(network, *other, torch.device("meta")) is None), None)
     name = type(network.model if isinstance(getattr(network, "model", None), nn.Module) else network).__name__
-    way = "data.batch_size={} data.size=[{}, {}]"
+    settings = "data.batch_size={} data.size=[{}, {}]"
     raise ConfigError(
-        f"the network {name} cannot be trained with {way.format(batch_size, *size)}: {first_line(error)}\n"
-        f"  → {way.format(works[0], *works[1]) if works else 'another data.size, or another network'}"
+        f"the network {name} cannot be trained with {settings.format(batch_size, *size)}: {first_line(error)}\n"
+        f"  → {settings.format(works[0], *works[1]) if works else 'choose another data.size, or another network'}"
     ) from error
 
 
 def _failure(network: nn.Module, batch_size: int, size: tuple[int, int], device: torch.device) -> Exception | None:
-    """The error of a forward and a backward pass in training mode, of a copy on this device."""
+    """The error of a forward and a backward pass of a copy, in training mode on this device; None if there is none."""
     try:
         trial = copy.deepcopy(network)
-    except Exception:  # what cannot be copied is not tried
+    except Exception:  # a network that cannot be copied is not tried
         return None
     try:
         trial.to(device).train()
         with torch.device(device):
             trial(torch.zeros(batch_size, 3, *size)).float().sum().backward()
-    except Exception as error:  # networks fail in any way, torch's operations too
+    except Exception as error:  # networks and torch's operations may raise anything
         return error
     return None
