@@ -280,7 +280,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
         retest(folder)
     with pytest.raises(ConfigError, match=r"data\.val=train would make another test"):
         retest(folder, ["data.val=train"])
-    with pytest.raises(ConfigError, match="without --size --split"):
+    with pytest.raises(ConfigError, match="cannot be combined with --size --split"):
         command(folder, "--retest", "--split", "fit", "--size", "64")
     assert (folder / "record.json").read_bytes() == before
     record = record_of(folder)
@@ -296,7 +296,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data.root=x"], "no run's folder among these"),
+        (["data.root=x"], "none of these is a run folder"),
         (["{home}"], "is not a run's folder"),
         (["{home}/a", "{home}/a"], "given twice"),
         (["{home}/a", "{home}/scenes"], r"(?s)was trained on other classes \(21\).*1: 'aeroplane', not 'disc'"),

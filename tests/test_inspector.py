@@ -226,7 +226,7 @@ def test_the_command_on_settings_and_on_a_run(tmp_path: Path, monkeypatch: pytes
     of_run = CliRunner().invoke(app, ["inspect", str(tmp_path / "run")], catch_exceptions=False)
     assert of_run.exit_code == 0
     assert of_run.output.count("Conv2d") == done.output.count("Conv2d") > 5
-    with pytest.raises(ConfigError, match="would make another run"):
+    with pytest.raises(ConfigError, match="would change the run"):
         CliRunner().invoke(app, ["inspect", str(tmp_path / "run"), "optim.lr=1"], catch_exceptions=False)
     with pytest.raises(ConfigError, match="is not a run's folder"):
         CliRunner().invoke(app, ["inspect", str(tmp_path)], catch_exceptions=False)

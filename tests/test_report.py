@@ -256,14 +256,14 @@ def test_without_background_and_curves_nothing_is_invented(tmp_path: Path) -> No
     text = page_of(tmp_path).text
     assert "Operating curves" not in text
     assert "nan" not in text.lower()
-    assert "It did not run" in text
+    assert "Not run; callbacks.inspector" in text
 
 
 def test_a_study_with_nothing_done_still_says_why(tmp_path: Path) -> None:
     empty = Findings("empty", "No run is done.", [group([], [])], [("v1", "out of memory")])
     write_report(empty, tmp_path)
     text = page_of(tmp_path).text
-    assert "No run is done yet" in text
+    assert "No run is finished yet" in text
     assert "out of memory" in text
     assert page_of(tmp_path).open == []
     write_report(Findings("none", "No runs.", []), tmp_path)
@@ -366,7 +366,7 @@ def test_methods_cite_what_was_measured_and_no_more() -> None:
     assert any("Dunn" in work for work in works)
     assert not any("BMVC" in work for work in works)  # no boundary F in these findings
     assert "3 variants were trained on 1,464 images of VOC2012 at 256×256 pixels, each 3 times" in told[0]
-    assert "nothing was selected" in told[0]
+    assert "there was no selection" in told[0]
     assert methods(Findings("none", "", [])) == []
     assert list(REFERENCES) == sorted(REFERENCES)
 

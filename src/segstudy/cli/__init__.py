@@ -1,1 +1,1 @@
-"""The commands of `segstudy`, a file for each family of them."""
+"""The commands of `segstudy`, one file for each group of commands."""

@@ -1,4 +1,4 @@
-"""What several commands take: settings, folders of runs, options; and the groups of `segstudy --help`."""
+"""Shared by several commands: settings, run folders, options, and the panels of `segstudy --help`."""
 
 import functools
 import inspect
@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 BEFORE, USE, COMPARE = "Before training", "Use trained networks", "Compare"
-"""Groups of commands in `segstudy --help`."""
+"""Panels of commands in `segstudy --help`."""
 
 
 def config_of(overrides: list[str]) -> Any:
-    """The checked config of settings such as model=v3. Raises ConfigError with every mistake."""
+    """The checked config for settings such as model=v3. Raises ConfigError with every mistake."""
     from segstudy.config.compose import apply_overrides, compose_config
     from segstudy.config.overrides import check_overrides
     from segstudy.sweep import plan_mistakes
@@ -25,13 +25,13 @@ def config_of(overrides: list[str]) -> Any:
 
 
 def runs_and_settings(words: list[str]) -> tuple[list[Path], list[str]]:
-    """Split a command's words into folders of runs and settings. A folder's name may have "=" in it, too."""
+    """Split a command's arguments into run folders and settings. A folder's name may contain "="."""
     settings = [word for word in words if "=" in word and not Path(word).is_dir()]
     return [Path(word) for word in words if word not in settings], settings
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a Typer command an option for each field of its last parameter, a dataclass, which it gets as one object."""
+    """Give a Typer command one option for each field of its last parameter, a dataclass; it receives one object."""
     *own, last = inspect.signature(command, eval_str=True).parameters.values()
     fields = inspect.signature(last.annotation, eval_str=True).parameters
 
@@ -47,15 +47,19 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass
 class ViewOptions:
-    """How the network sees an image."""
+    """Options for the network's input: size, tiles, test-time augmentation."""
 
-    size: Annotated[str, typer.Option(help="Of the network's images: train, original, N or HEIGHTxWIDTH.")] = "train"
-    tiles: Annotated[int | None, typer.Option(help="Predict in tiles of this side, at original size or --size.")] = None
-    overlap: Annotated[float, typer.Option(help="Of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5
-    tta: Annotated[str | None, typer.Option(help="Average views: flip, factors of the size: flip,0.75,1")] = None
+    size: Annotated[str, typer.Option(help="Size of the network's input: train, original, N, HEIGHTxWIDTH.")] = "train"
+    tiles: Annotated[
+        int | None, typer.Option(help="Predict in square tiles of this side, at original size or --size.")
+    ] = None
+    overlap: Annotated[float, typer.Option(help="Overlap of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5
+    tta: Annotated[
+        str | None, typer.Option(help="Test-time augmentation: flip, scale factors, or both: flip,0.75,1")
+    ] = None
 
     def parsed(self) -> tuple[Any, Any]:
-        """The test-time augmentation and the tiles, each None if not asked for. Raises ConfigError for wrong values."""
+        """The test-time augmentation and the tiles, each None if not requested. Raises ConfigError for wrong values."""
         from segstudy.inference.loading import parse_size
         from segstudy.inference.tiles import Tiles
         from segstudy.inference.tta import TestTimeAugmentation

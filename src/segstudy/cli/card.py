@@ -14,11 +14,15 @@ app = typer.Typer()
 @app.command(rich_help_panel=USE)
 def card(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path | None, typer.Option(help="The file, if not RUN/card.md; pictures go beside it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default RUN/card.md. Pictures go into the same folder.")
+    ] = None,
     latency: Annotated[bool, typer.Option(help="Measure the network's speed on this machine.")] = True,
-    license: Annotated[str | None, typer.Option(help="Of the weights, as model hubs name it: mit, cc-by-4.0.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the weights, in the model hubs' notation: mit, cc-by-4.0.")
+    ] = None,
 ) -> None:
-    """Write a run's model card: what it is, its data, figures with intervals, failures, speed, use and limits.
+    """Write a run's model card: network, data, results with intervals, failures, speed, use and limits.
 
     Example: segstudy card runs/study/v4 --license mit
     """

@@ -1,4 +1,4 @@
-"""`segstudy data`: look at a data set, or check one's own images and masks."""
+"""`segstudy data`: show a data set, or check your own images and masks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from segstudy.cli.arguments import BEFORE, config_of
 from segstudy.console import console
 
 SHOWN_IN_FULL = 40
-"""Of more classes, those without a pixel are left out of the table."""
+"""With more classes, the table leaves out those without a pixel."""
 
 
 class DataCommands(typer.core.TyperGroup):
@@ -28,7 +28,7 @@ app = typer.Typer()
 data_app = typer.Typer(
     cls=DataCommands,
     no_args_is_help=True,
-    help="Look at a data set (segstudy data voc --root photos), or check your own (segstudy data check photos).",
+    help="Show a data set (segstudy data voc --root photos), or check your own (segstudy data check photos).",
 )
 app.add_typer(data_app, name="data", rich_help_panel=BEFORE)
 
@@ -38,9 +38,9 @@ def show(
     name: Annotated[str, typer.Argument(help="A file of conf/data: voc, scenes, …")],
     root: Annotated[Path | None, typer.Option(help="The folder of the data set (data.root).")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Further settings: data.size=128 …")] = None,
-    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("data.png"),
+    out: Annotated[Path, typer.Option(help="Picture file to write.")] = Path("data.png"),
 ) -> None:
-    """Show a data set: its classes, how many images and pixels each has, and a grid of pictures with their masks.
+    """Show a data set: its classes, their images and pixels, and a picture of sample images with their masks.
 
     Example: segstudy data voc --root photos data.train=trainaug
     """
@@ -62,9 +62,9 @@ def show(
 
 
 def class_table(data: Any, pixels: Mapping[str, Any], title: str = "") -> Table:
-    """In how many images each class occurs, and its share of the counted pixels.
+    """For each class, the number of images that contain it, and its share of the counted pixels.
 
-    data: has `classes` and `palette`. pixels: by role, how many pixels (images, classes) have a label.
+    data: has `classes` and `palette`. pixels: role → pixel counts (images, classes).
     """
     table = Table(title=f"{title}: " * bool(title) + "images with the class, share of counted pixels")
     for column in ("", "class", *(f"{role} {what}" for role in pixels for what in ("images", "pixels"))):
@@ -105,9 +105,9 @@ def check_data(
         Path | None, typer.Option(help="Its description (data.about), if not FOLDER/dataset.yaml.")
     ] = None,
 ) -> None:
-    """Tell everything that is wrong with your own images and masks, and propose a dataset.yaml if there is none.
+    """List all problems of your own images and masks, and propose a dataset.yaml if there is none.
 
-    Exit code 1 if anything makes training impossible. Example: segstudy data check photos
+    Exit code 1 if training is impossible. Example: segstudy data check photos
     """
     from segstudy.data.folder.check import check_folder
 
@@ -121,8 +121,8 @@ def check_data(
         console.print(f"[{color}]{problem.severity}[/]: ", end="")
         console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
     if report.proposed_yaml:
-        console.print(f"\nproposed {folder / 'dataset.yaml'} (change the names, and save it there):", highlight=False)
+        console.print(f"\nproposed {folder / 'dataset.yaml'} (edit the names and save it there):", highlight=False)
         console.print(report.proposed_yaml, highlight=False, markup=False, soft_wrap=True)
     if not report.trainable:
         raise typer.Exit(1)
-    console.print("nothing is wrong" if not report.problems else "training is possible")
+    console.print("no problems found" if not report.problems else "training is possible")

@@ -18,41 +18,43 @@ class EvaluateOptions(ViewOptions):
     """The options of `segstudy evaluate`."""
 
     data: Annotated[str | None, typer.Option(help="Another file of conf/data, with the same classes.")] = None
-    split: Annotated[str | None, typer.Option(help="fit, select, report, or a list; the run's reported one.")] = None
-    save_masks: Annotated[Path | None, typer.Option(help="A folder for the predictions, as indexed PNGs.")] = None
-    json: Annotated[Path | None, typer.Option(help="A file for all figures and confusion matrices.")] = None
+    split: Annotated[
+        str | None, typer.Option(help="fit, select, report, or a list of the data set; default report.")
+    ] = None
+    save_masks: Annotated[Path | None, typer.Option(help="Folder for the predictions, as indexed PNGs.")] = None
+    json: Annotated[Path | None, typer.Option(help="File for all metrics and confusion matrices.")] = None
 
 
 @app.command(rich_help_panel=USE)
 @with_options
 def evaluate(
-    what: Annotated[list[str], typer.Argument(help="Folders of runs, and settings: data.root=…, data.val=…")],
+    what: Annotated[list[str], typer.Argument(help="Run folders, and settings: data.root=…, data.val=…")],
     retest: Annotated[
-        bool, typer.Option("--retest", help="Replace each run's test/ and the record's figures.")
+        bool, typer.Option("--retest", help="Repeat each run's own test, and replace test/ and the record's results.")
     ] = False,
     *,
     options: EvaluateOptions,
 ) -> None:
-    """Test finished runs again, on their own images or others with the same classes.
+    """Test finished runs again, on their own images or on others with the same classes.
 
-    Several runs are also averaged: an ensemble, compared with each. Means are of probabilities at the network's size,
-    and interpolated to the original one. --retest tests each run as its training did, and writes that into its folder.
+    Several runs are also tested as an ensemble: the mean of their probabilities at the network's size, interpolated to
+    the original size. --retest repeats each run's own test and writes the results into its folder.
     Example: segstudy evaluate runs/study/v1 runs/study/v4 data.root=photos --tta flip --save-masks masks
     """
     silence_warnings()
     folders, settings = runs_and_settings(what)
     if not folders:
-        raise ConfigError(f"{' '.join(what)}: no run's folder among these\n  → segstudy evaluate RUN data.root=…")
+        raise ConfigError(f"{' '.join(what)}: none of these is a run folder\n  → segstudy evaluate RUN data.root=…")
     if not retest:
         return evaluate_runs(folders, settings, options)
     if clash := [f.name for f in fields(options) if getattr(options, f.name) != f.default]:
         flags = " ".join(f"--{name.replace('_', '-')}" for name in clash)
-        raise ConfigError(f"--retest is the run's own test, without {flags}")
+        raise ConfigError(f"--retest repeats the run's own test: it cannot be combined with {flags}")
     retest_runs(folders, settings)
 
 
 def retest_runs(folders: list[Path], settings: list[str]) -> None:
-    """Test runs as their training did, one after the other."""
+    """Repeat the runs' own tests, one after the other."""
     from segstudy.inference.evaluate import retest
     from segstudy.runs.tables import print_classes
 
@@ -61,12 +63,12 @@ def retest_runs(folders: list[Path], settings: list[str]) -> None:
         record, line = retest(folder, settings)
         print_classes(record, console)
         console.print(
-            f"{line}\nreplaced: {folder / 'test'}, and the figures of {folder / 'record.json'}", soft_wrap=True
+            f"{line}\nreplaced: {folder / 'test'}, and the results in {folder / 'record.json'}", soft_wrap=True
         )
 
 
 def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOptions) -> None:
-    """Evaluate runs together, print what came out, and save what is asked for: a folder of masks, a file of figures."""
+    """Evaluate runs together, print the results, and save masks and JSON if requested."""
     from segstudy.callbacks.per_image_confusion import dataset_metrics
     from segstudy.inference import evaluate as tests
     from segstudy.inference.loading import EvaluationSpec, evaluation_config, evaluation_data, load_runs

@@ -1,4 +1,4 @@
-"""`segstudy export`: a run's network for other programs."""
+"""`segstudy export`: write a run's network for other programs."""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -16,7 +16,7 @@ app = typer.Typer()
 
 
 class Format(StrEnum):
-    """What segstudy export writes."""
+    """Formats of `segstudy export`."""
 
     onnx = "onnx"
     torch_export = "torch.export"
@@ -29,14 +29,14 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     format: Annotated[Format, typer.Option(help="hub: a folder with weights, config and model card.")] = Format.onnx,
     out: Annotated[
-        Path | None, typer.Option(help="A file or folder; else a file named after the run in the current folder.")
+        Path | None, typer.Option(help="File or folder; default: a file in the current folder, named after the run.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="A file for what was compared and measured.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the comparison with PyTorch.")] = None,
 ) -> None:
-    """Write a run's network for other programs: image in 0…1 → logits, with normalisation, classes and colours inside.
+    """Write a run's network for other programs: image in 0…1 → logits, with normalisation, classes and colours.
 
-    The file is run in its own format and compared with PyTorch at several sizes before it is kept. state_dict and hub
-    hold weights alone, for segstudy's own network; segstudy.load opens hub's folder.
+    The exported file is run and compared with PyTorch at several sizes before it is kept. state_dict and hub
+    hold only weights, for segstudy's own network; segstudy.load opens hub's folder.
     Example: segstudy export runs/study/v4 --format onnx --out v4.onnx
     """
     from segstudy.inference import export as exports
@@ -59,7 +59,7 @@ def export(
 
 
 def print_export(done: Any, kind: str) -> None:
-    """Print what was written (an ExportResult), and how it compares."""
+    """Print an ExportResult: the comparison with PyTorch, the input, and the file."""
     table = Table(title=f"{kind} against PyTorch, float32 on the CPU")
     for column in ("images", "largest difference", "largest logit", "pixels of equal class"):
         table.add_column(column, justify="right")
@@ -68,9 +68,9 @@ def print_export(done: Any, kind: str) -> None:
         table.add_row(size, f"{row.difference:.1e}", f"{row.largest:.3g}", f"{row.agreement:.4%}")
     console.print(table)
     for line in done.refused:
-        print_line(f"not compared, the network itself refuses it: {line}")
+        print_line(f"not compared, since the network does not accept it: {line}")
     sides = "×".join(map(str, done.metadata["input_shape"]))
-    fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed, since {'; '.join(done.why_not_more)}"
+    fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed ({'; '.join(done.why_not_more)})"
     print_line(f"input: {done.metadata['input']}, {sides}{fixed}")
     print_line(f"written: {done.path} ({size_on_disk(done.path) / 1e6:.1f} MB)")
 

@@ -1,4 +1,4 @@
-"""The `segstudy` command: its subcommands, one file a family."""
+"""The `segstudy` command and its subcommands."""
 
 import sys
 
@@ -9,15 +9,15 @@ from segstudy.cli import card, data, demo, evaluate, export, network, predict, r
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train segmentation networks under equal conditions, and see which one is better, by how much and how surely.",
-    epilog="To begin: segstudy train -m model=v1,v2,v3,v4 trains four networks on generated scenes and compares them.",
+    help="Train segmentation networks under equal conditions and compare them: which is better, and by how much.",
+    epilog="First step: segstudy train -m model=v1,v2,v3,v4 trains and compares four networks on generated scenes.",
 )
 for family in (train, data, network, evaluate, predict, export, card, demo, runs, study):
     app.add_typer(family.app)
 
 
 def main() -> None:
-    """Entry point: the user's mistakes are printed plainly, with exit code 2."""
+    """Entry point: a user's mistake is printed without a traceback, with exit code 2."""
     from segstudy.errors import SegstudyError
 
     try:

@@ -1,4 +1,4 @@
-"""Commands that look before training: network, inspect, and find lr, find batch."""
+"""Commands before training: network, inspect, find lr, find batch."""
 
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ app = typer.Typer()
 def network(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 encoder=resnet50 …")] = None,
     size: Annotated[int, typer.Option(min=1, help="Side of the image in pixels.")] = 256,
-    classes: Annotated[int | None, typer.Option(min=1, help="How many; as many as the data has.")] = None,
-    depth: Annotated[int, typer.Option(min=1, help="How deep modules are listed.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Draw it: network.png, .svg or .pdf.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes; default: the data's.")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Depth to which modules are listed.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Also draw the network: network.png, .svg or .pdf.")] = None,
 ) -> None:
-    """Show a network: its layers, parameters, GFLOP and receptive fields. No data is opened, no weights are loaded.
+    """Show a network: its layers, parameters, GFLOP and receptive fields. Opens no data and loads no weights.
 
     Example: segstudy network model=v3 --classes 21 --out v3.png
     """
@@ -33,7 +33,7 @@ def network(
     cfg = config_of(given)
     names = getattr(locate(cfg.data._target_), "classes", None)
     if classes is None and names is None:
-        raise ConfigError(f"{cfg.data._target_} knows its classes only from its files\n  → --classes N")
+        raise ConfigError(f"{cfg.data._target_} reads its classes from its files\n  → --classes N")
     number = classes or len(names or ())
     built, _ = build_network(cfg, number, load_weights=False)
     plain = all(o.startswith(("model=", "data=", "data.")) for o in given)
@@ -50,7 +50,7 @@ def network(
 
 
 def placeholders(overrides: list[str]) -> list[str]:
-    """Values for the settings without which a data set cannot be opened: here it is not."""
+    """Values for the data set's missing settings; they are not used, since it is not opened."""
     from omegaconf import OmegaConf
 
     from segstudy.config.paths import CONF
@@ -64,17 +64,17 @@ def placeholders(overrides: list[str]) -> list[str]:
 
 
 def print_network(built: Any, title: str, size: int, classes: int, depth: int, name: str | None) -> str:
-    """Print the tables of layers (of modules up to `depth`) and of receptive fields; returns the line of totals.
+    """Print the tables of layers (modules up to `depth`) and receptive fields; returns the line of totals.
 
-    name: of one of V1 … V4, whose published numbers are printed too.
+    name: the model's; for v1 to v4 the published numbers are printed, too.
     """
     from segstudy.inspection.receptive_field import receptive_fields
     from segstudy.inspection.summary import PUBLISHED, describe
 
     try:
         layers = describe(built, size, size)
-    except Exception as error:  # networks of one size refuse others, each in its own words
-        raise ConfigError(f"the network takes no image of {size}×{size}: {first_line(error)}\n  → --size N") from error
+    except Exception as error:  # networks with a fixed input size raise errors of any type
+        raise ConfigError(f"the network refuses {size}×{size}: {first_line(error)}\n  → --size N") from error
     whole = layers[0]
     totals = f"{whole.parameters:,} parameters, {whole.flop / 1e9:.1f} GFLOP at {size}×{size}, {classes} classes"
     table = Table("layer", "type", title=title)
@@ -86,13 +86,13 @@ def print_network(built: Any, title: str, size: int, classes: int, depth: int, n
             cells = ["×".join(map(str, layer.shape)) if layer.shape else "–", f"{layer.parameters:,}"]
             table.add_row(indent + layer.name, layer.type, *cells, f"{layer.flop / 1e9:.3f}")
     console.print(table)
-    fields = Table("map", title="receptive fields of the value in the middle")
+    fields = Table("map", title="receptive fields at the middle pixel")
     for column in ("channels", "stride", "receptive field", "without global pooling"):
         fields.add_column(column, justify="right")
     for f in receptive_fields(built, (size, size)):
         fields.add_row(f.name, str(f.channels), str(f.stride), f.text(), f"{f.local} px" if f.local else f.text())
     console.print(fields)
-    console.print(f"{totals} (one multiplication with its addition is 2 FLOP)", highlight=False)
+    console.print(f"{totals} (one multiply-add is 2 FLOP)", highlight=False)
     if name in PUBLISHED:
         parameters, gflop = PUBLISHED[name]
         console.print(
@@ -105,10 +105,11 @@ def print_network(built: Any, title: str, size: int, classes: int, depth: int, n
 def inspect(
     what: Annotated[list[str] | None, typer.Argument(help="Settings (model=v3 data=voc …), or a run's folder.")] = None,
 ) -> None:
-    """Show each layer's activations and gradients in the first training batch, and flag what is wrong with them.
+    """Show each layer's activations and gradients in the first training batch, and flag problems.
 
-    Of settings, the network in its initial state; of a run's folder, with its last weights (settings after it may say
-    where things are here: data.root=photos). Example: segstudy inspect model=v3 data.batch_size=4
+    With settings: the network in its initial state. With a run's folder: the network with its last weights; settings
+    after the folder may only give paths on this machine: data.root=photos.
+    Example: segstudy inspect model=v3 data.batch_size=4
     """
     import torch
 
@@ -127,7 +128,7 @@ def inspect(
 
 
 def open_training(given: list[str]) -> tuple[Any, Any, Any]:
-    """Network, config and data set of settings, or of a run's folder and settings of this machine."""
+    """Network, config and data set from settings, or from a run's folder and settings of this machine."""
     from segstudy.build import build_data, build_start
     from segstudy.config.check import check
     from segstudy.config.trust import restrict_paths
@@ -141,9 +142,9 @@ def open_training(given: list[str]) -> tuple[Any, Any, Any]:
         return build_start(cfg, dataset)[0], cfg, dataset
     if other := [*map(str, folders[1:]), *other_settings(settings)]:
         raise ConfigError(
-            f"{' '.join(other)} would make another run; after a folder, say only where things are: data.root=…"
+            f"{' '.join(other)} would change the run; after a folder, only paths can be set, such as data.root=…"
         )
-    last = (folders[0] / "checkpoints" / "last.ckpt").is_file()  # else only the tested one was kept
+    last = (folders[0] / "checkpoints" / "last.ckpt").is_file()  # else only the tested checkpoint exists
     built, cfg = load_run(folders[0], "last" if last else read_record(folders[0]).get("checkpoint", "last"))
     restrict_paths(cfg.data)
     cfg.merge_with_dotlist(settings)
@@ -152,7 +153,7 @@ def open_training(given: list[str]) -> tuple[Any, Any, Any]:
     return built, cfg, dataset
 
 
-find_app = typer.Typer(no_args_is_help=True, help="Before training: a learning rate, or the largest batch that fits.")
+find_app = typer.Typer(no_args_is_help=True, help="Find a learning rate, or the largest batch that fits into memory.")
 
 app.add_typer(find_app, name="find", rich_help_panel=BEFORE)
 
@@ -160,16 +161,16 @@ app.add_typer(find_app, name="find", rich_help_panel=BEFORE)
 @find_app.command("lr")
 def find_lr(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 data=voc …")] = None,
-    steps: Annotated[int, typer.Option(help="Training steps, each at a higher rate.")] = 100,
-    lowest: Annotated[float, typer.Option(help="The first step's rate.")] = 1e-6,
-    highest: Annotated[float, typer.Option(help="The last step's rate.")] = 1.0,
-    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("lr.png"),
+    steps: Annotated[int, typer.Option(help="Number of training steps, each at a higher rate.")] = 100,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="Picture file to write.")] = Path("lr.png"),
 ) -> None:
-    """Suggest a learning rate: where the loss falls fastest while the rate grows from step to step.
+    """Suggest a learning rate: the one where the loss falls fastest while the rate grows from step to step.
 
-    Each variant has its own (another model, loss, optimizer, batch size or pretrained encoder: another rate), so a
-    study in which each gets the one suggested for it answers another question than one in which all share a rate.
-    It is a place to begin, from a few steps and one seed. Nothing is kept but the picture.
+    The suggestion differs with the model, loss, optimizer, batch size and pretrained encoder. A study with one rate for
+    each variant answers another question than a study with one rate for all.
+    It is only a starting point, from a few steps and one seed. Only the picture is saved.
     Example: segstudy find lr model=v3 data=voc data.root=photos
     """
     from segstudy.build import build_trial
@@ -184,13 +185,13 @@ def find_lr(
     console.print(
         f"tried {len(found.rates)} steps of {cfg.data.batch_size} images, from {found.rates[0]:.1e} to "
         f"{found.rates[-1]:.1e}: the loss fell fastest at {found.suggested:.1e}, and was lowest at {bottom:.1e}\n"
-        f"picture: {out}\nto use it: optim.lr={found.suggested:.1e}    (this variant's; others have their own)",
+        f"picture: {out}\nto use it: optim.lr={found.suggested:.1e}    (for this variant only)",
         highlight=False,
         soft_wrap=True,
     )
     if cfg.optim.encoder_lr is not None:
         console.print(
-            f"[yellow]encoder and rest were tried at one rate; optim.encoder_lr={cfg.optim.encoder_lr} was not used",
+            f"[yellow]encoder and decoder used the same rate; optim.encoder_lr={cfg.optim.encoder_lr} was ignored",
             highlight=False,
         )
 
@@ -198,13 +199,14 @@ def find_lr(
 @find_app.command("batch")
 def find_batch(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 data=voc …")] = None,
-    limit: Annotated[int, typer.Option(min=2, help="No batch larger than this is tried.")] = 64,
+    limit: Annotated[int, typer.Option(min=2, help="Largest batch to try.")] = 64,
 ) -> None:
-    """Find the largest batch that fits into memory, doubling it from 2 on; three training steps each.
+    """Find the largest batch that fits into memory: 2, 4, 8, …, three training steps each.
 
-    On a CPU nothing says that memory is full before the system ends the process: raise --limit with care there.
-    A batch of another size is another training: compare variants at one size. Images of several sizes
-    (data.augment.sizes) may need more than was tried. Example: segstudy find batch model=v3 data.size=256 --limit 256
+    On a CPU the system kills the process when memory is full, without an error: raise --limit with care there.
+    The batch size changes the training: compare variants at the same one. Images of several sizes
+    (data.augment.sizes) may need more memory than was tried.
+    Example: segstudy find batch model=v3 data.size=256 --limit 256
     """
     from segstudy.build import build_trial
     from segstudy.inspection.batch_size import find_batch

@@ -1,4 +1,4 @@
-"""`segstudy predict`: masks, overlays and a table of photos."""
+"""`segstudy predict`: masks, overlays and a table for photos."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,30 +17,32 @@ class PredictOptions(ViewOptions):
     """The options of `segstudy predict`."""
 
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also photos with the classes in colour, a legend below.")
+        bool, typer.Option("--overlay", help="Also write the photos with coloured classes and a legend.")
     ] = False
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="How opaque an overlay's colours are.")] = 0.5
-    classes: Annotated[str | None, typer.Option(help="Keep these, the others become background: cat,dog")] = None
-    batch: Annotated[int | None, typer.Option(min=1, help="Photos, or tiles, at a time; by their size.")] = None
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of an overlay's colours.")] = 0.5
+    classes: Annotated[str | None, typer.Option(help="Classes to keep; the others become background: cat,dog")] = None
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Photos or tiles in a batch; default: depends on their size.")
+    ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there already.")] = False
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused, undecoded.")] = 178_956_970
-    json: Annotated[Path | None, typer.Option(help="A file for all rows, failures and the speed.")] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also predict photos that have predictions.")] = False
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels.")] = 178_956_970
+    json: Annotated[Path | None, typer.Option(help="File for all rows, failures and the speed.")] = None
 
 
 @app.command(rich_help_panel=USE)
 @with_options
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    paths: Annotated[list[str], typer.Argument(help="Photos, folders (walked), patterns in quotes: 'photos/*.jpg'")],
-    out: Annotated[Path, typer.Option(help="The folder for masks and predictions.csv.")] = Path("predictions"),
+    paths: Annotated[list[str], typer.Argument(help="Photos, folders, patterns in quotes: 'photos/*.jpg'")],
+    out: Annotated[Path, typer.Option(help="Folder for masks and predictions.csv.")] = Path("predictions"),
     *,
     options: PredictOptions,
 ) -> None:
-    """Predict photos: masks in their own size, colour overlays, and a table of each class's share.
+    """Predict photos: masks of the same size, colour overlays, and a table with each class's share.
 
-    The same command again continues: what is there is skipped. Photos that cannot be read are named at the end, and
-    make the exit code 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
+    The same command continues after an interruption: photos with predictions are skipped. Unreadable photos are listed
+    at the end; the exit code is then 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
     """
     from segstudy.inference.model import load
     from segstudy.inference.predict import PredictionTask, kept_classes

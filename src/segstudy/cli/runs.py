@@ -1,4 +1,4 @@
-"""`segstudy runs`: all runs and what became of them."""
+"""`segstudy runs`: list all runs with their status."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +13,14 @@ app = typer.Typer()
 
 @app.command(rich_help_panel=USE)
 def runs(
-    folder: Annotated[Path, typer.Argument(help="All studies, one of them, or one run.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder of studies, a study, or a run.")] = Path("runs"),
     status: Annotated[
-        list[str] | None, typer.Option(help="Only done, failed, running, interrupted or unreadable; may be repeated.")
+        list[str] | None, typer.Option(help="Only done, failed, running, interrupted or unreadable runs; repeatable.")
     ] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="Print the runs' folders alone, one a line.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a list for machines instead of the table.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Print only the runs' folders, one per line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
-    """List all runs: status, what they change, figures, epochs, time, size on disk. Nothing is changed.
+    """List all runs: status, changed settings, results, epochs, time, size on disk. Writes nothing.
 
     Example: segstudy runs runs/voc-animals --status failed
     """

@@ -1,4 +1,4 @@
-"""Commands that say what runs or masks tell: report, compare, audit."""
+"""Commands that compare runs or masks: report, compare, audit."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +15,13 @@ app = typer.Typer()
 def report(
     folder: Annotated[Path, typer.Argument(help="A study: a folder of runs, e.g. runs/ablation-scenes")],
     plan: Annotated[
-        str | None, typer.Option(help="A file of conf/report: its pairs and claims instead of the study's own.")
+        str | None, typer.Option(help="File of conf/report; its pairs and claims replace the study's own.")
     ] = None,
 ) -> None:
-    """Write a study's report: which variant is better, how surely, and how the others fail.
+    """Write a study's report: which variant is better, by how much, how surely, and how each variant fails.
 
-    report.html opens offline; beside it report.md, runs.csv, per_class.csv, table.tex and figures/. Exit code 1 if a
-    run is not done. Example: segstudy report runs/voc-animals --plan journey
+    Writes report.html (opens offline), report.md, runs.csv, per_class.csv, table.tex and figures/ into the study's
+    folder. Exit code 1 if a run is not finished. Example: segstudy report runs/voc-animals --plan journey
     """
     from segstudy.study.report.write import report_study
 
@@ -32,15 +32,19 @@ def report(
 
 @app.command(rich_help_panel=COMPARE)
 def compare(
-    truth: Annotated[Path, typer.Argument(help="The folder of true masks (indexed or greyscale; 255 is ignored).")],
+    truth: Annotated[Path, typer.Argument(help="Folder of true masks (indexed or greyscale; 255 is ignored).")],
     predictions: Annotated[list[Path], typer.Argument(help="Folders of predicted masks with the same names.")],
     classes: Annotated[Path | None, typer.Option(help="CSV with the columns index,name,red,green,blue.")] = None,
-    background: Annotated[str | None, typer.Option(help="A class's name or number, or none.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="A last class that is none: counts as 255.")] = None,
-    groups: Annotated[Path | None, typer.Option(help="CSV of NAME,GROUP: images that are not independent.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("comparison"),
+    background: Annotated[str | None, typer.Option(help="Name or number of the background class, or none.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Class to ignore like 255; it must be the last one. Repeatable.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV of NAME,GROUP; images of one group are not independent.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("comparison"),
 ) -> None:
-    """Compare folders of masks from anywhere: another framework, an old model. No training, no GPU.
+    """Compare folders of predicted masks from any program. Needs no training and no GPU.
 
     Example: segstudy compare masks old_model new_model --classes classes.csv
     """
@@ -58,12 +62,13 @@ def compare(
 
 @app.command(rich_help_panel=COMPARE)
 def audit(
-    run: Annotated[Path, typer.Argument(help="The folder of one run, e.g. runs/ablation-scenes/v4")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/ablation-scenes/v4")],
     out: Annotated[Path | None, typer.Option("--json", help="Also write the readings to this file.")] = None,
 ) -> None:
-    """Read a run's predictions under every reading of "mIoU" and "accuracy" in use, beside an all-background predictor.
+    """Compute a run's mIoU and accuracy under every definition in use, also for an all-background predictor.
 
-    What each reading is: docs/readings.md. Example: segstudy audit runs/ablation-scenes/v4 --json readings.json
+    The definitions ("readings") are in docs/readings.md.
+    Example: segstudy audit runs/ablation-scenes/v4 --json readings.json
     """
     from segstudy.study.audit import audit, print_audit, write_json
 

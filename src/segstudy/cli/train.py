@@ -1,4 +1,4 @@
-"""`segstudy train`: training, for who has installed the package alone (in a clone: python train.py)."""
+"""`segstudy train`: training with the installed package (in a clone: python train.py)."""
 
 import sys
 from importlib.util import find_spec
@@ -17,6 +17,6 @@ def train(context: typer.Context) -> None:
     from segstudy.train import main as train_main
 
     sys.argv = ["segstudy train", *context.args]
-    # Lightning starts further processes as the module that this one is said to be.
+    # Lightning starts further processes with the module named here.
     sys.modules["__main__"].__spec__ = find_spec("segstudy.entry")
     train_main()

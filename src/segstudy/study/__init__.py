@@ -1,1 +1,1 @@
-"""Compare runs: results, statistics, findings, reports, and the audit of one run."""
+"""Compare runs: test results, statistics, findings, report; and the audit of a single run."""

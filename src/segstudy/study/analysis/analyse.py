@@ -1,4 +1,4 @@
-"""From test results to findings: each variant's metrics, planned differences with verdicts, claims, warnings."""
+"""Turns test results into findings: metrics of each variant, planned differences with verdicts, claims, warnings."""
 
 import itertools
 import math
@@ -26,18 +26,18 @@ from segstudy.study.statistics.comparison import MetricSamples
 
 
 def analyse_study(folder: Path, plan: Plan | None = None) -> tuple[Findings, list[list[TestResult]]]:
-    """What a folder of runs says, and the tests of each of its groups. Raises DataError if it holds no run."""
+    """The findings of a study's folder, and the test results of each group. Raises DataError if it holds no run."""
     plan = read_plan(folder) if plan is None else plan
     tests, left_out = read_study(folder)
     titles = [_title(members[0]) for members in tests]
-    # Groups that differ in their classes or background alone share a title, by which their pictures are known.
+    # Groups that differ only in classes or background have the same title; pictures are found by title.
     titles = [t if titles.count(t) == 1 else f"{t} (table {i})" for i, t in enumerate(titles, 1)]
     groups = [analyse(members, plan, title) for members, title in zip(tests, titles, strict=True)]
     return Findings(folder.resolve().name, verdicts.first_sentence(groups), groups, left_out), tests
 
 
 def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
-    """Variants, differences and claims of tests on the same images."""
+    """The findings of tests on the same images."""
     seeds, first = runs_by_variant(tests), tests[0]
     setting, warnings = comparison_settings(first, plan)
     ratios = {
@@ -76,15 +76,15 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
 
 
 def planned_pairs(variants: RunsByVariant, plan: Plan) -> tuple[list[tuple[Side, Side]], list[str]]:
-    """(a, b) for each planned comparison, without a plan each variant against the one before; and a warning about
-    planned pairs without runs."""
+    """(a, b) for each planned comparison, and a warning about planned pairs without runs. Without a plan, each variant
+    is compared with the one before it."""
     if not plan.pairs:
         return [(Side(a, [a]), Side(b, [b])) for a, b in itertools.pairwise(variants)], []
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in variants.items()}
     pairs = [(Side.of(a, changes), Side.of(b, changes)) for a, b in plan.pairs]
     absent = [f"{b.name} against {a.name}" for a, b in pairs if not (a.variants and b.variants)]
-    said = [f"planned, but not in this study: {'; '.join(absent)}"] if absent else []
-    return [(a, b) for a, b in pairs if a.variants and b.variants], said
+    warnings = [f"planned, but not in this study: {'; '.join(absent)}"] if absent else []
+    return [(a, b) for a, b in pairs if a.variants and b.variants], warnings
 
 
 def compare_pairs(
@@ -96,11 +96,11 @@ def compare_pairs(
         for a, b in pairs
     }
     decided = multiplicity.decide(compared, plan.margin)
-    scatter = seed_deviation(miou)
+    deviation = seed_deviation(miou)
     differences = []
     for (a, b), c in compared.items():
         d = decided[a, b]
-        words = verdicts.verdict_sentence(a, b, "mIoU", c, d, plan.margin, scatter)
+        words = verdicts.verdict_sentence(a, b, "mIoU", c, d, plan.margin, deviation)
         if not setting.verdicts:
             d = replace(d, verdict="undecided")
             words = (
@@ -116,7 +116,7 @@ def compare_pairs(
 
 
 def seed_deviation(measured: Mapping[str, MetricSamples]) -> float | None:
-    """The root mean square SD over seeds of the variants that have more than one; None without any."""
+    """Standard deviation over seeds: root mean square over the variants with several seeds; None without any."""
     variances = [np.var(m.values, ddof=1) for m in measured.values() if len(m.values) > 1]
     return float(np.sqrt(np.mean(variances))) if variances else None
 
@@ -124,9 +124,9 @@ def seed_deviation(measured: Mapping[str, MetricSamples]) -> float | None:
 def most_influential_images(
     names: Sequence[str], miou: Mapping[str, MetricSamples], differences: Sequence[Difference], most: int = 6
 ) -> list[tuple[int, str, float]]:
-    """(index, name, share) of the images with the most influence on the planned difference of the smallest p-value.
+    """(index, name, share) of the images with most influence on the planned difference with the smallest p-value.
 
-    share: of the sum of all images' absolute influences; positive: in favour of variant b.
+    share: of the sum of absolute influences of all images; positive: in favour of variant b.
     """
     known = [d for d in differences if d.a in miou and d.b in miou and not math.isnan(d.p)]
     if not known:

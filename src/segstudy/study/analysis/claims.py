@@ -1,4 +1,4 @@
-"""Test the claims of an experiment file against the data."""
+"""Test the claims of an experiment file on the results."""
 
 import math
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from segstudy.study.statistics.bootstrap_check import image_weights
 from segstudy.study.statistics.comparison import Comparison, MetricSamples
 
 DRAWS = 400
-"""Bootstrap draws of the images for a claim at equal spill, which is no ratio of sums."""
+"""Bootstrap draws for a claim at equal spill: its metric is not a ratio of sums, so it has no influences."""
 
 
 def judge_claims(
     plan: Plan, seeds: RunsByVariant, setting: ComparisonSettings, differences: Sequence[Difference] = ()
 ) -> list[ClaimResult]:
-    """Each claim of the plan with its outcome, by simultaneous intervals.
+    """Each claim of the plan with its outcome, read from a simultaneous interval.
 
-    A claim on the mIoU of a planned pair takes the interval of that pair's verdict, so that both agree; the
-    others that have an interval are one family.
+    A claim on the mIoU of a planned pair uses the interval of that pair's verdict, so that both agree. The intervals of
+    all other claims are corrected together.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
     planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.metric == "miou"}
@@ -64,7 +64,7 @@ def _family(number: int, what: str) -> str:
 def _compare(
     claim: Claim, against: Side, variant: Side, seeds: RunsByVariant, setting: ComparisonSettings
 ) -> Comparison | str:
-    """The claimed metric of `variant` minus that of `against`; or why it was not measured."""
+    """The claimed metric of `variant` minus that of `against`, or the reason why it was not measured."""
     if not (against.variants and variant.variants):
         absent = claim.variant if against.variants else claim.against
         return f"no run of {absent!r} in this study"
@@ -79,25 +79,25 @@ def _compare(
         return found
     tests = [t for runs in (*a, *b) for t in runs]
     if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
-        return "its runs were tested by an older version, or are masks → segstudy evaluate RUN --retest"
+        return "an older version tested its runs, or they are masks → segstudy evaluate RUN --retest"
     if claim.figure == "epochs_to_90":
         return f"not every training reached a val mIoU of {format_number(setting.target)}, 90 % of the best"
-    return f"{claim.figure} is not defined for this data, or was not measured"
+    return f"{claim.figure} is not defined for these data, or was not measured"
 
 
 def _outcome(
     claim: Claim, compared: Comparison, wide: tuple[float, float], family: str, setting: ComparisonSettings
 ) -> ClaimResult:
-    """Supported or refuted where the wide interval lies on one side of the limit, else undecided.
+    """Supported or refuted if the wide interval lies on one side of the limit, else undecided.
 
-    family: the comparisons that the wide interval is corrected for, in words; "": none but this one.
+    family: text that names the comparisons the wide interval is corrected for; "": only this one.
     """
     where = " at equal spill" if claim.at == "equal_spill" else ""
     words = f"{claim.figure}{where}: {claim.variant} − {claim.against} = {format_signed(compared.delta)}"
     if claim.figure in PER_TRAINING and min(compared.seeds) == 1:
-        return ClaimResult(claim.say, "undecided", f"{words}; its interval is over seeds, and one seed has none")
+        return ClaimResult(claim.say, "undecided", f"{words}; its interval needs several seeds")
     if np.isnan(compared.p):
-        return ClaimResult(claim.say, "undecided", f"{words}; no interval: one image decides it, or nothing varies")
+        return ClaimResult(claim.say, "undecided", f"{words}; no interval: one image alone counts, or nothing varies")
     words += f" ({format_range(compared.low, compared.high)}"
     words += f"; {family}: {format_range(*wide)})" if family else ")"
     if claim.no_worse:
@@ -122,7 +122,7 @@ def _samples(metric: str, runs: Sequence[TestResult], setting: ComparisonSetting
         return samples_of_miou(runs, setting.scored)
     if metric == "epochs_to_90":
         values = [time_to_accuracy.time_to_target(history(t), setting.target)[0] for t in runs]
-        # Scatter over seeds alone is known.
+        # It has a variance over seeds, but none over images.
         return MetricSamples(values, [np.zeros(len(t.names)) for t in runs], [t.seed for t in runs])
     if metric in IMAGE_METRICS:
         return samples(runs, IMAGE_METRICS[metric])
@@ -132,8 +132,8 @@ def _samples(metric: str, runs: Sequence[TestResult], setting: ComparisonSetting
 def _compare_at_equal_spill(
     metric: str, a: Sequence[Sequence[TestResult]], b: Sequence[Sequence[TestResult]], setting: ComparisonSettings
 ) -> Comparison | None:
-    """`missed` or `hallucinated` at equal spill: the background logit of the variants `a` is shifted until they spill
-    as much background as `b`. Standard error: bootstrap over images, and the variance over trainings."""
+    """Compare `missed` or `hallucinated` at equal spill: the background logit of `a` is shifted until `a` spills as
+    much background as `b`. Variance: bootstrap over images, plus the variance over trainings."""
     against, variant = ([t for runs in side for t in runs] for side in (a, b))
     if any("offset_margins" not in t.sums for t in (*against, *variant)):
         return None
@@ -155,7 +155,7 @@ def _compare_at_equal_spill(
     for each in ([delta(t[0], all_b[0]) for t in sums_a], [delta(all_a[0], t[0]) for t in sums_b]):
         if len(each) > 1:
             parts.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
-    # Trainings of several variants are not seeds of one: a side has as many seeds as its smallest variant.
+    # Trainings of different variants are not seeds of one variant: count the seeds of the smallest.
     return comparison.from_components(value, parts, (min(map(len, a)), min(map(len, b))))
 
 

@@ -1,5 +1,5 @@
-"""The findings of a study: metrics of its variants, planned differences with verdicts, claims. Everything that writes a
-report (HTML, Markdown, CSV, LaTeX) reads this and nothing else."""
+"""The findings of a study: metrics of its variants, planned differences with verdicts, claims. The reports (HTML,
+Markdown, CSV, LaTeX) are written from these alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from segstudy.study.statistics.interval import Estimate
 class Difference:
     """`metric` of variant b minus that of variant a.
 
-    low, high: plain 95 % interval; wide_low, wide_high: corrected for the number of planned pairs (Bonferroni), the
-    verdict is read from it. p: two-sided, corrected likewise. detectable: a difference shown with a power of 80 %.
-    words: the verdict as a sentence.
+    low, high: plain 95 % interval. wide_low, wide_high: interval corrected for the number of planned pairs
+    (Bonferroni), which decides the verdict. p: two-sided, corrected in the same way. detectable: a true difference that
+    is shown with a power of 80 %. words: the verdict as a sentence.
     """
 
     a: str
@@ -47,16 +47,17 @@ class ClaimResult:
 
 @dataclass(frozen=True)
 class Variant:
-    """All trainings of one variant: their records (one a seed) and figures.
+    """All trainings of one variant: their records (one for each seed) and metrics.
 
-    miou: over the group's scored classes; miou_all: over all classes with truth; miou_original: these, at each image's
-    original size. class_iou (C,): NaN without truth.
+    miou: over the group's scored classes. miou_all: over all classes with truth. miou_original: the same at each
+    image's original size. class_iou (C,): NaN without truth.
     metrics: by the names of `study/analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label,
     partial and right; outcome_areas: the same by area. histograms: of the objects' `found` and `purity`, shares of
     objects in equal bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
-    confused: the most frequent (truth, prediction, share of the truth's pixels). reliability: by region (all,
-    foreground, edge) rows (mean confidence, accuracy, share of pixels). history: each seed's rows of history.csv.
-    Curves that were not measured are empty. inspected: (layer, flags) that the inspector found; None: it did not run.
+    confused: the most frequent confusions (truth, prediction, share of the truth's pixels). reliability: for each
+    region (all, foreground, edge), rows (mean confidence, accuracy, share of pixels). history: each seed's rows of
+    history.csv. Curves that were not measured are empty. inspected: (layer, flags) from the inspector; None: it did not
+    run.
     """
 
     name: str
@@ -83,12 +84,12 @@ class Variant:
 class Group:
     """Variants that may be compared: same data, size, protocol and classes.
 
-    clusters: number of independent groups of images. class_images (C,): images with truth of each class, at original
-    size where it is known. supported (C,): classes in enough images for a verdict; without any there is no verdict.
+    clusters: number of independent groups of images. class_images (C,): number of images that contain each class, at
+    original size if known. supported (C,): classes in enough images for a verdict; if there are none, no verdict.
     most_influential: images (index, name, share of the influence on the difference with the smallest p), largest first.
-    warnings: a sentence each. min_images: what makes a class supported. margin: of "equal"; NaN: none was declared.
+    warnings: a sentence each. min_images: images that a supported class needs. margin: of "equal"; NaN: not declared.
     paired: differences were taken seed by seed. target: 90 % of the best final validation mIoU; NaN without histories.
-    significant: for each planned pair (a, b), classes and metrics that differ at a false discovery rate of 10 %.
+    significant: for each planned pair (a, b), the classes and metrics that differ at a false discovery rate of 10 %.
     """
 
     title: str
@@ -112,18 +113,18 @@ class Group:
 
     @property
     def scored(self) -> np.ndarray:
-        """The classes of the mIoU, bool (C,): the supported ones; all with truth where there are none."""
+        """Classes of the mIoU, bool (C,): the supported ones; all with truth if none is supported."""
         return self.supported if self.supported.any() else np.asarray(self.class_images) > 0
 
     @property
     def published(self) -> bool:
-        """Whether the runs were selected as a published study did: their metrics are compared with no others."""
+        """Whether the runs were selected as in a publication (`reproduce`); they are not compared with other runs."""
         return any(r.get("reproduce") for v in self.variants for r in v.records)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A study: a first sentence, groups of comparable variants, and the runs that could not be used, with why."""
+    """A study: a summary sentence, groups of comparable variants, and (run, reason) of runs that could not be used."""
 
     name: str
     sentence: str

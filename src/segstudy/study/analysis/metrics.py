@@ -1,4 +1,4 @@
-"""The metrics of a study: each a ratio of sums over images (or the mean of such ratios over classes)."""
+"""The metrics of a study. Each is a ratio of sums over images, or a mean of such ratios over classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from segstudy.measures.objects import OUTCOMES
 from segstudy.study.results import TestResult
 
 RatioTerms = tuple[np.ndarray, np.ndarray]
-"""Numerator and denominator of each image: (N,), or (N,C) for a mean over classes."""
+"""Numerator and denominator for each image: (N,), or (N,C) for a mean over classes."""
 
 B, F, M, C, G, O, H = range(len(CATEGORIES))  # noqa: E741
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: name, title, what it is a share of, and its terms (None: not defined for the data, or not measured).
+    """A metric. title, says: its name and denominator in words.
 
-    higher: whether more is better, None where neither is. most: its largest possible value. needs: what it needs of the
-    data: "background", "labels" (three classes or more). by_class: its terms are (N, classes with truth).
+    terms: None if not defined for the data, or not measured. higher: whether higher is better; None if neither is.
+    most: the largest possible value. needs: what the data must have: "background", or "labels" (two object classes).
+    by_class: its terms are (N, classes with truth).
     """
 
     name: str
@@ -47,13 +48,13 @@ def _category_ratio(top: tuple[int, ...], bottom: tuple[int, ...]) -> Callable[[
 
 
 def _ratio(top: str, bottom: str, at: int | None = None) -> Callable[[TestResult], RatioTerms | None]:
-    """Of sums, or of one place of each; not measured where a test lacks one of them."""
+    """The ratio of two sums, or of one entry of each; None where a test lacks one of them."""
     place = (...,) if at is None else (slice(None), at)
     return lambda t: (t.sums[top][place], t.sums[bottom][place]) if {top, bottom} <= t.sums.keys() else None
 
 
 def _share(at: int, *keys: str) -> Callable[[TestResult], RatioTerms]:
-    """One place's share of a sum over all places, of these sums added up."""
+    """The share of one entry in all entries of these sums, added up."""
 
     def terms(t: TestResult) -> RatioTerms:
         total = np.sum([t.sums[key] for key in keys], 0)
@@ -68,14 +69,14 @@ def _boundary_iou(t: TestResult) -> RatioTerms:
 
 
 def _boundary_f(t: TestResult) -> RatioTerms | None:
-    """None where most of the true edges run through void wider than twice the tolerance: their places are unknown."""
+    """None if most true edges run through ignored areas wider than twice the tolerance: their position is unknown."""
     if "edge_unsure" not in t.sums or 2 * t.sums["edge_unsure"].sum() > t.sums["edge_length"].sum():
         return None
     return t.sums["contour_f"], t.sums["contours"]
 
 
 def image_miou(tested: TestResult) -> np.ndarray:
-    """mIoU of each image over the classes of its truth: float (N,), NaN without counted pixels (mIoU^I's terms)."""
+    """mIoU of each image over the classes of its truth, float (N,): the terms of mIoU^I. NaN without counted pixels."""
     there = tested.counts.truth > 0
     iou = np.where(there, tested.counts.true_positives / np.maximum(tested.counts.union, 1), 0)
     number = there.sum(1)
@@ -107,7 +108,7 @@ METRICS = [
            needs=("background", "labels")),
     Metric("hallucinated_share", "hallucinated share", "of the predicted foreground, of classes absent from the image",
            _category_ratio((G, H), (F, C, G, O, H)), needs=("labels",)),
-    Metric("absent_classes", "absent classes an image", "classes not in the image that cover 0.1 % of it or more",
+    Metric("absent_classes", "absent classes per image", "classes not in the image that cover 0.1 % of it or more",
            _ratio("absent", "image"), most=np.inf, needs=("labels",)),
     Metric("shape_iou", "shape IoU", "IoU of foreground against background, whatever the label",
            _category_ratio((F, C, G), (F, M, C, G, O, H)), higher=True, needs=("background",)),
@@ -121,25 +122,25 @@ METRICS = [
              higher=name == "right",
              needs=("background",) if name in ("missed", "partial") else ("labels",) if name != "right" else ())
       for i, name in enumerate(OUTCOMES)),
-    Metric("pieces", "pieces an object", "pieces of foreground in an object that was found",
+    Metric("pieces", "pieces per object", "pieces of foreground in an object that was found",
            _ratio("pieces", "found_objects"), most=np.inf, needs=("background",)),
-    Metric("class_pieces", "pieces of its class", "pieces of the right class in an object that was found",
+    Metric("class_pieces", "pieces of its class per object", "pieces of the right class in an object that was found",
            _ratio("class_pieces", "found_objects"), most=np.inf),
-    Metric("coherence", "coherence", "largest piece's share of what was found of an object",
+    Metric("coherence", "coherence", "largest piece's share of the found part of an object",
            _ratio("coherence", "found_objects"), higher=True, needs=("background",)),
     Metric("boundary_iou", "Boundary IoU", "mean over classes, band of 2 % of the diagonal", _boundary_iou,
            higher=True, by_class=True),
     Metric("boundary_f", "boundary F", "mean over images and classes, tolerance 0.75 % of the diagonal", _boundary_f,
            higher=True),
-    Metric("roughness", "roughness", "length of the predicted edges by that of the true ones",
+    Metric("roughness", "roughness", "length of the predicted edges divided by that of the true edges",
            _ratio("cracks", "true_cracks"), higher=None, most=np.inf),
     Metric("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
            _ratio("shift_kept", "shift_compared"), higher=True),
     Metric("image_miou", "mIoU per image", "mean over images, of the classes in each", _image_miou_terms,
            higher=True),
-    Metric("nll", "negative log-likelihood", "nats a pixel", _ratio("nll_all", "pixels_all"), most=np.inf),
+    Metric("nll", "negative log-likelihood", "nats per pixel", _ratio("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
-"""The ratios of sums: each gets an interval from its influence function."""
+"""Metrics that are ratios of sums; their intervals come from influences."""
 
 
 def by_name(name: str) -> Metric:
@@ -147,7 +148,7 @@ def by_name(name: str) -> Metric:
 
 
 MetricValue = tuple[float, np.ndarray]
-"""A metric's value and the influence (N,) of each image, n times what it adds (`statistics.influence`)."""
+"""A metric's value and the influence (N,) of each image (`statistics.influence`)."""
 
 
 def worst(tested: TestResult, share: float = 0.05) -> MetricValue:
@@ -169,8 +170,8 @@ def worst(tested: TestResult, share: float = 0.05) -> MetricValue:
 
 
 def blockiness(tested: TestResult, step: int) -> MetricValue:
-    """R at this step over the split; NaN under 100 label changes an axis. Influences by leaving each image out: NaN,
-    and so no interval, where under 100 changes are left."""
+    """Blockiness R at this step over the split; NaN with fewer than 100 label changes along an axis. The influences
+    come from leaving out each image; NaN, and so no interval, where fewer than 100 changes are left."""
     phases, changes = tested.sums["phases"], tested.sums["changes"]
     at = STEPS.index(step)
     value = float(blocks(phases.sum(0), changes.sum(0))[at])
@@ -183,4 +184,4 @@ IMAGE_METRICS: dict[str, Callable[[TestResult], MetricValue]] = {
     "worst": worst,
     **{f"blockiness_{step}": lambda t, step=step: blockiness(t, step) for step in STEPS},  # type: ignore[misc]
 }
-"""Metrics that are no ratios of sums."""
+"""Metrics that are not ratios of sums."""

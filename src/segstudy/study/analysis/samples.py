@@ -1,4 +1,4 @@
-"""Samples of a variant's metrics, a value and the influence of each image for each seed, and how they are compared."""
+"""Samples of a variant's metrics (for each seed, the value and the influence of each image), and their comparison."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What all comparisons share.
+    """Settings of all comparisons of a group.
 
-    scored: the mIoU's classes, bool (C,). verdicts: whether these classes are in enough images for a verdict. clusters:
-    a label for each image, equal for images that are not independent. paired: differences are taken seed by seed.
+    scored: classes of the mIoU, bool (C,). verdicts: whether they are in enough images for a verdict. clusters: a label
+    for each image, equal for images that are not independent. paired: differences are taken seed by seed.
     target: 90 % of the study's best final validation mIoU.
     """
 
@@ -34,11 +34,11 @@ class ComparisonSettings:
     target: float = NAN
 
     def compare(self, a: Sequence[MetricSamples], b: Sequence[MetricSamples]) -> Comparison:
-        """The mean of variants b minus that of variants a."""
+        """The mean over variants b minus the mean over variants a."""
         return comparison.compare(average(a), average(b), self.clusters, self.paired)
 
     def estimate(self, samples: MetricSamples | None, most: float | None = None) -> Estimate:
-        """The mean over seeds with its interval, cut to 0…most if that is given; NaN where there are no samples."""
+        """The mean over seeds with its interval, clipped to 0…most if `most` is given; NaN without samples."""
         if samples is None:
             return Estimate(NAN, NAN, NAN)
         e = interval.estimate(samples.values, samples.influences, self.clusters)
@@ -49,7 +49,7 @@ class ComparisonSettings:
 
 
 def samples(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue | None]) -> MetricSamples | None:
-    """A metric of each seed; None if a seed has none."""
+    """A metric's samples, one for each seed; None if a seed has no value."""
     pairs = [pair for run in runs if (pair := value_of(run)) is not None]
     return _by_seed(runs, pairs) if len(pairs) == len(runs) else None
 
@@ -61,7 +61,7 @@ def _by_seed(runs: Sequence[TestResult], pairs: Sequence[MetricValue]) -> Metric
 def samples_of_ratio(
     runs: Sequence[TestResult], terms: Callable[[TestResult], RatioTerms | None], keep: np.ndarray | None = None
 ) -> MetricSamples | None:
-    """The ratio of the terms' sums (the mean over the kept columns)."""
+    """Samples of a ratio of sums, or of the mean of such ratios over the kept columns."""
 
     def value_of(test: TestResult) -> MetricValue | None:
         pair = terms(test)
@@ -71,9 +71,9 @@ def samples_of_ratio(
 
 
 def samples_of_metric(runs: Sequence[TestResult], metric: Metric, scored: np.ndarray) -> MetricSamples | None:
-    """One of METRICS; if it is a mean over classes, over those of the mIoU."""
-    there = runs[0].counts.truth.sum(0) > 0
-    return samples_of_ratio(runs, metric.of, scored[there] if metric.by_class else None)
+    """Samples of one of METRICS; a mean over classes is over those of the mIoU."""
+    has_truth = runs[0].counts.truth.sum(0) > 0
+    return samples_of_ratio(runs, metric.of, scored[has_truth] if metric.by_class else None)
 
 
 def samples_of_miou(runs: Sequence[TestResult], classes: np.ndarray) -> MetricSamples:
@@ -83,5 +83,5 @@ def samples_of_miou(runs: Sequence[TestResult], classes: np.ndarray) -> MetricSa
 
 
 def history(test: TestResult) -> list[dict[str, float]]:
-    """The epochs of a training; none of masks."""
+    """The rows of a training's history.csv; [] for masks."""
     return read_history(test.folder / "history.csv") if test.folder else []

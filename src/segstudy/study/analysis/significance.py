@@ -1,4 +1,4 @@
-"""Which differences of single classes and metrics are significant at a false discovery rate of 10 %: no verdicts."""
+"""Marks single classes and metrics whose difference is significant at a false discovery rate of 10 %. No verdicts."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,8 +24,8 @@ def significant_differences(
     pairs: Sequence[tuple[Side, Side]],
     setting: ComparisonSettings,
 ) -> dict[tuple[str, str], set[str]]:
-    """For each planned pair, the names of the supported classes and of the metrics that differ at a false discovery
-    rate of 10 %, all pairs, classes and metrics being one family.
+    """For each planned pair, the names of the supported classes and metrics that differ at a false discovery rate of
+    10 %, controlled over all pairs, classes and metrics together.
     ratios: the samples of each variant's METRICS. Source: Benjamini and Hochberg 1995.
     """
     held = {name: _defined(runs, ratios[name], setting) for name, runs in seeds.items()}
@@ -46,7 +46,7 @@ def significant_differences(
 def _defined(
     runs: Sequence[TestResult], ratios: Mapping[str, MetricSamples | None], setting: ComparisonSettings
 ) -> dict[str, MetricSamples]:
-    """IoU of each supported class and every metric that is a ratio of sums, where it is defined."""
+    """Samples of the IoU of each supported class and of each ratio of sums that is defined."""
     named = {
         name: samples_of_ratio(runs, partial(_iou_terms, c=c))
         for c, name in enumerate(runs[0].classes)

@@ -1,4 +1,4 @@
-"""What the images of a test support: independent clusters of images, and classes in enough images for a verdict."""
+"""Independent clusters of images, and classes that occur in enough images for a verdict."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from segstudy.study.statistics.influence import number_groups
 from segstudy.study.statistics.interval import FEW_GROUPS, small_sample_warning
 
 BLOCK = 20
-"""Consecutive images that form a cluster where there are too few groups for an interval (results/statistics.md)."""
+"""Consecutive images that form a cluster if there are too few groups for an interval (results/statistics.md)."""
 
 
 def comparison_settings(test: TestResult, plan: Plan) -> tuple[ComparisonSettings, list[str]]:
-    """How tests on these images are compared, and warnings. The mIoU is over the supported classes; where there are
-    none, over all with truth."""
+    """The settings for comparing tests on these images, and warnings. The mIoU is over the supported classes, or over
+    all classes with truth if none is supported."""
     clusters, warnings = clusters_of(test)
     held = in_images(test)
     supported = supported_classes(held, plan.min_images, clusters)
@@ -24,20 +24,20 @@ def comparison_settings(test: TestResult, plan: Plan) -> tuple[ComparisonSetting
         return ComparisonSettings(supported, True, clusters, plan.pair_seeds), warnings
     unsupported = (
         f"no class has truth in {plan.min_images} images (report.min_images): the mIoU is over all classes with truth, "
-        "its intervals are rough, and no difference of it gets a verdict"
+        "its intervals are rough, and its differences get no verdict"
     )
     return ComparisonSettings(np.asarray(held.any(0)), False, clusters, plan.pair_seeds), [unsupported, *warnings]
 
 
 def in_images(test: TestResult) -> np.ndarray:
-    """Which classes each image holds, bool (N,C): at its original size, where that was counted."""
+    """Which classes each image contains, bool (N,C); at original size if that was counted."""
     return (test.counts if test.original is None else test.original).truth > 0
 
 
 def supported_classes(in_images: np.ndarray, min_images: int, clusters: Sequence[str] | None = None) -> np.ndarray:
-    """Classes that enter the verdicts, bool (C,): in at least `min_images` images and two clusters.
+    """Classes that enter the verdicts, bool (C,): those in at least `min_images` images and two clusters.
 
-    in_images: bool (N,C), as of the function of that name.
+    in_images: which classes each image contains, bool (N,C).
     """
     in_clusters = in_images
     if clusters is not None:
@@ -48,9 +48,9 @@ def supported_classes(in_images: np.ndarray, min_images: int, clusters: Sequence
 
 
 def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:
-    """A label for each image, equal where images are not independent (None: all are), and warnings.
+    """A label for each image, equal for images that are not independent (None: all are independent), and warnings.
 
-    Where there are fewer than 10 groups, blocks of 20 consecutive images of a group are used instead.
+    With fewer than 10 groups, blocks of 20 consecutive images of a group are used instead.
     """
     groups = list(test.groups)
     distinct = len(set(groups))
@@ -70,6 +70,6 @@ def clusters_of(test: TestResult) -> tuple[list[str] | None, list[str]]:
 
 
 def few_images(test: TestResult, clusters: Sequence[str] | None) -> list[str]:
-    """The warning beside intervals from few images or clusters."""
-    said = small_sample_warning(len(test.names), None if clusters is None else len(set(clusters)))
-    return [said] if said else []
+    """A warning if intervals come from few images or clusters."""
+    warning = small_sample_warning(len(test.names), None if clusters is None else len(set(clusters)))
+    return [warning] if warning else []

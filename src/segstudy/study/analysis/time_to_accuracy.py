@@ -15,7 +15,7 @@ History = Sequence[Mapping[str, float]]
 
 
 def target_miou(histories: Iterable[History]) -> float:
-    """90 % of the best final val mIoU; NaN where none is above 0. All must be measured on alike images."""
+    """90 % of the best final validation mIoU; NaN if none is above 0. All must be measured on the same images."""
     known = [value for rows in histories if (value := final_miou(rows)) > 0]
     return SHARE * max(known, default=math.nan)
 
@@ -26,9 +26,9 @@ def final_miou(rows: History) -> float:
 
 
 def time_to_target(rows: History, target: float) -> tuple[float, float]:
-    """The first epoch whose val/miou was the target or more, and the seconds of training until its end.
+    """The first epoch with val/miou at or above the target, and the seconds of training up to its end.
 
-    NaN for both: never. The seconds are NaN too if the history has none (of a run that began before they were written).
+    Both NaN: never reached. The seconds are also NaN if an older version wrote the history without them.
     """
     for row in rows:
         if row.get(KEY, -math.inf) >= target:
@@ -37,7 +37,7 @@ def time_to_target(rows: History, target: float) -> tuple[float, float]:
 
 
 def times_to_accuracy(histories: Sequence[History], target: float) -> dict[str, Estimate]:
-    """epochs_to_90 and seconds_to_90, means over the trainings; NaN where one never reached the target."""
+    """epochs_to_90 and seconds_to_90, means over the trainings; NaN if one never reached the target."""
     if math.isnan(target) or not histories:
         return {}
     epochs, seconds = zip(*(time_to_target(rows, target) for rows in histories), strict=True)

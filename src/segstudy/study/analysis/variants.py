@@ -1,4 +1,4 @@
-"""All that is measured of one variant, over its trainings."""
+"""Measure each variant over its trainings."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ RatioSamples = Mapping[str, MetricSamples | None]
 def measure_variants(
     seeds: RunsByVariant, setting: ComparisonSettings, ratios: Mapping[str, RatioSamples]
 ) -> list[Variant]:
-    """Each variant with its figures."""
+    """Each variant with its metrics."""
     each = [set(t.record.get("changes", [])) for runs in seeds.values() for t in runs]
     common = set.intersection(*each) if len(seeds) > 1 else set()
     return [_measure(name, runs, setting, common, ratios[name]) for name, runs in seeds.items()]
@@ -38,7 +38,7 @@ def _measure(
     original = [replace(t, counts=t.original) for t in runs if t.original is not None]
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = np.mean([np.where(there, t.counts.true_positives.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
-    # A sum that a run lacks, or has in another shape, is of an older version.
+    # An older version may not have written a sum, or in another shape.
     measured = [key for key in runs[0].sums if len({t.sums[key].shape if key in t.sums else None for t in runs}) == 1]
     added = {key: sum(t.sums[key].sum(0) for t in runs) for key in measured}
     return Variant(
@@ -68,13 +68,13 @@ def _measure(
 
 
 def _own_changes(changes: Sequence[str], common: set[str]) -> str:
-    """The changes of this variant that not all share; of a path, its file."""
+    """The changes that not all variants share; a path is shortened to its file's name."""
     kept = [c.partition("=") for c in variant_changes(changes) if c not in common]
     return " ".join(f"{key}{equals}{value.rsplit('/', 1)[-1]}" for key, equals, value in kept)
 
 
 def _metrics(runs: Sequence[TestResult], setting: ComparisonSettings, ratios: RatioSamples) -> dict[str, Estimate]:
-    """Every metric of a variant, some without an interval."""
+    """All metrics of a variant, some without an interval."""
     found = {metric.name: setting.estimate(ratios[metric.name], metric.most) for metric in METRICS}
     found |= {name: setting.estimate(samples(runs, value_of), 1) for name, value_of in IMAGE_METRICS.items()}
     for region in calibration.REGIONS:
@@ -118,10 +118,10 @@ def _confused(runs: Sequence[TestResult], most: int = 10) -> list[tuple[str, str
 
 
 def inspected(runs: Sequence[TestResult]) -> list[tuple[str, str]] | None:
-    """(layer, flags) of the model inspector's last report, of the first run that has one."""
+    """(layer, flags) from the model inspector's last report of the first run that has one; None without any."""
     for test in runs:
         places = (test.folder / "inspector").glob("*.csv") if test.folder else []
-        files = sorted(place for place in places if place.is_file())  # a pipe would be waited for
+        files = sorted(place for place in places if place.is_file())  # opening a pipe would block
         if files:
             with files[-1].open(newline="") as file:
                 return [(row["layer"], row["flags"]) for row in csv.DictReader(file) if row.get("flags")]

@@ -1,4 +1,4 @@
-"""The verdict on a planned difference, and the result of a study, as sentences."""
+"""Sentences for the verdict on a planned difference and for the result of a study."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ def verdict_sentence(
 ) -> str:  # fmt: skip
     """The verdict on variant b against variant a as a sentence, with the simultaneous interval.
 
-    seed_deviation: the standard deviation over seeds of this study's variants, added where a side has one seed.
+    seed_deviation: standard deviation over seeds in this study; the sentence names it where a side has one seed.
     """
     if np.isnan(comparison.delta) or np.isnan(decision.wide_low):
-        return f"undecided: {metric} is not defined (n/a) for {a} or {b}, or has no standard error"
+        return f"undecided: {metric} is not defined (n/a) for {a} or {b}, or its standard error is not"
     low, high = decision.wide_low, decision.wide_high
     smallest, largest = (-high, -low) if comparison.delta < 0 else (low, high)
     size = f"{_short(abs(comparison.delta))} ({_short(smallest)} to {_short(largest)}"  # the seeds follow
@@ -30,7 +30,7 @@ def verdict_sentence(
         return f"{b} is {decision.verdict} than {a} in {metric} by {size}; {seeds})"
     if decision.verdict == "equal":
         text = f"{b} and {a} are equal in {metric} within ±{_short(margin)} ({interval}; {seeds})"
-        return text + "; the difference is significant, but smaller than what matters" * (not low <= 0 <= high)
+        return text + "; the difference is significant, but too small to matter" * (not low <= 0 <= high)
     if decision.verdict in ("ahead", "behind"):
         place = "ahead of" if decision.verdict == "ahead" else "behind"
         return (
@@ -45,24 +45,24 @@ def verdict_sentence(
 
 
 def how_to_halve(comparison: Comparison, most: float = 20) -> str:
-    """How many more seeds, or images, would halve the smallest difference that the study can show.
+    """How many seeds, or how many times the images, would halve the smallest detectable difference.
 
-    Nothing beyond `most` times as many is proposed.
+    Proposes at most `most` times as many.
     """
     images = comparison.image_se**2
     seeds = max(comparison.se**2 - images, 0.0)
-    aim = comparison.se**2 / 4
-    if aim == 0:
-        return "no seed or image could narrow it"
+    target = comparison.se**2 / 4
+    if target == 0:
+        return "more seeds or images would not reduce it"
     ways = []
-    if images < aim and seeds / (aim - images) <= most:
-        a, b = (int(np.ceil(round(count * seeds / (aim - images), 6))) for count in comparison.seeds)
+    if images < target and seeds / (target - images) <= most:
+        a, b = (int(np.ceil(round(count * seeds / (target - images), 6))) for count in comparison.seeds)
         ways.append(f"{a} seeds" if a == b else f"{a} and {b} seeds")
-    if seeds < aim and images / (aim - seeds) <= most:
-        ways.append(f"{images / (aim - seeds):.0f} times the images")
+    if seeds < target and images / (target - seeds) <= most:
+        ways.append(f"{images / (target - seeds):.0f} times the images")
     if ways:
         return f"about {' (or '.join(ways)}{')' * (len(ways) - 1)} would halve it"
-    return "only more seeds and more images together (four times of each) would halve it"
+    return "only four times as many seeds and four times as many images together would halve it"
 
 
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -82,8 +82,8 @@ def _variance_sources(a: int, b: int) -> str:
 def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], deviation: float | None) -> str:
     of = "each" if seeds == (1, 1) else f"of {a if seeds[0] == 1 else b}"
     known = "unknown here" if deviation is None else f"{_short(deviation)} in this study"
-    said = {"ahead": "better", "behind": "worse"}[verdict]
-    return f"One training {of}: this does not show that variant {b} is {said}. Standard deviation over seeds: {known}"
+    claim = {"ahead": "better", "behind": "worse"}[verdict]
+    return f"One training {of}: this does not show that variant {b} is {claim}. Standard deviation over seeds: {known}"
 
 
 def _short(value: float, sign: bool = False) -> str:
@@ -96,15 +96,15 @@ VERDICTS = {
     "better": "is better than",
     "worse": "is worse than",
     "equal": "equals",
-    "undecided": "is undecided against",
+    "undecided": "is not shown to differ from",
     "ahead": "(this training) is ahead of",
     "behind": "(this training) is behind",
 }
 
 
 def first_sentence(groups: Sequence[Group]) -> str:
-    """The result in a sentence or two."""
-    said = []
+    """The result in one sentence a group."""
+    sentences = []
     for group in groups:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         text = (
@@ -112,5 +112,5 @@ def first_sentence(groups: Sequence[Group]) -> str:
             f"of {len(group.variants)} variants"
         )
         compared = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]
-        said.append("; ".join([text, *filter(None, [", ".join(compared)])]) + ".")
-    return " ".join(said) or "No finished run could be compared."
+        sentences.append("; ".join([text, *filter(None, [", ".join(compared)])]) + ".")
+    return " ".join(sentences) or "No finished run could be compared."

@@ -1,4 +1,4 @@
-"""What a reader must know before using the figures of a group: a sentence each."""
+"""Warnings about the results of a group, a sentence each."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from segstudy.study.statistics.influence import image_error, influence
 def group_warnings(
     tests: Sequence[TestResult], variants: Sequence[Variant], setting: ComparisonSettings, plan: Plan, compared: bool
 ) -> list[str]:
-    """All warnings about the tests of a group, but those about its planned pairs. compared: there is a difference."""
+    """All warnings about a group except those about its planned pairs. compared: whether there are differences."""
     masks = tests[0].folder is None
     single = compared and any(len(v.seeds) == 1 for v in variants)
     older = any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None)
@@ -27,14 +27,13 @@ def group_warnings(
         (single and not masks, "variants with one seed: their results hold for these trained networks, not for the "
                                "variants; seed=0,1,2 trains three of each"),
         (setting.verdicts, _rare_classes(tests[0], setting, plan.min_images)),
-        (older, "some runs were tested by an older version: boundary F and comparisons at equal spill are n/a "
+        (older, "an older version tested some runs: boundary F and comparisons at equal spill are n/a "
                 "→ segstudy evaluate RUN --retest"),
         (True, _one_class_images(tests[0])),
-        (tests[0].record.get("reproduce"), "selected and reported as their authors did (reproduce=as_published): "
-                                           "compare these figures with the published ones, never with those of other "
-                                           "runs"),
+        (tests[0].record.get("reproduce"), "selected and reported as in the publication (reproduce=as_published): "
+                                           "compare these results with the published ones, not with other runs"),
         *((True, text) for text in _records(variants)),
-        (mixed, "not all variants have the same seeds: those with others are compared without pairs of seeds"),
+        (mixed, "not all variants have the same seeds: those with different seeds are compared without pairing"),
     ]  # fmt: skip
     return few_images(tests[0], setting.clusters) + [text for holds, text in warnings if holds and text]
 
@@ -59,49 +58,49 @@ def _one_class_images(test: TestResult) -> str:
     if alone <= 0.5:
         return ""
     return (
-        f"{alone:.0%} of the images hold one class of objects: there, every wrong label is of an absent class, "
-        "so hallucinated and mislabelled count the same pixels"
+        f"{alone:.0%} of the images contain only one object class: every wrong label in them is of an absent class, "
+        "so hallucinated and mislabelled count the same pixels there"
     )
 
 
 def _records(variants: Sequence[Variant]) -> list[str]:
-    """What the records say of selection, initial weights and budgets."""
-    said = []
+    """Warnings from the records: about selection, initial weights and training budgets."""
+    warnings = []
     for v in variants:
         if any(r.get("selected_on_reported") for r in v.records):
-            said.append(
-                f"{v.name} was selected on the reported split: its figures are optimistic (data.select_fraction=0.1)"
+            warnings.append(
+                f"{v.name} was selected on the reported split: its results are optimistic (data.select_fraction=0.1)"
             )
         if any("(" in str(r.get("encoder_weights")) for r in v.records):
-            said.append(
+            warnings.append(
                 f"{v.name}: ImageNet weights were asked for but not available; its encoder started from random weights"
             )
     budgets = {r.get("steps") for v in variants for r in v.records}
     if len(budgets) > 1:
         steps = ", ".join(str(b) for b in sorted(budgets, key=lambda budget: budget or 0))
-        said.append(f"the runs had different budgets: {steps} steps")
-    return said
+        warnings.append(f"the runs had different budgets: {steps} steps")
+    return warnings
 
 
 def cross_checks(seeds: RunsByVariant, setting: ComparisonSettings) -> list[str]:
-    """A warning for each variant whose standard errors by influence and by bootstrap (10,000 draws) differ by over
+    """A warning for each variant whose standard errors by influence and by bootstrap (10,000 draws) differ by more than
     15 %, or whose standard error cannot be checked."""
     first = [runs[0].counts for runs in seeds.values()]
     tops = np.stack([counts.true_positives[:, setting.scored] for counts in first])
     bottoms = np.stack([counts.union[:, setting.scored] for counts in first])
     draws = bootstrap_check.bootstrap(tops, bottoms, groups=setting.clusters)
-    said = []
+    warnings = []
     for name, top, bottom, drawn in zip(seeds, tops, bottoms, draws.T, strict=True):
         _, influences = influence(top, bottom, leave_one_out=True)
-        off = bootstrap_check.cross_check(image_error(influences, setting.clusters), drawn)
-        if math.isnan(off):
-            said.append(
-                f"{name}: its standard error cannot be checked by resampling: a class is in so few images that many "
-                "draws lack it, or nothing varies over images; its intervals are rough"
+        excess = bootstrap_check.cross_check(image_error(influences, setting.clusters), drawn)
+        if math.isnan(excess):
+            warnings.append(
+                f"{name}: its standard error cannot be checked by bootstrap: a class is in so few images that many "
+                "draws lack it, or nothing varies between images; its intervals are rough"
             )
-        elif abs(off) > bootstrap_check.DISAGREEMENT:
-            said.append(
-                f"{name}: its standard error by resampling is {abs(off):.0%} {'larger' if off > 0 else 'smaller'} than "
-                "by influence: its intervals are rough"
+        elif abs(excess) > bootstrap_check.DISAGREEMENT:
+            warnings.append(
+                f"{name}: its bootstrap standard error is {abs(excess):.0%} {'larger' if excess > 0 else 'smaller'} "
+                "than the one from influences: its intervals are rough"
             )
-    return said
+    return warnings

@@ -1,1 +1,1 @@
-"""A study's report: the page, Markdown, LaTeX, CSV, plots and pictures, all made from its findings."""
+"""A study's report (HTML, Markdown, LaTeX, CSV, plots, pictures), written from its findings."""

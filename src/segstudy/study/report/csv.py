@@ -1,4 +1,4 @@
-"""A report's rows as CSV: one a run, and one a class."""
+"""A report as CSV: one row for each run, and one for each variant and class."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ CLASS_COLUMNS = ("group", "variant", "class", "images", "supported", "iou")
 
 
 def run_rows(findings: Findings) -> Iterator[Row]:
-    """A row a training, then the runs that could not be used, with why."""
+    """A row for each training, then one for each run that could not be used, with the reason."""
     for group in findings.groups:
         for v in group.variants:
             for i, r in enumerate(v.records):
@@ -51,7 +51,7 @@ def class_rows(findings: Findings) -> Iterator[Row]:
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
-    """Comma-separated, with a header; n/a for NaN, nothing for None."""
+    """Comma-separated text with a header; n/a for NaN, an empty cell for None."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The page of a study's report, which opens offline."""
+"""The HTML page of a study's report. It loads nothing, so it opens offline."""
 
 import base64
 import io
@@ -28,25 +28,26 @@ SECTIONS = {
     "gallery": "The same images through all variants",
     "worst": "Images with the lowest mIoU",
 }
-"""A picture's name is `<section>/<caption>`; without one of these it goes to the gallery."""
+"""Sections for pictures, named `<section>/<caption>`; a picture without one of these sections goes to the gallery."""
 
 PICTURE_WIDTH = 1600
 
 CAPTIONS = {
     "outcomes": "Object outcomes. Thick bars: share of objects; thin bars: of their area.",
-    "distributions": "Share of each object that was found (predicted as any class but background), and share of the "
-    "most frequent label in it. Dashed: the limits between the outcomes (missed, partial, right; mixed).",
-    "operating_spilled": "Operating curves: the background's logit is shifted at test time. The large point is the "
-    "network as trained. Curves that coincide differ only in their operating point.",
-    "operating_hallucinated": "The same against hallucinated pixels: predicted as a class that is not in the image.",
-    "learning": "Validation mIoU over the epochs. Thin lines: single trainings; thick: their mean.",
-    "classes": "IoU of each class; in brackets, images with it. Grey: too few images for a verdict.",
+    "distributions": "Distributions over the objects: the share of an object that was found (predicted as any class "
+    "but background), and the share of its most frequent label. Dashed: limits between the outcomes (missed, partial, "
+    "right; mixed).",
+    "operating_spilled": "Operating curves: the background logit is shifted at test time. Large point: the network as "
+    "trained. Networks on the same curve differ only in their operating point.",
+    "operating_hallucinated": "The same with hallucinated pixels: predicted as a class that is not in the image.",
+    "learning": "Validation mIoU over the epochs. Thin lines: single trainings; thick lines: their mean.",
+    "classes": "IoU of each class, with the number of images that contain it. Grey: too few images for a verdict.",
     "reliability": "Reliability diagram: accuracy against confidence. Below the dashed line: overconfident.",
 }
 
 
 class Embedded(NamedTuple):
-    """A plot (SVG) or a picture on the page as a data URI; its size in px. name: of a plot's file."""
+    """A plot (SVG) or a picture as a data URI, with its size in px. name: file name of a plot, without suffix."""
 
     uri: str
     caption: str
@@ -57,7 +58,7 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A group of variants as the page shows it."""
+    """A group of variants with its plots and pictures."""
 
     number: int
     group: Group
@@ -67,21 +68,21 @@ class Section:
 
 
 def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Embedded]:
-    """Write the group's plots, and keep them for the page."""
+    """Write the group's plots as files; returns them for the page."""
     drawn = {}
     for name, figure in plots.draw_all(group).items():
         stem = folder / f"{number}_{re.sub(r'[^0-9A-Za-z_]', '_', name)}"
         plots.save(figure, stem)
         svg = plots.follow_theme(stem.with_suffix(".svg").read_text(encoding="utf-8"))
-        # A page is wider than a column of a journal.
+        # The plots have the width of a journal's column; the page has more room.
         width, height = (round(inches * 96 * 1.3) for inches in figure.get_size_inches())
         drawn[name] = Embedded(_uri("svg+xml", svg.encode()), _caption(name, group), width, height, stem.name)
     return drawn
 
 
 def _caption(name: str, group: Group) -> str:
-    if name == "classes" and (there := sum(n > 0 for n in group.class_images)) > plots.MOST_CLASSES:
-        return f"{CAPTIONS[name]} Of {there} classes with truth, the {plots.MOST_CLASSES} that differ most."
+    if name == "classes" and (number := sum(n > 0 for n in group.class_images)) > plots.MOST_CLASSES:
+        return f"{CAPTIONS[name]} Shown: the {plots.MOST_CLASSES} of {number} classes that differ most."
     if not name.startswith("forest_"):
         return CAPTIONS[name]
     metric = name.removeprefix("forest_")
@@ -89,11 +90,11 @@ def _caption(name: str, group: Group) -> str:
     if metric != group.differences[0].metric:
         return f"The same for {metric_label(metric)}."
     text = (
-        "Planned differences. Wide bars: interval corrected for the number of planned comparisons, from which the "
-        "verdicts are read. Thin lines: plain 95 % interval."
+        "Planned differences. Wide bars: interval corrected for the number of planned comparisons; it decides the "
+        "verdict. Thin lines: plain 95 % interval."
     )
     if any(has_one_seed(group, d) for d in rows):
-        text += " Hatched: one training per variant: this compares two trained networks, not the variants."
+        text += " Hatched: only one training of a variant; this compares two trained networks, not the variants."
     if math.isfinite(group.margin):
         text += f" Grey band: differences within ±{format_number(group.margin)} count as equal."
     return text
@@ -104,24 +105,24 @@ def _uri(kind: str, content: bytes) -> str:
 
 
 def embed_pictures(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tuple[dict[str, list[Embedded]], int, int]:
-    """Pictures by section within `budget` bytes; how many found no room; the bytes used."""
+    """Pictures by section within `budget` bytes, the number left out, and the bytes used."""
     shown: dict[str, list[Embedded]] = {}
-    missing = used = 0
+    left_out = used = 0
     for name, array in named:
         section, _, caption = name.partition("/")
         if section not in SECTIONS:
             section, caption = "gallery", name
         picture = _picture(caption, array)
         if used + len(picture.uri) > budget:
-            missing += 1
+            left_out += 1
             continue
         used += len(picture.uri)
         shown.setdefault(section, []).append(picture)
-    return {s: shown[s] for s in SECTIONS if s in shown}, missing, used
+    return {s: shown[s] for s in SECTIONS if s in shown}, left_out, used
 
 
 def _picture(caption: str, array: np.ndarray) -> Embedded:
-    """RGB uint8 (H,W,3) as PNG where it has few colours (label maps), else as JPEG."""
+    """RGB uint8 (H,W,3) as PNG if it has few colours (label maps), else as JPEG."""
     image = Image.fromarray(array)
     if image.width > PICTURE_WIDTH:
         image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)), Image.Resampling.BOX)
@@ -135,16 +136,16 @@ def _picture(caption: str, array: np.ndarray) -> Embedded:
 
 def page(findings: Findings, sections: Sequence[Section]) -> str:
     """The report as HTML that loads nothing."""
-    told = methods(findings)
+    paragraphs = methods(findings)
     return render(
-        "report.html", findings=findings, sections=sections, methods=told, references=cited(told), mark=MARK,
-        outcome_colors=plots.OUTCOME_COLORS, outcome_names=OUTCOMES, theme=plots.THEME, picture_titles=SECTIONS,
-        provenance=provenance, commands=commands,
+        "report.html", findings=findings, sections=sections, methods=paragraphs, references=cited(paragraphs),
+        mark=MARK, outcome_colors=plots.OUTCOME_COLORS, outcome_names=OUTCOMES, theme=plots.THEME,
+        picture_titles=SECTIONS, provenance=provenance, commands=commands,
     )  # fmt: skip
 
 
 def provenance(group: Group) -> dict[str, list[str]]:
-    """Data, machine, versions and seeds of a group's runs; several values, with counts, where runs differ."""
+    """Seeds, data, machine and versions of a group's runs; where runs differ, each value with its run count."""
     seeds = {v.name: ", ".join(map(str, v.seeds)) for v in group.variants if len(v.seeds)}
     alike = len(set(seeds.values())) == 1 and len(seeds) == len(group.variants)
     noted: dict[str, list[str]] = {}
@@ -158,7 +159,7 @@ def provenance(group: Group) -> dict[str, list[str]]:
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What one run's record says of where its figures come from."""
+    """Data, training, machine and versions in one run's record."""
     data, origin = record.get("data", {}), str(record.get("encoder_weights") or "")
     roles = {
         ROLES.get(role, role): f"{part.get('images')} images of {part.get('split')}, {part.get('fingerprint')}"
@@ -179,5 +180,5 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def commands(group: Group) -> list[str]:
-    """The command of each run, as far as it was recorded."""
-    return [told for v in group.variants for r in v.records if (told := command(r))]
+    """The recorded commands of the runs."""
+    return [text for v in group.variants for r in v.records if (text := command(r))]

@@ -5,11 +5,11 @@ from segstudy.study.report.tables import main_table
 from segstudy.study.report.text import escape_latex
 
 COLUMNS = (0, 2, 3, 5, 6, 7)
-"""Of the main table: the variant, mIoU, difference, parameters, GFLOP, images/s."""
+"""Columns of the main table: variant, mIoU, difference, parameters, GFLOP, images/s."""
 
 
 def latex_tables(findings: Findings) -> str:
-    """The main table of each group, no wider than the page; needs the packages booktabs and graphicx."""
+    """The main table of each group, shrunk to the page's width; needs the packages booktabs and graphicx."""
     parts = [r"% needs \usepackage{booktabs,graphicx}"]
     for number, group in enumerate(findings.groups, 1):
         table = main_table(group)

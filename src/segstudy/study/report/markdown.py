@@ -9,7 +9,7 @@ from segstudy.study.report.render import render
 
 
 def markdown_report(findings: Findings, figures: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """The report for a repository's page. figures: of each group, (file's name without its ending, caption)."""
-    told = methods(findings)
-    text = render("report.md", findings=findings, figures=figures, methods=told, references=cited(told))
+    """The report in Markdown. figures: for each group, (file name without suffix, caption)."""
+    paragraphs = methods(findings)
+    text = render("report.md", findings=findings, figures=figures, methods=paragraphs, references=cited(paragraphs))
     return re.sub("\n{3,}", "\n\n", text).strip() + "\n"

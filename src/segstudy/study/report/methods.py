@@ -1,4 +1,4 @@
-"""How a study was done, as a paragraph for a paper, with what it cites."""
+"""The methods section of a report: how the study was done, and the cited works."""
 
 import math
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ REFERENCES = {
     "for assessing the equivalence of average bioavailability. Journal of Pharmacokinetics and Biopharmaceutics 15, "
     "657–680, 1987.",
 }
-"""By their short form in the text, in alphabetical order."""
+"""Short form in the text → reference, in alphabetical order."""
 
 
 def methods(findings: Findings) -> list[str]:
-    """Paragraphs: how the variants of each group were trained, then how the figures and verdicts were made."""
+    """Paragraphs: how the variants of each group were trained, then how metrics and verdicts were computed."""
     groups = findings.groups
     variants = [v for g in groups for v in g.variants]
     if not variants:
@@ -47,12 +47,12 @@ def methods(findings: Findings) -> list[str]:
         least=" or ".join(str(n) for n in sorted({g.min_images for g in groups})),
         margins=" or ".join(sorted({f"±{format_number(g.margin)}" for g in groups if math.isfinite(g.margin)})),
     )  # fmt: skip
-    # Groups that were trained alike are told once.
+    # Equal paragraphs appear once.
     return list(dict.fromkeys(" ".join(paragraph.split()) for paragraph in text.split("\n\n")))
 
 
 def _where(group: Group) -> str:
-    """The data of a group's trainings, as far as it was recorded."""
+    """The training data of a group, as far as recorded."""
     described = [r["data"] for v in group.variants for r in v.records if "data" in r]
     if not described:
         return ""
@@ -62,15 +62,15 @@ def _where(group: Group) -> str:
 
 
 def _selection(group: Group) -> str:
-    """Which checkpoints were reported."""
+    """Which checkpoint was reported, as a sentence."""
     records = [r for v in group.variants for r in v.records]
     if any(r.get("selected_on_reported") for r in records):
-        return "Some checkpoints were chosen on the reported images, which makes their figures optimistic (marked *)."
+        return "Some checkpoints were chosen on the reported images, which makes their results optimistic (marked *)."
     chosen = {r.get("checkpoint") for r in records} - {None}
-    return "The last checkpoint was reported: nothing was selected." if chosen == {"last"} else ""
+    return "The last checkpoint was reported; there was no selection." if chosen == {"last"} else ""
 
 
 def cited(paragraphs: Sequence[str]) -> list[str]:
-    """The works that the paragraphs name."""
+    """The references that the paragraphs cite."""
     text = " ".join(paragraphs)
     return [work for short, work in REFERENCES.items() if short in text]

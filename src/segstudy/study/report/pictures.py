@@ -1,4 +1,4 @@
-"""Pictures for the report: the most influential and the worst images, an object of each outcome, the gallery."""
+"""Pictures for the report: the most influential images, the worst images, an object of each outcome, the gallery."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ CATEGORY_COLORS = {
     "confused": (148, 103, 189), "foreign": ERRORS["wrong class"], "overshoot": ERRORS["spilled"],
     "ghost": (178, 34, 34),
 }  # fmt: skip
-"""Colours of the error categories; greys are right."""
+"""Colours of the error categories; grey pixels are right."""
 
 BLANK = np.uint8(255)
 
 Picture = tuple[str, np.ndarray]
 
 MOST = 5
-"""Variants side by side in one picture; more would be too small to see."""
+"""Largest number of variants in one picture; with more, each would be too small."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Predictions:
 def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Picture]:
     """Captioned RGB pictures of a group: most influential images, worst images, an object of each outcome.
 
-    Predictions are those of each variant's first seed. Nothing where the runs kept no labels.
+    They show the predictions of each variant's first seed. Empty if the runs saved no labels.
     """
     shown = {name: seeds[name][0] for name in variants_shown(group, list(seeds))}
     held = _predictions(shown)
@@ -60,7 +60,7 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
         titles = {index: f"{name} ({share:+.1%})" for index, name, share in group.most_influential}
         caption = "share of the influence on the difference with the smallest p (+: for the second variant)"
         found.append((f"influential/{caption}", _error_sheet(titles, held, group)))
-    scores = np.mean([image_miou(test) for test in shown.values()], 0)  # NaN where nothing is counted: in all or none
+    scores = np.mean([image_miou(test) for test in shown.values()], 0)  # an image without counted pixels is NaN for all
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
     sheet = _error_sheet({i: f"{names[i]} (mIoU {scores[i]:.2f})" for i in worst}, held, group)
     found.append(("worst/images with the lowest mean mIoU over the variants", sheet))
@@ -68,7 +68,7 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
 
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
-    """At most MOST variants, in their order: those of the difference with the smallest p, then the first ones."""
+    """At most MOST variants: the two whose difference has the smallest p, and the first of the others."""
     known = [d for d in group.differences if d.a in names and d.b in names and not np.isnan(d.p)]
     clearest = min(known, key=lambda d: d.p, default=None)
     wanted = dict.fromkeys([*((clearest.a, clearest.b) if clearest else ()), *names])
@@ -77,7 +77,7 @@ def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
 
 
 def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
-    """What the runs kept at their tests, with blank images where the data set is not on this machine."""
+    """The labels that the runs saved at their tests; the images are blank if the data set is not on this machine."""
     files = {name: test.folder / "test" / "labels.npz" for name, test in tests.items() if test.folder}
     labels, truth = {}, None
     for name, file in files.items():
@@ -91,7 +91,7 @@ def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
 
 
 def _photos(test: TestResult) -> np.ndarray | None:
-    """The images (N,H,W,3) uint8 from the run's data set; None if it is not on this machine."""
+    """The images uint8 (N,H,W,3) of the run's data set; None if it is not on this machine."""
     if test.folder is None:
         return None
     try:
@@ -106,9 +106,9 @@ def _photos(test: TestResult) -> np.ndarray | None:
 
 
 def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> np.ndarray:
-    """Rows of image, truth and each variant's labels; below each of these rows where and how the variant is wrong.
+    """For each image, a row of image, truth and predictions, and below it a row with the error categories.
 
-    titles: of the images to show, by their index.
+    titles: index of an image → its title.
     """
     rows, names = [], []
     blank = np.broadcast_to(BLANK, held.photos.shape[1:])
@@ -124,12 +124,12 @@ def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> 
 
 
 def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
-    """The error categories of one image in their colours, RGB uint8 (H,W,3); 255 as void."""
+    """The error categories of one image in colour, RGB uint8 (H,W,3); ignored pixels in the colour of void."""
     return colorize(error_categories(truth, labels, background), [CATEGORY_COLORS[name] for name in CATEGORIES])
 
 
 def _outcome_examples(held: Predictions, group: Group) -> list[Picture]:
-    """Image, truth and prediction for each outcome: the largest such object of the first hundred images."""
+    """Image, truth and prediction for each outcome; shows its largest object in the first hundred images."""
     largest: dict[int, tuple[int, int, str]] = {}
     for name, labels in held.labels.items():
         for index, truth in enumerate(held.truth[:100]):
@@ -168,9 +168,9 @@ def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> 
 
 
 def gallery(seeds: Mapping[str, Sequence[TestResult]]) -> np.ndarray | None:
-    """Image, truth and one column a variant (its first seed), RGB uint8 (H,W,3).
+    """Image, truth and one column for each variant (its first seed), RGB uint8 (H,W,3).
 
-    None if fewer than two variants kept samples. Those that show other images than the first one are left out.
+    None if fewer than two variants saved samples. Variants with other sample images than the first are left out.
     """
     runs = {name: tests[0] for name, tests in seeds.items()}
     files = {name: test.folder / "test" / "samples.npz" for name, test in runs.items() if test.folder}

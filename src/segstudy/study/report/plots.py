@@ -1,6 +1,6 @@
-"""A study's plots, for its report and for papers: one column wide, so that they can be read on a phone as well.
+"""A study's plots for its report and for papers, as wide as a journal's column; readable on a phone, too.
 
-Colours after Okabe and Ito, which colour-blind readers can tell apart; names stand at what they name.
+Colours after Okabe and Ito, which colour-blind readers can distinguish.
 """
 
 import io
@@ -36,12 +36,12 @@ THEME = {
     INK: ("ink", "#e6e8eb"), MUTED: ("muted", "#9aa4b0"), GRID: ("grid", "#363d46"), PAPER: ("paper", "#15181c"),
     BLUE: ("blue", "#3f98e0"), SKY: ("sky", "#a5dcff"),
 }  # fmt: skip
-"""Colours that are others on a dark page: their names, and those."""
+"""Colours that change on a dark page → name of the CSS variable, colour there."""
 
 VARIANT_COLORS = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", SKY, INK)
 
 OTHER = "#9a9fa6"
-"""Of variants beyond seven."""
+"""Colour of all variants beyond the seventh."""
 
 VERDICTS = {"better": BLUE, "worse": "#d55e00", "equal": "#009e73"}
 
@@ -52,12 +52,12 @@ REGIONS = {"all": "all pixels", "foreground": "foreground", "edge": "near edges"
 DASHED: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (3, 2))}
 
 WIDTH = 3.5
-"""Inches: one column of a journal. At 320 px, letters of 8 pt are 10 px high."""
+"""Inches: a journal's column. On a screen 320 px wide, 8 pt letters are 10 px high."""
 
 MOST_CLASSES = 60
 
 FONTS = "'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
-"""For an SVG's letters: narrower than DejaVu Sans, by which they are laid out, so that all fit."""
+"""Fonts of an SVG. They are narrower than DejaVu Sans, which the layout is computed with, so all text fits."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False,  # a name may hold a $
@@ -73,7 +73,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_all(group: Group) -> dict[str, Figure]:
-    """All that can be drawn of a group, by name: forest_<metric>, outcomes, distributions, operating_spilled,
+    """All plots that a group has data for, by name: forest_<metric>, outcomes, distributions, operating_spilled,
     operating_hallucinated, learning, classes, reliability."""
     metrics = dict.fromkeys(d.metric for d in group.differences)
     drawn = {
@@ -91,9 +91,9 @@ def draw_all(group: Group) -> dict[str, Figure]:
 
 @rc_context(STYLE)
 def forest_plot(group: Group, metric: str) -> Figure | None:
-    """Planned differences: wide bar, the interval corrected for the number of pairs; thin line, plain 95 %.
+    """Planned differences. Wide bar: interval corrected for the number of pairs; thin line: plain 95 % interval.
 
-    Hatched and hollow: one training per variant. None if there is no such difference.
+    Hatched and hollow: a variant has only one training. None if the metric has no planned difference.
     """
     rows = [d for d in group.differences if d.metric == metric]
     if not rows:
@@ -116,9 +116,9 @@ def forest_plot(group: Group, metric: str) -> Figure | None:
 
 
 def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
-    """One row of a forest plot: what is compared and the verdict above its interval."""
+    """One row of a forest plot: the variants and the verdict as text above the interval."""
     color = MUTED if alone else VERDICTS.get(d.verdict, MUTED)
-    # What lies behind is covered: lines through letters cannot be read.
+    # The text has a background, since lines behind letters make them hard to read.
     paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.7}
     plain: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 7.5, "bbox": paper}
     ax.text(0, y + 0.3, f"{shorten(d.b, 20)} − {shorten(d.a, 20)}", **plain)
@@ -137,7 +137,7 @@ def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
 
 @rc_context(STYLE)
 def object_outcomes(group: Group) -> Figure | None:
-    """Object outcomes: shares of the objects, and thin below, of their area. None if none were counted."""
+    """Object outcomes as shares of the objects; thin bars below: of their area. None if no objects were counted."""
     rows = [v for v in group.variants if any(math.isfinite(x) for x in v.outcomes.values())]
     if not rows:
         return None
@@ -157,7 +157,7 @@ def object_outcomes(group: Group) -> Figure | None:
 
 
 def _stack(ax: Axes, y: float, height: float, shares: Mapping[str, float]) -> None:
-    """A bar of shares beside one another, with their numbers where there is room."""
+    """A stacked bar of shares, with numbers where there is room."""
     left = 0.0
     for name, color in OUTCOME_COLORS.items():
         share = shares.get(name, math.nan)
@@ -172,16 +172,18 @@ def _stack(ax: Axes, y: float, height: float, shares: Mapping[str, float]) -> No
 
 @rc_context(STYLE)
 def distributions(group: Group) -> Figure | None:
-    """The share of objects of which at most so much was found, and so pure: where a curve crosses a dashed line stands
-    the share of an outcome, and how it would change with the limit. None if no object was counted.
+    """Cumulative distributions over the objects: of the share found, and of the most frequent label's share.
+
+    A curve's height at a dashed line is the share of objects below that limit between outcomes; its slope shows how an
+    outcome's share depends on the limit. None if no objects were counted.
     """
     panels = {"found": ("share found", (FOUND_AT_ALL, FOUND_WHOLE)), "purity": ("most frequent label in it", (PURE,))}
     measured = [v for v in group.variants if v.histograms]
-    there = [key for key in panels if any(key in v.histograms for v in measured)]
-    if not there:
+    keys = [key for key in panels if any(key in v.histograms for v in measured)]
+    if not keys:
         return None
-    figure, axes = _panels(group, [v.name for v in measured], 1.9, len(there))
-    for ax, key in zip(axes, there, strict=True):
+    figure, axes = _panels(group, [v.name for v in measured], 1.9, len(keys))
+    for ax, key in zip(axes, keys, strict=True):
         title, limits = panels[key]
         for limit in limits:
             ax.axvline(limit, **DASHED)
@@ -190,15 +192,15 @@ def distributions(group: Group) -> Figure | None:
                 shares = np.concatenate([[0], np.cumsum(variant.histograms[key])])
                 ax.plot(np.linspace(0, 1, len(shares)), shares, **_line(group, variant.name))
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], xlabel=title)
-    axes[0].set_ylabel("share of objects up to it")
+    axes[0].set_ylabel("cumulative share of objects")
     return figure
 
 
 @rc_context(STYLE)
 def operating(group: Group, against: str) -> Figure | None:
-    """Missed foreground against what is `spilled` or `hallucinated`, as the background's logit is shifted.
+    """`spilled` or `hallucinated` pixels against missed foreground, for shifts of the background logit.
 
-    The large point is the network as trained (offset 0). None if no curve is there.
+    The large point is the network as trained (offset 0). None without curves.
     """
     column = {"spilled": 2, "hallucinated": 3}[against]
     measured = {v.name: np.array(sorted(v.offsets), float)[:, [0, 1, column]] for v in group.variants if v.offsets}
@@ -221,7 +223,7 @@ def operating(group: Group, against: str) -> Figure | None:
 
 @rc_context(STYLE)
 def learning(group: Group) -> Figure | None:
-    """Validation mIoU over the epochs: a thin line a training, a thick one their mean. None without two epochs."""
+    """Validation mIoU over the epochs: thin lines for trainings, thick for their mean. None without two epochs."""
     all_curves = {v.name: [curve for rows in v.history if len(curve := _curve(rows))] for v in group.variants}
     curves = {name: lines for name, lines in all_curves.items() if lines}
     if max((len(line) for lines in curves.values() for line in lines), default=0) < 2:
@@ -247,7 +249,7 @@ def _curve(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
 
 
 def _mean_curve(lines: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over the trainings at the epochs that all have; the first training's curve where none is common."""
+    """Mean over the trainings at the epochs that all have; the first training's curve if there are none."""
     common = sorted(set.intersection(*(set(line[:, 0].tolist()) for line in lines)))
     if not common:
         return lines[0]
@@ -256,15 +258,15 @@ def _mean_curve(lines: Sequence[np.ndarray]) -> np.ndarray:
 
 @rc_context(STYLE)
 def classes(group: Group) -> Figure | None:
-    """IoU of each class (row) in each variant (column); grey: too few images to say more. None if none is defined.
+    """IoU of each class (row) in each variant (column); grey: too few images for a verdict. None if none is defined.
 
-    Of more than 60 classes, those that differ most between the variants.
+    With more than 60 classes, those that differ most between the variants.
     """
     shown = shown_classes(group) if group.variants else []
     if not shown:
         return None
     names = [v.name for v in group.variants]
-    few = len(names) <= 4  # then names stand in lines above their columns, else upright
+    few = len(names) <= 4  # then names are horizontal, in several lines; else vertical
     width = 1.55 + (0.42 if few else 0.3 if len(names) <= 6 else 0.17) * len(names)
     above = 0.8 if few else 0.5 + 0.065 * min(max(map(len, names)), 24)
     figure = Figure((max(WIDTH, width), above + 0.165 * len(shown)), layout="constrained")
@@ -284,7 +286,7 @@ def classes(group: Group) -> Figure | None:
 
 
 def shown_classes(group: Group) -> list[int]:
-    """Classes of the heat map, supported ones first, best first; without truth: left out."""
+    """Classes of the heat map: supported ones first, each part sorted by IoU; classes without truth are left out."""
     iou = np.array([v.class_iou for v in group.variants], float)
     there = np.flatnonzero(np.isfinite(iou).any(0))
     mean, spread = np.nanmean(iou[:, there], 0), np.nanmax(iou[:, there], 0) - np.nanmin(iou[:, there], 0)
@@ -294,8 +296,8 @@ def shown_classes(group: Group) -> list[int]:
 
 
 def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
-    """Coloured fields, with their numbers where there is room; iou (classes, variants), supported (classes,)."""
-    # Greys end half-way: they are not to catch the eye.
+    """A heat map, with numbers where there is room; iou (classes, variants), supported (classes,)."""
+    # Greys end half-way, to be less prominent.
     blues, greys = (matplotlib.colormaps[name](0.06 + end * iou) for name, end in (("Blues", 0.9), ("Greys", 0.45)))
     colors = np.where(supported[:, None, None], blues, greys)
     colors[np.isnan(iou)] = 0
@@ -311,7 +313,7 @@ def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
 
 @rc_context(STYLE)
 def reliability(group: Group) -> Figure | None:
-    """Accuracy against confidence in all pixels, the foreground and near edges. None if not measured."""
+    """Accuracy against confidence: over all pixels, the foreground, and near edges. None if not measured."""
     there = [r for r in REGIONS if any(len(v.reliability.get(r, ())) for v in group.variants)]
     if not there:
         return None
@@ -331,7 +333,8 @@ def reliability(group: Group) -> Figure | None:
 
 
 def colors_of(group: Group) -> dict[str, str]:
-    """A colour for each variant, the same in all plots; of more than seven, for the first and the best."""
+    """A colour for each variant, the same in all plots. With more than seven, the first and the best six have their
+    own colour; the others are grey."""
     first, *rest = [v.name for v in group.variants]
     miou = {v.name: v.miou.value if math.isfinite(v.miou.value) else -1.0 for v in group.variants}
     best = sorted(rest, key=lambda name: -miou[name])[: len(VARIANT_COLORS) - 1]
@@ -340,13 +343,13 @@ def colors_of(group: Group) -> dict[str, str]:
 
 
 def _line(group: Group, name: str) -> dict[str, Any]:
-    """The look of a variant's line; grey ones lie below the others."""
+    """Style of a variant's line; grey lines are drawn below the others."""
     color = colors_of(group)[name]
     return {"color": color, "zorder": 2.0 if color == OTHER else 3.0}
 
 
 def _panels(group: Group, names: Collection[str], height: float, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """Axes side by side with a light grid; above them the names in their colours, grey ones under one name."""
+    """Axes side by side with a light grid, and a legend above; grey variants share one entry."""
     colors = colors_of(group)
     shown = {shorten(n, 44): colors[n] for n in names if colors[n] != OTHER}
     if len(shown) < len(names):
@@ -370,16 +373,16 @@ def _tick(value: float, _: float) -> str:
 
 
 def _readable_on(color: Any) -> str:
-    """Black or white letters, whichever can be read on the colour."""
+    """Black or white, whichever is readable on the colour."""
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(color)]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-    return "#000000" if luminance > 0.2 else "#ffffff"  # WCAG's contrast, a little in favour of white
+    return "#000000" if luminance > 0.2 else "#ffffff"  # WCAG contrast, slightly in favour of white
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Write `<stem>.svg` and `<stem>.pdf`; the same figure gives the same bytes."""
+    """Write `<stem>.svg` and `<stem>.pdf`; the same figure always gives the same bytes."""
     with rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a browser has other letters, a PDF has not
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a browser has other fonts for them
         svg = io.StringIO()
         FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
         text = svg.getvalue().replace("'DejaVu Sans'", FONTS)
@@ -388,7 +391,7 @@ def save(figure: Figure, stem: Path) -> None:
 
 
 def follow_theme(svg: str) -> str:
-    """An SVG whose lines and letters follow a page's light or dark colours."""
+    """An SVG whose lines and text use the page's light or dark colours."""
     for color, (name, _) in THEME.items():
         svg = svg.replace(color, f"var(--{name})")
     light = "".join(f"--{name}:{color};" for color, (name, _) in THEME.items())

@@ -1,4 +1,4 @@
-"""The templates of a report. Names and errors are the user's words: HTML escapes them itself, Markdown by `md`."""
+"""Renders the report's templates. Names and errors come from users: HTML escapes them itself, Markdown with `md`."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -22,5 +22,5 @@ environment.globals |= {
 
 
 def render(template: str, **values: object) -> str:
-    """The text of a file of `templates/`."""
+    """Render a file of `templates/`."""
     return environment.get_template(template).render(values)

@@ -1,4 +1,4 @@
-"""The tables of a report as text: a head, and rows of as many cells."""
+"""The tables of a report as text."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from segstudy.study.report import text
 
 
 class Table(NamedTuple):
-    """A head and rows of text. The first `words` columns hold words, the others numbers."""
+    """A head and rows of text. The first `words` columns hold text, the others numbers."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 
 def main_table(group: Group) -> Table:
-    """The variants, what they reach, and their planned differences."""
+    """The variants with their mIoU, planned differences and cost."""
     miou = "as published: mIoU (95 %)" if group.published else "mIoU (95 %)"
     head = ("variant", "changes", miou, "difference", "objects", "parameters", "GFLOP", "images/s", "time")
     return Table(head, [_main_row(group, v) for v in group.variants], 5)
@@ -54,7 +54,7 @@ def claims(group: Group) -> Table:
 
 
 def differences(group: Group) -> Table:
-    """The planned differences with all their figures."""
+    """The planned differences with intervals, p and detectable difference."""
     head = ("metric", "variant", "against", "verdict", "difference", "95 % interval", "corrected interval",
             "corrected p", "detectable")  # fmt: skip
     rows = [
@@ -69,12 +69,13 @@ def differences(group: Group) -> Table:
 
 
 def explanations(group: Group) -> Table:
-    """Possible explanations, means over the trainings: receptive fields, missed objects by size, training mIoU, time to
-    accuracy."""
-    head = ("variant", "theoretical receptive field", "effective receptive field, px", "missed: small", "medium",
-            "large", "training mIoU", "reported", "epochs to 90 %", "seconds")  # fmt: skip
-    there = group.target > 0 or any("metrics_fit" in r for v in group.variants for r in v.records)
-    return Table(head, [_explanation(v) for v in group.variants] if there else [])
+    """Possible explanations of the differences, means over the trainings: receptive fields, missed objects by size,
+    training mIoU, time to accuracy."""
+    head = ("variant", "theoretical receptive field", "effective receptive field, px", "missed: small",
+            "missed: medium", "missed: large", "training mIoU", "reported mIoU", "epochs to 90 %",
+            "seconds to 90 %")  # fmt: skip
+    measured = group.target > 0 or any("metrics_fit" in r for v in group.variants for r in v.records)
+    return Table(head, [_explanation(v) for v in group.variants] if measured else [])
 
 
 def _explanation(variant: Variant) -> list[str]:
@@ -107,7 +108,7 @@ def class_table(group: Group) -> Table:
 
 
 def metrics(group: Group) -> Table:
-    """All metrics of all variants, without time to accuracy; marked where a planned difference is significant."""
+    """All metrics of all variants except time to accuracy; significant planned differences are marked."""
     rows = [
         [label, *(text.format_estimate(getattr(v, key)) for v in group.variants)]
         for key, label in {
@@ -135,7 +136,7 @@ def confusions(group: Group, most: int = 10) -> Table:
 
 
 def changed_classes(group: Group, most: int = 5) -> Table:
-    """For each planned difference, the supported classes whose IoU changed most; marked where it is significant."""
+    """For each planned difference, the supported classes whose IoU changed most; significant changes are marked."""
     iou = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
     rows = []
     for d in group.differences:

@@ -13,12 +13,12 @@ from segstudy.study.analysis.time_to_accuracy import SHARE
 
 
 def print_time_to_accuracy(group: Group, console: Console) -> None:
-    """Print each variant's time to accuracy, means over its seeds; nothing without histories."""
+    """Print each variant's time to accuracy, the mean over its seeds; nothing without histories."""
     if math.isnan(group.target):
         return
     console.print(
         f"[bold]Time to {SHARE:.0%} of the study's best final validation mIoU[/] ({format_number(group.target)}): "
-        "means over seeds; n/a: a training never reached it; seconds include validation",
+        "mean over seeds; n/a: a training never reached it; seconds include validation",
         highlight=False,
         soft_wrap=True,
     )
@@ -32,7 +32,7 @@ def print_time_to_accuracy(group: Group, console: Console) -> None:
 
 
 def print_findings(findings: Findings, console: Console) -> None:
-    """Print the verdicts, claims and warnings of a study, and the runs left out."""
+    """Print the verdicts, claims and warnings of a study, and the runs that were left out."""
     console.print(f"[bold]{escape(findings.sentence)}", soft_wrap=True, highlight=False)
     for group in findings.groups:
         for difference in group.differences:

@@ -1,4 +1,4 @@
-"""How a report writes estimates, verdicts and names: on the page, in Markdown and in LaTeX."""
+"""Text of estimates, verdicts and names in a report: HTML, Markdown, LaTeX."""
 
 import math
 import re
@@ -18,8 +18,8 @@ METRIC_LABELS = {
 }  # fmt: skip
 
 CLAIMS_NOTE = (
-    "Declared before the runs. In brackets: the plain 95 % interval, then the one that decides, corrected for the "
-    "number of claims (Bonferroni). A claim on the mIoU of a planned pair takes the interval of that pair's verdict."
+    "Declared before the runs. In brackets: the plain 95 % interval, then the interval corrected for the number of "
+    "claims (Bonferroni), which decides. A claim on the mIoU of a planned pair uses that pair's interval."
 )
 
 LATEX_ESCAPES = {
@@ -43,12 +43,12 @@ def metric_label(metric: str) -> str:
 
 
 def trainings(variant: Variant) -> int:
-    """The number of a variant's trainings; their folders may be gone, or never have been here."""
+    """The number of a variant's trainings. Their folders need not exist on this machine."""
     return max(len(variant.seeds), variant.miou.seeds)
 
 
 def has_one_seed(group: Group, difference: Difference) -> bool:
-    """Whether one of the two variants has one training only: the comparison is then of two trained networks."""
+    """Whether one of the two variants has only one training: then two trained networks are compared, not variants."""
     sides = (difference.a, difference.b)
     return any(trainings(v) < 2 for v in group.variants if v.name in sides)
 
@@ -68,7 +68,7 @@ def format_verdict(group: Group, difference: Difference) -> str:
 
 
 def main_metric(group: Group) -> str:
-    """The metric whose differences stand in the main table: mIoU, or the first one that was planned."""
+    """The metric whose differences are in the main table: mIoU, or else the first planned one."""
     planned = [d.metric for d in group.differences]
     return "miou" if "miou" in planned or not planned else planned[0]
 
@@ -79,21 +79,21 @@ def verdicts_of(group: Group, variant: Variant) -> list[Difference]:
 
 
 def variant_marks(variant: Variant) -> str:
-    """* selected on the reported split, ! ImageNet weights were asked for and not had."""
+    """* if selected on the reported split; ! if ImageNet weights were asked for but not available."""
     selected = any(r.get("selected_on_reported") for r in variant.records)
     random = any("(" in str(r.get("encoder_weights", "")) for r in variant.records)
     return "*" * selected + "!" * random
 
 
 def mean_over_runs(variant: Variant, key: str) -> float | None:
-    """The mean over a variant's trainings of what their records note; None if none does."""
+    """The mean of a record's entry over a variant's trainings; None if no record has it."""
     noted = [float(r[key]) for r in variant.records if isinstance(r.get(key), int | float)]
     values = [value for value in noted if math.isfinite(value)]
     return sum(values) / len(values) if values else None
 
 
 def count_distinct(values: Sequence[str]) -> list[str]:
-    """Each value once, in order, with how many runs have it where they differ."""
+    """Each value once, in order; where values differ, with its number of runs."""
     counted = Counter(values)
     if len(counted) < 2:
         return list(counted)
@@ -101,7 +101,7 @@ def count_distinct(values: Sequence[str]) -> list[str]:
 
 
 def shorten(name: str, length: int) -> str:
-    """At most `length` letters on one line, none that SVG forbids; what is left out of the middle is marked with …."""
+    """At most `length` printable characters on one line; a longer name loses its middle, marked with …."""
     name = "".join(c for c in " ".join(name.split()) if c.isprintable())
     if len(name) <= length:
         return name

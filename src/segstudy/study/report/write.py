@@ -1,4 +1,4 @@
-"""Write a study's report: the page, and the same for papers, spreadsheets and repositories."""
+"""Write a study's report: HTML, Markdown, LaTeX, CSV and figures."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from segstudy.study.results import runs_by_variant
 
 
 def report_study(folder: Path, console: Console, plan: str | None = None) -> list[str]:
-    """Print a study's tables, write its gallery and report; returns the names of the runs that are not done.
+    """Print a study's tables, write its gallery and report; returns the names of unfinished runs.
 
     plan: a file of conf/report instead of the study's own plan. Raises DataError if the folder holds no run.
     """
@@ -52,7 +52,7 @@ def report_study(folder: Path, console: Console, plan: str | None = None) -> lis
 
 
 PICTURE_BYTES = 6_000_000
-"""For the pictures of a page, in base64; what is beyond is left out and counted."""
+"""Limit for the pictures of a page, in base64; the page states how many were left out."""
 
 FIGURE_NAME = re.compile(
     r"\d+_(forest_\w+|outcomes|distributions|operating_\w+|learning|classes|reliability)\.(svg|pdf)"
@@ -64,8 +64,8 @@ def write_report(
 ) -> Path:
     """Write report.html, report.md, runs.csv, per_class.csv, table.tex and figures/*.svg, *.pdf; returns the page.
 
-    pictures: by a group's title, (`<section>/<caption>`, RGB uint8 (H,W,3)), sections as in SECTIONS.
-    Everything is written beside the earlier report and then takes its place. Raises DataError if that fails.
+    pictures: title of a group → (`<section>/<caption>`, RGB uint8 (H,W,3)), sections as in SECTIONS.
+    The report is written completely before it replaces an earlier one. Raises DataError if that fails.
     """
     work = None
     try:
@@ -76,7 +76,7 @@ def write_report(
     except OSError as error:
         raise DataError(
             f"the report of {findings.name} could not be written to {folder}: {error}\n"
-            "  an earlier one is still there; free some space or choose another folder, and report again"
+            "  an earlier report is unchanged; free some space or choose another folder, and try again"
         ) from error
     finally:
         if work is not None:
@@ -102,8 +102,8 @@ def _write(findings: Findings, work: Path, pictures: Mapping[str, Sequence[tuple
 
 
 def _move(work: Path, folder: Path) -> None:
-    """Put the files in place, the page last; figures of an earlier report that are no longer drawn go."""
-    subfolder(folder, "figures")  # a linked one is refused before anything is replaced
+    """Move the files into place, the page last, and remove figures of an earlier report that are no longer drawn."""
+    subfolder(folder, "figures")  # refuses a symbolic link before anything is replaced
     new = sorted((p for p in work.rglob("*") if p.is_file()), key=lambda p: p.name == "report.html")
     for path in new:
         move(path, folder, path.relative_to(work))
