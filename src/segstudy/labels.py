@@ -73,9 +73,9 @@ def _upsampled_labels(scores: Tensor, coarse: Tensor, shape: Sequence[int]) -> T
     above, below, down = _neighbours(coarse.shape[0], shape[0], scores.device)
     left, right, across = _neighbours(coarse.shape[1], shape[1], scores.device)
     pixels = scores.permute(1, 2, 0).flatten(0, 1).contiguous()  # scores of a pixel side by side: ten times faster
-    beside = torch.cat([coarse[:, 1:], coarse[:, -1:]], 1)
-    edge = (coarse != beside) | (coarse != torch.cat([coarse[1:], coarse[-1:]]))
-    edge[:-1] |= beside[1:] != coarse[:-1]
+    right_neighbour = torch.cat([coarse[:, 1:], coarse[:, -1:]], 1)
+    edge = (coarse != right_neighbour) | (coarse != torch.cat([coarse[1:], coarse[-1:]]))
+    edge[:-1] |= right_neighbour[1:] != coarse[:-1]
     columns = left.expand(len(coarse), -1)
     labels, edge = coarse.gather(1, columns).index_select(0, above), edge.gather(1, columns)
     rows = max(1, VALUES // (len(scores) * shape[1]))

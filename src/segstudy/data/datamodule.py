@@ -129,7 +129,7 @@ class SegmentationData(L.LightningDataModule):
         )
 
     def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:
-        """(fit, select): select is the list `val` beside a `test`, or `select_fraction` of fit, or None."""
+        """(fit, select): select is the list `val` if there is a `test`, else `select_fraction` of fit, or None."""
         if not 0 <= self.select_fraction < 1:
             raise ConfigError(
                 f"data.select_fraction must be a share of train, from 0 (none) to below 1, not {self.select_fraction}"

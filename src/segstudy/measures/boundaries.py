@@ -173,12 +173,12 @@ def contour_sums(
 def contour(mask: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Pixels of the mask with a drawn neighbour (of four) outside it; the image border is no edge."""
     outside = ~mask & drawn
-    beside = np.zeros_like(mask)
-    beside[1:] |= outside[:-1]
-    beside[:-1] |= outside[1:]
-    beside[:, 1:] |= outside[:, :-1]
-    beside[:, :-1] |= outside[:, 1:]
-    return mask & drawn & beside
+    touches_outside = np.zeros_like(mask)
+    touches_outside[1:] |= outside[:-1]
+    touches_outside[:-1] |= outside[1:]
+    touches_outside[:, 1:] |= outside[:, :-1]
+    touches_outside[:, :-1] |= outside[:, 1:]
+    return mask & drawn & touches_outside
 
 
 def changes(labels: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
