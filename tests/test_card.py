@@ -188,7 +188,7 @@ def test_the_largest_batch_wins_where_a_pass_costs_the_same() -> None:
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        ({"status": "failed", "error": "DataError: no VOC"}, "failed .DataError: no VOC.: a card is of a finished run"),
+        ({"status": "failed", "error": "DataError: no VOC"}, "failed .DataError: no VOC.: a card needs a finished run"),
         ({"status": "running"}, "not finished .status: running.*\n.*continues it"),
         ({"class_names": []}, "is no run.s record: class_names is"),
     ],
@@ -278,13 +278,13 @@ def test_what_is_said_of_the_weights(copy: Path) -> None:
     said = {
         "random": "random weights: no other data", "imagenet": "weights trained on ImageNet",
         "/x/r34_imagenet.pth": "by its name", "/x/mine.pth": "not known, add them",
-        "start_from a": "another run", "random (no network)": "could not be had",
+        "start_from a": "another run", "random (no network)": "asked for but not available",
     }  # fmt: skip
     for origin, words in said.items():
         change(copy, encoder_weights=origin)
         data = section(model_card(copy, latency=False), "Data and licences")
         assert words in data
         assert "/x/" not in data
-        assert len(re.findall("The (?:network|encoder) began", data)) == 1
+        assert len(re.findall("The (?:network|encoder) started", data)) == 1
     change(copy, encoder_weights="")
-    assert "began" not in section(model_card(copy, latency=False), "Data and licences")
+    assert "started from" not in section(model_card(copy, latency=False), "Data and licences")

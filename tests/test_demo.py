@@ -121,7 +121,7 @@ def test_disagreement(tmp_path: Path) -> None:
     assert number_of_answers([a, a]).tolist() == [[1, 1, 1, 1]]
     found = answered([model("a"), model("b", (0, 2, 1)), model("c", (0, 1, 2))], stripes(), tmp_path)
     assert found["pairs"] == [["all", "50.0 %"], ["a – b", "50.0 %"], ["a – c", "0.0 %"], ["b – c", "50.0 %"]]
-    assert [name for _, name in found["drawings"][-1][1]] == ["two answers"]
+    assert [name for _, name in found["drawings"][-1][1]] == ["two labels"]
     assert found["drawings"][-1][1][0][0].mean() == 0.5 * 0.6
 
 
@@ -151,23 +151,25 @@ def test_what_is_refused_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert open_photo(tmp_path / "photo.jpg").shape == (100, 120, 3)
     said = {
         "cut.jpg": "cut.jpg cannot be read: image file is truncated",
-        "text.png": "text.png is no picture that can be read here: choose a JPEG",
-        "program.eps": "program.eps is no picture that can be read here",
-        "bomb.png": "bomb.png has more than the 50 million pixels that are taken here",
+        "text.png": "text.png cannot be read as a picture: choose a JPEG",
+        "program.eps": "program.eps cannot be read as a picture",
+        "bomb.png": "the limit is 50 million",
     }
     demo = Demo([model()], tmp_path)
     for name, sentence in said.items():
         note = note_of(demo.segment({"path": str(tmp_path / name)}, "train", 60))
         assert sentence in note
         assert str(tmp_path) not in note
-    with pytest.raises(DataError, match=r"0\.01 million pixels .* \(0\.012 million\)"):
+    with pytest.raises(DataError, match=r"0\.012 million pixels; the limit is 0\.01 million"):
         open_photo(tmp_path / "photo.jpg", max_pixels=10_000)
-    with pytest.raises(DataError, match="too large for the network in its original size"):
+    with pytest.raises(DataError, match="too large to be predicted at its original size"):
         ask([model()], np.zeros((2001, 2000, 3), np.uint8), "original")
     assert "one of train, original" in note_of(demo.segment({"path": str(tmp_path / "photo.jpg")}, "20000x20000", 60))
-    assert "no other file" in note_of(demo.segment({"path": "/etc/hostname"}, "train", 60))
+    assert "other files and addresses are not read" in note_of(demo.segment({"path": "/etc/hostname"}, "train", 60))
     (tmp_path / "link.jpg").symlink_to(Path(__file__))
-    assert "no other file" in note_of(demo.segment({"path": str(tmp_path / "link.jpg")}, "train", 60))
+    assert "other files and addresses are not read" in note_of(
+        demo.segment({"path": str(tmp_path / "link.jpg")}, "train", 60)
+    )
     assert note_of(demo.segment(None, "train", 60)) == ""
 
 
@@ -231,7 +233,7 @@ def test_a_photo_goes_through_a_server(tmp_path: Path) -> None:
         assert disagreement["annotations"] == []
         (tmp_path / "text.jpg").write_text("no photo")
         refused = client.predict(gradio_client.handle_file(tmp_path / "text.jpg"), "train", 60, api_name="/segment")
-        assert "text.jpg is no picture" in refused[0]
+        assert "text.jpg cannot be read as a picture" in refused[0]
 
 
 def test_the_server_gives_and_fetches_nothing_else(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Boundary refinement: a fully connected CRF's mean field, cut off at a window, as post-processing of probabilities."""
+"""Boundary refinement of probabilities: mean-field inference in a dense CRF, restricted to a window."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from segstudy.callbacks.extra_evaluation import ExtraEvaluation
 
 Slices = tuple[slice, slice]
 Pairs = list[tuple[Slices, Slices, Tensor]]
-"""For half of the window's offsets: where the first pixel of each pair lies, where the second, and their weight."""
+"""For each offset in half of the window: the first pixels of the pairs, the second pixels, and their weights."""
 
 
 @dataclass(frozen=True)
 class CRF:
-    """Pairwise terms after Krähenbühl & Koltun 2011, equation 3, with the Potts model: unlike labels cost
+    """Pairwise terms of Krähenbühl & Koltun 2011, equation 3, with the Potts model. Different labels cost
 
         appearance · exp(−|pᵢ−pⱼ|² / 2 position² − |Iᵢ−Iⱼ|² / 2 colour²) + smoothness · exp(−|pᵢ−pⱼ|² / 2 near²)
 
     iterations: of the mean field. radius: half the window's side, in pixels. appearance, smoothness: weights of the
-    kernels, in nats. position, near: in pixels. colour: in levels of 0…255. The last five are commonly used on photos
-    of about 500 pixels; they are not fitted to anything here.
+    kernels, in nats. position, near: in pixels. colour: in levels of 0…255. The defaults of the last five are common
+    for photos of about 500 pixels; they were not tuned.
     """
 
     iterations: int = 5
@@ -38,27 +38,27 @@ class CRF:
         whole = {"iterations": (self.iterations, 0), "radius": (self.radius, 1)}
         for name, (value, least) in whole.items():
             if value < least:
-                raise ValueError(f"{name} is a whole number from {least} on, not {value}")
+                raise ValueError(f"{name} must be a whole number, {least} or more, not {value}")
         if min(self.appearance, self.smoothness) < 0:
-            raise ValueError(f"appearance and smoothness are 0 or more, not {self.appearance} and {self.smoothness}")
+            raise ValueError(f"appearance and smoothness must be 0 or more: {self.appearance}, {self.smoothness}")
         if min(self.position, self.colour, self.near) <= 0:
             raise ValueError(
-                f"position, colour and near are above 0, not {self.position}, {self.colour} and {self.near}"
+                f"position, colour and near must be above 0, not {self.position}, {self.colour} and {self.near}"
             )
 
 
 def refine(probabilities: Tensor, image: Tensor, crf: CRF | None = None) -> Tensor:
-    """Probabilities that agree with the image's edges: the mean field of a CRF whose unary terms are −log p.
+    """Align probabilities with the image's edges: mean-field inference in a CRF with the unary terms −log p.
 
     probabilities (C,H,W) or (B,C,H,W), summing to 1; image uint8 RGB (H,W,3) or (B,H,W,3). Returns float32 of the same
-    shape, summing to 1. Raises ValueError if the two do not belong together.
+    shape, summing to 1. Raises ValueError if the shapes do not fit.
 
-    What is approximated: only pairs of pixels in a square window of side 2·radius + 1 are connected, as in ConvCRF
-    (Teichmann & Cipolla 2018), so nothing reaches further than `radius` an iteration; the original connects all pairs,
-    and filters them approximately. Within the window the sums are exact. Each kernel is normalised symmetrically,
-    k ← kᵢⱼ / √(Σⱼkᵢⱼ · Σᵢkᵢⱼ), as the original's published code does, so the weights mean the same at every radius and
-    border. The mean field is itself an approximation of the CRF's marginals, stopped after `iterations`.
-    Memory: 2·radius·(radius + 1) float32 numbers a pixel.
+    Approximation: only pixels within a square window of side 2·radius + 1 are connected, as in ConvCRF (Teichmann &
+    Cipolla 2018), so information moves at most `radius` pixels per iteration. The original connects all pairs and
+    filters approximately; here the sums within the window are exact. Each kernel is normalised symmetrically,
+    k ← kᵢⱼ / √(Σⱼkᵢⱼ · Σᵢkᵢⱼ), as in the original's code, so that the weights mean the same for any radius and at
+    borders. Mean field itself approximates the CRF's marginals; it stops after `iterations`.
+    Memory: 2·radius·(radius + 1) float32 numbers per pixel.
     """
     crf = crf or CRF()
     if probabilities.ndim == 3 and image.ndim == 3:
@@ -94,7 +94,7 @@ def weighted_pairs(image: Tensor, crf: CRF) -> Pairs:
         for place in (first, second):
             similar_sum[..., *place] += similar[-1]
             close_sum[..., *place] += close[-1]
-    # a pixel unlike all others has a sum of 0, and a product with 0 below
+    # the sum is 0 for a pixel unlike all others; its product below is then 0, not NaN
     a, b = (s.clamp_min(1e-20).rsqrt() for s in (similar_sum, close_sum))
     pairs = []
     for (_, _, first, second), k, c in zip(offsets(crf.radius, height, width), similar, close, strict=True):
@@ -104,7 +104,7 @@ def weighted_pairs(image: Tensor, crf: CRF) -> Pairs:
 
 
 def offsets(radius: int, height: int, width: int) -> Iterator[tuple[int, int, Slices, Slices]]:
-    """(dy, dx, place of the first pixels, of the second) for the half of the window in which each pair occurs once."""
+    """(dy, dx, first pixels, second pixels) for the offsets of half a window, so that each pair occurs once."""
     for dy in range(min(radius, height - 1) + 1):
         reach = min(radius, width - 1)
         for dx in range(-reach if dy else 1, reach + 1):
@@ -114,9 +114,9 @@ def offsets(radius: int, height: int, width: int) -> Iterator[tuple[int, int, Sl
 
 
 def messages(probabilities: Tensor, pairs: Pairs) -> Tensor:
-    """For each pixel and label, the weighted probability of that label around it: (B,C,H,W).
+    """For each pixel and label, the weighted sum of that label's probability at the neighbours: (B,C,H,W).
 
-    With Potts costs it is what they add to the logarithm, up to a number that all labels of a pixel share.
+    With Potts costs, this is the term added to log p, up to a constant for all labels of a pixel.
     """
     total = torch.zeros_like(probabilities)
     for first, second, weight in pairs:
@@ -126,7 +126,7 @@ def messages(probabilities: Tensor, pairs: Pairs) -> Tensor:
 
 
 class CRFEvaluation(ExtraEvaluation):
-    """At the test, also refines each image's probabilities with a CRF: measured beside the plain test."""
+    """Extra evaluation of a run's test: the probabilities of each image are refined with a CRF."""
 
     name = "crf"
 

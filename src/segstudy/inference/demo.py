@@ -1,7 +1,7 @@
-"""A local web page that shows what trained networks see in a photo: `segstudy demo runs/study/v4`.
+"""A local web page that shows the predictions of trained networks for a photo: `segstudy demo runs/study/v4`.
 
-A photo goes through each network once; the slider only draws the answers again. The page asks for nothing outside of
-this server, no photo is kept longer than an hour, and none when the server has ended.
+Each network predicts a photo once; the slider only redraws. The page loads nothing from other servers. Photos are kept
+for at most an hour, and are removed when the server stops.
 """
 
 import ipaddress
@@ -37,39 +37,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_BYTES = 32 * 2**20
-"""Of an uploaded file."""
+"""Largest uploaded file."""
 MAX_PIXELS = 50_000_000
-"""Of a photo, unless asked for otherwise: as many as a telephone's camera takes."""
+"""Default limit for a photo; phone cameras stay below it."""
 ORIGINAL_PIXELS = 4_000_000
-"""Of a photo that a network sees in its original size: a U-Net takes about 2 KiB for each."""
+"""Limit for a photo that is predicted at its original size: a U-Net needs about 2 KiB for each pixel."""
 SHOWN = 1024
-"""The longer side of what is shown and measured, in pixels."""
+"""The longer side, in pixels, at which predictions are shown and measured."""
 HEIGHT = 420
-"""Of a picture on the page, in the browser's pixels."""
+"""Height of a picture on the page, in CSS pixels."""
 KEPT = 3600
 """Seconds after which an uploaded photo is removed."""
 SIZES = ("train", "original")
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-"""Those that Pillow reads by itself: for others it runs programs (PostScript), or their readers are little tested."""
+"""Accepted formats. For others, Pillow runs external programs (PostScript), or its readers are little tested."""
 EXAMPLES = 6
-DISAGREEMENT = {2: ("two answers", "#ffa000"), 3: ("three or more", "#c81e6e")}
-"""Name and colour of pixels with two different labels, and with three or more."""
+DISAGREEMENT = {2: ("two labels", "#ffa000"), 3: ("three or more", "#c81e6e")}
+"""Name and colour of pixels with two different predicted labels, and with three or more."""
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
     "font-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "worker-src 'self' blob:",
     "referrer-policy": "no-referrer",
 }
-"""What the browser may load: nothing of other hosts. Gradio's page runs scripts and templates of its own text."""
+"""The browser may load nothing from other hosts. Gradio's page needs inline scripts and `eval`."""
 FONT = ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 
 
-# A photo's answers
+# Predictions of a photo
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A network's labels uint8 (H,W) of a photo, the probability float32 (H,W) of each, and the seconds it took."""
+    """A network's labels for a photo uint8 (H,W), their probabilities float32 (H,W), and the seconds it took."""
 
     model: Model
     labels: np.ndarray
@@ -77,19 +77,19 @@ class Answer:
     seconds: float
 
     def areas(self) -> list[tuple[str, float, float]]:
-        """(class, share of the pixels, mean confidence) of the classes that occur, the largest first."""
+        """(class, share of the pixels, mean confidence) of the predicted classes, largest first."""
         found = [(self.model.classes[c], self.labels == c) for c in np.unique(self.labels)]
         rows = [(name, float(here.mean()), float(self.confidence[here].mean())) for name, here in found]
         return sorted(rows, key=lambda row: -row[1])
 
     def regions(self, opacity: float) -> list[tuple[np.ndarray, str]]:
-        """For AnnotatedImage: a mask of `opacity` for each class that occurs, but the background."""
+        """For AnnotatedImage: a mask with `opacity` for each predicted class except the background."""
         there = [c for c in np.unique(self.labels) if c != self.model.background]
         return [((self.labels == c) * opacity, self.model.classes[c]) for c in there]
 
 
 def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """RGB uint8 (H,W,3) of an uploaded file. Raises DataError, in one sentence, for what is no photo or too large."""
+    """An uploaded file as RGB uint8 (H,W,3). Raises DataError, with one sentence, if it is no photo or too large."""
     try:
         with pixel_limit(max_pixels):
             Image.open(path, formats=FORMATS).close()
@@ -97,29 +97,27 @@ def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])
         raise DataError(
-            f"{path.name} has more than the {max_pixels / 1e6:.4g} million pixels that are taken here "
-            f"({pixels / 1e6:.4g} million): make it smaller."
+            f"{path.name} has {pixels / 1e6:.4g} million pixels; the limit is {max_pixels / 1e6:.4g} million: make it "
+            "smaller."
         ) from error
-    except DataError as error:  # the page does not tell where the server keeps its files
+    except DataError as error:  # hides from visitors where the server keeps its files
         raise DataError(f"{str(error).splitlines()[0].replace(str(path), path.name)}.") from error
     except PILLOW_ERRORS as error:
-        raise DataError(
-            f"{path.name} is no picture that can be read here: choose a JPEG, PNG, WebP or TIFF."
-        ) from error
+        raise DataError(f"{path.name} cannot be read as a picture: choose a JPEG, PNG, WebP or TIFF.") from error
 
 
 def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
-    """Each network's answer on a photo (H,W,3) at SIZES' `size`, in the size that is shown.
+    """Each network's prediction of a photo (H,W,3) at one of SIZES, interpolated to the shown size.
 
-    Raises DataError for another size, and for a photo too large to be seen in its original one.
+    Raises DataError for another size, and for a photo too large to be predicted at its original size.
     """
     if size not in SIZES:
-        raise DataError(f"The network's size is one of {', '.join(SIZES)}.")
+        raise DataError(f"The size must be one of {', '.join(SIZES)}.")
     pixels = photo.shape[0] * photo.shape[1]
     if size == "original" and pixels > ORIGINAL_PIXELS:
         raise DataError(
-            f"A photo of {pixels / 1e6:.3g} million pixels is too large for the network in its original size (up to "
-            f"{ORIGINAL_PIXELS / 1e6:g} million): choose the training's, or `segstudy predict`."
+            f"A photo of {pixels / 1e6:.3g} million pixels is too large to be predicted at its original size (limit: "
+            f"{ORIGINAL_PIXELS / 1e6:g} million): choose the training size, or use `segstudy predict`."
         )
     found = []
     for model in models:
@@ -130,28 +128,28 @@ def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
 
 
 def labels_and_confidence(logits: torch.Tensor, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels uint8 (H,W) of logits (C,h,w), interpolated to `shape` as in a run's test, and each one's probability."""
+    """Labels uint8 (H,W) from logits (C,h,w), interpolated to `shape` as in a run's test, and their probabilities."""
     logits = scores_at(logits, shape).float()
     best, labels = logits.max(0)
-    confidence = (best - logits.logsumexp(0)).exp().clamp(max=1)  # rounding may lead a little above 1
+    confidence = (best - logits.logsumexp(0)).exp().clamp(max=1)  # rounding may exceed 1
     return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy()
 
 
 def shown_size(photo: np.ndarray) -> tuple[int, int]:
-    """(H,W) of a photo (H,W,3) as it is shown: its own, or with the longer side of SHOWN pixels."""
+    """(H,W) at which a photo (H,W,3) is shown: its own, or scaled so that the longer side has SHOWN pixels."""
     height, width = photo.shape[:2]
     scale = min(1, SHOWN / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def number_of_answers(labels: Sequence[np.ndarray]) -> np.ndarray:
-    """How many different labels each pixel has among several predictions (H,W): int64 (H,W), 1 where all agree."""
+    """The number of different labels of each pixel among several predictions (H,W): int64 (H,W), 1 where all agree."""
     ordered = np.sort(np.stack(labels), axis=0)
     return 1 + (ordered[1:] != ordered[:-1]).sum(0)
 
 
 def percent(share: float) -> str:
-    """12.3 %, and below 0.1 % as that."""
+    """12.3 %, or < 0.1 % for a small share above 0."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
@@ -159,26 +157,25 @@ def percent(share: float) -> str:
 
 
 class Demo:
-    """What the page does: a photo's file goes in, the values of the page's components come out."""
+    """The functions behind the page: from a photo's file to the values of the page's components."""
 
     def __init__(self, models: Sequence[Model], uploads: Path, max_pixels: int = MAX_PIXELS):
-        """uploads: the folder of uploaded photos; a visitor can name no other file."""
+        """uploads: the folder of uploaded photos; no other file is read."""
         self.models, self.uploads, self.max_pixels = list(models), uploads.resolve(), max_pixels
-        # Where classes differ, equal labels do not mean the same.
+        # With different classes, equal labels have different meanings.
         self.comparable = len(models) > 1 and all(m.classes == models[0].classes for m in models)
 
     def uploaded(self, path: str) -> Path:
-        """The file at a path that a visitor sent. Raises DataError if it is not one of those uploaded."""
+        """The file at a path that a visitor sent. Raises DataError if it is not an uploaded one."""
         file = Path(path).resolve()
         if not file.is_relative_to(self.uploads):
-            raise DataError("Upload the photo itself: no other file or address is read.")
+            raise DataError("Upload the photo itself: other files and addresses are not read.")
         return file
 
     def segment(self, photo: Mapping[str, Any] | None, size: str, opacity: float) -> list[Any]:
-        """The answers on a photo: a note, what `redraw` needs, tables, confidence maps, disagreement, drawings.
+        """Predict a photo; returns a note, the state for `redraw`, tables, confidence maps, disagreement and drawings.
 
-        photo: of the upload, its "path". size: that the network sees: train or original. Where there is no answer, the
-        note is one sentence that says why.
+        photo: has the "path" of the upload. size: one of SIZES. On an error, the note is one sentence with the reason.
         """
         note = ""
         try:
@@ -188,21 +185,21 @@ class Demo:
         except DataError as error:
             note = str(error)
         except torch.OutOfMemoryError:
-            note = "The memory is too small for this photo: choose the training's size."
-        except Exception:  # a fault of ours: the visitor is told that there is one, the terminal what it is
+            note = "There is not enough memory for this photo: choose the training size."
+        except Exception:  # a bug: the visitor sees that there is one, the terminal shows it
             log.exception("on a photo")
-            note = "The server failed on this photo: its terminal tells why."
+            note = "The server failed on this photo; its terminal shows the error."
         return [note, None, *([] for _ in self.models), *(None for _ in self.models), [], *self.redraw(None, 0)]
 
     def _shown(self, pixels: np.ndarray, found: list[Answer], opacity: float) -> list[Any]:
-        """The values of `segment` for a photo (H,W,3) and its answers."""
+        """The values of `segment` for a photo (H,W,3) and its predictions."""
         height, width = shown_size(pixels)
         shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-        note = "Confidence is the probability that the network gives to its answer; it may be high where it is wrong."
+        note = "Confidence is the network's probability of the predicted class; it can be high for a wrong class."
         if pixels.shape != shown.shape:
             note += f" The photo has {pixels.shape[1]}×{pixels.shape[0]} pixels and is shown and measured at "
             note += f"{width}×{height}."
-        means = [f"{a.model.name}: {a.confidence.mean():.2f} on average, in {a.seconds:.2f} s" for a in found]
+        means = [f"{a.model.name}: mean confidence {a.confidence.mean():.2f}, {a.seconds:.2f} s" for a in found]
         note += f" {'; '.join(means)}."
         tables = [[[name, percent(share), f"{sure:.2f}"] for name, share, sure in a.areas()] for a in found]
         maps = [matplotlib.colormaps["viridis"](a.confidence, bytes=True)[..., :3] for a in found]
@@ -210,7 +207,7 @@ class Demo:
         return [note, (shown, found), *tables, *maps, pairs, *self.redraw((shown, found), opacity)]
 
     def redraw(self, state: tuple[np.ndarray, list[Answer]] | None, opacity: float) -> list[Any]:
-        """The photo with each network's classes in colour, and with where they disagree. opacity: of these, in %."""
+        """The photo with each network's classes in colour, and with the disagreement. opacity: of the colours, in %."""
         if state is None:
             return [None] * (len(self.models) + self.comparable)
         photo, found = state
@@ -222,7 +219,7 @@ class Demo:
         return [(photo, regions) for regions in layers]
 
     def _disagreement(self, found: Sequence[Answer]) -> list[list[str]]:
-        """The share of pixels on which not all agree, and of each pair of runs."""
+        """The share of pixels on which the runs disagree: all runs, and each pair."""
         share = float((number_of_answers([a.labels for a in found]) > 1).mean())
         pairs = [
             [f"{a.model.name} – {b.model.name}", percent(float((a.labels != b.labels).mean()))]
@@ -231,7 +228,7 @@ class Demo:
         return [["all", percent(share)], *(pairs if len(pairs) > 1 else [])]
 
     def about(self) -> list[list[str]]:
-        """What the networks are: name, folder, training size, mIoU in the test, classes."""
+        """Name, folder, training size, test mIoU and classes of each network."""
         return [
             [m.name, m.folder.name, "×".join(map(str, m.size)), f"{m.record['metrics']['network']['miou']:.3f}",
              ", ".join(m.classes)]
@@ -240,22 +237,20 @@ class Demo:
 
 
 def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
-    """The page's components and what they do."""
+    """The page: its components and their events."""
     gr = _gradio()
     trained = ", ".join(sorted({"×".join(map(str, m.size)) for m in demo.models}))
     sizes = [(f"as trained ({trained})", "train"), ("the photo's own", "original")]
     drawings, tables, maps = [], [], []
     with gr.Blocks(title="segstudy demo", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as blocks:
         with gr.Accordion("The networks", open=False):
-            gr.Dataframe(
-                demo.about(), headers=["run", "folder", "trained at", "mIoU in its test", "classes"], wrap=True
-            )
+            gr.Dataframe(demo.about(), headers=["run", "folder", "trained at", "test mIoU", "classes"], wrap=True)
         with gr.Row():
             photo = gr.Image(
                 type="filepath", sources=["upload", "clipboard"], height=240, label="Photo", elem_id="photo"
             )
             with gr.Column():
-                size = gr.Dropdown(sizes, value="train", label="Size that the network sees", elem_id="size")
+                size = gr.Dropdown(sizes, value="train", label="Size of the network's input", elem_id="size")
                 opacity = gr.Slider(0, 100, 60, step=1, label="Opacity of the colours (%)", elem_id="opacity")
                 if examples:
                     gr.Examples([str(e) for e in examples], photo, label="Examples", examples_per_page=EXAMPLES)
@@ -279,12 +274,12 @@ def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
                 drawings.append(
                     gr.AnnotatedImage(label="Where they disagree", color_map=dict(DISAGREEMENT.values()), height=HEIGHT)
                 )
-            pairs = gr.Dataframe(headers=["runs", "disagree on"])
+            pairs = gr.Dataframe(headers=["runs", "share of pixels with disagreement"])
         if len(demo.models) > 1 and not demo.comparable:
-            gr.Markdown("The runs have different classes: where they disagree is not shown.")
+            gr.Markdown("The runs have different classes, so their disagreement is not shown.")
         state = gr.State()
         _take_uploads_only(photo, demo)
-        # Without preprocessing: Gradio would decode the file before its size is known.
+        # Without preprocessing: Gradio would decode the file before its size is checked.
         gr.on(
             [photo.change, size.change], demo.segment, [photo, size, opacity],
             [note, state, *tables, *maps, pairs, *drawings], preprocess=False, api_name="segment",
@@ -295,7 +290,7 @@ def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
 
 
 def _gradio() -> Any:
-    """The package. Raises ConfigError if it is not there."""
+    """Import Gradio. Raises ConfigError if it is not installed."""
     if find_spec("gradio") is None:
         raise ConfigError("the demo's page needs gradio, which is not installed\n  → pip install 'segstudy[demo]'")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which reads it
@@ -305,7 +300,7 @@ def _gradio() -> Any:
 
 
 def _take_uploads_only(photo: Any, demo: Demo) -> None:
-    """Let the component take uploaded files alone: Gradio would also download an address, or copy another file."""
+    """Let the component accept only uploaded files: Gradio would also download a URL, or copy another file."""
     move = photo.async_move_resource_to_block_cache
 
     async def move_upload(path: Any) -> Any:
@@ -321,17 +316,17 @@ def _take_uploads_only(photo: Any, demo: Demo) -> None:
 
 
 async def add_security_headers(request: Any, call_next: Any) -> Any:
-    """Tell the browser to load nothing of other hosts."""
+    """Add HEADERS, so that the browser loads nothing from other hosts."""
     response = await call_next(request)
     response.headers.update(HEADERS)
     return response
 
 
 def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -> tuple[str, bool]:
-    """Serve the page in a thread; returns its address, and whether only this machine reaches it.
+    """Serve the page in a thread; returns its address, and whether only this machine can reach it.
 
-    port: 0 for any that is free.
-    Raises ConfigError if the address cannot be had. End it with `blocks.block_thread()` or `blocks.close()`.
+    port: 0 for a free one. Wait with `blocks.block_thread()`, stop with `blocks.close()`.
+    Raises ConfigError if the address is not available.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.base import BaseHTTPMiddleware
@@ -342,7 +337,7 @@ def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -
             bound, port = probe.getsockname()[:2]
     except OSError as error:
         why = error.strerror or str(error)
-        raise ConfigError(f"--host {host} --port {port}: {why}\n  → --port 0 takes any that is free") from error
+        raise ConfigError(f"--host {host} --port {port}: {why}\n  → --port 0 chooses a free one") from error
     headers = Middleware(BaseHTTPMiddleware, dispatch=add_security_headers)
     blocks.launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, show_error=False,
@@ -356,7 +351,7 @@ def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -
 
 @contextmanager
 def uploads() -> Iterator[Path]:
-    """A private folder for uploaded photos and what is drawn of them, removed at the end."""
+    """A private folder for uploaded photos and the pictures made from them; removed at the end."""
     with tempfile.TemporaryDirectory(prefix="segstudy-demo-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
@@ -366,22 +361,22 @@ def uploads() -> Iterator[Path]:
 
 
 def open_demo(folders: Sequence[Path], uploads: Path, device: str = "auto", max_pixels: int = MAX_PIXELS) -> Demo:
-    """The runs of folders, ready for photos; their classes may differ. Raises ConfigError if one is no run."""
+    """Load the runs for the demo; their classes may differ. Raises ConfigError if a folder holds no run."""
     _gradio()
     models = [Model(member, device) for member in load_each_run(folders)]
     for model in models:
-        if model.name == str(model.folder):  # the page does not tell where runs are kept
+        if model.name == str(model.folder):  # the page does not show the server's paths
             model.name = model.folder.name
-        elif len(models) == 1:  # nothing to tell it from
+        elif len(models) == 1:  # a single model needs no longer name
             model.name = model.name.partition(" ")[0]
     return Demo(models, uploads, max_pixels)
 
 
 def examples_in(folder: Path, uploads: Path) -> list[Path]:
-    """Copies of the first photos of a folder, by name. Raises ConfigError if there is none."""
+    """Copies of a folder's first photos, sorted by name. Raises ConfigError if there are none."""
     photos = sorted(p for p in folder.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
     if not photos:
-        raise ConfigError(f"--examples {folder}: no .jpg, .png or .webp there")
+        raise ConfigError(f"--examples {folder}: no .jpg, .png or .webp file there")
     kept = uploads / "examples"
     kept.mkdir()
     return [Path(shutil.copy(photo, kept)) for photo in photos[:EXAMPLES]]
