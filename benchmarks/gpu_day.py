@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
+SEGSTUDY = ("-c", "from segstudy.entry import command; command()")
+"""The command `segstudy`, which is not installed on that machine."""
 SEEDS = (0, 1, 2)
 ADE20K_TRAINING = 20_210
 """Images of ADE20K's training list, for the extrapolation of `ade_unet`'s 30 epochs."""
@@ -96,7 +98,7 @@ class Day:
         return output
 
     def segstudy(self, *arguments: str) -> str:
-        return self.python("-m", "segstudy.entry", *arguments)
+        return self.python(*SEGSTUDY, *arguments)
 
 
 def _finish(process: subprocess.Popen, seconds: float) -> int:
@@ -231,7 +233,7 @@ def rest(day: Day) -> dict[str, Any]:
     found: dict[str, Any] = {"gpus": int(cuda), "photos": len(list(small.iterdir()))}
     for name, task in tasks.items():
         began = time.monotonic()
-        code, output = day.run([sys.executable, "-m", "segstudy.entry", *task])[0]
+        code, output = day.run([sys.executable, *SEGSTUDY, *task])[0]
         found[name] = {"exit": code, "seconds": round(time.monotonic() - began, 1), "said": output[-600:]}
     return found
 
