@@ -191,9 +191,9 @@ def test_other_sizes_splits_and_data(home: Path) -> None:
 
 def test_the_command_tells_what_was_evaluated(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_width", 300)
-    assert "every figure equals that of the run's own test" in command(home / "a")
+    assert "all metrics equal those of the run's own test" in command(home / "a")
     said = command(home / "a", home / "b", "--split", "fit", "--tta", "flip", "--json", tmp_path / "x" / "all.json")
-    assert "6 of 6 images were trained or selected on" in said
+    assert "was trained or selected on 6 of the 6 images" in said
     assert "not the run's own test: split 'train' (the run's own test: 'val'), images 6" in said
     assert "ensemble of 2, against the best of its members: mIoU" in said
     assert "ensemble of 2, with views, against the best of its members: mIoU" in said
@@ -215,11 +215,11 @@ def test_members_that_may_have_seen_the_images_are_told(home: Path) -> None:
         return [line.removeprefix(member.name).strip() for line in trained_on(data, [replace(member, record=record)])]
 
     assert told(report, key) == []
-    assert told(fit, key) == [f"6 of 6 images were trained or selected on by {member.name}"]
+    assert told(fit, key) == ["was trained or selected on 6 of the 6 images"]
     drawn = key.partition("-")[0] + "-1"  # another seed's draw from the same list
     assert told(report, drawn) == []
-    assert told(fit, drawn) == ["drew its training images from the list of these: it may have seen them"]
-    assert told(report, "0-1") == ["was trained on other lists than data.train here: it may have seen these"]
+    assert told(fit, drawn) == ["drew its training images from the same list: it may have seen these images"]
+    assert told(report, "0-1") == ["was trained on other lists than data.train: it may have seen these images"]
 
 
 def test_a_run_tested_again_has_the_files_and_figures_of_its_test(home: Path, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
     before = (folder / "record.json").read_bytes()
     with run_lock(folder), pytest.raises(ConfigError, match="another process"):
         retest(folder)
-    with pytest.raises(ConfigError, match=r"data\.val=train would make another test"):
+    with pytest.raises(ConfigError, match=r"data\.val=train would change the test"):
         retest(folder, ["data.val=train"])
     with pytest.raises(ConfigError, match="cannot be combined with --size --split"):
         command(folder, "--retest", "--split", "fit", "--size", "64")
@@ -289,7 +289,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"images 4 \(the run's own test: 5\)"):
         retest(folder)
     (folder / "record.json").write_text(json.dumps(record | {"status": "running"}))
-    with pytest.raises(ConfigError, match="is not done"):
+    with pytest.raises(ConfigError, match="is not finished"):
         retest(folder)
 
 
@@ -304,10 +304,10 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
         (["{home}/a", "--data", "vocc"], "no such data; did you mean voc"),
         (["{home}/a", "--data", "voc"], r"data\.root is not set"),
         (["{home}/a", "optim.lr=1"], r"only data\.… and where things are"),
-        (["{home}/a", "data.size=64"], "say --size"),
+        (["{home}/a", "data.size=64"], "use --size"),
         (["{home}/a", "data.vall=train"], "has no argument 'vall'; did you mean val"),
         (["{home}/a", "--size", "big"], "HEIGHTxWIDTH"),
-        (["{home}/a", "--tta", "flipped"], "not 'flip' and factors"),
+        (["{home}/a", "--tta", "flipped"], "must be 'flip' and factors"),
         (["{home}/scenes", "--split", "test"], r"(?s)no such split.*report \(val\)"),
     ],
     ids=lambda v: v if isinstance(v, str) else " ".join(v),

@@ -123,7 +123,7 @@ def test_a_hubs_folder_is_loaded_as_a_run(home: Path, tmp_path: Path) -> None:
     assert json.loads((hub / "config.json").read_text())["network"]["encoder"]["widths"] == [4, 4, 4]
     for file in hub.iterdir():
         assert str(home).encode() not in file.read_bytes()  # no path of this machine
-    with pytest.raises(ConfigError, match="is there, and no exported run"):
+    with pytest.raises(ConfigError, match="exists and is no exported run"):
         command(run, "--format", "hub", "--out", run)
 
 

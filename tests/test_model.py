@@ -66,7 +66,7 @@ def test_grey_becomes_three_equal_channels() -> None:
 
 @pytest.mark.parametrize("photo", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.int32), np.full((2, 2), 7.5)])
 def test_what_is_no_photo_is_said_to_be_none(photo: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"no photo: values of shape"):
+    with pytest.raises(DataError, match=r"not a photo: values of shape"):
         as_image(photo)
 
 

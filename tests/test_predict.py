@@ -360,10 +360,10 @@ def test_what_is_there_is_skipped(command: Any, tmp_path: Path) -> None:
     command("photos")
     out = tmp_path / "predictions"
     table, before = rows_of(out), {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
-    assert "0 of 4 photos predicted; 4 were there already" in command("photos")
+    assert "0 of 4 photos predicted; 4 already have predictions" in command("photos")
     (out / "1.png").unlink()
     os.utime(files[2], (out.stat().st_mtime + 60,) * 2)  # a photo that has changed since
-    assert "2 of 4 photos predicted; 2 were there already" in command("photos")
+    assert "2 of 4 photos predicted; 2 already have predictions" in command("photos")
     after = {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
     assert [name for name in sorted(after) if after[name] != before[name]] == ["1.png", "2.png"]
     assert rows_of(out) == table
@@ -380,7 +380,7 @@ def test_what_was_made_otherwise_is_not_mixed(command: Any, tmp_path: Path) -> N
     write(tmp_path / "b/one.png")
     command("a")
     with pytest.raises(
-        ConfigError, match=r"predictions holds predictions that were made with other settings:\n  size: train, now"
+        ConfigError, match=r"predictions holds predictions made with other settings:\n  size: train, now"
     ):
         command("a", "--size", "original")
     with pytest.raises(ConfigError, match=r"not of b/one\.png"):
@@ -424,12 +424,12 @@ def test_predictions_are_never_predicted(command: Any, tmp_path: Path) -> None:
     assert "2 of 2 photos predicted" in command("photos", "--out", "photos/other")
     assert "2 of 2 photos predicted" in command("photos", "--out", "photos")  # masks beside the photos
     said = command("photos", "--out", "photos")
-    assert "0 of 2 photos predicted; 2 were there already" in said
-    assert "8 files passed over that are predictions themselves" in said
+    assert "0 of 2 photos predicted; 2 already have predictions" in said
+    assert "8 files skipped that are predictions themselves" in said
     assert is_ours(tmp_path / "photos/one.png")
     assert is_ours(tmp_path / "photos/out/overlays/one.jpg")
     assert not is_ours(tmp_path / "photos/one.jpg")
-    with pytest.raises(ConfigError, match="1 are predictions of segstudy"):
+    with pytest.raises(ConfigError, match="predictions by segstudy: 1"):
         command("photos/one.png")
 
 

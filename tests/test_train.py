@@ -437,7 +437,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(finished: Path, tmp_path: Path)
     whole = (finished / "checkpoints" / "last.ckpt").read_bytes()
     for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "other": b"no checkpoint"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(TrainingError, match="remove it and give the same command again"):
+        with pytest.raises(TrainingError, match="remove it and repeat the command"):
             RunCheckpointIO(tmp_path).load_checkpoint(tmp_path / name)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TrainingError, match="not a plain file"):

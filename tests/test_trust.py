@@ -296,7 +296,7 @@ def test_a_retest_builds_no_callback_that_measures_nothing() -> None:
             "pictures": {"_target_": "segstudy.callbacks.pictures.Pictures", "count": 2},
         }
     })  # fmt: skip
-    assert drop_own_callbacks(cfg) == "; without callbacks.mine, for which: SEGSTUDY_TRUST=my_parts"
+    assert drop_own_callbacks(cfg) == "; without callbacks.mine (to use: SEGSTUDY_TRUST=my_parts)"
     assert list(cfg.callbacks) == ["best", "pictures"]
     names = [type(c).__name__ for c in build.testing_callbacks(cfg)]
     assert names == ["PerImageConfusion", "PerImageErrors", "TestDiagnostics", "Pictures"]

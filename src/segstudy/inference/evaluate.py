@@ -1,4 +1,4 @@
-"""Finished runs tested again: on their own images or others, with views, at another size, alone or as an ensemble."""
+"""Test finished runs again: on other images, with test-time augmentation, at another size, as an ensemble."""
 
 import json
 import math
@@ -50,11 +50,11 @@ Counts = dict[str, np.ndarray]
 
 
 class Evaluation(L.LightningModule):
-    """Counts, at both sizes, what each member predicts and what their mean probability does.
+    """Confusion matrices, at both sizes, of each member and of their ensemble; with views, also of both with views.
 
-    With views, also what their mean probability predicts. Members' logits are interpolated to an image's original
-    size, as at their own test; means are means of probabilities, and interpolated as such. With tiles, each network
-    sees the image in these. The last row's labels at original size are saved in `masks`.
+    A member's logits are interpolated to an image's original size, as in its own test. The ensemble and views average
+    probabilities, and these are interpolated. With tiles, each network predicts the image in tiles. The last row's
+    labels at original size are saved in `masks`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Evaluation(L.LightningModule):
         self.counts: dict[str, dict[str, Tensor]] = {}
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits or probabilities (B,C,H,W) of an image in 0…1, by row."""
+        """Row → logits or probabilities (B,C,H,W) of an image in 0…1."""
         rows: dict[str, Tensor] = {}
         for views in [None, self.views] if self.views else [None]:
             seen = {name: self._seen(n, image, views) for name, n in zip(self.names, self.networks, strict=True)}
@@ -81,7 +81,7 @@ class Evaluation(L.LightningModule):
         return rows
 
     def _seen(self, network: nn.Module, image: Tensor, views: TestTimeAugmentation | None = None) -> Tensor:
-        """Logits (B,C,H,W) of an image; with views or tiles, probabilities."""
+        """Logits (B,C,H,W) of an image; probabilities with views or tiles."""
 
         def seen(part: Tensor) -> Tensor:
             return views.mean_probability(network, part) if views else network(part)
@@ -117,8 +117,8 @@ def evaluate(
     masks: Path | None = None,
     tiles: Tiles | None = None,
 ) -> dict[str, Counts]:
-    """The confusion matrices of each member, and of the ensemble where there are several: by name, the last one's
-    labels saved in `masks`."""
+    """Row → confusion matrices: each member, and the ensemble if there are several. The last row's labels are saved in
+    `masks`."""
     module = Evaluation(members, views, masks, tiles)
     with TemporaryDirectory() as unused:
         build_tester(cfg, Path(unused), [Progress()]).test(module, datamodule=data, verbose=False)
@@ -129,21 +129,21 @@ def evaluate(
 
 
 def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """Test a finished run as its training did, and replace its `test/` and the figures of its record.
+    """Repeat a finished run's own test, and replace its `test/` and the results in its record.
 
-    settings: where things are here. Returns the new record, and what has changed in a line. Raises ConfigError if the
-    run is not done, if another process works in its folder, and if the reported images are others than the run's.
+    settings: paths on this machine. Returns the new record, and a line with the changes. Raises ConfigError if the run
+    is not finished, if another process uses its folder, or if the reported images are not the run's.
     """
     if other := other_settings(settings):
-        raise ConfigError(f"{' '.join(other)} would make another test; a run's own can only be told where things are")
+        raise ConfigError(f"{' '.join(other)} would change the test; with --retest, only paths can be set")
     (member,) = load_runs([folder])
     if member.record.get("status") != "done":
-        raise ConfigError(f"{folder} is not done (status: {member.record.get('status')}): let its training end first")
+        raise ConfigError(f"{folder} is not finished (status: {member.record.get('status')}): finish it first")
     cfg = evaluation_config([member], EvaluationSpec(settings))
     with run_lock(folder):
         data = evaluation_data(cfg, [member], EvaluationSpec(settings))
-        if said := other_images(data, member.record):
-            raise ConfigError(f"{folder} cannot be tested again here: {said}")
+        if differences := other_images(data, member.record):
+            raise ConfigError(f"{folder} cannot be tested again here: {differences}")
         own = drop_own_callbacks(cfg)
         check(cfg, False, ("callbacks",))
         callbacks = testing_callbacks(cfg)
@@ -151,7 +151,7 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
             module = build_test_module(member.network, data)
             build_tester(cfg, Path(place), [*callbacks, Progress()]).test(module, datamodule=data, verbose=False)
             made = {file.name: file for file in Path(place, "test").iterdir()}
-            for name in {*made, *FILES, "samples.npz"}:  # of what is not measured now, the earlier test's does not stay
+            for name in {*made, *FILES, "samples.npz"}:  # files that this test does not write are removed
                 if name in made:
                     move(made[name], folder, f"test/{name}")
                 else:
@@ -160,13 +160,13 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
         line = against_record(entries["metrics"], data, member.record) + own
         again = environment() | {"device": device_line(cfg)}
         record = Record(folder)
-        told = {"roles": data.describe()["roles"], "protocol": data.protocol()}  # of all images, whatever was before
-        record.note(**entries, data=record.values["data"] | told, tested_again=again)
+        described = {"roles": data.describe()["roles"], "protocol": data.protocol()}  # now of all images
+        record.note(**entries, data=record.values["data"] | described, tested_again=again)
     return record.values, line
 
 
 def drop_own_callbacks(cfg: DictConfig) -> str:
-    """Take callbacks that are not trusted here out of a run's config; names those that were on, for the test's line."""
+    """Remove untrusted callbacks from a run's config; returns a text that names those that were enabled."""
     targets = {str(name): str(part["_target_"]) for name, part in cfg.callbacks.items()}
     own = {name: target for name, target in targets.items() if not is_trusted(target)}
     missed = [name for name in own if cfg.callbacks[name].get("enabled", True)]
@@ -175,20 +175,20 @@ def drop_own_callbacks(cfg: DictConfig) -> str:
     if not missed:
         return ""
     trust = ",".join(sorted({own[name].split(".")[0] for name in missed}))
-    return f"; without callbacks.{', callbacks.'.join(missed)}, for which: SEGSTUDY_TRUST={trust}"
+    return f"; without callbacks.{', callbacks.'.join(missed)} (to use: SEGSTUDY_TRUST={trust})"
 
 
 def device_line(cfg: DictConfig) -> str:
-    """Device, precision and why, as a record tells them."""
+    """Device, precision and the reason, as in a record."""
     accelerator, precision, reason = choose_device(cfg.trainer.accelerator, cfg.trainer.precision)
     return f"{accelerator}, {precision}: {reason}"
 
 
-# What came out
+# Results
 
 
 def other_images(data: SegmentationData, record: Mapping[str, Any]) -> str:
-    """How the evaluated images are others than those of the run's own test, or their size another; "" if the same."""
+    """How the evaluated images or their size differ from the run's own test; "" if they are the same."""
     own, now = {"protocol": ""} | record["data"], data.describe()
     if isinstance(data.roles["report"], OriginalSize):
         now["size"] = ["original"]
@@ -204,11 +204,11 @@ def _plain(value: Any) -> str:
 
 
 def against_record(metrics: Mapping[str, Any], data: SegmentationData, record: Mapping[str, Any]) -> str:
-    """Whether the figures of a run are those of its own test, in a line."""
+    """A line that compares a run's metrics with those of its own test."""
     if "metrics" not in record:
-        return f"nothing to compare with: the record holds no figures of a test (status: {record.get('status')})"
-    if said := other_images(data, record):
-        return f"not the run's own test: {said}"
+        return f"nothing to compare with: the record holds no test results (status: {record.get('status')})"
+    if differences := other_images(data, record):
+        return f"not the run's own test: {differences}"
     here = len(data.roles["report"])
     if (own := record.get("images_tested", here)) < here:
         return f"not the run's own test, which was on {own} of the {here} images"
@@ -218,12 +218,12 @@ def against_record(metrics: Mapping[str, Any], data: SegmentationData, record: M
     fresh = data.roles["report"].key != record["data"]["roles"]["report"]["fingerprint"]
     files = "; the files or their dates have changed since" if fresh else ""
     if largest == 0:
-        return f"every figure equals that of the run's own test{files}"
+        return f"all metrics equal those of the run's own test{files}"
     return f"largest difference from the run's own test: {largest:.2g} (tested on {record.get('device', '?')}){files}"
 
 
 def trained_on(data: SegmentationData, members: Sequence[LoadedRun]) -> list[str]:
-    """A line for each member that saw the evaluated images, or may have seen them."""
+    """A line for each member that was, or may have been, trained or selected on the evaluated images."""
     lines = []
     held = [data.roles[role].key if role in data.roles else "" for role in ("fit", "select")]
     report, seen = data.roles["report"], data.overlap()
@@ -231,13 +231,13 @@ def trained_on(data: SegmentationData, members: Sequence[LoadedRun]) -> list[str
         own = member.record["data"]
         trained = [(own["roles"].get(role) or {}).get("fingerprint", "") for role in ("fit", "select")]
         if trained == held:
-            lines += [f"{seen} of {len(report)} images were trained or selected on by {member.name}"] if seen else []
-        # A fingerprint begins with that of the whole list: of the same lists, another seed may have drawn others.
+            lines += [f"{member.name} was trained or selected on {seen} of the {len(report)} images"] if seen else []
+        # A fingerprint begins with that of the whole list; another seed may draw other images from the same list.
         elif _lists(trained) != _lists(held):
             if own["name"] == data.name:
-                lines.append(f"{member.name} was trained on other lists than data.train here: it may have seen these")
+                lines.append(f"{member.name} was trained on other lists than data.train: it may have seen these images")
         elif seen or _lists([report.key]) <= _lists(held):
-            lines.append(f"{member.name} drew its training images from the list of these: it may have seen them")
+            lines.append(f"{member.name} drew its training images from the same list: it may have seen these images")
     return lines
 
 
@@ -246,7 +246,7 @@ def _lists(fingerprints: Sequence[str]) -> set[str]:
 
 
 def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int) -> None:
-    """Print a line for each row (`dataset_metrics` by the names of `Evaluation.scores`), and what the means gained."""
+    """Print a table of the rows (row of `Evaluation.scores` → `dataset_metrics`), and the gain by averaging."""
     table = Table(title="mean IoU and pixel accuracy at both sizes")
     for column in ("", "mIoU", "mIoU original", "accuracy", "accuracy original"):
         table.add_column(column, justify="right" if column else "left")
@@ -265,5 +265,5 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int) -> None:
 
 
 def write_json(rows: Any, about: Mapping[str, Any], file: Path) -> None:
-    """What came out (figures, and the confusion matrices they come from) and of what; never half written."""
+    """Write results, such as metrics and confusion matrices, and what they are of. The file is written atomically."""
     write_text(file.parent, file.name, json.dumps({**about, "results": rows}, indent=1, default=str))

@@ -1,4 +1,4 @@
-"""A trained network in the formats of other programs; each file is run there and compared before it is kept."""
+"""Export a trained network for other programs. Each file is run and compared with PyTorch before it is kept."""
 
 import json
 import logging
@@ -31,16 +31,16 @@ FORMATS = {"onnx": ".onnx", "torch.export": ".pt2", "state_dict": ".safetensors"
 """The suffix of each format's file; hub is a folder."""
 
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "state_dict": ("safetensors",), "hub": ("safetensors",)}
-"""What must be installed for a format."""
+"""Packages that a format needs."""
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 DYNAMIC_AXES = (("batch", "height", "width"), ("height", "width"), ("batch",), ())
-"""Which axes of the input may have any length: the first choice that works for the network and format is taken."""
+"""Input axes of any length; the first choice that works for the network and format is used."""
 
 TOLERANCE = 1e-4
-"""The largest difference allowed, as a share of the largest logit (of 1 at least). Sums in another order differ by some
-1e-7 a layer; a border, an interpolation or a constant done otherwise by 1e-2 and more. A pixel's class can then change
-only where its two best logits are within twice this."""
+"""Largest allowed difference, as a share of the largest logit (at least 1). Another order of summation changes about
+1e-7 per layer; another border, interpolation or constant changes 1e-2 or more. With this tolerance, a pixel's class can
+change only if its two largest logits differ by less than twice this."""
 
 Runner = Callable[[Tensor], Tensor]
 """An exported network: image in 0…1 → logits."""
@@ -48,9 +48,10 @@ Runner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Output of an exported network against PyTorch's, for images (batch,3,height,width).
+    """An exported network's output compared with PyTorch's, for images (batch,3,height,width).
 
-    difference: the largest of the logits. largest: PyTorch's largest logit. agreement: share of pixels of equal class.
+    difference: largest difference of logits. largest: PyTorch's largest logit. agreement: share of pixels with the same
+    class.
     """
 
     batch: int
@@ -71,9 +72,9 @@ class Comparison:
 
 @dataclass
 class ExportResult:
-    """A file that was kept.
+    """A written file.
 
-    dynamic: axes of any length. why_not_more: what prevented others. refused: sizes that the network does not take.
+    dynamic: axes of any length. why_not_more: why other axes are fixed. refused: sizes that the network refuses.
     """
 
     path: Path
@@ -90,34 +91,34 @@ class ExportResult:
 
 
 def output_path(out: Path | None, name: str, kind: str) -> Path:
-    """Where a run's file goes: `out`, a file in that folder, or one in the current folder.
+    """The path to write: `out`, a file in the folder `out`, or one in the current folder.
 
-    Raises ConfigError for another format's suffix, and for a folder that hub's files do not belong in.
+    Raises ConfigError for a wrong suffix, and, for hub, if `out` exists and holds no earlier export.
     """
     name = re.sub(r"[^\w.=,+-]+", "-", name) + ("-hub" if kind == "hub" else FORMATS[kind])
     if kind == "hub":
         place = out or Path(name)
         if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / "model.safetensors").is_file()):
-            raise ConfigError(f"--out {place} is there, and no exported run\n  → a new folder")
+            raise ConfigError(f"--out {place} exists and is no exported run\n  → a new folder")
         return place
     if out is None or out.is_dir():
         return (out or Path()) / name
     if out.suffix != FORMATS[kind]:
-        raise ConfigError(f"--out {out}: a file of --format {kind} ends in {FORMATS[kind]}")
+        raise ConfigError(f"--out {out}: with --format {kind} the file must end in {FORMATS[kind]}")
     return out
 
 
 def require_packages(kind: str) -> None:
-    """Raise ConfigError with what to install if a package is missing that this format needs."""
+    """Raise ConfigError, with what to install, if a package for this format is missing."""
     if missing := [p for p in PACKAGES.get(kind, ()) if find_spec(p) is None]:
         raise ConfigError(f'{", ".join(missing)} not installed\n  → pip install "segstudy[export]"')
 
 
 def export(model: Model, kind: str, out: Path) -> ExportResult:
-    """Write the network in a format of FORMATS, compare it there with PyTorch on the CPU, and only then keep it.
+    """Write the network in a format of FORMATS, compare the file with PyTorch on the CPU, and keep it if they agree.
 
-    model: on the CPU. out: the file, or hub's folder; an earlier one stays until then. Raises ConfigError if a package
-    is missing, ExportError if no file agrees.
+    model: on the CPU. out: the file, or hub's folder; an earlier one is replaced only by a file that agrees. Raises
+    ConfigError if a package is missing, ExportError if no file agrees.
     """
     require_packages(kind)
     model.network.to(memory_format=torch.contiguous_format).requires_grad_(False)
@@ -134,7 +135,7 @@ def export(model: Model, kind: str, out: Path) -> ExportResult:
 
 
 def _write_and_compare(model: Model, kind: str, path: Path) -> ExportResult:
-    """Write with as many dynamic axes as work. Raises ExportError with the reasons if nothing works."""
+    """Write with as many dynamic axes as possible. Raises ExportError, with the reasons, if nothing works."""
     why: list[str] = []
     for dynamic in DYNAMIC_AXES if kind in WRITERS else DYNAMIC_AXES[:1]:
         about = metadata(model, kind, dynamic)
@@ -159,13 +160,14 @@ def _write_and_compare(model: Model, kind: str, path: Path) -> ExportResult:
             reason = first_line(error)
         why.append(f"with any {', '.join(dynamic)}: {reason}" if dynamic else reason)
     raise ExportError(
-        f"{model.name} cannot be written as {kind}: no file agreed with PyTorch, none was kept\n  " + "\n  ".join(why)
+        f"{model.name} cannot be written as {kind}: no file agreed with PyTorch, and none was kept\n  "
+        + "\n  ".join(why)
     )
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Without the log lines and warnings of exporters; errors are raised, and differences are measured."""
+    """Hide the log lines and warnings of exporters; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -179,9 +181,9 @@ def silenced() -> Iterator[None]:
 
 
 def comparison_shapes(size: tuple[int, int], dynamic: Sequence[str]) -> list[tuple[int, int, int]]:
-    """(batch, height, width) of what is compared: the trained size, then others, odd ones too, along dynamic axes.
+    """(batch, height, width) to compare: the training size, then other sizes, also odd ones, along dynamic axes.
 
-    None is that of `trace`'s example, unless height and width are fixed.
+    None equals the size of `trace`'s example, unless height and width are fixed.
     """
     height, width = size
     if "height" not in dynamic:
@@ -205,7 +207,7 @@ def synthetic_images(batch: int, height: int, width: int) -> Tensor:
 def compare_outputs(
     network: nn.Module, exported: Runner, sizes: Sequence[tuple[int, int, int]]
 ) -> tuple[list[Comparison], list[str]]:
-    """A comparison for each (batch, height, width), and the sizes that the network refuses, with its error."""
+    """A comparison for each (batch, height, width), and the sizes that the network does not accept, with its error."""
     rows: list[Comparison] = []
     refused: list[str] = []
     for batch, height, width in sizes:
@@ -213,7 +215,7 @@ def compare_outputs(
         try:
             expected = network(image)
         except RuntimeError as error:
-            if not rows:  # the trained size is the first
+            if not rows:  # the first one is the training size, which must work
                 raise
             refused.append(f"{height}×{width}: {first_line(error)}")
             continue
@@ -226,11 +228,11 @@ def compare_outputs(
     return rows, refused
 
 
-# What is stored with the file
+# Metadata
 
 
 def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
-    """What a program needs to know to use the file, as JSON values."""
+    """What a program needs to use the file, as JSON values."""
     normalize = normalize_of(model.plain)
     height, width = model.size
     shape = {0: 1, 1: 3, 2: height, 3: width} | {axis: name for axis, name in AXES.items() if name in dynamic}
@@ -258,12 +260,12 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
 
 
 def as_strings(about: dict[str, Any]) -> dict[str, str]:
-    """For formats whose metadata is text: as JSON, unless it is text already."""
+    """The metadata as strings, for formats that allow only these: other values as JSON."""
     return {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in about.items()}
 
 
 def without_local_paths(value: Any) -> Any:
-    """JSON values with absolute paths reduced to their last part: /data/photos → photos."""
+    """JSON values in which absolute paths are reduced to their last part: /data/photos → photos."""
     if isinstance(value, dict):
         return {k: without_local_paths(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -278,12 +280,12 @@ def without_local_paths(value: Any) -> Any:
 
 
 def trace(model: Model, dynamic: Sequence[str]) -> ExportedProgram:
-    """The network as torch.export sees it. The example's sides are no multiples of a stride where any may come."""
+    """The network traced by torch.export. With dynamic sides, the example's sides are no multiples of a stride."""
     height, width = model.size
     height, width = (height + 3, width + 35) if "height" in dynamic else (height, width)
     example = synthetic_images(2 if "batch" in dynamic else 1, height, width)
     shapes = {axis: torch.export.Dim.DYNAMIC for axis, name in AXES.items() if name in dynamic}
-    # Without this, whether the padding to the stride is empty in the example becomes a condition on every later size.
+    # Otherwise, the example's padding to the stride (empty or not) would become a condition on all other sizes.
     with symbols.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(model.network, (example,), dynamic_shapes=(shapes,))
 
@@ -292,7 +294,7 @@ def _write_onnx(program: ExportedProgram, dynamic: Sequence[str], path: Path, ab
     import onnx
 
     written = torch.onnx.export(program, input_names=["image"], output_names=["logits"], verbose=False)
-    assert written is not None  # it is where no file is given
+    assert written is not None  # None is returned only if a file is given
     model = written.model_proto
     for value in (model.graph.input[0], model.graph.output[0]):
         for axis, name in AXES.items():
@@ -307,7 +309,7 @@ def _write_torch_export(program: ExportedProgram, dynamic: Sequence[str], path: 
 
 
 def _write_weights(model: Model, kind: str, path: Path, about: dict[str, Any]) -> None:
-    """The plain network's weights; for a hub a folder, with all that loads and explains them."""
+    """Write the plain network's weights; for hub, a folder with weights, config, record and card."""
     from safetensors.torch import save
 
     state = {k: v.contiguous().clone() for k, v in model.plain.state_dict().items()}
@@ -329,19 +331,19 @@ def _write_weights(model: Model, kind: str, path: Path, about: dict[str, Any]) -
 
 
 def _write_card(model: Model, file: Path) -> None:
-    """The run's card; in a few words where the record is not that of a whole run."""
+    """Write the run's card; a short text if the run's record is incomplete."""
     try:
         write_card(model.folder, file, latency=False)
     except ConfigError:
         about = f"A segmentation network for {len(model.classes)} classes: {', '.join(model.classes)}."
-        file.write_text(f"# {model.name}\n\n{about}\nconfig.json says what it is and expects.\n", encoding="utf-8")
+        file.write_text(f"# {model.name}\n\n{about}\nconfig.json describes it and its input.\n", encoding="utf-8")
 
 
 def _read_onnx(path: Path, model: Model) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it also writes each of its errors to the terminal
+    options.log_severity_level = 4  # otherwise it also prints each error to the terminal
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
@@ -353,7 +355,7 @@ def _read_weights(path: Path, model: Model) -> Runner:
 
 
 WRITERS = {"onnx": _write_onnx, "torch.export": _write_torch_export}
-"""Formats that hold the network; the others hold weights for segstudy's own network."""
+"""Formats that contain the network; the others contain weights for segstudy's own network."""
 
 READERS: dict[str, Callable[[Path, Model], Runner]] = {
     "onnx": _read_onnx,
@@ -361,4 +363,4 @@ READERS: dict[str, Callable[[Path, Model], Runner]] = {
     "state_dict": _read_weights,
     "hub": lambda path, _: load(path, "cpu").network,
 }
-"""How each format is run, as others will run it."""
+"""How each exported format is run for the comparison."""

@@ -1,4 +1,4 @@
-"""How fast a trained network is on this machine: one image at a time, and at the batch that suits it best."""
+"""A trained network's speed on this machine: for one image, and for the fastest batch."""
 
 import math
 import os
@@ -14,16 +14,16 @@ PASSES = 10, 100
 """Fewest and most timed passes of one image."""
 BATCHES = (2, 4, 8, 16, 32, 64, 128, 256)
 CPU_PIXELS = 64 * 256**2
-"""Most pixels of a batch on a CPU, where nothing says that memory is full before the system ends the process."""
+"""Most pixels in a batch on a CPU, where the system kills the process when memory is full, without an error."""
 FASTER = 1.05
-"""Batches are doubled as long as this makes them faster by this factor."""
+"""The batch is doubled while images per second grow by at least this factor."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of the network alone, image and labels in the device's memory. p50, p95: seconds of one image.
+    """Speed of the network alone, with image and labels in the device's memory. p50, p95: seconds for one image.
 
-    batch: the one with most images a second. load: other programs' share of the machine before, in busy cores.
+    batch: the fastest one, with its images_per_second. load: load average of the machine before, in busy cores.
     """
 
     device: str
@@ -37,9 +37,9 @@ class Latency:
 
 
 def measure_latency(model: Model, seconds: float = 3.0) -> Latency:
-    """Measured now, on the model's device in its precision, at the size that it was trained at.
+    """Measure the speed on the model's device, in its precision, at its training size.
 
-    seconds: of the passes of one image, and a third of it of those of each larger batch.
+    seconds: duration of the passes with one image; each larger batch takes a third of it.
     """
     load = os.getloadavg()[0]
     for _ in range(3):  # a GPU's library chooses its algorithms in the first passes
@@ -72,7 +72,7 @@ def _times(model: Model, batch: int, seconds: float, fewest: int, most: int) -> 
 
 @torch.inference_mode()
 def _pass(model: Model, batch: int) -> float:
-    """Seconds of one pass from image to labels, with all that the device still had to do."""
+    """Seconds of one pass from image to labels, until the device has finished."""
     image = torch.rand(batch, 3, *model.size, device=model.device).to(memory_format=torch.channels_last)
     began = _now(model.device)
     with model.autocast():

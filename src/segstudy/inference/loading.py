@@ -1,4 +1,4 @@
-"""Finished runs, opened to be used: their tested networks, and the images that are put to them."""
+"""Load finished runs: their tested networks, and the images to evaluate them on."""
 
 import copy
 import re
@@ -32,10 +32,10 @@ from segstudy.runs.tables import variants
 
 
 def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, DictConfig]:
-    """The network of a run folder in evaluation mode, and its config. Nothing is downloaded, nothing else is executed.
+    """The network of a run folder in evaluation mode, and its config. Downloads nothing and executes no other code.
 
-    checkpoint: last or best; None for the tested one. Raises ConfigError if the folder is no run's, or its network is
-    something outside segstudy and its libraries. Of the config, no other group has been checked (see `read_config`).
+    checkpoint: last or best; None for the tested one. Raises ConfigError if it is no run folder, or its network is not
+    from segstudy or its libraries. Only the config's network has been checked (see `read_config`).
     """
     cfg = read_config(folder)
     record = read_record(folder)
@@ -44,7 +44,7 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
         raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
     network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
     load_state(network, file)
-    if not set_normalization(network, record):  # a network of the user's own, trained when the data normalised
+    if not set_normalization(network, record):  # a user's own network; older versions normalised in the data
         normalize_before(network, **record["normalisation"])
     if (normalize := normalize_of(network)) is not None:
         normalize.hold_as_buffers()
@@ -53,7 +53,7 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained network, its record and its config. name: short, and unlike the others'."""
+    """A trained network, its record and its config. name: short, different for each run."""
 
     name: str
     folder: Path
@@ -64,10 +64,10 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    """What is evaluated on; the defaults are the first run's own.
+    """The images to evaluate on; the defaults are the first run's.
 
-    settings: of the machine and the data (data.root=…, data.val=…). data: another one of conf/data. split: a role (fit,
-    select, report) or a list. size of the network's images: train, original (each its own), N, or HEIGHTxWIDTH.
+    settings: of the machine and the data (data.root=…, data.val=…). data: another file of conf/data. split: a role
+    (fit, select, report) or a list. size of the network's input: train, original (each its own), N, or HEIGHTxWIDTH.
     """
 
     settings: Sequence[str] = ()
@@ -77,7 +77,7 @@ class EvaluationSpec:
 
 
 def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
-    """The tested networks of run folders. Raises ConfigError if one is no run, or their classes are not the same."""
+    """The tested networks of run folders. Raises ConfigError if one is no run, or if their classes differ."""
     members = load_each_run(folders)
     for other in members[1:]:
         same_classes(members[0].record["class_names"], str(members[0].folder), other.record["class_names"], other.name)
@@ -85,7 +85,7 @@ def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
 
 
 def load_each_run(folders: Sequence[Path]) -> list[LoadedRun]:
-    """The tested networks of run folders, whatever their classes. Raises ConfigError if one is no run."""
+    """The tested networks of run folders; their classes may differ. Raises ConfigError if one is no run."""
     if len({f.resolve() for f in folders}) < len(folders):
         raise ConfigError("the same run is given twice")
     held = {str(folder): read_record(folder) for folder in folders}
@@ -97,7 +97,7 @@ def load_each_run(folders: Sequence[Path]) -> list[LoadedRun]:
 
 
 def same_classes(ours: Sequence[str], run: str, theirs: Sequence[str], other: str) -> None:
-    """Raise ConfigError that lists where two lists of classes differ."""
+    """Raise ConfigError, with the differences, if two lists of classes differ."""
     pairs = enumerate(zip_longest(ours, theirs, fillvalue="–"))
     if wrong := [f"{c}: {a!r}, not {b!r}" for c, (a, b) in pairs if a != b]:
         raise ConfigError(
@@ -107,19 +107,19 @@ def same_classes(ours: Sequence[str], run: str, theirs: Sequence[str], other: st
 
 
 def other_settings(settings: Sequence[str]) -> list[str]:
-    """The settings that change more than where things are on this machine."""
+    """The settings that are not of the machine (MACHINE_SETTINGS)."""
     return [s for s in settings if not MACHINE_SETTINGS.match(s.partition("=")[0])]
 
 
 def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> DictConfig:
-    """The first run's config with what is wanted of its data, for one device.
+    """The first run's config with the wanted data, for one device.
 
-    Raises ConfigError for settings of another kind, and if the members' sizes differ where none is given.
+    Raises ConfigError for settings of other groups, and if the members' sizes differ and no size is given.
     """
     if other := [s for s in other_settings(wanted.settings) if not s.startswith("data.")]:
-        raise ConfigError(f"{' '.join(other)}: after the runs, only data.… and where things are can be set")
+        raise ConfigError(f"{' '.join(other)}: after the runs, only data.… and machine settings can be set")
     if sized := [s for s in wanted.settings if s.startswith("data.size=")]:
-        raise ConfigError(f"{sized[0]}: say --size N (or HEIGHTxWIDTH) instead")
+        raise ConfigError(f"{sized[0]}: use --size N (or HEIGHTxWIDTH) instead")
     cfg = copy.deepcopy(members[0].cfg)
     if wanted.data:
         cfg.data = _other_data(cfg, wanted.data)
@@ -128,20 +128,18 @@ def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> D
     trained = {m.name: parse_size(m.cfg.data.size) for m in members}
     if wanted.size == "train" and len(set(trained.values())) > 1:
         found = "\n  ".join(f"{name}: {h}×{w}" for name, (h, w) in trained.items())
-        say = "x".join(map(str, trained[members[0].name]))
-        raise ConfigError(
-            f"the runs were trained at different sizes\n  {found}\n  → say at which to compare: --size {say}"
-        )
+        size = "x".join(map(str, trained[members[0].name]))
+        raise ConfigError(f"the runs were trained at different sizes\n  {found}\n  → choose one: --size {size}")
     if wanted.size not in ("train", "original"):
         cfg.data.size = list(parse_size(wanted.size))
     cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False})
-    cfg.trainer.update({"limit_test_batches": 1.0, "fast_dev_run": False})  # all images, also of a smoke run
+    cfg.trainer.update({"limit_test_batches": 1.0, "fast_dev_run": False})  # all images, even for a smoke run
     check(cfg, False, ("data", "trainer"))
     return cfg
 
 
 def _other_data(cfg: DictConfig, name: str) -> DictConfig:
-    """The config of conf/data/`name`, loaded as the run's own."""
+    """The config conf/data/NAME.yaml with the run's size, batch size, workers and device cache."""
     known = sorted(p.stem for p in (CONF / "data").glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"--data {name}: no such data{did_you_mean(name, known)} ({', '.join(known)})")
@@ -152,7 +150,7 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
 
 
 def parse_size(size: int | Sequence[int] | str) -> tuple[int, int]:
-    """(H,W) of data.size, or of --size: N or HEIGHTxWIDTH. Raises ConfigError for another text."""
+    """(H,W) from data.size or --size: N or HEIGHTxWIDTH. Raises ConfigError for any other text."""
     if isinstance(size, str):
         found = [int(side) for side in re.split("[x×]", size) if side.isdecimal()]
         if not re.fullmatch(r"\d+([x×]\d+)?", size) or min(found) < 1:
@@ -162,9 +160,9 @@ def parse_size(size: int | Sequence[int] | str) -> tuple[int, int]:
 
 
 def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: EvaluationSpec) -> SegmentationData:
-    """The data whose role `report` is what is evaluated.
+    """The data to evaluate on, in its role `report`.
 
-    Raises ConfigError if its classes are not the members', or it has no such split.
+    Raises ConfigError if its classes differ from the members', or it has no such split.
     """
     data = build_data(cfg)
     same_classes(members[0].record["class_names"], str(members[0].folder), data.classes, f"data {cfg.data._target_}")
@@ -182,7 +180,7 @@ def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: Evalu
 
 
 class OriginalSize(CachedDataset):
-    """A split read from its files, each image in its own size: a batch is of one."""
+    """A split with images in their original size, read from the files. The batch size is 1."""
 
     def __init__(self, images: CachedDataset, data: SegmentationData):
         super().__init__(images.name, images.samples, images.cache, images.ids)

@@ -1,4 +1,4 @@
-"""A trained run, ready for photos: `segstudy.load("runs/study/v4").predict("photo.jpg")`."""
+"""Predict photos with a trained run: `segstudy.load("runs/study/v4").predict("photo.jpg")`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +25,7 @@ DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class TwoChannels(nn.Module):
-    """A network whose one channel for two classes, if it has one, comes as two."""
+    """Wraps a network so that a single output channel (for two classes) becomes two."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -38,13 +38,13 @@ class TwoChannels(nn.Module):
 class Model:
     """A trained network with its classes and colours.
 
-    classes: their names; palette: an RGB colour for each; background: a class's number or None; size: the (H,W) that it
-    was trained at; network: image float (B,3,H,W) in 0…1 → logits (B,C,H,W); plain: the run's own, which may give one
-    channel for two classes; device_line: device and precision, and why.
+    classes: names. palette: an RGB colour for each. background: number of the background class, or None. size: training
+    size (H,W). network: image float (B,3,H,W) in 0…1 → logits (B,C,H,W). plain: the run's own network, which may have
+    one channel for two classes. device_line: device and precision, and why.
     """
 
     def __init__(self, member: LoadedRun, device: str = "auto"):
-        """device: auto, cpu, cuda or mps. Raises ConfigError if it is not there."""
+        """device: auto, cpu, cuda or mps. Raises ConfigError if it is not available."""
         self.name, self.folder, self.record, self.cfg = member.name, member.folder, member.record, member.cfg
         self.classes: list[str] = list(member.record["class_names"])
         self.palette = [tuple(rgb) for rgb in member.record["palette"]]
@@ -92,9 +92,9 @@ class Model:
         batch: int | None = None,
         advance: Callable[[float], None] = lambda share: None,
     ) -> tuple[np.ndarray, float]:
-        """Labels uint8 (H,W) of an upright picture, and the mean over what the network saw of the highest probability.
+        """Labels uint8 (H,W) of an upright picture, and the mean of the highest probability over the network's pixels.
 
-        batch: tiles at a time. advance: is called with the share of the picture that was predicted since its last call.
+        batch: tiles in a batch. advance: called with the share of the picture predicted since the last call.
         """
         shape = picture.height, picture.width
         if tiles is None:
@@ -123,7 +123,7 @@ class Model:
         batch: int | None = None,
         advance: Callable[[float], None] = lambda share: None,
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """The probabilities of a picture in its own size, in blocks (see `blend_tiles`)."""
+        """The probabilities of a picture at its own size, in blocks (see `blend_tiles`)."""
         number = len(tiles.starts(picture.height)) * len(tiles.starts(picture.width))
 
         def chances(places: Sequence[Place]) -> Tensor:
@@ -139,15 +139,15 @@ class Model:
         return blend_tiles((picture.height, picture.width), tiles, chances, batch)
 
     def image_shape(self, size: str) -> tuple[int, int]:
-        """The (H,W) of the network's image, for any size but original. Raises ConfigError for another text."""
+        """(H,W) of the network's input, for any size except original. Raises ConfigError for any other text."""
         return self.size if size == "train" else parse_size(size)
 
     def resized(self, picture: Image.Image, size: str = "train") -> np.ndarray:
-        """RGB uint8 (h,w,3): the picture as the network sees it."""
+        """The picture at the size of the network's input, RGB uint8 (h,w,3)."""
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
         height, width = picture.size[::-1] if size == "original" else self.image_shape(size)
-        if picture.size != (width, height):  # as the cache of a data set does
+        if picture.size != (width, height):  # resized in the same way as a data set's cache
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         return np.array(picture)
 
@@ -161,15 +161,16 @@ class Model:
             return views.mean_probability(self.network, pixels)
 
     def autocast(self) -> AbstractContextManager:
-        """The precision that the run's test had, where the device has it."""
+        """The precision of the run's test, if the device has it."""
         dtype = DTYPES.get(self.precision)
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 
 def load(run: str | Path, device: str = "auto") -> Model:
-    """The tested network of a run's folder, ready to predict. Nothing in the folder is executed.
+    """The tested network of a run's folder, ready to predict. No code in the folder is executed.
 
-    Raises ConfigError if it is no finished run or holds what segstudy does not build, and if the device is not there.
+    Raises ConfigError if it is no finished run, if it names parts that segstudy does not build, or if the device is not
+    available.
     """
     return Model(load_runs([Path(run).expanduser()])[0], device)
 
@@ -182,7 +183,7 @@ def as_picture(photo: Photo) -> Image.Image:
 
 
 def as_image(photo: Photo) -> np.ndarray:
-    """RGB uint8 (H,W,3). Raises DataError for a file that cannot be read and for values of another shape or kind."""
+    """RGB uint8 (H,W,3). Raises DataError for a file that cannot be read, and for values of another shape or type."""
     if isinstance(photo, str | Path | Image.Image):
         return to_rgb(as_picture(photo))
     values = photo
@@ -199,7 +200,7 @@ def as_image(photo: Photo) -> np.ndarray:
         values = np.repeat(values[..., None], 3, 2)
     if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
         raise DataError(
-            f"no photo: values of shape {tuple(photo.shape)}, {photo.dtype}\n"  # type: ignore[union-attr]
+            f"not a photo: values of shape {tuple(photo.shape)}, {photo.dtype}\n"  # type: ignore[union-attr]
             "  → uint8 (H,W,3) or (H,W), a tensor (3,H,W), or floats in 0…1"
         )
     return np.ascontiguousarray(values)

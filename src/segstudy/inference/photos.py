@@ -1,4 +1,4 @@
-"""Which photos files, folders and patterns name, and where the prediction of each goes."""
+"""Find the photos that files, folders and patterns name, and the paths of their predictions."""
 
 import glob
 import os
@@ -18,9 +18,9 @@ from segstudy.inference.pictures import is_ours
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: it refuses to decode pictures of more pixels."""
 NO_PHOTOS = {".eps", ".ps", ".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".fit", ".fits", ".wmf", ".emf"}
-"""Suffixes that Pillow registers, but decodes only with another program or plugin."""
+"""Suffixes that Pillow registers but decodes only with another program or plugin."""
 
-Image.preinit()  # the usual formats are tried first, whatever is loaded later
+Image.preinit()  # makes Pillow try the common formats first
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,18 @@ class Photo:
 
 
 def find_photos(words: Sequence[str]) -> tuple[list[Photo], int]:
-    """The photos that files, folders and patterns name, each once and in order; and how many were segstudy's own masks
-    and overlays, which are skipped.
+    """The photos that files, folders and patterns name, sorted, each once; and the number of segstudy's own masks and
+    overlays, which are skipped.
 
-    Predictions are placed as in the tree below the deepest folder that holds all that was named. Photos that differ
-    only in their suffix keep it. Raises ConfigError for what does not exist, and if no photo is found.
+    The predictions' folders are as in the photos' tree below their deepest common folder. Photos that differ only in
+    their suffix keep it. Raises ConfigError for a file that does not exist, and if no photo is found.
     """
     named = [path for word in words for path in _matches(word)]
     files = {os.path.abspath(f): f for path in named for f in (_walk(path) if path.is_dir() else [path])}
     photos = {absolute: file for absolute, file in files.items() if not is_ours(file)}
     ours = len(files) - len(photos)
     if not photos:
-        skipped = f" ({ours} are predictions of segstudy, which are no photos)" if ours else ""
+        skipped = f" (predictions by segstudy: {ours})" if ours else ""
         raise ConfigError(
             f"no photo in {' '.join(words)}{skipped}\n  → files, folders, or patterns like 'photos/*.jpg'"
         )
@@ -71,7 +71,7 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _matches(word: str) -> list[Path]:
-    """The file or folder of this name, or the folders and photos that match it as a pattern."""
+    """The file or folder of this name, or the folders and photos that match the pattern."""
     path = Path(word).expanduser()
     if path.exists():
         return [path]
@@ -84,21 +84,21 @@ def _matches(word: str) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The photos in a folder and below it, without hidden ones."""
+    """The photos in a folder and its subfolders, without hidden ones."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, n) for n in sorted(names) if not n.startswith(".") and looks_like_photo(Path(n)))
 
 
 def looks_like_photo(file: Path) -> bool:
-    """Whether Pillow reads files of this suffix."""
+    """Whether Pillow reads files with this suffix."""
     suffix = file.suffix.lower()
     return Image.registered_extensions().get(suffix) in Image.OPEN and suffix not in NO_PHOTOS
 
 
 @contextmanager
 def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow refuses pictures of more pixels, in all threads of the process, and does not warn of smaller ones."""
+    """Let Pillow refuse pictures with more pixels, in all threads, and not warn about smaller ones."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # Pillow refuses above twice this
     try:

@@ -1,4 +1,4 @@
-"""Predicts many photos: threads read and write the files while the network works."""
+"""Predict many photos: threads read and write files while the network predicts."""
 
 import math
 import os
@@ -25,26 +25,26 @@ from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence
 
 LANES = 4
-"""Batches that a CPU predicts at the same time, each with a part of the threads: the threads of one batch wait for each
-other at every layer, and so for what reads and writes on their cores."""
+"""Batches that a CPU predicts at the same time, each with a part of the threads. With one batch, all its threads would
+wait for each other at every layer, and so for the readers and writers on their cores."""
 AHEAD = 4
-"""Further batches that are being read or written."""
+"""Further batches that may be read or written meanwhile."""
 LARGEST = 16
-"""Photos of a batch at most: its scores stay in memory until they are written."""
+"""Largest batch: its scores stay in memory until they are written."""
 HELD = 100_000_000
-"""Pixels of photos (4 bytes each while decoded) and scores in memory at a time; a larger photo is there alone."""
+"""Limit for pixels of photos (4 bytes each while decoded) and scores in memory; a larger photo is processed alone."""
 WHOLE = 2**22
-"""At size=original, a photo of more pixels is predicted in tiles: its feature maps would fill the memory."""
+"""At size=original, a photo with more pixels is predicted in tiles, since its feature maps would fill the memory."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PredictionTask:
-    """What is done with each photo.
+    """How photos are predicted.
 
-    keep: the classes that stay; the others become background. alpha: weight of an overlay's colours; None for no
-    overlay. max_pixels: for the message of `pixel_limit`.
+    keep: classes to keep; the others become background. alpha: weight of an overlay's colours; None for no overlay.
+    max_pixels: limit of `pixel_limit`, for its message.
     """
 
     size: str = "train"
@@ -57,7 +57,7 @@ class PredictionTask:
 
     @property
     def batched(self) -> bool:
-        """Whether the network sees all photos at one size."""
+        """Whether all photos have the same size at the network's input."""
         return self.tiles is None and self.size != "original"
 
 
@@ -71,7 +71,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class OpenedPhoto:
-    """A decoded photo: its width and height; if batched, its pixels at the network's size; the picture where needed."""
+    """A decoded photo. size: width and height. pixels: at the network's size, if batched. picture: if needed later."""
 
     photo: Photo
     size: tuple[int, int]
@@ -80,12 +80,12 @@ class OpenedPhoto:
 
 
 class PredictionPipeline:
-    """Reads, predicts and writes photos at the same time, with a bounded number in memory."""
+    """Reads, predicts and writes photos concurrently, with a limited number in memory."""
 
     def __init__(
         self, model: Model, task: PredictionTask, out: Path, advance: Callable[[float], None] = lambda photos: None
     ):
-        """advance: is called with how many photos more have been predicted: a fraction of one in tiles."""
+        """advance: called with the number of photos predicted since the last call; a fraction of 1 with tiles."""
         self.model, self.task, self.out, self.advance = model, task, out, advance
         self.stopped = False
 
@@ -94,7 +94,7 @@ class PredictionPipeline:
         threads = torch.get_num_threads()
         size, lanes, scores = self._batch_size(len(photos), threads)
         networks = ThreadPoolExecutor(lanes, "network", keep_threads, (threads // lanes,))
-        # With several of torch's own threads each, readers and writers would take the cores from the network.
+        # One thread each: with several torch threads, readers and writers would take cores from the network.
         self.pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "photos", keep_threads, (1,))
         waiting: deque[tuple[int, Future]] = deque()
         held = 0
@@ -113,10 +113,10 @@ class PredictionPipeline:
             self.stopped = True
             networks.shutdown(cancel_futures=True)
             self.pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # new threads start with the number that was set last
+            torch.set_num_threads(threads)  # the number also applies to threads started later
 
     def _batch_size(self, photos: int, threads: int) -> tuple[int, int, int]:
-        """(photos of a batch, batches at the same time, scores of a photo)."""
+        """(photos in a batch, concurrent batches, scores of a photo)."""
         if not self.task.batched:
             return 1, 1, 0
         pixels = math.prod(self.model.image_shape(self.task.size))
@@ -133,16 +133,16 @@ class PredictionPipeline:
             pixels = self.model.resized(picture, self.task.size) if self.task.batched else None
             kept = picture if pixels is None or self.task.alpha is not None else None
             return OpenedPhoto(photo, picture.size, pixels, kept)
-        except Exception as error:  # Pillow's formats raise anything on a damaged file
+        except Exception as error:  # on a damaged file, Pillow raises errors of many types
             return Failure(photo.file, why_unread(photo.file, error, self.task.max_pixels))
 
     def _predict(self, reading: Sequence[Future]) -> list[Future | Failure]:
-        """Predict a batch when it is read, and let it be written."""
+        """Predict a batch after it has been read, and start writing the results."""
         opened = [future.result() for future in reading]
         ready = [each for each in opened if isinstance(each, OpenedPhoto)]
         task = self.task
         found: Iterable[Tensor | tuple[np.ndarray, float]] = []
-        if ready and not task.batched:  # one photo, which tells its own progress
+        if ready and not task.batched:  # one photo, with progress within it
             picture = ready[0].picture
             tiles = task.tiles or (Tiles(512) if picture.width * picture.height > WHOLE else None)
             found = [self.model.labels(picture, task.size, task.views, tiles, task.batch, self.advance_part)]
@@ -155,19 +155,19 @@ class PredictionPipeline:
                 for each in opened]  # fmt: skip
 
     def advance_part(self, part: float) -> None:
-        """Tell the progress within a photo; raises CancelledError once nobody waits for it."""
+        """Report the progress within a photo. Raises CancelledError after the pipeline has stopped."""
         if self.stopped:
             raise CancelledError
         self.advance(part)
 
     def _write(self, opened: OpenedPhoto, found: Tensor | tuple[np.ndarray, float]) -> Row:
-        """Write a photo's mask and overlay from its scores or labels; its row of the table."""
+        """Write a photo's mask and overlay from its scores or labels; returns its row of the table."""
         model, task, photo = self.model, self.task, opened.photo
         width, height = opened.size
         if isinstance(found, Tensor):
             found = labels_and_mean_confidence(found, (height, width), task.views is not None)
         labels, confidence = found
-        # Pillow maps and counts bytes as they are; NumPy would make eight bytes of each.
+        # Pillow maps and counts uint8 values directly; NumPy would convert them to int64.
         if task.keep is not None and model.background is not None:
             kept = [c if c in task.keep else model.background for c in range(256)]
             labels = np.asarray(Image.fromarray(labels).point(kept))

@@ -1,4 +1,4 @@
-"""A folder of predictions: masks, overlays, a table, and what made them; the same command continues it."""
+"""A folder of predictions: masks, overlays, a table and the settings. The same command continues it."""
 
 import csv
 import io
@@ -24,13 +24,13 @@ from segstudy.inference.predict import Failure, PredictionPipeline, PredictionTa
 
 RECORD, TABLE = "predictions.json", "predictions.csv"
 OFTEN = 10.0
-"""Seconds between two times that the table is written; what a killed process had not written is predicted again."""
+"""Seconds between writes of the table. After a kill, photos without a row in the table are predicted again."""
 
 
 class Predictions:
     """The masks, overlays and rows in a folder.
 
-    Raises ConfigError if another run or other settings made them; with `overwrite` the table then starts anew.
+    Raises ConfigError if they were made by another run or with other settings; with `overwrite`, starts a new table.
     """
 
     def __init__(self, folder: Path, model: Model, task: PredictionTask, overwrite: bool = False):
@@ -47,7 +47,7 @@ class Predictions:
         differs = [f"{key}: {earlier.get(key)}, now {now[key]}" for key in now if earlier.get(key) != now[key]]
         if differs and not overwrite:
             raise ConfigError(
-                f"{folder} holds predictions that were made with other settings:\n  " + "\n  ".join(differs)
+                f"{folder} holds predictions made with other settings:\n  " + "\n  ".join(differs)
                 + "\n  → another --out FOLDER, or --overwrite"
             )  # fmt: skip
         if not differs and (folder / TABLE).is_file():
@@ -60,36 +60,36 @@ class Predictions:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            message = f"{self.folder / RECORD} is not what segstudy wrote: {error}\n  → another --out"
+            message = f"{self.folder / RECORD} is damaged or not written by segstudy: {error}\n  → another --out"
             raise ConfigError(message) from error
 
     def todo(self, photos: Sequence[Photo]) -> list[Photo]:
-        """The photos to predict: all with `overwrite`, else those without a mask that is newer.
+        """The photos to predict: all with `overwrite`, else those without a newer mask.
 
-        Raises ConfigError rather than write over a file that is no prediction, or one of another photo.
+        Raises ConfigError if this would overwrite a file that is no prediction, or the prediction of another photo.
         """
         left, foreign = [], []
         for photo in photos:
             row = self.rows.get(photo.mask.as_posix())
             outputs = [self.folder / name for name in (photo.mask, photo.overlay)[: 1 + self.overlays]]
             if row and row["file"] != os.path.abspath(photo.file) and not self.overwrite:
-                foreign.append(f"{outputs[0]}: predicted of {row['file']}, not of {photo.file}")
+                foreign.append(f"{outputs[0]}: predicted from {row['file']}, not from {photo.file}")
             elif self.overwrite or not row or not are_newer(outputs, photo.file):
                 left.append(photo)
                 foreign += [f"{f}: not written by segstudy" for f in outputs if f.exists() and not is_ours(f)]
         if foreign:
             listed = first_lines(foreign, 5, "  ")
-            raise ConfigError(f"these files would be written over:\n{listed}\n  → another --out FOLDER")
+            raise ConfigError(f"these files would be overwritten:\n{listed}\n  → another --out FOLDER")
         return left
 
     def add(self, row: Row) -> None:
-        """Add a row to the table, which is written from time to time."""
+        """Add a row to the table; the table is written at most every OFTEN seconds."""
         self.rows[row["mask"]] = row
         if time.monotonic() - self.written > OFTEN:
             self.write()
 
     def write(self) -> None:
-        """Write the table, in the order of the masks' names, and what made it."""
+        """Write the table, sorted by mask name, and the settings."""
         try:
             write_text(self.folder, RECORD, json.dumps(self.about, indent=1) + "\n")
             text = io.StringIO(newline="")
@@ -103,7 +103,7 @@ class Predictions:
 
 
 def are_newer(files: Sequence[Path], than: Path) -> bool:
-    """Whether all files exist and were changed after another one."""
+    """Whether all files exist and are at least as new as `than`."""
     try:
         return min(file.stat().st_mtime for file in files) >= than.stat().st_mtime
     except OSError:
@@ -111,7 +111,7 @@ def are_newer(files: Sequence[Path], than: Path) -> bool:
 
 
 def settings(model: Model, task: PredictionTask) -> dict[str, Any]:
-    """What a prediction depends on: predictions made with other settings are not mixed."""
+    """Everything a prediction depends on; a folder holds only predictions with equal settings."""
     checksum = 0
     for name, values in sorted(model.network.state_dict().items()):
         checksum = zlib.crc32(values.cpu().contiguous().view(-1).numpy().tobytes(), zlib.crc32(name.encode(), checksum))
@@ -132,9 +132,9 @@ def predict_all(
     overwrite: bool = False,
     json_file: Path | None = None,
 ) -> bool:
-    """Predict the photos that files, folders and patterns name, and print what was done. False if any failed.
+    """Predict the photos that files, folders and patterns name, and print a summary. False if any failed.
 
-    json_file: for the rows, the failures and the speed. Raises ConfigError as `find_photos` and `Predictions` do.
+    json_file: file for the rows, the failures and the speed. Raises ConfigError as `find_photos` and `Predictions` do.
     """
     with pixel_limit(task.max_pixels):
         photos, ours = find_photos(words)
@@ -147,8 +147,8 @@ def predict_all(
     for failure in failures:
         print_line(failure.message, "red")
     counts = [f"{done} of {len(photos)} photos predicted"]
-    counts += [f"{skipped} were there already (--overwrite predicts them again)"] * bool(skipped)
-    counts += [f"{ours} files passed over that are predictions themselves"] * bool(ours)
+    counts += [f"{skipped} already have predictions (--overwrite predicts them again)"] * bool(skipped)
+    counts += [f"{ours} files skipped that are predictions themselves"] * bool(ours)
     counts += [f"{len(failures)} failed (above)"] * bool(failures)
     counts += [f"{done / seconds:.1f} photos/s on {model.device_line}"] * bool(done)
     print_line("; ".join(counts))
@@ -162,10 +162,10 @@ def predict_all(
 
 
 def _predict(model: Model, task: PredictionTask, photos: Sequence[Photo], predictions: Predictions) -> list[Failure]:
-    """Predict photos under a progress bar, and keep the table up to date; returns the failures."""
+    """Predict photos with a progress bar and update the table; returns the failures."""
     failures: list[Failure] = []
     texts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    predictions.write()  # a killed process leaves no mask without what made it
+    predictions.write()  # so that no mask exists without its settings, even after a kill
     with Progress(*texts, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("predicting", total=len(photos))
         pipeline = PredictionPipeline(model, task, predictions.folder, lambda n: bar.advance(shown, n))

@@ -1,5 +1,5 @@
-# ruff: noqa: PT028 (`test` is no test of pytest's)
-"""Test a module in Python: the counts and errors of each image, in memory."""
+# ruff: noqa: PT028 (`test` is not a pytest test)
+"""Test a module from Python; returns the counts and errors of each image."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +25,11 @@ def test(
     device: str = "auto",
     precision: str = "32-true",
 ) -> TestResult:
-    """Test a module on the reported split of a data module, or on a loader of (image, mask), in order.
+    """Test a module on the reported split of a data module, or on a loader of (image, mask), in its order.
 
-    name: what a comparison calls it (else the network's class). device: auto, cpu, cuda or mps. The result's
-    `record["metrics"]` holds the figures, `counts` and `sums` those of each image. Raises TrainingError if the images
-    could not be measured.
+    name: the variant's name in a comparison; default: the network's class. device: auto, cpu, cuda or mps. The result's
+    `record["metrics"]` holds the metrics, `counts` and `sums` the values of each image. Raises TrainingError if the
+    images could not be measured.
     """
     counts = PerImageConfusion()
     errors = PerImageErrors(counts)
@@ -49,4 +49,4 @@ def test(
         return replace(read_run(Path(folder), record, name or type(module.network).__name__), folder=None)
 
 
-test.__test__ = False  # type: ignore[attr-defined]  # nor does pytest take it for one
+test.__test__ = False  # type: ignore[attr-defined]  # for pytest

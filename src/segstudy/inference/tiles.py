@@ -1,4 +1,4 @@
-"""Images of any size through a network: in tiles that overlap, their probabilities blended smoothly."""
+"""Predict images of any size in overlapping tiles, and blend the tiles' probabilities smoothly."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,22 +13,22 @@ from segstudy.errors import ConfigError
 Place = tuple[int, int]
 """Top and left of a tile, in pixels."""
 GRID = 32
-"""Networks of this stride or a divisor of it see an image that is moved by multiples of it alike, and no other."""
+"""A shift of the image by multiples of this only shifts the output, for networks whose stride is a divisor of it."""
 
 STEEPNESS = 8
-"""How fast a tile's weight falls from its middle. Of 1 to 64, 8 agreed best with the whole image, or nearly so, for the
-networks of results/formats.md; 2 was clearly worse."""
+"""How fast a tile's weight falls from its middle. Among values from 1 to 64, 8 agreed best, or nearly best, with the
+prediction of the whole image, for the networks of results/formats.md; 2 was clearly worse."""
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Squares of `side` pixels, of which neighbours share at least `overlap` of their side.
+    """Square tiles with `side` pixels; neighbours overlap by at least `overlap` of their side.
 
-    The network pads a tile as it does any image, so the side need be no multiple of its stride. Where two tiles
-    overlap, each counts the less the nearer its border is: there it lacks context. Tiles of at least 2·GRID begin at
-    multiples of GRID, so that pooling falls on the pixels on which it does in the whole image; the last is cut short.
-    Where the overlap leaves less than GRID between two tiles, at multiples of the largest power of two that it leaves.
-    Raises ConfigError for a side below 1 and an overlap outside 0…0.9.
+    The side need not be a multiple of the network's stride, since networks pad. Where tiles overlap, a tile's weight
+    falls towards its border, where it lacks context. Tiles with a side of at least 2·GRID start at multiples of GRID,
+    so that pooling has the same phase as in the whole image; the last tile may be smaller. If the overlap leaves a step
+    below GRID, they start at multiples of the largest power of two within the step.
+    Raises ConfigError for a side below 1, or an overlap outside 0…0.9.
     """
 
     side: int
@@ -36,12 +36,12 @@ class Tiles:
 
     def __post_init__(self) -> None:
         if self.side < 1:
-            raise ConfigError(f"--tiles {self.side}: the side of a tile is 1 pixel or more\n  → --tiles 512")
+            raise ConfigError(f"--tiles {self.side}: the side of a tile must be 1 pixel or more\n  → --tiles 512")
         if not 0 <= self.overlap <= 0.9:
-            raise ConfigError(f"--overlap {self.overlap}: not a share from 0 to 0.9\n  → --overlap 0.5")
+            raise ConfigError(f"--overlap {self.overlap}: must be from 0 to 0.9\n  → --overlap 0.5")
 
     def starts(self, length: int) -> list[int]:
-        """Where the tiles along `length` pixels begin, spread evenly; one at 0 if it is no longer than a tile."""
+        """Start positions of the tiles along `length` pixels, evenly spread; [0] if one tile is enough."""
         if length <= self.side:
             return [0]
         most = max(1, math.floor(self.side * (1 - self.overlap)))
@@ -51,7 +51,7 @@ class Tiles:
         return [math.ceil(i * (length - self.side) / gaps / grid) * grid for i in range(gaps + 1)]
 
     def weights(self, length: int) -> list[Tensor]:
-        """For each tile along `length` pixels, the weight float32 (n) of its pixels; at any pixel they add up to 1."""
+        """For each tile along `length` pixels, the weights float32 (n) of its pixels; they sum to 1 at each pixel."""
         starts = self.starts(length)
         humps = []
         total = torch.zeros(length, dtype=torch.float64)
@@ -63,25 +63,24 @@ class Tiles:
 
 
 def tiles_per_batch(pixels: int, device: torch.device) -> int:
-    """How many images of so many pixels make a batch: a larger one's maps fill a CPU's memory and gain nothing."""
+    """Batch size for tiles with so many pixels. Larger batches are not faster, and fill a CPU's memory."""
     return max(1, (2**22 if device.type == "cuda" else 2**19) // pixels)
 
 
 def blend_tiles(
     shape: Sequence[int], tiles: Tiles, chances: Callable[[Sequence[Place]], Tensor], batch: int = 1
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """The mean probability over an image of `shape` (H,W), in finished blocks (C,rows,columns) with their top and left.
+    """The blended probabilities of an image of `shape` (H,W), as (top, left, finished block (C,rows,columns)).
 
-    chances: the probabilities (B,C,h,w) of the tiles that begin at these places, cut where the image ends; all of them
-    have one size. Only a tile, and what is shared with the tiles below, is held; a block is valid until the next is
-    taken.
+    chances: start positions → probabilities (B,C,h,w) of the tiles, cut at the image's border; all have the same size.
+    Only one tile and the overlap with the tiles below are in memory; a block is valid until the next one is requested.
     """
     height, width = shape
     tops, lefts = tiles.starts(height), tiles.starts(width)
     down, across = tiles.weights(height), tiles.weights(width)
     ends = (top + len(rises) for top, rises in zip(tops, down, strict=True))
     shared = max((end - below for end, below in zip(ends, tops[1:], strict=False)), default=0)
-    last = len(lefts) - 1  # by itself: it may be cut short
+    last = len(lefts) - 1  # in its own batch: it may be smaller
     groups = [range(i, min(i + batch, last)) for i in range(0, last, batch)] + [range(last, last + 1)]
     part = above = torch.empty(0)
     for (top, below), rises in zip(pairwise([*tops, height]), down, strict=True):
@@ -104,7 +103,7 @@ def blend_tiles(
 
 
 def predict_tiled(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Tiles) -> Tensor:
-    """The mean probability float32 (B,C,H,W) of an image float (B,3,H,W); network: tile (n,3,h,w) → probabilities."""
+    """Blended probabilities float32 (B,C,H,W) of images float (B,3,H,W). network: tiles (n,3,h,w) → probabilities."""
 
     side, shape = tiles.side, image.shape[2:]
     whole = []

@@ -15,27 +15,27 @@ from segstudy.errors import ConfigError
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """The views of an image: each size (a factor), and each of them mirrored too if `flip`."""
+    """The views of an image: each scale (a factor of the size), and with `flip` also the mirror image of each."""
 
-    __test__ = False  # not a test, whatever pytest thinks of the name
+    __test__ = False  # for pytest: not a test, despite the name
 
     flip: bool
     scales: tuple[float, ...] = (1.0,)
 
     @classmethod
     def parse(cls, text: str) -> "TestTimeAugmentation":
-        """`flip`, or factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
+        """From `flip`, factors, or both: flip,0.75,1,1.25. Raises ConfigError for anything else."""
         words = [w.strip() for w in text.split(",")]
         try:
             scales = tuple(float(w) for w in words if w != "flip")
         except ValueError:
             scales = (math.nan,)
         if not all(0 < s < math.inf for s in scales):
-            raise ConfigError(f"--tta {text}: not 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
+            raise ConfigError(f"--tta {text}: must be 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
         return cls("flip" in words, scales or (1.0,))
 
     def mean_probability(self, network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-        """Mean over the views of the network's probability: float32 (B,C,H,W)."""
+        """The network's probabilities, averaged over the views: float32 (B,C,H,W)."""
         total, views = torch.zeros(()), 0
         for scale in self.scales:
             size = [max(1, round(side * scale)) for side in image.shape[2:]]
@@ -48,15 +48,15 @@ class TestTimeAugmentation:
 
 
 class TTAEvaluation(ExtraEvaluation):
-    """At the test, also predicts from the mean probability over views."""
+    """Extra evaluation of a run's test: probabilities averaged over views."""
 
-    __test__ = False  # not a test either
+    __test__ = False  # for pytest
     name = "tta"
 
     def __init__(self, flip: bool = True, scales: Sequence[float] = (1.0,)):
         super().__init__()
         if not scales or min(scales) <= 0:
-            raise ValueError(f"callbacks.tta.scales is a list of factors above 0, not {list(scales)}")
+            raise ValueError(f"callbacks.tta.scales must be a list of factors above 0, not {list(scales)}")
         self.views = TestTimeAugmentation(flip, tuple(scales))
 
     def probabilities(

@@ -1,4 +1,4 @@
-"""A run's checkpoints: a new one takes the place of the old one only when it is whole and on the disk."""
+"""A run's checkpoints. A new one replaces the old one only after it is complete and on the disk."""
 
 import hashlib
 import io
@@ -21,10 +21,10 @@ from segstudy.runs.record import read_entries, record_beside
 def weights_file(folder: Path, checkpoint: str) -> Path:
     """The file of a run's checkpoint, or of an exported run's weights (`segstudy export --format hub`).
 
-    Raises ConfigError for a checkpoint that no run writes: a record cannot name any other file.
+    Raises ConfigError if the checkpoint is neither last nor best, so that a record cannot name any other file.
     """
     if checkpoint not in ("best", "last"):
-        raise ConfigError(f"{folder} names a checkpoint {str(checkpoint)[:80]!r}: it is last or best")
+        raise ConfigError(f"{folder} names a checkpoint {str(checkpoint)[:80]!r}: must be last or best")
     file, exported = folder / "checkpoints" / f"{checkpoint}.ckpt", folder / "model.safetensors"
     return exported if exported.is_file() and not file.is_file() else file
 
@@ -39,15 +39,16 @@ def resume_checkpoint(folder: Path) -> Path | None:
 
 
 def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
-    """Give the network the weights at `place`, and return where they came from, for the record.
+    """Load the weights at `place` into the network; returns their origin for the record.
 
-    Raises ConfigError if there are none, or they do not fit.
+    Raises ConfigError if there are none, or if they do not fit.
     """
     file, record = starting_file(place)
     load_state(network, file)
     if not set_normalization(network, record_beside(file)):
         raise ConfigError(
-            f"start_from={place} was trained when the data normalised images; this network does not normalise them\n"
+            f"start_from={place} was trained by an older version, in which the data normalised images; this network "
+            "must normalise them, and does not\n"
             "  → segstudy.networks.normalize.Normalize as the network's first layer"
         )
     with open(file, "rb") as opened:
@@ -57,9 +58,9 @@ def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
 
 
 def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
-    """The file of weights of a run's folder (its tested checkpoint), or `place` itself, and the run's record.
+    """The file of weights: a run folder's tested checkpoint, or `place` itself; and the run's record.
 
-    Raises ConfigError if it is not there.
+    Raises ConfigError if the file does not exist.
     """
     file, record = place, {}
     if place.is_dir():
@@ -73,7 +74,7 @@ def starting_file(place: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def load_state(network: nn.Module, file: Path) -> None:
-    """Weights of a checkpoint or of a plain state dict, strictly. Raises ConfigError with what does not fit."""
+    """Load a checkpoint or a plain state dict, strictly. Raises ConfigError that lists what does not fit."""
     try:
         state = read_state(file)
     except WeightsError as error:
@@ -86,24 +87,24 @@ def load_state(network: nn.Module, file: Path) -> None:
 
 
 def set_normalization(network: nn.Module, record: Mapping[str, Any]) -> bool:
-    """Give the network the mean and std of a run's record: a checkpoint from before networks normalised lacks them.
+    """Set the network's mean and std from a run's record: checkpoints of older versions lack them.
 
-    Returns whether that was possible: False for a network that does not normalise, of a run whose data did.
+    Returns False if the record has them and the network does not normalise: then the run's data normalised.
     """
-    told, normalize = record.get("normalisation"), normalize_of(network)
-    if told is None:
+    noted, normalize = record.get("normalisation"), normalize_of(network)
+    if noted is None:
         return True
     if normalize is None:
         return False
-    normalize.set(told["mean"], told["std"])
+    normalize.set(noted["mean"], noted["std"])
     return True
 
 
 class RunCheckpointIO(TorchCheckpointIO):
-    """Checkpoints of one run's folder, and of no other place.
+    """Reads and writes the checkpoints of one run's folder, and no other files.
 
-    Lightning's own writes to the machine's temporary folder and copies from there over the earlier checkpoint where
-    that is another disk: a process that is killed meanwhile leaves neither.
+    Lightning's own class writes to the temporary folder first. If that is another disk, it then copies over the earlier
+    checkpoint: a process that is killed meanwhile leaves neither.
     """
 
     def __init__(self, folder: Path):
@@ -115,24 +116,24 @@ class RunCheckpointIO(TorchCheckpointIO):
             save_tensors(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Weights and plain values. Raises TrainingError for a file that is damaged or cannot be read."""
+        """Load weights and plain values only. Raises TrainingError for a file that is damaged or cannot be read."""
         try:
             with open_to_read(Path(path)) as file:
                 return torch.load(file, map_location=map_location, weights_only=True)
         except OSError as error:
             raise TrainingError(f"the checkpoint to continue from cannot be read: {error}") from error
-        except Exception as error:  # torch, zipfile and pickle each raise their own
+        except Exception as error:  # torch, zipfile and pickle raise different types
             raise TrainingError(
-                f"{path} cannot be continued from: {first_line(error)}\n"
-                "  → remove it and give the same command again: training begins anew"
+                f"training cannot continue from {path}: {first_line(error)}\n"
+                "  → remove it and repeat the command: training starts from the beginning"
             ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove one file; a checkpoint can name another one as its predecessor, and may be a stranger's."""
+        """Remove one file. A stranger's checkpoint can name any file as its predecessor, so the folder is checked."""
         (self.folder / self._name(path)).unlink(missing_ok=True)
 
     def _name(self, path: Any) -> Path:
-        """The path within the run's folder. Raises ConfigError for one that is not in it."""
+        """The path relative to the run's folder. Raises ConfigError for a path outside it."""
         absolute = Path(os.path.abspath(path))
         try:
             return absolute.relative_to(os.path.abspath(self.folder))
@@ -144,7 +145,7 @@ class RunCheckpointIO(TorchCheckpointIO):
 
 
 def save_tensors(values: Any, file: BinaryIO) -> None:
-    """`torch.save`, with an OSError for a full disk: torch's own writer loses it."""
+    """`torch.save` that raises OSError if the disk is full, which torch's own writer does not."""
     buffer = io.BytesIO()
     torch.save(values, buffer)
     file.write(buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""A run's `history.csv`: what was logged in each epoch, a line each."""
+"""A run's `history.csv`: the logged values, one line for each epoch."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ from segstudy.files import read_text, write_text
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a `history.csv`, [] if there is none; values that an epoch lacks are left out.
+    """The rows of a `history.csv`, [] if there is none; missing values are left out.
 
-    Raises ConfigError, in one line, if the file is damaged.
+    Raises ConfigError, with one line, if the file is damaged.
     """
     if not path.is_file():
         return []
@@ -23,7 +23,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def last_epoch(path: Path) -> int | None:
-    """The epoch of the last row, without a look at the others; None if there is none."""
+    """The epoch of the last row; None if there is none. Other rows are not parsed."""
     try:
         return int(float(read_text(path).splitlines()[-1].partition(",")[0]))
     except (OSError, ValueError, IndexError, OverflowError):
@@ -31,7 +31,7 @@ def last_epoch(path: Path) -> int | None:
 
 
 def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """One line an epoch; never half written."""
+    """Write one line for each epoch; the file is written atomically."""
     names = ["epoch", *sorted({k for row in rows for k in row} - {"epoch"})]
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, names)

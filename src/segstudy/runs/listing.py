@@ -1,4 +1,4 @@
-"""All runs below a folder and what became of each. Imports no torch: a table of hundreds takes a second."""
+"""List all runs below a folder with their status. Imports no torch, so that hundreds of runs take a second."""
 
 import fcntl
 import json
@@ -25,19 +25,19 @@ from segstudy.runs.record import read_entries
 from segstudy.runs.tables import variants
 
 STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
-"""running: a process holds the run's lock. interrupted: none does, and the same command continues the run."""
+"""running: a process holds the run's lock. interrupted: not finished, and no process holds it."""
 
 COLOURS = {"failed": "red", "running": "green", "interrupted": "yellow", "unreadable": "red"}
 
 COLUMNS = ("mIoU", "original", "epochs", "time", "size", "begun")
 
 WIDE = 110
-"""Letters of a line from which on time and begin are shown, too."""
+"""Terminal width from which the columns time and begun are shown."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. name: short, within its study. epochs of planned ones, None where not said. bytes: on disk."""
+    """A run's folder. name: short, within its study. epochs, planned: trained and planned epochs, None if unknown."""
 
     folder: Path
     study: str
@@ -54,7 +54,7 @@ class Run:
         return bool(self.record.get("selected_on_reported"))
 
     def figure(self, *keys: str) -> float | None:
-        """A finite number of the record; None if it is not there or none."""
+        """A number of the record; None if it is missing or not finite."""
         value: Any = self.record
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -63,7 +63,7 @@ class Run:
 
 
 def with_status(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
-    """The runs of these statuses, all if none is given. Raises ConfigError for an unknown one."""
+    """The runs with these statuses; all if none is given. Raises ConfigError for an unknown status."""
     if wrong := [s for s in statuses if s not in STATUSES]:
         raise ConfigError(
             f"--status {wrong[0]}: no such status{did_you_mean(wrong[0], STATUSES)} ({', '.join(STATUSES)})"
@@ -72,7 +72,7 @@ def with_status(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
 
 
 def list_runs(folder: Path) -> list[Run]:
-    """All runs at or below a folder by study and name. Links are not followed. Raises DataError if there is none."""
+    """All runs at or below a folder, sorted by study and name. Does not follow links. Raises DataError without runs."""
     studies: dict[Path, list[Path]] = {}
     for place in find_runs(folder):
         studies.setdefault(place.parent, []).append(place)
@@ -87,22 +87,22 @@ def list_runs(folder: Path) -> list[Run]:
 
 
 def short_names(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What the runs of a study change and not all of them share, by folder name, for those whose record says it."""
-    told = {
+    """Folder name → short name: the changes that not all runs of the study share. Only runs with recorded changes."""
+    changed = {
         name: {"changes": [c for c in record["changes"] if not c.startswith("study=")]}
         for name, record in records.items()
         if "changes" in record
     }
-    return dict(zip(told, variants(told), strict=True))
+    return dict(zip(changed, variants(changed), strict=True))
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The runs' folders at or below a folder, in order. Raises DataError if there is none."""
+    """The run folders at or below a folder, sorted. Raises DataError if there are none."""
     found = []
     for place, inner, files in os.walk(folder):
         if "record.json" in files or {"config.yaml", ".lock"} <= set(files):
             found.append(Path(place))
-            inner.clear()  # what lies in a run is the run's
+            inner.clear()  # a run's folder holds no other runs
         inner[:] = sorted(name for name in inner if not name.startswith("."))
     if not found:
         there = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
@@ -111,17 +111,17 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """A run's record, {} where there is none, and why it cannot be read."""
+    """A run's record, {} if there is none, and the reason if it cannot be read."""
     try:
         return read_entries(folder), None
     except ConfigError as error:
         return {}, str(error)
 
 
-def _run(folder: Path, study: str, name: str, record: dict[str, Any], said: str | None) -> Run:
+def _run(folder: Path, study: str, name: str, record: dict[str, Any], damage: str | None) -> Run:
     status, error = record.get("status"), record.get("error")
-    if said is not None:
-        status, error = "unreadable", said
+    if damage is not None:
+        status, error = "unreadable", damage
     elif busy(folder):
         status = "running"
     elif status not in ("done", "failed"):
@@ -133,11 +133,11 @@ def _run(folder: Path, study: str, name: str, record: dict[str, Any], said: str 
 
 
 def busy(folder: Path) -> bool:
-    """Whether a process holds the run's lock (`run_lock`); asked with a shared lock, for an instant."""
+    """Whether a process holds the run's lock (`run_lock`); tested with a shared lock that is released at once."""
     try:
         with open_lock(folder, create=False) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (FileNotFoundError, ConfigError):  # a link or a pipe: none of ours
+    except (FileNotFoundError, ConfigError):  # no lock, or a link or a pipe
         return False
     except OSError:
         return True
@@ -145,14 +145,14 @@ def busy(folder: Path) -> bool:
 
 
 def _epochs(folder: Path) -> tuple[int | None, int | None]:
-    """Epochs in the run's history, and those that its config plans."""
-    # Lines of a file that OmegaConf wrote: reading YAML would take most of the listing's time.
+    """Epochs in the run's history, and planned epochs in its config."""
+    # A regular expression for OmegaConf's format: parsing YAML would take most of the listing's time.
     planned = re.search(r"^trainer:\n(?:  .*\n)*?  max_epochs: (\d+)$", config_text(folder), re.MULTILINE)
     return last_epoch(folder / "history.csv"), int(planned[1]) if planned else None
 
 
 def config_text(folder: Path) -> str:
-    """A run's config.yaml as it is; nothing where there is none."""
+    """The text of a run's config.yaml; "" if it cannot be read."""
     try:
         return read_text(folder / "config.yaml")
     except (OSError, ValueError):
@@ -160,19 +160,19 @@ def config_text(folder: Path) -> str:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; those of links do not count."""
+    """Bytes of a file, or of all files below a folder; links are not followed."""
     if not path.is_dir() or path.is_symlink():
         return path.lstat().st_size if path.exists() else 0
     total = 0
     for place, _, files in os.walk(path):
         for name in files:
-            with suppress(OSError):  # a run that goes on removes files meanwhile
+            with suppress(OSError):  # a running run may remove files meanwhile
                 total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 
 def print_runs(runs: Sequence[Run], console: Console) -> None:
-    """A row a run under its study, and below them why runs failed."""
+    """Print a table with one row for each run, and the errors of failed runs below."""
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     table.add_column("status", no_wrap=True)
@@ -191,10 +191,10 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
         if run.error:
             console.print(f"[red]{escape(run.name)}:[/] {escape(run.error)}", highlight=False, soft_wrap=True)
     numbers = {s: sum(run.status == s for run in runs) for s in STATUSES}
-    said = ", ".join(f"{n} {status}" for status, n in numbers.items() if n) or "none"
-    console.print(f"{counted(len(runs), 'run')}: {said}; {decimal(sum(r.bytes for r in runs))}", highlight=False)
+    summary = ", ".join(f"{n} {status}" for status, n in numbers.items() if n) or "none"
+    console.print(f"{counted(len(runs), 'run')}: {summary}; {decimal(sum(r.bytes for r in runs))}", highlight=False)
     if any(run.selected_on_reported for run in runs):
-        console.print("* selected on the reported split: its figures are flattered")
+        console.print("* selected on the reported split: its results are optimistic")
 
 
 def _cells(run: Run) -> dict[str, str]:
@@ -213,7 +213,7 @@ def _cells(run: Run) -> dict[str, str]:
 
 
 def begun(record: Mapping[str, Any]) -> str:
-    """When a run was last begun or continued, in local time; – if its record does not say."""
+    """When a run was last started or continued, in local time; – if not recorded."""
     try:
         return datetime.fromisoformat(record.get("started") or "").astimezone().strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError):
@@ -225,7 +225,7 @@ def counted(count: int, word: str) -> str:
 
 
 def as_json(runs: Sequence[Run]) -> str:
-    """The runs for machines; null where a figure is not there or not defined."""
+    """The runs as JSON; null for values that are missing or not defined."""
     rows = [
         {
             "folder": str(run.folder), "study": run.study, "name": run.name, "status": run.status, "error": run.error,

@@ -13,7 +13,7 @@ from segstudy.ranks import RANK
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Holds the run folder for this process (the first of several). Raises ConfigError if another one holds it."""
+    """Lock the run folder for this process (the first of several). Raises ConfigError if another process holds it."""
     if RANK > 0:
         yield
         return
@@ -30,5 +30,5 @@ def run_lock(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise ConfigError(f"{folder / '.lock'} cannot be locked: {error}; set runs_dir=FOLDER") from error
         if os.fstat(file.fileno()).st_nlink == 0:
-            raise ConfigError(f"{folder} was removed by another process just now; give the same command again")
+            raise ConfigError(f"{folder} was just removed by another process; repeat the command")
         yield

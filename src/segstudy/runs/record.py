@@ -1,4 +1,4 @@
-"""A run's record, `record.json`: what was run, on what, and what came out. Nothing else reads or writes the file."""
+"""A run's record, `record.json`: settings, data, machine and results. Only this module reads or writes the file."""
 
 import json
 import os
@@ -26,12 +26,12 @@ class Normalisation(BaseModel):
 
 
 class Entries(BaseModel):
-    """The types of a record's entries. One may be absent (defaults stand for it); others are kept."""
+    """The types of a record's entries. Each may be missing (its default is used); unknown entries are kept."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     status: Literal["running", "done", "failed"] = "running"
-    error: str | None = None  # null in a run that goes on
+    error: str | None = None  # null while running
     started: str = ""
     changes: list[str] = Field(default=["model"], min_length=1)
     seed: int = 0
@@ -47,7 +47,7 @@ class Entries(BaseModel):
 
 
 class Figures(BaseModel):
-    """Numbers of a record. One that is not finite, or not a number, is left out: it makes no record unreadable."""
+    """Numbers of a record. A value that is not a finite number is dropped; the record stays readable."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -61,9 +61,9 @@ class Figures(BaseModel):
 
 
 class Record:
-    """The record of a run folder: its entries are read from the file, and written to it by `note`.
+    """The record of a run folder. `note` changes entries and writes the file.
 
-    Raises ConfigError for a file that is damaged.
+    Raises ConfigError for a damaged file.
     """
 
     def __init__(self, folder: Path):
@@ -74,9 +74,9 @@ class Record:
             raise ConfigError(f"{error}\n  → another study=NAME or runs_dir=FOLDER, or remove the folder") from error
 
     def note(self, **values: Any) -> None:
-        """Add or replace entries and write the file (the first process of several does); it is never half written.
+        """Add or replace entries, and write the file atomically (only in the first of several processes).
 
-        Raises TrainingError if it cannot be written; the earlier one is still there.
+        Raises TrainingError if it cannot be written; the earlier file is unchanged.
         """
         self.values |= values
         if RANK > 0:
@@ -87,8 +87,8 @@ class Record:
                 file.write(text.encode())
         except OSError as error:
             raise TrainingError(
-                f"the run's record could not be written: {error}\n  the earlier one is still there: free some space, "
-                "and give the same command again"
+                f"the run's record could not be written: {error}\n  the earlier one is unchanged: free some space "
+                "and repeat the command"
             ) from error
 
     @property
@@ -97,7 +97,7 @@ class Record:
 
 
 def read_entries(folder: Path) -> dict[str, Any]:
-    """The entries of a run's record, {} if it has none yet. Raises ConfigError, in one line, if it is damaged."""
+    """The entries of a run's record, {} if there is none yet. Raises ConfigError, with one line, if it is damaged."""
     file = folder / "record.json"
     try:
         values = json.loads(read_text(file))
@@ -127,23 +127,23 @@ def _no_record(file: Path, values: dict[str, Any], key: Any) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The entries of a run that has opened its data. Raises ConfigError if the folder has none."""
+    """The entries of a run that has opened its data. Raises ConfigError if there are none."""
     values = read_entries(folder)
     if not values:
         raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'record.json'}")
     if "class_names" not in values:
-        raise ConfigError(f"{folder / 'record.json'} is no record of a run that has opened its data: no class_names")
+        raise ConfigError(f"{folder / 'record.json'} has no class_names: the run has not opened its data yet")
     return values
 
 
 def record_beside(file: Path) -> dict[str, Any]:
-    """The entries of the run in whose folder a file of weights lies; {} for a file that lies elsewhere."""
+    """The entries of the run whose folder holds a file of weights; {} for a file elsewhere."""
     homes = (file.parent, file.parent.parent)  # RUN/model.safetensors, RUN/checkpoints/last.ckpt
     return next((read_entries(home) for home in homes if (home / "record.json").is_file()), {})
 
 
 def read_study_records(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The records of the run folders directly in a study's folder, and why others cannot be read, by their names."""
+    """The records in a study's folder (run → entries), and the reasons why others cannot be read (run → reason)."""
     found, damaged = {}, {}
     for file in sorted(folder.glob("*/record.json")):
         try:
@@ -171,7 +171,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> str | None:
-    """The commit of the working folder's repository, with "+" if it was changed; None outside one."""
+    """The commit of the working folder's repository, with "+" if files were changed; None outside a repository."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)

@@ -1,4 +1,4 @@
-"""Tables of a run and of a study."""
+"""Tables of a run and of a study in the terminal."""
 
 import json
 import shlex
@@ -14,17 +14,17 @@ from segstudy.formatting import format_duration, format_number
 from segstudy.runs.record import read_study_records
 
 EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
-"""Extra evaluations of a test, by their entry in the record (`callbacks/extra_evaluation.py`)."""
+"""Extra evaluations of a test: entry in the record → name (`callbacks/extra_evaluation.py`)."""
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The record of each run folder directly in a study's folder, by name; only a status of one that is damaged."""
+    """The records in a study's folder, by run; a damaged one has only a status."""
     found, damaged = read_study_records(folder)
     return dict(sorted((found | {name: {"status": "unreadable"} for name in damaged}).items()))
 
 
 def print_study(folder: Path, console: Console) -> list[str]:
-    """Print one line a run, in a table for each kind of report; returns the names of those that are not done."""
+    """Print one table for each group of comparable runs; returns the names of unfinished runs."""
     runs = records(folder)
     named = variants(runs)
     groups = comparable(named)
@@ -32,8 +32,7 @@ def print_study(folder: Path, console: Console) -> list[str]:
         console.print(_table(group))
     if len(groups) > 1:
         console.print(
-            "[bold]runs that report on other data, sizes or protocols, or are selected as published, cannot be "
-            "compared: a table for each",
+            "[bold]several tables: runs with different data, sizes, protocols or ways of selection cannot be compared",
             soft_wrap=True,
         )
     for name, r in named.items():
@@ -42,14 +41,14 @@ def print_study(folder: Path, console: Console) -> list[str]:
     if any("(" in str(r.get("encoder_weights")) for r in runs.values()):
         console.print("[red]random!: ImageNet weights were asked for but not available[/] (encoder.weights=PATH)")
     if any(r.get("selected_on_reported") for r in runs.values()):
-        console.print("* selected on the reported split: its figure is optimistic; set data.select_fraction=0.1")
+        console.print("* selected on the reported split: the result is optimistic; set data.select_fraction=0.1")
     return [name for name, r in runs.items() if r.get("status") != "done"]
 
 
 def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-    """The runs in groups that report on the same images, at the same size, with the same classes and background, under
-    the same protocol; those that select as a published study did (`reproduce`) form their own groups. A run that
-    failed before it opened its data joins the first group."""
+    """Groups of comparable runs: the same reported images, size, classes, background and protocol. Runs selected as in
+    a publication (`reproduce`) form their own groups. A run that failed before it opened its data joins the first.
+    """
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     without_data = {}
     for name, r in runs.items():
@@ -78,7 +77,7 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
         network, original = metrics.get("network", {}), metrics.get("original", {})
         values = (network.get("miou"), original.get("miou"), network.get("pixel_accuracy"))
         miou, whole, accuracy = map(format_number, values)
-        # a run that was selected as its original was is not compared: its figures have a column of their own
+        # results of runs selected as in a publication are not compared: they have their own column
         as_published = "–" if values[0] is None else f"mIoU {miou}, accuracy {accuracy}"
         status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
         table.add_row(
@@ -90,9 +89,9 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
 
 
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The records under short names: the model and those of a run's choices that not all runs of the study share.
+    """The records under short names: the model, and the choices that not all runs of the study share.
 
-    Single settings (with a dot) are named only where the names would not differ without them.
+    Single settings (with a dot) are included only if the names would be equal without them.
     """
     changes = {name: r.get("changes", [f"model={name}"]) for name, r in runs.items()}
     shared = set.intersection(*(set(c) for c in changes.values())) if len(runs) > 1 else set()
@@ -107,7 +106,7 @@ def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def print_classes(record: Mapping[str, Any], console: Console, title: str = "test") -> None:
-    """Print the per-class table of a run at network size, with the figures at both sizes below."""
+    """Print a run's table of classes at network size, and its metrics at both sizes."""
     table = Table(title=f"{escape(title)}, at network size")
     for column in ("class", "IoU", "recall", "precision", "share of pixels"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -117,27 +116,27 @@ def print_classes(record: Mapping[str, Any], console: Console, title: str = "tes
     earlier = record.get("metrics_before", {})
     figures = {f"{size} size before": earlier[size] for size in earlier}
     figures |= {f"{size} size": values for size, values in record["metrics"].items()}
-    figures |= {said: record[key] for key, said in EXTRA_METRICS.items() if key in record}
+    figures |= {name: record[key] for key, name in EXTRA_METRICS.items() if key in record}
     for size, values in figures.items():
         text = "  ".join(f"{name} {format_number(value)}" for name, value in values.items())
         console.print(f"{size + ':':15} {text}", highlight=False, soft_wrap=True)
 
 
 def encoder_origin(record: Mapping[str, Any]) -> str:
-    """Where the encoder's weights came from: random, imagenet or a file's name; random! if others were asked for."""
+    """Origin of the encoder's weights: random, imagenet or a file's name; random! if others were asked for."""
     origin = record.get("encoder_weights", "–")
     return "[red]random!" if "(" in origin else Path(origin).name
 
 
 def command(record: Mapping[str, Any]) -> str:
-    """The command that trained a run, or one that trains the same; "" if its record says neither."""
+    """The command that trained a run, or an equivalent one; "" if the record has neither."""
     if "command" in record:
         return str(record["command"])
     return shlex.join(["segstudy", "train", *map(str, record["changes"])]) if record.get("changes") else ""
 
 
 def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
-    """Data, sizes and protocol that the runs of a table share."""
+    """The data, size and protocol of a table's runs."""
     described = [r["data"] for r in runs.values() if "data" in r]
     if not described:
         return ""
@@ -146,7 +145,7 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
     fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
     once = len({r.get("seed") for r in runs.values()}) == 1
-    chance = "; one seed per variant: differences may be chance" if once else ""
+    chance = "; one seed per variant: differences may be due to chance" if once else ""
     size = "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     return (
