@@ -372,15 +372,17 @@ def study_lines(title: str, found: dict[str, Any]) -> list[str]:
         f"{done} of {len(found['runs'])} runs done in {found['seconds']:.0f} s, {side_by_side}{budget}.", "",
         "| run | steps | seconds | images/s | mIoU | mIoU, original size |", "|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
+    changes = [run.get("changes") or [name] for name, run in found["runs"].items()]
+    shared = set.intersection(*map(set, changes)) if len(changes) > 1 else set()
     for name, run in found["runs"].items():
         metrics = run["metrics"] or {}
         figures = [
             f"{metrics.get(size, {}).get('miou'):.3f}" if metrics.get(size, {}).get("miou") is not None else "n/a"
             for size in ("network", "original")
         ]
-        title = " ".join(run.get("changes") or [name])
+        own = [c for c in run.get("changes") or [name] if c not in shared]
         ips = f"{run['images_per_second']:,.0f}" if run.get("images_per_second") else "n/a"
-        short = " ".join(word.rpartition("/")[2] if "/" in word else word for word in title.split())
+        short = " ".join(f"{c.partition('=')[0]}={c.rpartition('/')[2].strip(chr(39))}" if "/" in c else c for c in own)
         row = [short, str(run.get("steps", run["status"])), f"{run.get('seconds') or 0:.0f}", ips, *figures]
         lines.append(f"| {' | '.join(row)} |")
     return [*lines, ""]

@@ -142,7 +142,7 @@ class ProfileSteps(L.Callback):
         """Milliseconds a step, the device's busy share, and calls at which the host waits, a step."""
         events = self.profile.events() or []
         busy = sum(e.device_time_total for e in events if e.device_type == torch.autograd.DeviceType.CUDA) / 1e6
-        waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::item")
+        waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
         counts = {name: sum(e.name == name for e in events) / self.steps for name in waits}
         top = sorted(self.profile.key_averages(), key=lambda e: -e.self_device_time_total)[:15]
         return {

@@ -26,8 +26,32 @@ def said(**environment: str) -> str:
 
 @linux
 def test_a_named_library_is_preloaded_by_one_new_start() -> None:
-    library = str(Path(os.__file__).parent / "no_such_library.so")  # the loader only warns of it
-    assert said(SEGSTUDY_ALLOCATOR=library) == f"no_such_library.so | {library}"
+    library = next(p for p in ctypes_libraries() if Path(p).is_file())
+    assert said(SEGSTUDY_ALLOCATOR=library) == f"{Path(library).name} | {library}"
+
+
+def ctypes_libraries() -> list[str]:
+    """Paths of shared libraries that this process has loaded."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line.split()[-1] for line in lines if line.endswith((".so", ".so.6", ".so.1"))]
+
+
+@linux
+@pytest.mark.parametrize("library", ["defualt", "/none/lib.so", "/none/a.so:/none/b.so", "/none/with space.so"])
+def test_a_named_library_that_cannot_be_loaded_is_an_error(library: str) -> None:
+    around = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"} | {allocator.CHOICE: library}
+    done = subprocess.run([sys.executable, "-c", SAY], env=around, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"SEGSTUDY_ALLOCATOR={library} cannot be loaded: ")
+
+
+@linux
+def test_a_script_from_standard_input_is_not_started_anew() -> None:
+    library = next(p for p in ctypes_libraries() if Path(p).is_file())
+    around = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"} | {allocator.CHOICE: library}
+    script = SAY.replace("; ", "\n")
+    done = subprocess.run([sys.executable, "-"], env=around, input=script, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == f"{allocator.GLIBC} |", done.stderr
 
 
 @linux

@@ -20,29 +20,54 @@ GLIBC = "glibc's, thresholds raised"
 CHOICE = "SEGSTUDY_ALLOCATOR"
 """Environment variable: `default` changes nothing; a path is the library to preload."""
 
+STARTED = "SEGSTUDY_ALLOCATOR_STARTED"
+"""Set in the environment of a process that was started anew: it is not done twice."""
+
 chosen = "the system's"
-"""The allocator of this process, in words."""
+"""What this process uses, in words."""
 
 
 def use_fast_memory() -> None:
-    """Use the fastest allocator available. For tcmalloc, the process restarts itself once (exec).
+    """Use the fastest allocator there is: the process restarts itself with it, once, by exec.
 
-    Does nothing on other systems than Linux, if an allocator is preloaded already, or with SEGSTUDY_ALLOCATOR=default.
+    Does nothing on other systems than Linux, and with SEGSTUDY_ALLOCATOR=default. A library named by the user that
+    cannot be loaded ends the process with one line.
     """
     global chosen
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages save a tenth of a step at 256²
-    wanted, preloaded = os.environ.get(CHOICE, ""), os.environ.get("LD_PRELOAD", "")
+    wanted = os.environ.get(CHOICE, "")
     if sys.platform != "linux" or wanted == "default":
         return
-    library = wanted or installed_library()
-    loaded = [name for name in preloaded.split(":") if "malloc" in name or (library and name == library)]
-    if loaded:
-        chosen = Path(loaded[0]).name
-    elif library and sys.orig_argv:
-        os.environ["LD_PRELOAD"] = f"{library}:{preloaded}".rstrip(":")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for large pages: a tenth of a step at 256²
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    library = os.environ.get(STARTED) or wanted or installed_library()
+    if STARTED in os.environ and library in preloaded.split(":"):
+        chosen = Path(str(library)).name
+    elif "malloc" in preloaded:
+        chosen = Path(next(name for name in preloaded.split(":") if "malloc" in name)).name
+    elif library and _can_load(library, named=bool(wanted)) and _can_restart():
+        os.environ |= {"LD_PRELOAD": f"{library}:{preloaded}".rstrip(":"), STARTED: library}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     elif raise_thresholds():
         chosen = GLIBC
+
+
+def _can_load(library: str, named: bool) -> bool:
+    """Whether a library can be preloaded. Ends the process if the user named it and it cannot."""
+    try:
+        if ":" in library or " " in library:  # the loader separates libraries by them
+            raise OSError("its path holds a colon or a space")
+        ctypes.CDLL(library)
+    except OSError as error:
+        if named:
+            sys.exit(f"{CHOICE}={library} cannot be loaded: {error}\n  → a library's path, or default")
+        return False
+    return True
+
+
+def _can_restart() -> bool:
+    """Whether the process was started by a command that can be repeated: not from standard input or interactively."""
+    program = next((a for a in sys.orig_argv[1:] if a in ("-c", "-m") or not a.startswith("-")), "-")
+    return program != "-" and not sys.flags.interactive and not hasattr(sys, "ps1")
 
 
 def installed_library() -> str | None:

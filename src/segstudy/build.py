@@ -167,6 +167,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         logger=loggers,
     )
+    if settings["accelerator"] == "cpu" and settings.get("sync_batchnorm"):
+        raise ConfigError("trainer.sync_batchnorm=true works on GPUs only → trainer.sync_batchnorm=false")
     started = int(os.environ.get("WORLD_SIZE", 1))
     if trainer.world_size != started and "LOCAL_RANK" in os.environ:
         raise ConfigError(

@@ -39,6 +39,8 @@ def print_error(error: BaseException) -> None:
 
 def silence_warnings() -> None:
     """Silence warnings that Lightning gives on every run, and those about intended settings."""
+    import lightning.pytorch  # noqa: F401 (it sets its level as it is imported; commands that need it not are quick)
+
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # A batch is a slice of a memory map: it needs no worker processes (under 5 % of the step).
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

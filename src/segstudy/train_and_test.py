@@ -67,7 +67,12 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
 
 
 def _try_once(cfg: DictConfig, network: nn.Module, data: SegmentationData, trainer: L.Trainer) -> None:
-    """Raise ConfigError if the network cannot be trained with the batches of this config."""
+    """Raise ConfigError if the network cannot be trained with the batches of this config.
+
+    Not with a precision such as bf16-true, to which Lightning converts the weights only as training begins.
+    """
+    if str(trainer.precision).endswith("-true") and trainer.precision != "32-true":
+        return
     batch = data.batch_size
     if cfg.trainer.get("sync_batchnorm") or cfg.callbacks.get("freeze", {}).get("enabled"):
         batch = max(2, batch)  # batch normalisation then never sees a single image

@@ -101,7 +101,7 @@ def hyperparameters(cfg: DictConfig, variant: str) -> dict[str, int | float | st
     parts = {name: network.get(name) for name in PARTS}  # not every network has all of them
     parts |= {"network": {name: value for name, value in network.items() if name not in PARTS}}
     parts |= {"loss": settings["loss"], "optimizer": optim["optimizer"], "schedule": settings["schedule"]}
-    encoder_lr = optim["lr"] if optim["encoder_lr"] is None else optim["encoder_lr"]
+    encoder_lr = optim["lr"] if optim.get("encoder_lr") is None else optim["encoder_lr"]
     plain = {"variant": variant, "seed": settings["seed"], "lr": optim["lr"], "lr of the encoder": encoder_lr}
     return plain | {name: _described(part) for name, part in parts.items()}
 

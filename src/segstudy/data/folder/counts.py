@@ -75,11 +75,11 @@ def unknown_keys(counted: Mapping[str, PixelsOfKeys], label_map: LabelMap, mask_
         for key in pixels.keys() - label_map.table.keys():
             masks[key].append(name)
     known = list(label_map.table)
+    what = "colours" if mask_format.name == "colours" else "labels"
     items = [
-        f"{key}: in {len(names)} masks, e.g. {names[0]}{did_you_mean(key, known)}"
+        f"{key}: in {len(names)} masks, e.g. {names[0]}{did_you_mean(key, known) if what == 'labels' else ''}"
         for key, names in sorted(masks.items())
     ]
-    what = "colours" if mask_format.name == "colours" else "labels"
     advice = (
         f"add them to classes, or map them: labels: {{{min(masks, default='')}: CLASS}}\nknown: {first_few(known, 12)}"
     )

@@ -11,7 +11,7 @@ from yaml import YAMLError
 from segstudy.data.folder.formats import BACKGROUND
 from segstudy.errors import ConfigError, DataError, did_you_mean
 
-Channel = Annotated[int, Field(ge=0, le=255)]
+Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1
 Color = Annotated[list[Channel], Field(min_length=3, max_length=3)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -29,7 +29,7 @@ class Description(BaseModel):
 
     # a file: CSV of index,name,red,green,blue, or a name per line
     classes: list | dict[int, Any] | str | None = Field(
-        None, description="a list of names, {number: name}, or a file's name"
+        None, description="a list of names, {number: name} with numbers as keys, or a file's name"
     )
     palette: list[Color] | None = Field(None, description="a list of [red, green, blue] in 0…255, one of each class")
     labels: dict = Field({}, description="{value, colour or label in the masks: class, its number, 255 or ignore}")
