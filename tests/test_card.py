@@ -85,6 +85,7 @@ def test_stand_ins_are_not_called_the_published_data(card: str) -> None:
     data = section(card, "Data and licences")
     assert "Files in the layout of PASCAL VOC 2012" in data
     assert "| reported on | val | 4 | " in data
+    assert "its list 'val' has 1,449 images, here there are 4" in data
     assert "If these are images of PASCAL VOC 2012: the photos are from Flickr" in data
     assert "random weights: no other data" in data
 

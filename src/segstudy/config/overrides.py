@@ -97,7 +97,10 @@ def _mistakes_of_values(
         return str(error).splitlines()
     others = [(i, text) for i, values in enumerate(settings) for text in values[1:]]
     variants = [(composed.copy(), first)]
-    variants += [(_changed(composed, text), [*first[:i], text, *first[i + 1 :]]) for i, text in others]
+    for i, text in others:
+        given = [*first[:i], text, *first[i + 1 :]]
+        # A dictionary would be merged with the first value's.
+        variants.append((compose_config([*groups, *given], conf) if "{" in text else _changed(composed, text), given))
     mistakes: list[str] = []
     for cfg, given in variants:
         try:

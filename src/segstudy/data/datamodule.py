@@ -47,6 +47,8 @@ class SegmentationData(L.LightningDataModule):
     labels: Mapping[int, int] | None = None
     title: str = ""
     """The published data set that the class is for. The user's files may be other data in the same layout."""
+    list_lengths: Mapping[str, int] = {}
+    """Images in each published list, by its name."""
     terms: str = ""
     """Terms of use of the published images, as model cards quote them; "" if unknown."""
 

@@ -40,6 +40,7 @@ class ADE20K(PublishedData):
     labels = {0: 255} | {i + 1: i for i in range(150)}
     title = "ADE20K SceneParsing"
     terms = "its terms of use allow non-commercial research and education; the images' owners keep their rights."
+    list_lengths = {"training": 20_210, "validation": 2_000}
 
     def __init__(
         self, root: str, train: str = "training", val: str = "validation", download: bool = False, **loading: Any

@@ -38,6 +38,7 @@ class VOC(PublishedData):
     archive_size = "2 GB"
     title = "PASCAL VOC 2012"
     terms = "the photos are from Flickr and under its terms of use; their owners keep their rights."
+    list_lengths = {"train": 1_464, "val": 1_449, "trainval": 2_913, "trainaug": 10_582}
 
     def __init__(
         self,
