@@ -116,12 +116,17 @@ def test_classes_with_few_images_carry_no_verdict(tests: list[TestResult]) -> No
     found = analyse(tests, Plan(min_images=int(images[1:].max())), "made")
     assert found.supported.sum() == (images >= images[1:].max()).sum()
     assert any("but not in the verdicts" in w for w in found.warnings)
+    name = f"mIoU of the {found.supported.sum()} classes in {found.min_images} or more images"
+    assert found.miou_name == name
+    assert f"Of 3 variants, v3 has the highest {name}: " in first_sentence([found])
+    assert name in found.differences[0].words
 
 
 def test_without_a_supported_class_there_are_figures_but_no_verdicts(tests: list[TestResult]) -> None:
     found = analyse(tests, Plan.of({"min_images": 1000, "claims": [CLAIMS[2], CLAIMS[0]]}), "made")
     assert found.supported.sum() == 0
     assert found.scored.sum() == 6
+    assert found.miou_name == "mIoU"
     assert found.variants[0].miou == found.variants[0].miou_all
     assert [d.verdict for d in found.differences] == ["undecided"] * 2
     assert found.differences[0].wide_low > 0  # it would be "better"

@@ -328,7 +328,7 @@ def test_the_command_prints_every_reading_and_writes_json(tmp_path: Path) -> Non
 def test_a_published_figure_is_never_beaten(tmp_path: Path, name: str, figure: str, system: str) -> None:
     told = " ".join(words(audit(make_run(tmp_path / "run", name))))
     assert figure in told
-    page = (Path(__file__).parents[1] / "docs" / "readings.md").read_text().split("## What a published figure")[1]
+    page = (Path(__file__).parents[1] / "docs" / "readings.md").read_text().split("## What a published value")[1]
     assert f"`{system}`, " in page
     assert figure in page
     assert "docs/readings.md" in told

@@ -255,7 +255,7 @@ def metric_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[
     rows = [[name, *(cell(metric, size) for size in SIZES)] for name, metric in METRICS.items()]
     supported = np.zeros(0, bool) if test is None else test.group.supported
     if test and supported.any() and (supported != (test.result.counts.truth.sum(0) > 0)).any():
-        name = f"mIoU of the {supported.sum()} classes in at least {test.group.min_images} images"
+        name = f"mIoU of the {supported.sum()} classes in {test.group.min_images} or more images"
         rows.insert(1, [name, *(cell("miou", size, supported) for size in SIZES)])
     extra = {name: record[key] for key, name in EXTRA_METRICS.items() if key in record}
     return rows + [[f"mIoU, {name}", format_number(values.get("miou")), MISSING] for name, values in extra.items()]

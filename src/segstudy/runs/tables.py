@@ -150,5 +150,6 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     return (
         f"{data['name']}{protocol} at {size}; trained on {fit}, "
-        f"reported on {report['images']} of {report['split']!r}{chance}"
+        f"reported on {report['images']} of {report['split']!r}{chance}. "
+        "mIoU: mean over all classes with truth"
     )

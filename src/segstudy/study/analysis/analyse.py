@@ -72,6 +72,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
         paired=plan.pair_seeds,
         target=setting.target,
         significant=significant_differences(seeds, ratios, pairs, setting),
+        miou_name=setting.miou_name,
     )
 
 
@@ -100,7 +101,7 @@ def compare_pairs(
     differences = []
     for (a, b), c in compared.items():
         d = decided[a, b]
-        words = verdicts.verdict_sentence(a, b, "mIoU", c, d, plan.margin, deviation)
+        words = verdicts.verdict_sentence(a, b, setting.miou_name, c, d, plan.margin, deviation)
         if not setting.verdicts:
             d = replace(d, verdict="undecided")
             words = (

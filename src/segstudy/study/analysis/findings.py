@@ -90,6 +90,7 @@ class Group:
     warnings: a sentence each. min_images: images that a supported class needs. margin: of "equal"; NaN: not declared.
     paired: differences were taken seed by seed. target: 90 % of the best final validation mIoU; NaN without histories.
     significant: for each planned pair (a, b), the classes and metrics that differ at a false discovery rate of 10 %.
+    miou_name: the mIoU of the verdicts; "mIoU" alone is that of all classes with truth.
     """
 
     title: str
@@ -110,6 +111,7 @@ class Group:
     paired: bool = False
     target: float = math.nan
     significant: Mapping[tuple[str, str], set[str]] = field(default_factory=dict)
+    miou_name: str = "mIoU"
 
     @property
     def scored(self) -> np.ndarray:

@@ -24,7 +24,7 @@ class ComparisonSettings:
 
     scored: classes of the mIoU, bool (C,). verdicts: whether they are in enough images for a verdict. clusters: a label
     for each image, equal for images that are not independent. paired: differences are taken seed by seed.
-    target: 90 % of the study's best final validation mIoU.
+    target: 90 % of the study's best final validation mIoU. miou_name: with its classes, if they are not all with truth.
     """
 
     scored: np.ndarray
@@ -32,6 +32,7 @@ class ComparisonSettings:
     clusters: Sequence[str] | None
     paired: bool = False
     target: float = NAN
+    miou_name: str = "mIoU"
 
     def compare(self, a: Sequence[MetricSamples], b: Sequence[MetricSamples]) -> Comparison:
         """The mean over variants b minus the mean over variants a."""

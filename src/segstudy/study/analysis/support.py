@@ -21,7 +21,10 @@ def comparison_settings(test: TestResult, plan: Plan) -> tuple[ComparisonSetting
     held = in_images(test)
     supported = supported_classes(held, plan.min_images, clusters)
     if supported.any():
-        return ComparisonSettings(supported, True, clusters, plan.pair_seeds), warnings
+        number = int(supported.sum())
+        name = f"mIoU of the {number} class{'es' * (number > 1)} in {plan.min_images} or more images"
+        name = "mIoU" if number == held.any(0).sum() else name
+        return ComparisonSettings(supported, True, clusters, plan.pair_seeds, miou_name=name), warnings
     unsupported = (
         f"no class has truth in {plan.min_images} images (report.min_images): the mIoU is over all classes with truth, "
         "its intervals are rough, and its differences get no verdict"

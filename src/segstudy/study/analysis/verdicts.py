@@ -108,8 +108,8 @@ def first_sentence(groups: Sequence[Group]) -> str:
     for group in groups:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         text = (
-            f"{best.name} has the highest mIoU ({format_number(best.miou.value)} over {group.scored.sum()} classes) "
-            f"of {len(group.variants)} variants"
+            f"Of {len(group.variants)} variants, {best.name} has the highest {group.miou_name}: "
+            f"{format_number(best.miou.value)}"
         )
         compared = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]
         sentences.append("; ".join([text, *filter(None, [", ".join(compared)])]) + ".")

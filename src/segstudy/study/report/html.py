@@ -26,7 +26,7 @@ SECTIONS = {
     "objects": "Object outcomes, an example of each",
     "influential": "Most influential images",
     "gallery": "The same images through all variants",
-    "worst": "Images with the lowest mIoU",
+    "worst": "Images with the lowest mIoU of their own classes",
 }
 """Sections for pictures, named `<section>/<caption>`; a picture without one of these sections goes to the gallery."""
 
@@ -40,7 +40,7 @@ CAPTIONS = {
     "operating_spilled": "Operating curves: the background logit is shifted at test time. Large point: the network as "
     "trained. Networks on the same curve differ only in their operating point.",
     "operating_hallucinated": "The same with hallucinated pixels: predicted as a class that is not in the image.",
-    "learning": "Validation mIoU over the epochs. Thin lines: single trainings; thick lines: their mean.",
+    "learning": "Validation mIoU of all classes over the epochs. Thin lines: single trainings; thick: their mean.",
     "classes": "IoU of each class, with the number of images that contain it. Grey: too few images for a verdict.",
     "reliability": "Reliability diagram: accuracy against confidence. Below the dashed line: overconfident.",
 }
@@ -90,8 +90,8 @@ def _caption(name: str, group: Group) -> str:
     if metric != group.differences[0].metric:
         return f"The same for {metric_label(metric)}."
     text = (
-        "Planned differences. Wide bars: interval corrected for the number of planned comparisons; it decides the "
-        "verdict. Thin lines: plain 95 % interval."
+        f"Planned differences of the {group.miou_name}. Wide bars: interval corrected for the number of planned "
+        "comparisons; it decides the verdict. Thin lines: plain 95 % interval."
     )
     if any(has_one_seed(group, d) for d in rows):
         text += " Hatched: only one training of a variant; this compares two trained networks, not the variants."

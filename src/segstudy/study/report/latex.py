@@ -14,11 +14,10 @@ def latex_tables(findings: Findings) -> str:
     for number, group in enumerate(findings.groups, 1):
         table = main_table(group)
         head, *rows = (" & ".join(escape_latex(row[i]) for i in COLUMNS) + r" \\" for row in (table.head, *table.rows))
-        least = f" in at least {group.min_images} images" if group.supported.any() else ""
         parts += [
             r"\begin{table}", r"  \centering",
-            rf"  \caption{{{escape_latex(group.title)}; mIoU over {group.scored.sum()} classes with truth{least}, "
-            r"with its 95\,\% interval.}",
+            rf"  \caption{{{escape_latex(group.title)}; {group.miou_name}, with its"
+            r"  95\,\% interval.}",
             rf"  \label{{tab:study-{number}}}",
             r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             r"  \begin{tabular}{lllrrr}", r"    \toprule", f"    {head}", r"    \midrule",

@@ -62,8 +62,8 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
         found.append((f"influential/{caption}", _error_sheet(titles, held, group)))
     scores = np.mean([image_miou(test) for test in shown.values()], 0)  # an image without counted pixels is NaN for all
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
-    sheet = _error_sheet({i: f"{names[i]} (mIoU {scores[i]:.2f})" for i in worst}, held, group)
-    found.append(("worst/images with the lowest mean mIoU over the variants", sheet))
+    sheet = _error_sheet({i: f"{names[i]} (mIoU of this image {scores[i]:.3f})" for i in worst}, held, group)
+    found.append(("worst/mIoU of one image: of the classes in its truth, mean over the variants", sheet))
     return found + _outcome_examples(held, group)
 
 
@@ -183,5 +183,5 @@ def gallery(seeds: Mapping[str, Sequence[TestResult]]) -> np.ndarray | None:
     labels = [first["truth"], *(h["prediction"] for h in held.values())]
     rows = [[image, *(colorize(a[i], palette) for a in labels)] for i, image in enumerate(first["image"])]
     miou = {name: format_number(runs[name].record["metrics"]["network"]["miou"]) for name in held}
-    titles = ["image", "truth", *(f"{fill(name, 22)}\nmIoU {miou[name]}" for name in held)]
+    titles = ["image", "truth", *(f"{fill(name, 22)}\nmIoU, all classes: {miou[name]}" for name in held)]
     return as_array(image_grid(rows, titles, class_legend(labels, runs[first_name].classes, palette)))

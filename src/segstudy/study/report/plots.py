@@ -236,7 +236,7 @@ def learning(group: Group) -> Figure | None:
         mean = _mean_curve(lines)
         width = 0.8 if look["color"] == OTHER else 1.6
         ax.plot(*mean.T, linewidth=width, marker="o" if len(mean) == 1 else "", **look)
-    ax.set(xlabel="epoch", ylabel="validation mIoU")
+    ax.set(xlabel="epoch", ylabel="validation mIoU, all classes")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.xaxis.set_major_formatter(ScalarFormatter())
     return figure

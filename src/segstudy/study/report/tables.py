@@ -30,7 +30,7 @@ class Table(NamedTuple):
 
 def main_table(group: Group) -> Table:
     """The variants with their mIoU, planned differences and cost."""
-    miou = "as published: mIoU (95 %)" if group.published else "mIoU (95 %)"
+    miou = f"{'as published: ' * group.published}{group.miou_name} (95 %)"
     head = ("variant", "changes", miou, "difference", "objects", "parameters", "GFLOP", "images/s", "time")
     return Table(head, [_main_row(group, v) for v in group.variants], 5)
 
@@ -72,8 +72,8 @@ def explanations(group: Group) -> Table:
     """Possible explanations of the differences, means over the trainings: receptive fields, missed objects by size,
     training mIoU, time to accuracy."""
     head = ("variant", "theoretical receptive field", "effective receptive field, px", "missed: small",
-            "missed: medium", "missed: large", "training mIoU", "reported mIoU", "epochs to 90 %",
-            "seconds to 90 %")  # fmt: skip
+            "missed: medium", "missed: large", "training mIoU, all classes", "reported mIoU, all classes",
+            "epochs to 90 %", "seconds to 90 %")  # fmt: skip
     measured = group.target > 0 or any("metrics_fit" in r for v in group.variants for r in v.records)
     return Table(head, [_explanation(v) for v in group.variants] if measured else [])
 
@@ -112,10 +112,11 @@ def metrics(group: Group) -> Table:
     rows = [
         [label, *(text.format_estimate(getattr(v, key)) for v in group.variants)]
         for key, label in {
-            "miou": "mIoU, supported classes",
-            "miou_all": "mIoU, all classes with truth",
-            "miou_original": "mIoU, all classes with truth, original size",
+            "miou": group.miou_name,
+            "miou_all": "mIoU of all classes with truth",
+            "miou_original": "mIoU of all classes with truth, original size",
         }.items()
+        if label != "mIoU"  # the next row says the same
     ]
     for name in dict.fromkeys(name for v in group.variants for name in v.metrics if not name.endswith("_to_90")):
         significant = {b for (_, b), names in group.significant.items() if name in names}

@@ -17,8 +17,9 @@ def print_time_to_accuracy(group: Group, console: Console) -> None:
     if math.isnan(group.target):
         return
     console.print(
-        f"[bold]Time to {SHARE:.0%} of the study's best final validation mIoU[/] ({format_number(group.target)}): "
-        "mean over seeds; n/a: a training never reached it; seconds include validation",
+        f"[bold]Time to {SHARE:.0%} of the study's best final validation mIoU of all classes[/] "
+        f"({format_number(group.target)}): mean over seeds; n/a: a training never reached it; seconds include "
+        "validation",
         highlight=False,
         soft_wrap=True,
     )
