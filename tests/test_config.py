@@ -36,7 +36,8 @@ NEEDS = dict.fromkeys(("voc", "voc_sbd", "ade20k", "pet", "folder", "journey", "
 @pytest.mark.parametrize("file", FILES, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_file_composes_and_passes_the_check(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = NEEDS.get(file.stem, []) if file.parent.name not in ("model", "report") else []
-    overrides = [f"{file.parent.name}={file.stem}", *needs]
+    one_callback = file.parent.name == "callbacks" and file.stem != "default"
+    overrides = [f"{file.parent.name}={f'[default,{file.stem}]' if one_callback else file.stem}", *needs]
     monkeypatch.setattr(values, "find_spec", lambda name: name)  # as if packages of loggers were there
     check_overrides(overrides)
     cfg = compose_config(overrides)
@@ -71,6 +72,17 @@ def test_the_experiment_is_the_sweep() -> None:
     sweep = OmegaConf.create(text)
     assert sweep.hydra.mode == "MULTIRUN"
     assert sweep.hydra.sweeper.params.model == "v1,v2,v3,v4"
+
+
+@pytest.mark.parametrize("given", ["callbacks=crf", "callbacks=default,crf", "callbacks=[crf,best]"])
+def test_one_callback_cannot_replace_the_group(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"^callbacks=crf would switch off .*\n  → callbacks\.crf\.enabled=true"):
+        check_overrides([given])
+
+
+@pytest.mark.parametrize("given", ["callbacks=default", "callbacks=[default,crf]"])
+def test_callbacks_may_be_a_file_with_defaults(given: str) -> None:
+    assert check_overrides([given]) == [given]
 
 
 def test_all_mistakes_of_a_command_are_in_one_message() -> None:

@@ -485,6 +485,10 @@ class Kill(L.Callback):
     def on_train_batch_end(self, trainer, module, out, batch, i):
         if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_test_start(self, trainer, module):
+        if "KILL_TEST" in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -505,6 +509,18 @@ def test_a_killed_run_continues_to_the_same_figures(
     capsys.readouterr()
     assert main_here(tmp_path, monkeypatch, *SMALL, *settings, "study=killed") == 0
     assert "already done" in capsys.readouterr().out
+
+
+def test_time_and_speed_are_those_of_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kill_at.py").write_text(KILL)
+    settings = [*SMALL, *THIN, NO_PICTURES, "+callbacks.kill._target_=kill_at.Kill"]
+    assert command(tmp_path, *settings, KILL_TEST="1").returncode == -signal.SIGKILL  # after the last epoch
+    (record,) = (tmp_path / "runs").glob("*/*/record.json")
+    trained = json.loads(record.read_text())["seconds"]
+    assert main_here(tmp_path, monkeypatch, *settings) == 0
+    continued = json.loads(record.read_text())
+    assert continued["seconds"] > trained > 0
+    assert continued["images_per_second"] > 0
 
 
 def test_a_failed_variant_does_not_stop_the_sweep(tmp_path: Path) -> None:

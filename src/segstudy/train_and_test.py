@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import DictConfig
 from torch import nn
 
@@ -59,6 +60,10 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         network.compile()
     last = folder / "checkpoints" / "last.ckpt"
     resumed = resume_checkpoint(folder)
+    began -= 0.0 if resumed is None else record.values.get("seconds", 0.0)  # of earlier sessions
+    trainer.callbacks.append(
+        LambdaCallback(on_train_epoch_end=lambda *_: record.note(seconds=time.monotonic() - began))
+    )  # type: ignore[attr-defined]
     with _explained_errors(trainer, module, data, last):
         if cfg.start_from is not None and resumed is None:
             _test_before(cfg, folder, module, data, record)
@@ -175,7 +180,6 @@ def _finish(
     entries = test_record(trainer.callbacks, data.classes)  # type: ignore[attr-defined]
     images, whole = entries["images_tested"], len(data.roles["report"])
     entries["data"] = record.values["data"] | {"protocol": protocol_of_images(data.protocol(), images, whole)}
-    seconds += record.values.get("seconds", 0.0)
     record.note(status="done", epochs=epochs, steps=steps, seconds=seconds, **entries, **speed)
     log_final_metrics(trainer, steps, hyperparameters(cfg, folder.name), entries["metrics"]["network"])
     if failed_loggers:

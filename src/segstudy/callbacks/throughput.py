@@ -10,7 +10,8 @@ from segstudy.inspection.memory import peak_memory
 
 
 class Throughput(L.Callback):
-    """Logs speed/images_per_second and speed/data_wait after each epoch; `figures` holds those of the whole run.
+    """Logs speed/images_per_second and speed/data_wait after each epoch; `figures` holds those of the whole run,
+    over all its sessions.
 
     The first `warmup` batches are left out: they include memory allocation and the choice of kernels.
     """
@@ -53,8 +54,18 @@ class Throughput(L.Callback):
             figures = {"speed/images_per_second": images / seconds, "speed/data_wait": wait}
             module.log_dict(figures, sync_dist=True, rank_zero_only=True)
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self.images, "busy": self.busy, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.images, self.busy, self.waited = (state_dict[key] for key in ("images", "busy", "waited"))
+        self._sum_up()  # a run that is continued after its last epoch does not train again
+
+    def _sum_up(self) -> None:
         if self.images:
             total = self.busy + self.waited
             self.figures = {"images_per_second": self.images / total, "data_wait": self.waited / total}
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._sum_up()
         self.figures["peak_memory_gib"] = peak_memory(module.device)

@@ -74,10 +74,22 @@ def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str],
                 f"{group}={name}: no such {group}{_similar_option(name, options)} ({', '.join(options)})"
                 for name in wrong
             ]
+            if group == "callbacks" and not wrong:
+                wrong = [name for value in values for name in _lone_callbacks(value, conf)]
+                mistakes += [
+                    f"callbacks={name} would switch off all other callbacks\n"
+                    f"  → callbacks.{name}.enabled=true; your own file begins with `defaults: [default]`"
+                    for name in wrong
+                ]
             if not wrong:
                 first = ",".join(map(str, values[0]))  # the first value of a sweep
                 groups.append(f"{group}=[{first}]" if len(values[0]) > 1 else f"{group}={first}")
     return groups, mistakes
+
+
+def _lone_callbacks(names: Sequence[str], conf: Path) -> Sequence[str]:
+    """These files of callbacks, if none of them has a `defaults` list: each then holds one callback, not the group."""
+    return [] if any("defaults" in OmegaConf.load(conf / "callbacks" / f"{name}.yaml") for name in names) else names
 
 
 def _similar_option(name: str, options: Sequence[str]) -> str:
