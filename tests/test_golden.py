@@ -37,6 +37,7 @@ def write_photos(root: Path, count: int = 24, size: int = 40) -> None:
     rng = np.random.Generator(np.random.PCG64(5))
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
+    (root / "dataset.yaml").write_text("background: 0\n")
     for number in range(count):
         image = rng.integers(60, 120, (size, size, 3))
         mask = np.zeros((size, size), np.uint8)

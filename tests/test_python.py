@@ -91,7 +91,7 @@ def test_a_hydra_application_may_build_a_model() -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        segstudy.build_model("v1", *THIN, classes=["a", "b"])
+        segstudy.build_model("v1", *THIN, classes=["a", "b"], background=0)
         assert compose("config", ["seed=3"]).seed == 3
     assert not GlobalHydra.instance().is_initialized()
 
@@ -158,13 +158,15 @@ def test_a_loader_gives_the_result_of_the_data_module(scenes: segstudy.Scenes) -
     for name, values in first.sums.items():
         np.testing.assert_array_equal(values, other.sums[name])
     assert first.folder is None
-    second = segstudy.test(segstudy.build_model("v1", *THIN, classes=scenes.classes, seed=1), scenes, device="cpu")
+    second = segstudy.test(
+        segstudy.build_model("v1", *THIN, classes=scenes.classes, background=0, seed=1), scenes, device="cpu"
+    )
     assert "mIoU" in str(segstudy.compare(first, second))
 
 
 def test_models_are_built_by_name() -> None:
-    module = segstudy.build_model("v2", *THIN, "optim.lr=0.5", classes=["a", "b", "c"])
-    assert (module.lr, module.background, module.classes) == (0.5, None, ["a", "b", "c"])
+    module = segstudy.build_model("v2", *THIN, "optim.lr=0.5", classes=["a", "b", "c"], background=0)
+    assert (module.lr, module.background, module.classes) == (0.5, 0, ["a", "b", "c"])
     with pytest.raises(ConfigError, match=r"no such model.*v1"):
         segstudy.build_model("v11", classes=["a", "b"])
     with pytest.raises(ConfigError, match=r"no setting 'lss'"):
@@ -173,12 +175,30 @@ def test_models_are_built_by_name() -> None:
         segstudy.build_model("v1", *THIN, "loss.class_weights=balanced", classes=["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("v1",), r"loss\.background_weight=0\.1 would weigh class 0 \('sky'\) by 0\.1(.|\n)*background_weight=1"),
+        (("v2",), r"loss\.terms\.dice\.include_background=false would leave out class 0 \('sky'\)(.|\n)*=true"),
+        (("v1", "loss=dice_foreground"), r"loss\.include_background=false"),
+    ],
+)
+def test_a_loss_that_needs_a_background_refuses_data_without(settings: tuple[str, ...], said: str) -> None:
+    for background, found in ((None, "none"), (1, r"class 1 \('building'\)")):
+        with pytest.raises(ConfigError, match=said) as raised:
+            segstudy.build_model(*settings, *THIN, classes=["sky", "building"], background=background)
+        raised.match(f"background of the data: {found}")
+    segstudy.build_model(*settings, *THIN, classes=["sky", "building"], background=0)
+    segstudy.build_model("v1", *THIN, "loss.background_weight=1", classes=["sky", "building"])
+
+
 def test_a_folder_knows_its_classes_before_setup(tmp_path: Path) -> None:
     for i in range(3):
         mask = photo(i, tmp_path / "images" / f"{i}.jpg")
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(np.where(mask > 1, 1, mask).astype(np.uint8)).save(tmp_path / "masks" / f"{i}.png")
     data = segstudy.Folder(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert data.background is None  # the masks hold numbers without names
     assert (len(data.classes), len(data.palette)) == (2, 2)
     assert not hasattr(data, "nothing")
 

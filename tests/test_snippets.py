@@ -33,6 +33,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = tmp_path / "photos" / "masks" / f"{i}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(np.where(mask == 255, 0, mask).astype(np.uint8)).save(file)
+    (tmp_path / "photos" / "dataset.yaml").write_text("background: 0\n")
     photo(99, tmp_path / "photo.jpg")
     make_run(tmp_path / "runs" / "study" / "v4")
     return tmp_path

@@ -135,6 +135,7 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | C
         # Try the loss on two pixels: one for two classes only, or class weights of the wrong length, fail here.
         labels = torch.arange(2).view(1, 1, 2) % len(data.classes)
         loss(torch.zeros(1, len(data.classes), 1, 2, requires_grad=True), labels)
+    _require_background(loss, data)
     optimizer, schedule = instantiate(cfg.optim.optimizer), instantiate(cfg.schedule)
     with _mistakes_in("optim or schedule"):  # build both once, to check their settings
         schedule(optimizer(parameter_groups(network, cfg.optim.lr, cfg.optim.encoder_lr)), progress=lambda: 0.0)
@@ -148,6 +149,29 @@ def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | C
         encoder_lr=cfg.optim.encoder_lr,
         background=data.background,
         decay_norms=cfg.optim.get("decay_norms", True),  # configs older than this setting decayed all weights
+    )
+
+
+def _require_background(loss: nn.Module, data: SegmentationData | ClassInfo) -> None:
+    """Raise ConfigError if a loss treats class 0 as the background, and it is not."""
+    if data.background == 0:
+        return
+    name = f"class 0 ({data.classes[0]!r})"
+    mistakes = []
+    for place, part in loss.named_modules(prefix="loss"):
+        weight = getattr(part, "background_weight", 1)
+        if weight != 1 and getattr(part, "class_weights", None) is None:
+            mistakes.append((f"{place}.background_weight", weight, f"would weigh {name} by {weight}", 1))
+        if getattr(part, "include_background", True) is False:
+            mistakes.append((f"{place}.include_background", "false", f"would leave out {name}", "true"))
+    if not mistakes:
+        return
+    found = "none" if data.background is None else f"class {data.background} ({data.classes[data.background]!r})"
+    lines = [f"{key}={value} {effect}, which is not the background" for key, value, effect, _ in mistakes]
+    raise ConfigError(
+        "\n".join(lines) + f"\n  background of the data: {found}\n"
+        "  → if class 0 is the background, say so: `background` in dataset.yaml, background=0 of build_model\n"
+        f"  → else loss=ce, or {' '.join(f'{key}={neutral}' for key, *_, neutral in mistakes)}"
     )
 
 

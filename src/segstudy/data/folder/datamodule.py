@@ -62,6 +62,12 @@ class Folder(SegmentationData):
             return vars(self)[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    @property
+    def background(self) -> int | None:  # type: ignore[override]
+        if "classes" not in vars(self):
+            self._open()
+        return self.label_map.background
+
     def setup(self, stage: str | None = None) -> None:
         if not self.roles:
             if "classes" not in vars(self):
@@ -81,7 +87,6 @@ class Folder(SegmentationData):
         self.label_map = make_label_map(self.description, self.format, keys_present(counted))
         of_name = dict(zip((s.name for s in used), counted, strict=True))
         raise_errors(unknown_keys(of_name, self.label_map, self.format), self.root)
-        self.background = self.label_map.background
         self.notes = [*scan.notes, *self.label_map.notes, *plan.notes]
         pixels = pixels_per_class([of_name[s.name] for s in plan.pool], self.label_map)
         self.lists = plan.lists | plan.draw_lists(rarest_class(pixels))
