@@ -15,7 +15,7 @@ from segstudy.cli.main import app
 from segstudy.errors import DataError
 from segstudy.measures.confusion import total_confusion
 from segstudy.metrics import confusion, summary
-from segstudy.study.audit import audit, background_class, words
+from segstudy.study.audit import MOST_USED, audit, background_class, words
 from segstudy.study.counts import Counts
 from segstudy.study.readings import (
     BATCHES,
@@ -303,11 +303,13 @@ def test_a_selection_on_other_images_has_no_distance(tmp_path: Path) -> None:
 
 def test_the_command_prints_every_reading_and_writes_json(tmp_path: Path) -> None:
     folder, out = make_run(tmp_path / "run"), tmp_path / "readings.json"
-    done = CliRunner(env={"COLUMNS": "240"}).invoke(app, ["audit", str(folder), "--json", str(out)])
+    done = CliRunner(env={"COLUMNS": "240"}).invoke(app, ["audit", str(folder), "--all", "--json", str(out)])
     assert done.exit_code == 0, done.output
     written = json.loads(out.read_text())
     for reading in written["readings"]:
-        if reading["group"] != "per batch":
+        if reading["value"] is None:
+            assert reading["name"] not in done.output
+        elif reading["group"] != "per batch":
             assert reading["name"] in done.output
     assert {r["group"] for r in written["readings"]} == {"dataset", "per image", "per batch", "other batch means",
                                                         "accuracy", "other predictions", "selection"}  # fmt: skip
@@ -318,6 +320,15 @@ def test_the_command_prints_every_reading_and_writes_json(tmp_path: Path) -> Non
     assert "Published" not in done.output
     told = " ".join(done.output.split())
     assert "or higher (yellow), is all background under: dataset mIoU, all classes, absent = 1;" in told
+
+
+def test_without_all_the_result_and_the_most_used_definitions_fill_a_screen(tmp_path: Path) -> None:
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["audit", str(make_run(tmp_path / "run"))])
+    assert done.output.startswith("run: the same predictions count as 0.")
+    assert set(MOST_USED) <= {d.name for d in DEFINITIONS}
+    assert all(name in done.output for name in MOST_USED)
+    assert "reading" not in done.output.replace("docs/readings.md", "")
+    assert len(done.output.splitlines()) <= 24
 
 
 @pytest.mark.parametrize(

@@ -395,7 +395,7 @@ def test_rough_warnings() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(DataError, match="differ in shape"):
         influence(np.ones(3), np.ones(4))
-    with pytest.raises(DataError, match="kept"):
+    with pytest.raises(DataError, match="columns, but keep"):
         influence(np.ones((3, 2)), np.ones((3, 2)), np.ones(3, bool))
     with pytest.raises(DataError, match="3 images, 2 labels"):
         image_error(np.zeros(3), ["a", "b"])

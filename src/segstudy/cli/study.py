@@ -63,17 +63,18 @@ def compare(
 @app.command(rich_help_panel=COMPARE)
 def audit(
     run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/ablation-scenes/v4")],
-    out: Annotated[Path | None, typer.Option("--json", help="Also write the readings to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write all values to this file.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print all definitions with their formulas.")] = False,
 ) -> None:
     """Compute a run's mIoU and accuracy under every definition in use, also for an all-background predictor.
 
-    The definitions ("readings") are in docs/readings.md.
+    Prints the most used definitions; all are in docs/readings.md.
     Example: segstudy audit runs/ablation-scenes/v4 --json readings.json
     """
     from segstudy.study.audit import audit, print_audit, write_json
 
     read = audit(run)
-    print_audit(read, console)
+    print_audit(read, console, everything)
     if out:
         write_json(read, out)
-        console.print(f"readings: {out}")
+        console.print(f"written: {out}")

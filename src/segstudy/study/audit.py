@@ -1,4 +1,4 @@
-"""Audit of a run: the same predictions under every reading of "mIoU" and "accuracy"."""
+"""Audit of a run: its predictions under every definition of "mIoU" and "accuracy"."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,21 +21,29 @@ from segstudy.study.counts import Counts, read_counts
 from segstudy.study.readings import BATCHES, DEFINITIONS, RULES, dataset
 
 SAME = ("dataset", "per image", "per batch", "other batch means")
-"""Groups of readings of the same predictions as a mIoU."""
+"""Groups of definitions of mIoU for the same predictions."""
 UNMEASURED = (
     "void as an extra class or mapped to background (journey): 255 is not in the counts",
     "soft IoU of probabilities, IoU of each class at a threshold of 0.5: only labels were counted",
     "a square crop instead of the whole image; weights other than those tested (EMA against plain)",
-    "the floor of a location prior (each pixel's most frequent class in training): it needs the training masks",
+    "a constant prediction for each position (each pixel's most frequent training class): it needs training masks",
 )
 """What cannot be computed from a run's counts per image."""
+
+MOST_USED = (
+    "dataset mIoU, classes with truth", "dataset mIoU, classes with union > 0", "dataset mIoU, all classes, absent = 1",
+    "dataset mIoU, all classes, absent = 0", "without background", "micro IoU", "Dice reported as IoU",
+    "macro-imagewise", "all pairs of image and class, union > 0", "batches of 16, classes with union > 0",
+    "pixel accuracy", "mean class accuracy",
+)  # fmt: skip
+"""Definitions that are printed without --all."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A reading's value, its distance from the dataset-level mIoU, and a constant predictor's value (floor).
+    """A run's value under one definition. distance: from the first row. floor: the constant predictor's value.
 
-    NaN: not defined (n/a); None: without meaning here, or not known.
+    NaN: not defined (n/a). None: not known, or not comparable.
     """
 
     group: str
@@ -48,15 +56,15 @@ class Reading:
 
     @property
     def no_better_than_constant(self) -> bool:
-        """Whether the constant predictor's value is at least as high."""
+        """Whether the constant predictor has at least this value."""
         return self.floor is not None and self.floor >= self.value
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All readings of a run, the dataset-level mIoU over the classes with truth first.
+    """A run's values under all definitions; the first is the dataset mIoU over the classes with truth.
 
-    floor: the constant predictor's class, the background or, where no class is that, the most frequent one.
+    floor: the class of the constant predictor: the background, or the most frequent class if there is no background.
     """
 
     run: str
@@ -68,12 +76,12 @@ class Audit:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Smallest and largest mIoU of the predictions, without the sum that is never divided."""
+        """Smallest and largest mIoU of the predictions; the sum that is never divided does not count."""
         return self._extremes(lambda reading: reading.value)
 
     @property
     def floors(self) -> tuple[float, float]:
-        """The same of the constant predictor."""
+        """Smallest and largest mIoU of the constant predictor."""
         return self._extremes(lambda reading: reading.floor)
 
     def _extremes(self, of: Callable[[Reading], float | None]) -> tuple[float, float]:
@@ -83,7 +91,7 @@ class Audit:
 
     @property
     def constant(self) -> str:
-        """The constant predictor in words."""
+        """The constant predictor, such as "all background"."""
         return f"all {self.record['class_names'][self.floor]}"
 
     def __getitem__(self, name: str) -> Reading:
@@ -91,7 +99,7 @@ class Audit:
 
 
 def audit(folder: Path) -> Audit:
-    """Read a run's folder. Raises DataError if it is none, or its test is not there."""
+    """Evaluate a run under all definitions. Raises DataError if the folder is not a run or the run is not tested."""
     record, counts, original = read_tested(folder)
     data = record.get("data", {})
     background = background_class(data, record["class_names"])
@@ -121,7 +129,7 @@ def audit(folder: Path) -> Audit:
 
 
 def read_tested(folder: Path) -> tuple[dict[str, Any], Counts, Counts]:
-    """The record of a run and its counts per image, at the network's and at original size."""
+    """A run's record, and its counts for each image at network size and at original size."""
     place, file = folder / "record.json", folder / "test" / "counts.npz"
     if not place.is_file():
         found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
@@ -149,14 +157,14 @@ def background_class(data: Mapping[str, Any], classes: Sequence[str]) -> int | N
 
 
 def void_as_error(counts: Counts, size: Sequence[int]) -> float:
-    """Pixel accuracy over all pixels of the images, those under 255 included, which no class can get right."""
+    """Pixel accuracy over all pixels, including those of 255, which are always wrong."""
     return counts.true_positives.sum().item() / (len(counts.truth) * math.prod(size))
 
 
 def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Reading]:
-    """Last and best epoch of the validation curve: choosing one is selection, not a reading.
+    """Last and best epoch of the validation curve: choosing one is selection, not a definition.
 
-    The distance from the reported mIoU is None where the curve is of another split.
+    distance is None if the curve is of another split than the reported one.
     """
     curve = [(r["val/miou"], int(r["epoch"])) for r in read_history(folder / "history.csv") if "val/miou" in r]
     if not curve:
@@ -176,7 +184,7 @@ def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Rea
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """A figure published on a data set, what it was read on in words, and the least that a run's data must share."""
+    """A published value. needed: the data it was measured on, in words; the other fields: what a run must share."""
 
     system: str
     figure: str
@@ -198,7 +206,7 @@ class PublishedFigure:
 
 VOC_FIGURE = PublishedFigure(
     "resnet_unet", '"mIoU" 79.38 %',
-    "trained on the 1,464 images of train, read on all 1,449 of val, at 256×256, border ignored",
+    "trained on the 1,464 images of train, measured on all 1,449 of val, at 256×256, border ignored",
     size=256, images=1449, most_trained=1464,
 )  # fmt: skip
 
@@ -211,11 +219,11 @@ PUBLISHED = {
         "the last 20 % of the alphabetical list, at 128×128, border=background",
         size=128, protocol="border=background, split=alphabetical"),
 }  # fmt: skip
-"""By the name of the data set. What each figure could mean: docs/readings.md."""
+"""By the name of the data set. What each value could mean: docs/readings.md."""
 
 
 def published(audit: Audit) -> str:
-    """The figure published on data of this kind, and whether this run's data could be the same; "" without one."""
+    """The value published on this data set, and whether this run has the same data; "" if none is known."""
     data = audit.record.get("data", {})
     known = PUBLISHED.get(data.get("name", ""))
     if known is None:
@@ -224,16 +232,16 @@ def published(audit: Audit) -> str:
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     same = known.could_be(data)
     return (
-        f"Published for {known.system}: {known.figure}; how it was read is not stated. "
+        f"Published for {known.system}: {known.figure}; its definition is not stated. "
         f"Only on the same data could anything be compared: {known.needed}. "
         f"This run reports on {report['images']} images of {report['split']!r} at {size}{protocol}. "
         f"{'That could be the same data; their files must be too.' if same else 'That is other data: no comparison.'} "
-        "What the figure could mean: docs/readings.md."
+        "What the value could mean: docs/readings.md."
     )
 
 
 def write_json(audit: Audit, path: Path) -> None:
-    """Write all that is printed as JSON; null: not defined, or not known."""
+    """Write all values as JSON; null: not defined or not known."""
     values = {
         "run": audit.run,
         "data": audit.record.get("data"),
@@ -251,33 +259,65 @@ def write_json(audit: Audit, path: Path) -> None:
     write_text(path.parent, path.name, to_json(values, indent=1, inf_nan_mode="null").decode())
 
 
-def print_audit(audit: Audit, console: Console) -> None:
-    """Print the table of readings by group, the grid of batch means, and a summary in words."""
-    console.print(_table(audit))
-    console.print(_grid(audit))
-    for line in words(audit):
+def print_audit(audit: Audit, console: Console, everything: bool = False) -> None:
+    """Print the result in a sentence, then the most used definitions, or all of them with formulas."""
+    console.print(f"[bold]{escape(result(audit))}", highlight=False)
+    console.print(_table(audit) if everything else _short_table(audit, console.width >= 120))
+    if everything:
+        console.print(_grid(audit))
+    for line in words(audit) if everything else short_words(audit):
         console.print(line, highlight=False, markup=False)
+
+
+def result(audit: Audit) -> str:
+    """The range of values in a sentence."""
+    return (
+        f"{audit.run}: the same predictions count as {format_range(*audit.spread)} mIoU, depending on the definition; "
+        f"segstudy reports {format_number(audit.readings[0].value)}."
+    )
+
+
+def _short_table(audit: Audit, wide: bool) -> Table:
+    table = Table()
+    table.add_column("definition", min_width=39)
+    if wide:
+        table.add_column("used by", no_wrap=True, overflow="ellipsis", max_width=38)
+    for column in ("value", "Δ", escape(audit.constant)):
+        table.add_column(column, justify="right", no_wrap=True, min_width=6)
+    for r in audit.readings:
+        if r.name in MOST_USED and not math.isnan(r.value):
+            users = [f"[dim]{r.who}"] if wide else []
+            table.add_row(r.name, *users, *_numbers(r), style="bold" if r is audit.readings[0] else None)
+    return table
+
+
+def short_words(audit: Audit) -> list[str]:
+    """What the short table means, and how to see the rest."""
+    lines = [
+        f"Δ: from the first row. {audit.constant}: the value of predicting this everywhere; yellow if the network is "
+        f"not better. --all: all definitions with formulas (docs/readings.md)."
+    ]
+    return lines + [text for text in [published(audit)] if text]
 
 
 def _table(audit: Audit) -> Table:
     images, counted = len(audit.counts.truth), len(audit.counts.counted().truth)
     table = Table(
-        title=escape(f"{audit.run}: the same predictions under each reading"),
         caption="T truth, P predicted, H true positives, U = T+P−H: pixels of class c in image i; Σ over images; "
         f"b background; C classes. {counted} of {images} images counted, in the list's order. Δ: from the first row.",
         caption_justify="left",
     )
-    table.add_column("reading, its formula, who reads it so", overflow="fold")
+    table.add_column("definition, formula, used by", overflow="fold")
     for column in ("value", "Δ", escape(audit.constant)):
         table.add_column(column, justify="right", overflow="fold", min_width=6)
     group = ""
     for r in audit.readings:
-        if r.group == "per batch":
+        if r.group == "per batch" or math.isnan(r.value):
             continue
         if r.group != group:
             group = r.group
             table.add_section()
-            table.add_row(f"[italic]{group}" + (" (no reading)" if group == "selection" else ""))
+            table.add_row(f"[italic]{group}" + (" (not a definition)" if group == "selection" else ""))
         style = "bold" if r is audit.readings[0] else None
         table.add_row(f"{r.name}\n[dim]{r.formula}\n{r.who}", *_numbers(r), style=style)
     return table
@@ -286,11 +326,11 @@ def _table(audit: Audit) -> Table:
 def _grid(audit: Audit) -> Table:
     table = Table(
         title="the plain mean over batches of each batch's mean IoU, by images in a batch",
-        caption=escape(f"value, Δ from the dataset-level mIoU, and {audit.constant} under the same reading"),
+        caption=escape(f"value, Δ from the first row above, and {audit.constant} under the same definition"),
         caption_justify="left",
         show_lines=True,
     )
-    table.add_column("classes of a batch, formula, who reads it so", overflow="fold")
+    table.add_column("classes of a batch, formula, used by", overflow="fold")
     for size in BATCHES:
         table.add_column(str(size), justify="right", min_width=6)
     shown = iter("\n".join(_numbers(r)) for r in audit.readings if r.group == "per batch")
@@ -300,23 +340,22 @@ def _grid(audit: Audit) -> Table:
 
 
 def _numbers(r: Reading) -> tuple[str, str, str]:
-    """Value, distance and floor, which is yellow where the value does not exceed it."""
+    """Value, distance and the constant predictor's value: yellow if it is not lower."""
     floor = "[yellow]" * r.no_better_than_constant + format_number(r.floor)
     return format_number(r.value), format_signed(r.distance), floor
 
 
 def words(audit: Audit) -> list[str]:
-    """A summary: the spread, the floors, the published figure if any, and what was not measured."""
+    """Notes below all definitions: the constant predictor, the published value if any, and what was not measured."""
     lines = [
-        f"The mIoU of these predictions is {format_range(*audit.spread)}, depending on the reading: "
-        f"{format_number(audit.readings[0].value)} at dataset level. For {audit.constant} it is "
-        f"{format_range(*audit.floors)}. A published figure that does not state its reading could be any of these."
+        f"For {audit.constant} the mIoU is {format_range(*audit.floors)}. A published value whose definition is not "
+        "stated could be any of these."
     ]
     if matched := [r.name for r in audit.readings if r.group in SAME and r.no_better_than_constant]:
         lines.append(f"As high as this network, or higher (yellow), is {audit.constant} under: {'; '.join(matched)}.")
     if chosen := [r.value for r in audit.readings if r.group == "selection"]:
         gain = format_signed(chosen[1] - chosen[0])
-        lines.append(f"The best epoch differs from the last by {gain}: that is selection, not another reading.")
+        lines.append(f"The best epoch differs from the last by {gain}: that is selection, not another definition.")
     lines += [text] if (text := published(audit)) else []
     missing = list(UNMEASURED)
     if "metrics_tta" not in audit.record:

@@ -14,17 +14,17 @@ from segstudy.study.results import TestResult
 from segstudy.study.statistics.comparison import Verdict
 
 Tests = TestResult | np.ndarray | Sequence[TestResult] | Sequence[np.ndarray]
-"""One training or several (a list, a training a seed): test results, or counts (N,C,3) of each image and class, the
-last axis being true positives, pixels of the truth, pixels predicted."""
+"""Results of one training, or a list with one entry for each seed. An entry is a test result, or counts (N,C,3) of each
+image and class: true positives, pixels of the truth, predicted pixels."""
 
 
 @dataclass(frozen=True)
 class MiouDifference:
     """mIoU of b minus mIoU of a, with its 95 % interval and the verdict on b. Printed, it is a sentence.
 
-    verdict: better, worse, equal (within the margin) or undecided; ahead or behind where a side has one seed, which
-    says nothing of another training. p: two-sided. detectable: a true difference that four of five such comparisons
-    would show. classes: bool (C,), those of the mIoU. NaN: not defined.
+    verdict: better, worse, equal (within the margin) or undecided. With one seed on a side it is ahead or behind: this
+    holds for these two trained networks only. p: two-sided. detectable: the true difference that is shown with a power
+    of 80 %. classes: bool (C,), the classes of the mIoU. NaN: not defined.
     """
 
     difference: float
@@ -50,10 +50,10 @@ def compare(
 ) -> MiouDifference:
     """Compare b with a on the same images: difference of mIoU, 95 % interval over images and seeds, verdict.
 
-    min_images: a class enters the mIoU if at least so many images (and two groups) hold it; where no class does, all
-    with truth enter and there is no verdict. margin: a difference within it counts as equal. groups: a label for each
-    image, equal for images that are not independent (None: those of the results). Raises DataError for results on other
-    images, truths or classes.
+    min_images: the mIoU is over the classes that occur in at least this many images and in two groups; if there are
+    none, it is over all classes with truth and there is no verdict. margin: differences within ±margin count as equal.
+    groups: a label for each image, equal for images that are not independent (None: the groups of the results).
+    Raises DataError if the results have different images, truths or classes.
     """
     sides = [_results(tests, name, groups) for tests, name in ((a, "a"), (b, "b"))]
     first, other = sides[0][0], sides[1][0]
@@ -73,10 +73,10 @@ def compare(
 
 
 def _results(tests: Tests, name: str, groups: Sequence[Hashable] | None) -> list[TestResult]:
-    """The trainings of one side, those of arrays with the seeds 0, 1, 2, …"""
+    """The results of one side; arrays get the seeds 0, 1, 2, …"""
     several = list(tests) if isinstance(tests, list | tuple) else [tests]
     if not several:
-        raise DataError(f"{name} is an empty list: give at least one training's result")
+        raise DataError(f"{name} is an empty list: give at least one result")
     results = []
     for seed, each in enumerate(several):
         if not isinstance(each, TestResult):
@@ -84,7 +84,7 @@ def _results(tests: Tests, name: str, groups: Sequence[Hashable] | None) -> list
             if counts.ndim != 3 or counts.shape[2] != 3:
                 raise DataError(
                     f"{name}: an array of shape {counts.shape}\n"
-                    "  expected: (images, classes, 3), the last axis true positives, pixels of the truth, predicted"
+                    "  expected: (images, classes, 3), the last axis: true positives, truth, predicted"
                 )
             each = replace(TestResult.from_counts(*np.moveaxis(counts, 2, 0), seed=seed), variant=name)
         if groups is not None and len(groups) != len(each.names):
@@ -96,10 +96,10 @@ def _results(tests: Tests, name: str, groups: Sequence[Hashable] | None) -> list
 def _check_same_images(first: TestResult, other: TestResult) -> None:
     if list(first.names) != list(other.names):
         raise DataError(
-            f"results can only be compared on the same images in the same order: {len(first.names)} and "
-            f"{len(other.names)} images, or other names"
+            f"results can only be compared on the same images in the same order; found {len(first.names)} and "
+            f"{len(other.names)} images, or different names"
         )
     if list(first.classes) != list(other.classes):
-        raise DataError(f"results of other classes cannot be compared: {first.classes} and {other.classes}")
+        raise DataError(f"results with different classes cannot be compared: {first.classes} and {other.classes}")
     if not np.array_equal(first.counts.truth, other.counts.truth):
-        raise DataError("results can only be compared against the same truth: its pixels of some class differ")
+        raise DataError("results can only be compared on the same truth; the numbers of true pixels differ")

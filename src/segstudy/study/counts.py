@@ -14,7 +14,7 @@ from segstudy.measures.confusion import divide, sum_rows
 class Counts:
     """Pixels of each image (or batch) and class, int64 (N,C): true positives, pixels of the truth, pixels predicted.
 
-    confusion (C,C): of all images together, truth by prediction, where it is known. Pixels of 255 are in none.
+    confusion (C,C): truth × prediction over all images; None if not known. Pixels of 255 are not counted.
     """
 
     true_positives: np.ndarray
@@ -45,15 +45,15 @@ class Counts:
         return Counts(change(self.true_positives), change(self.truth), change(self.predicted))
 
     def batches(self, size: int) -> "Counts":
-        """The sums over batches of `size` images in their order; the last one may be smaller."""
+        """Sums over batches of `size` images, in order; the last batch may be smaller."""
         return self._each(lambda a: np.add.reduceat(a, np.arange(0, len(a), size), axis=0))
 
     def whole(self) -> "Counts":
-        """All images as one row."""
+        """Sums over all images, as one row."""
         return self.batches(len(self.truth))
 
     def counted(self) -> "Counts":
-        """Without the images (or batches) in which every pixel is ignored."""
+        """Without images (or batches) whose pixels are all ignored."""
         there = self.truth.sum(1) > 0
         return self._each(lambda a: a[there])
 
@@ -62,24 +62,24 @@ class Counts:
         return self._each(lambda a: np.delete(a, c, axis=1))
 
     def constant(self, c: int) -> "Counts":
-        """Those of a predictor that says class `c` everywhere, on the same truth."""
+        """Counts of a constant predictor of class `c` on the same truth."""
         predicted, right = np.zeros_like(self.truth), np.zeros_like(self.truth)
         predicted[:, c], right[:, c] = self.truth.sum(1), self.truth[:, c]
         return Counts(right, self.truth, predicted)
 
     def foreground(self, background: int) -> "Counts":
-        """The same with two classes: 0 background, 1 everything else."""
+        """Counts for two classes: 0 background, 1 all others together."""
         pixels, right = self.truth.sum(1), self.true_positives[:, background]
         truth, predicted = (
             np.stack([a[:, background], pixels - a[:, background]], 1) for a in (self.truth, self.predicted)
         )
-        # A foreground pixel taken for another foreground class is right here.
+        # A foreground pixel with the label of another foreground class is right here.
         return Counts(np.stack([right, truth[:, 1] - predicted[:, 0] + right], 1), truth, predicted)
 
 
 def read_counts(file: Path, num_classes: int) -> tuple[list[str], Counts, Counts]:
-    """The names of a test's images, and their counts at the network's and at each image's original size."""
-    # Of a damaged file, NumPy would leave its own open.
+    """Names of a test's images, and their counts at network size and at original size."""
+    # NumPy leaves a damaged file open, so open it here.
     with open_to_read(file) as opened, np.load(opened) as held:
         names = [str(name) for name in held["names"]]
         return (

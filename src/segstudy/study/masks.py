@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Names and colours of the classes, which of them is the background, if any, and labels that become 255."""
+    """Names and colours of the classes, the background class (None: there is none), and labels that become 255."""
 
     classes: Sequence[str]
     palette: Sequence[tuple[int, int, int]]
@@ -53,7 +53,7 @@ def compare_masks(
 
 
 def match_masks(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path]]:
-    """Mask files by name: the truth's, then one a prediction. Raises DataError that names what is missing."""
+    """Mask files by name: the true mask, then one from each prediction folder. Raises DataError if any are missing."""
     files = {folder: _masks(folder) for folder in (truth, *predictions)}
     if not files[truth]:
         raise DataError(f"no masks in {truth}\n  expected: {truth}/NAME.png (indexed or greyscale, 255 ignored)")
@@ -64,19 +64,19 @@ def match_masks(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path
             some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             wrong.append(f"{folder} lacks {len(missing)} of the {len(files[truth])} masks of {truth}: {some}")
     if wrong:
-        raise DataError("\n  ".join(wrong) + "\n  → a prediction for each mask of the truth, with the same name")
+        raise DataError("\n  ".join(wrong) + "\n  → each true mask needs a prediction with the same name")
     return {name: [files[folder][name] for folder in (truth, *predictions)] for name in files[truth]}
 
 
 def _masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder of masks")
+        raise DataError(f"{folder} is not a folder")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     named: dict[str, Path] = {}
     for path in found:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in named:
-            raise DataError(f"{named[name]} and {path} are two masks of one name\n  → keep one of them")
+            raise DataError(f"{named[name]} and {path} are two masks with the same name\n  → keep one of them")
         named[name] = path
     return named
 
@@ -85,12 +85,12 @@ def _folder_names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, with as many parent folders as are needed to differ."""
     paths = [folder.resolve().parts for folder in folders]
     if len(set(paths)) < len(paths):
-        raise ConfigError("one folder of predictions is given twice")
+        raise ConfigError("the same prediction folder is given twice")
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-length:]) for parts in paths]
         if max(Counter(names).values()) == 1:
             return names
-    raise ConfigError("the folders of predictions have no different names")
+    raise ConfigError("the prediction folders have the same name")
 
 
 def _read(
@@ -109,7 +109,9 @@ def _read(
             wrong.append(f"{files[column]} is {_size(labels)}, its truth {_size(truth)}")
             continue
         if (labels[truth != IGNORE] == IGNORE).any():
-            wrong.append(f"{files[column]} holds 255 where the truth has a class: a prediction names one everywhere")
+            wrong.append(
+                f"{files[column]} holds 255 where the truth has a class; a prediction needs a class at every such pixel"
+            )
             continue
         yield key, truth, _fill_void(labels)
     if wrong:
@@ -118,8 +120,10 @@ def _read(
 
 
 def _fill_void(labels: np.ndarray) -> np.ndarray:
-    """The labels (H,W) with 255, which lies in the truth's 255 alone, as the nearest label: a class of its own
-    would have edges around it. Class 0 where all are 255."""
+    """Labels (H,W) with each 255 replaced by the nearest label, or by 0 if all are 255.
+
+    They lie where the truth is 255; as a class of their own they would add edges.
+    """
     void = labels == IGNORE
     return np.zeros_like(labels) if void.all() else nearest_labels(labels, void)[0] if void.any() else labels
 
@@ -129,7 +133,7 @@ def _size(labels: np.ndarray) -> str:
 
 
 def _record(truth: Path, folder: Path, legend: ClassTable, images: int) -> dict[str, Any]:
-    """The entries of a run's record that are known of masks."""
+    """The entries of a run's record that masks provide."""
     return {
         "status": "done",
         "changes": [folder.name],
@@ -142,10 +146,10 @@ def _record(truth: Path, folder: Path, legend: ClassTable, images: int) -> dict[
 def read_classes(truth: Path, file: Path | None, background: str | None, ignore: Sequence[str] = ()) -> ClassTable:
     """Classes and colours from a CSV (columns index, name, red, green, blue), else from the masks.
 
-    ignore: classes (names or numbers) that are no class but mean 255; they must be the last ones.
+    ignore: classes (names or numbers) that become 255; they must be the last ones.
 
-    background: a class's name or number, "none", or None: a class named background, or number 0 where no names are
-    given. Raises ConfigError for a background that is no class.
+    background: a class's name or number, "none", or None: the class named background, or class 0 without a CSV.
+    Raises ConfigError if the background is not one of the classes.
     """
     if file is not None:
         numbers, colors = read_class_table(file)
@@ -164,7 +168,7 @@ def read_classes(truth: Path, file: Path | None, background: str | None, ignore:
 
 
 def _scan_labels(truth: Path) -> tuple[int, list[tuple[int, int, int]]]:
-    """The highest label below 255 in the truth, and its palette where the masks have one."""
+    """The highest label below 255 in the true masks, and their palette, or the VOC palette if they have none."""
     highest, palette = 0, None
     for path in _masks(truth).values():
         picture = open_picture(path)
@@ -172,7 +176,7 @@ def _scan_labels(truth: Path) -> tuple[int, list[tuple[int, int, int]]]:
         highest = max(highest, int(labels[labels != IGNORE].max(initial=0)))
         palette = palette or (picture.getpalette() if picture.mode == "P" else None)
     if highest >= IGNORE:
-        raise DataError(f"{truth} holds labels above 255: at most 255 classes can be compared")
+        raise DataError(f"{truth} holds a label above 255; at most 255 classes can be compared")
     if not palette:
         return highest, voc_palette(highest + 1)
     colors = np.zeros(768, int)

@@ -1,4 +1,4 @@
-"""What is called "mIoU" and "accuracy": each reading with its formula and who reads it so (docs/readings.md)."""
+"""Definitions of "mIoU" and "accuracy" in use, each with its formula and its users (docs/readings.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ RULES: dict[Rule, tuple[str, str, str]] = {
     "zero": ("all classes, absent = 0", "mean over all C, 0/0 = 0",
              "hand-written: x / (y + ε); of single images: torchmetrics MeanIoU before 1.7.1"),
 }  # fmt: skip
-"""What an absent class does to the mean: name, formula, and who averages batches so."""
+"""Treatment of absent classes: name, formula, and who uses it for means over batches."""
 
 BATCHES = (1, 4, 8, 16)
 
 MIN_IMAGES = 20
-"""In fewer images than this a class's IoU is mostly chance."""
+"""Images that a class needs; with fewer its IoU is mostly due to chance."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A reading: its group, name, formula, who reads it so, and its value from counts and the background's number.
+    """A definition of mIoU or accuracy. who: its users. measure: counts and background class → value; NaN: not defined.
 
-    In the formulas T = truth, P = predicted, H = true positives, U = T + P − H. NaN: not defined.
+    In the formulas T = truth, P = predicted, H = true positives, U = T + P − H.
     """
 
     group: str
@@ -75,12 +75,12 @@ def fine_grained(counts: Counts, background: int | None, by_class: bool = False)
 
 
 def over_batches(counts: Counts, size: int, rule: Rule) -> float:
-    """The plain mean over batches of each batch's mean IoU: a last, smaller batch counts as much as the others."""
+    """Unweighted mean of the batches' mean IoU: a smaller last batch counts as much as the others."""
     return mean(class_means(counts.batches(size).counted(), rule))
 
 
 def weighted_batches(counts: Counts, size: int = 16) -> float:
-    """The mean over batches of each batch's mean IoU (union > 0), weighted by the batches' images."""
+    """Mean of the batches' mean IoU (union > 0), weighted by their numbers of images."""
     images = _batch_sizes(counts, size)
     values = class_means(counts.batches(size), "union")
     there = ~np.isnan(values)
@@ -94,7 +94,7 @@ def first_class(counts: Counts, size: int = 16) -> float:
 
 
 def undivided(counts: Counts, size: int = 4) -> float:
-    """The sum over batches of the mean over images and all classes, absent ones 0."""
+    """Sum over batches (not divided by their number) of the mean over images and classes, absent = 0."""
     images = np.nan_to_num(counts.iou, nan=0.0).mean(1)
     sums = np.add.reduceat(images, np.arange(0, len(images), size))
     return (sums / _batch_sizes(counts, size)).sum().item()
@@ -134,12 +134,12 @@ def row_means(values: np.ndarray) -> np.ndarray:
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean of what is not NaN; NaN if nothing is."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     return row_means(values.reshape(1, -1))[0].item()
 
 
 def _of_foreground(measure: Callable[[Counts, int], float]) -> Callable[[Counts, int | None], float]:
-    """Not defined where no class is the background."""
+    """The measure, or NaN if no class is the background."""
     return lambda k, b: np.nan if b is None else measure(k, b)
 
 
@@ -209,4 +209,4 @@ DEFINITIONS = [
          lambda k, b: batch_accuracy(k)),
     )),
 ]  # fmt: skip
-"""Every reading of the predictions as they are, the dataset-level mIoU over the classes with truth first."""
+"""All definitions; the first is the mIoU that segstudy reports."""

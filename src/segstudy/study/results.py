@@ -1,4 +1,4 @@
-"""Test results of runs and of masks, image by image: what a comparison is made from."""
+"""Test results of runs and of masks for each image: the input of a comparison."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ Records = Mapping[str, Mapping[str, Any]]
 class TestResult:
     """The test of one training of a variant, or a folder of predicted masks.
 
-    names, groups: of the N images; images of one group (a drive, a patient) are not independent.
-    sums: by name, (N, …): `measures.pixels.image_errors` and, for networks, of confidence, offsets and shifts.
-    original: the counts at each image's original size, where they were taken.
+    names, groups: one for each of the N images; images of one group (a drive, a patient) are not independent.
+    sums: by name, (N, …): error counts (`measures.error_categories.image_errors`) and, for networks, sums of
+    confidence, offsets and shifts. original: counts at original size; None if not measured.
     """
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # not a test class for pytest
 
     variant: str
     seed: int
@@ -57,10 +57,10 @@ class TestResult:
         seed: int = 0,
         variant: str = "",
     ) -> "TestResult":
-        """A result from the pixels of each image and class, whole numbers (N,C) each, without ignored pixels.
+        """A result from pixel counts of each image and class: integers (N,C), without ignored pixels.
 
-        names: of the images, else 0…N−1; groups: a label for each image, equal for images that are not independent;
-        classes: names, else "class 0" …. Raises DataError for counts that cannot be.
+        names: of the images (default: 0…N−1). groups: a label for each image, equal for images that are not
+        independent. classes: names (default: "class 0" …). Raises DataError for impossible counts.
         """
         arrays = [np.asarray(a) for a in (true_positives, truth, predicted)]
         if len({a.shape for a in arrays}) > 1 or arrays[0].ndim != 2:
@@ -69,7 +69,7 @@ class TestResult:
         if any((whole != a).any() for whole, a in zip((right, true, guessed), arrays, strict=True)):
             raise DataError("counts are whole numbers of pixels, not shares")
         if (right < 0).any() or (right > np.minimum(true, guessed)).any():
-            raise DataError("true positives are at least 0, and at most the pixels of the truth and those predicted")
+            raise DataError("true positives must be at least 0 and at most the true and the predicted pixels")
         images, number = right.shape
         names = [str(i) for i in range(images)] if names is None else [str(name) for name in names]
         groups = names if groups is None else [str(group) for group in groups]
@@ -81,7 +81,7 @@ class TestResult:
 
 
 def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResult:
-    """The test of a finished run. Raises DataError if its files are not there or do not fit each other."""
+    """The test result of a finished run. Raises DataError if its files are missing or of different images."""
     counts_file, measures_file = (folder / "test" / f"{name}.npz" for name in ("counts", "measures"))
     for file in (counts_file, measures_file):
         if not file.is_file():
@@ -97,7 +97,7 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResul
     if names != [str(n) for n in sums.pop("names")]:
         raise DataError(f"{counts_file} and {measures_file} are of different images")
     if "offset_margins" in sums and sums["offset_margins"].shape[1] != operating_curve.BINS:
-        del sums["offset_margins"]  # an older version's bins, which stand for other margins
+        del sums["offset_margins"]  # bins of an older version: other margins
     background, seed = record["data"]["background"], int(record.get("seed", 0))
     return TestResult(variant, seed, classes, background, names, groups, counts, sums, original, record, folder)
 
@@ -109,7 +109,7 @@ def from_masks(
     background: int | None,
     groups: Mapping[str, str] | None = None,
 ) -> TestResult:
-    """The test of predicted masks: pairs are (name, truth, labels), uint8 (H,W) each, of any size."""
+    """The result of predicted masks. pairs: (name, truth, labels), the masks uint8 (H,W) of any size."""
     names, sums, counts = [], [], []
     number = len(classes)
     for name, truth, labels in pairs:
@@ -132,7 +132,7 @@ def from_masks(
 
 
 def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, str]]]:
-    """The tests of a study's finished runs, in groups that may be compared, and (name, reason) of the other runs.
+    """Results of a study's finished runs in comparable groups, and (name, reason) of the runs left out.
 
     Raises DataError if the folder holds no run.
     """
@@ -168,7 +168,7 @@ def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, st
 
 
 def variant_names(runs: Records) -> dict[str, str]:
-    """Each run's variant: its short name without the seed, the same for all its seeds."""
+    """Each run's variant: its short name without the seed."""
     bare = {run: variant_changes(record.get("changes", [f"model={run}"])) for run, record in runs.items()}
     first = {tuple(changes): run for run, changes in reversed(bare.items())}
     order = [run for run in runs if run in first.values()]
@@ -177,12 +177,12 @@ def variant_names(runs: Records) -> dict[str, str]:
 
 
 def variant_changes(changes: Sequence[str]) -> list[str]:
-    """The changes that make a variant: without the seed, and without what only says where and how it was run."""
+    """The changes that define a variant: without the seed and machine settings."""
     return [c for c in changes if not c.startswith("seed=") and not MACHINE_SETTINGS.match(c.partition("=")[0])]
 
 
 def runs_by_variant(tests: Sequence[TestResult]) -> dict[str, list[TestResult]]:
-    """The tests by variant, each variant's in the order of their seeds; variants in the order of their first run."""
+    """Results by variant, sorted by seed; variants in the order of their first run."""
     found: dict[str, list[TestResult]] = {}
     for test in tests:
         found.setdefault(test.variant, []).append(test)

@@ -1,10 +1,10 @@
-"""Bootstrap over images: a check of the standard errors that influences give."""
+"""Bootstrap over images: a check of the standard errors from influences."""
 
 import numpy as np
 
 from segstudy.study.statistics.influence import Groups, check_columns, number_groups
 
-DISAGREEMENT = 0.15  # of the two standard errors over images: more is said in the report
+DISAGREEMENT = 0.15  # relative difference of the standard errors; a larger one is reported
 
 WIDTH = 512  # columns of one matrix product of the bootstrap: 40 MB at 10,000 draws
 
@@ -13,10 +13,10 @@ def bootstrap(
     tops: np.ndarray, bottoms: np.ndarray, keep: np.ndarray | None = None,
     draws: int = 10_000, seed: int = 0, groups: Groups | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Values (draws,R) of R runs when the images are resampled with replacement, the same draw for all runs.
+    """Values (draws,R) of R runs on images resampled with replacement, the same draws for all runs.
 
-    tops, bottoms (R,N,C) or (R,N). With groups, whole groups are drawn. The columns stay fixed: a draw in which the
-    bottom of one of them is 0 has no value (NaN). Source: Efron 1979, as multinomial weights times sums.
+    tops, bottoms: (R,N,C) or (R,N). groups: whole groups are drawn. The set of columns is fixed; a draw in which a
+    column's bottom is 0 is NaN. Source: Efron 1979, with multinomial weights.
     """
     tops, bottoms = _runs(tops), _runs(bottoms)
     runs, images, columns = tops.shape
@@ -38,17 +38,17 @@ def bootstrap(
 
 
 def image_weights(clusters: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
-    """How often each draw holds each image, float64 (draws,N): whole clusters are drawn. clusters (N,): 0…G−1."""
+    """How often each image is in each draw, float64 (draws,N). Whole clusters are drawn. clusters (N,): 0…G−1."""
     count = int(clusters.max()) + 1
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
     return weights[:, clusters].astype(np.float64)  # float32 cannot hold sums of pixels
 
 
 def cross_check(se: float, draws: np.ndarray) -> float:
-    """SD of a column of draws relative to the standard error over images, minus 1: beyond ±`DISAGREEMENT`, say so.
+    """SD of the draws divided by the standard error over images, minus 1; reported if beyond ±`DISAGREEMENT`.
 
-    NaN, no check, if the standard error is NaN or 0 or if more than 1 % of the draws have no value.
-    For a mean over seeds or a difference, take the same mean or difference of the draws' columns first.
+    NaN if the standard error is NaN or 0, or if more than 1 % of the draws are NaN.
+    For a mean over seeds or a difference, draws is the same mean or difference of the bootstrap's columns.
     """
     there = draws[~np.isnan(draws)]
     if not se > 0 or len(there) < 0.99 * len(draws):

@@ -24,7 +24,7 @@ from segstudy.study.statistics.interval import (
 )
 
 Verdict = Literal["better", "worse", "equal", "undecided", "ahead", "behind"]
-"""Of one variant against another. "ahead" and "behind" are of two trained networks, where a variant has one seed."""
+"""Of one variant against another; "ahead" and "behind" if a variant has one seed (two trained networks only)."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -33,7 +33,7 @@ Key = TypeVar("Key", bound=Hashable)
 class MetricSamples:
     """A metric of one variant: its value and the influences (N,) of the images, for each seed.
 
-    seeds: which they are, in the same order; two variants can be paired where they have the same ones.
+    seeds: in the same order as values; two variants with equal seeds can be paired.
     """
 
     values: Sequence[float]
@@ -45,7 +45,7 @@ class MetricSamples:
 class Comparison:
     """A metric of b minus that of a, with standard error, degrees of freedom, two-sided p and 95 % interval.
 
-    seeds: of a and of b. image_se: the part of `se` that more images would lessen. NaN: not defined (n/a).
+    seeds: numbers of seeds of a and b. image_se: the part of `se` due to images. NaN: not defined (n/a).
     """
 
     delta: float
@@ -59,11 +59,11 @@ class Comparison:
 
 
 def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, paired: bool = False) -> Comparison:
-    """b minus a, both on the same images in the same order.
+    """b minus a on the same images in the same order.
 
-    SE² = SE²_images(mean influence of b − that of a) + s²_a/S_a + s²_b/S_b. With `paired` and the same seeds of b as of
-    a (two or more), the seeds' part is that of the differences seed by seed. A side with one seed adds nothing: the
-    result then holds for that trained network, not for the variant.
+    SE² = SE²_images(mean influence of b − mean influence of a) + s²_a/S_a + s²_b/S_b. If `paired`, and a and b have the
+    same seeds (two or more), the variance of the differences seed by seed replaces the last two terms. A side with one
+    seed adds no term: the result then holds for that trained network, not for the variant.
     """
     seeds = (len(a.values), len(b.values))
     phi_a, phi_b = mean_influences(a.influences), mean_influences(b.influences)
@@ -78,9 +78,9 @@ def compare(a: MetricSamples, b: MetricSamples, groups: Groups | None = None, pa
 
 
 def from_components(delta: float, parts: Sequence["VarianceComponent"], seeds: tuple[int, int]) -> Comparison:
-    """A comparison from a difference and the parts (variance, degrees of freedom) of its error, images first.
+    """A comparison from a difference and its variance components, images first.
 
-    Where nothing varies (SE = 0), a difference other than 0 has no p and no interval.
+    If SE is 0 and the difference is not, p and interval are NaN.
     """
     se, df = combine(parts)
     se = np.nan if se == 0 and delta != 0 else se
@@ -89,9 +89,9 @@ def from_components(delta: float, parts: Sequence["VarianceComponent"], seeds: t
 
 
 def average(sides: Sequence[MetricSamples]) -> MetricSamples:
-    """The mean over variants, seed by seed, of as many seeds as all have: one side of a comparison of settings.
+    """The mean over variants, seed by seed: one side of a comparison of settings. Uses as many seeds as all have.
 
-    Where the variants' seeds differ, a place's seed is all of theirs, so that no other side is paired with it.
+    If the variants' seeds differ, the tuple of them is the seed, so that it is paired with no other side.
     """
     count = min(len(side.values) for side in sides)
     values = [float(np.mean([side.values[s] for side in sides])) for s in range(count)]

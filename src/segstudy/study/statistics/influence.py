@@ -1,4 +1,4 @@
-"""Influence of each image on a ratio of sums, and the standard error that follows from it."""
+"""Influence of each image on a ratio of sums, and the standard error from these influences."""
 
 from collections.abc import Hashable, Sequence
 
@@ -12,16 +12,16 @@ Groups = Sequence[Hashable] | np.ndarray
 def influence(
     top: np.ndarray, bottom: np.ndarray, keep: np.ndarray | None = None, leave_one_out: bool = False
 ) -> tuple[float, np.ndarray]:
-    """The metric's value and the influence (N,) of each image: n times what the image adds to the value.
+    """A metric's value and the influence (N,) of each image: n times what the image adds to the value.
 
-    top, bottom (N,) or (N,C); keep (C,), all columns if not given. With R_c = Σtop/Σbottom, B_c = Σbottom and K the
-    kept columns, the value is the mean of R_c over K, influence_i = n/|K| · Σ_c (top_ic − R_c·bottom_ic)/B_c, which
-    sum to 0. With leave_one_out, influence_i = (n − 1)·(value − value without image i), the jackknife's:
-    B_c − bottom_ic in place of B_c. The same for many images; for few, the former makes the standard error too small
+    top, bottom: (N,) or (N,C). keep: (C,), the set K of columns (default: all). With R_c = Σtop/Σbottom and
+    B_c = Σbottom, the value is the mean of R_c over K, and influence_i = n/|K| · Σ_c (top_ic − R_c·bottom_ic)/B_c;
+    these sum to 0. With leave_one_out, influence_i = (n − 1)·(value − value without image i) (jackknife):
+    B_c − bottom_ic replaces B_c. For many images both are equal; for few, the first makes the standard error too small
     (results/statistics.md).
-    A kept column whose bottom sums to 0 is left out; if none is left (or n = 0), the value and all influences are NaN.
-    IoU loses no column that way where K holds classes with truth.
-    If one image alone has a bottom in some column, all influences are NaN: how that column varies is unknown.
+    A kept column whose bottom sums to 0 is left out; if none is left, or n = 0, value and influences are NaN. (Classes
+    with truth always have a bottom above 0 for IoU.)
+    If a column has a bottom in one image only, all influences are NaN, because its variance is unknown.
     """
     top, bottom = _columns(top), _columns(bottom)
     if top.shape != bottom.shape:
@@ -41,9 +41,9 @@ def influence(
 def image_error(influences: np.ndarray, groups: Groups | None = None) -> float:
     """Standard error over images: SD(influences)/√n, with n − 1 in the SD. NaN for fewer than two images or groups.
 
-    With groups (N labels), images of a group may depend on each other:
-    SE² = G/(G − 1) · Σ_g (Σ_{i in g} influence_i)² / n² for G groups, the cluster-robust variance of a ratio. One group
-    per image gives the same as none.
+    groups: N labels; images of one group may depend on each other. Then
+    SE² = G/(G − 1) · Σ_g (Σ_{i in g} influence_i)² / n² for G groups, the cluster-robust variance of a ratio. With one
+    group for each image the result is the same as without groups.
     Source: Liang and Zeger 1986; the factor G/(G − 1) as in Cameron and Miller 2015, section II.
     """
     influences = np.asarray(influences, float)
@@ -61,7 +61,9 @@ def _columns(x: np.ndarray) -> np.ndarray:
 def check_columns(keep: np.ndarray | None, columns: int) -> np.ndarray:
     keep = np.ones(columns, bool) if keep is None else np.asarray(keep, bool)
     if keep.shape != (columns,):
-        raise DataError(f"a metric has {columns} columns, but {keep.shape} of them were named as kept or not")
+        raise DataError(
+            f"a metric has {columns} columns, but keep has the shape {keep.shape}; each column needs one entry"
+        )
     return keep
 
 

@@ -12,7 +12,7 @@ from segstudy.study.statistics.influence import Groups, image_error
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's value with its 95 % interval; NaN: not defined. seeds: of how many trainings it is the mean."""
+    """A metric's value with its 95 % interval; NaN: not defined. seeds: number of trainings in the mean."""
 
     value: float
     low: float
@@ -24,16 +24,16 @@ LEVEL = 0.95
 
 FEW_IMAGES, FEW_GROUPS = 50, 10
 
-TINY = 1e-12  # a standard error below it is rounding: nothing varies
+TINY = 1e-12  # a smaller standard error is rounding error
 
 
 def estimate(values: Sequence[float], influences: Sequence[np.ndarray], groups: Groups | None = None) -> Estimate:
     """The mean over seeds with its 95 % interval over images and seeds; influences: (N,) for each seed.
 
-    SE² = SE²_images(mean influence) + s²/S, t quantile with Satterthwaite's degrees of freedom from those of the parts
-    (images or groups − 1, seeds − 1). One seed: images only.
-    A seed whose value is NaN makes the estimate NaN: a mean over the others would be of other trainings.
-    The interval is NaN where nothing varies (SE = 0), such as a share that is 0 in every image.
+    SE² = SE²_images(mean influence) + s²/S, with a t quantile and Satterthwaite's degrees of freedom (of the parts:
+    images or groups − 1, seeds − 1). One seed: images only.
+    If a seed's value is NaN, the estimate is NaN. If SE is 0, such as for a share that is 0 in every image, the
+    interval is NaN.
     """
     parts = [image_component(mean_influences(influences), groups), *seed_components(values)]
     value, (se, df) = float(np.mean(values)), combine(parts)
@@ -41,7 +41,7 @@ def estimate(values: Sequence[float], influences: Sequence[np.ndarray], groups: 
 
 
 def small_sample_warning(images: int, groups: int | None = None) -> str | None:
-    """The warning beside intervals from fewer than 50 images or 10 groups (None: images are independent)."""
+    """A warning for fewer than 50 images or 10 groups (None: images are independent); None otherwise."""
     few = []
     if images < FEW_IMAGES:
         few.append(f"{images} images: too few images for a 95 % interval to be trusted")
@@ -73,11 +73,11 @@ def seed_components(values: Sequence[float] | np.ndarray) -> list[VarianceCompon
 
 
 def combine(parts: Sequence[VarianceComponent]) -> tuple[float, float]:
-    """Standard error and degrees of freedom of a sum of independent parts (Satterthwaite 1946)."""
+    """Standard error and degrees of freedom of a sum of independent components (Satterthwaite 1946)."""
     total = sum(variance for variance, _ in parts)
     if total < TINY**2:
         return 0.0, np.inf
-    # Shares, not squares of variances: these would underflow.
+    # Squares of the variances themselves would underflow.
     inverse = sum((variance / total) ** 2 / df for variance, df in parts if variance > 0)
     return float(np.sqrt(total)), 1 / inverse if inverse > 0 else np.inf
 

@@ -15,8 +15,8 @@ POWER = 0.8  # of showing a true difference as large as `detectable`
 
 @dataclass(frozen=True)
 class Decision:
-    """The result of one of several comparisons; p and the wide interval, from which the verdict is read, are corrected
-    for the number of comparisons (Bonferroni)."""
+    """The result of one of several comparisons. p and the wide interval, which decides the verdict, are corrected for
+    the number of comparisons (Bonferroni)."""
 
     p: float
     wide_low: float
@@ -26,16 +26,17 @@ class Decision:
 
 
 def decide(comparisons: Mapping[Key, Comparison], margin: float = 0.005, alpha: float = 0.05) -> dict[Key, Decision]:
-    """Verdicts of all planned comparisons, read from simultaneous intervals (`simultaneous_interval`): the chance that
-    any of them misses its true difference, or that any verdict is wrong, is at most alpha.
+    """Verdicts of all planned comparisons from simultaneous intervals.
 
-    * equal: inside ±margin, also if it leaves out 0: a difference too small to matter (two one-sided tests,
-      Schuirmann 1987).
-    * better, worse: on one side of 0. ahead, behind: likewise, where a side has one seed, which says nothing of another
-      training; there is no "equal" then.
-    * undecided: else, and where a metric is NaN (such pairs do not count).
+    The probability that any interval misses its true difference, or that any verdict is wrong, is at most alpha.
 
-    detectable: a true difference that such a study shows with a power of 80 %.
+    * equal: the interval lies within ±margin, even if it excludes 0 (two one-sided tests, Schuirmann 1987).
+    * better, worse: the interval excludes 0.
+    * ahead, behind: the same if a side has only one seed. This holds for the two trained networks, not for the
+      variants; "equal" is not given.
+    * undecided: all other cases, also if a metric is NaN (such pairs are not counted in the correction).
+
+    detectable: the true difference that such a study shows with a power of 80 %.
     Raises ConfigError for a margin below 0 or an alpha outside 0…1.
     """
     if not margin >= 0 or not 0 < alpha < 1:
@@ -51,9 +52,10 @@ def decide(comparisons: Mapping[Key, Comparison], margin: float = 0.005, alpha: 
 
 
 def simultaneous_interval(comparison: Comparison, number: int, alpha: float = 0.05) -> tuple[float, float]:
-    """The comparison's interval as one of `number` that all hold at once with probability 1 − alpha, whatever the
-    correlation between them: each has level 1 − alpha/number, with a t quantile of its own degrees of freedom.
-    NaN if it has no standard error. Source: Bonferroni's inequality, as Dunn 1961 uses it.
+    """The comparison's interval of level 1 − alpha/number, with a t quantile of its own degrees of freedom.
+
+    `number` such intervals hold together with probability 1 − alpha, whatever their correlation. NaN without a standard
+    error. Source: Bonferroni's inequality (Dunn 1961).
     """
     if np.isnan(comparison.p):
         return float("nan"), float("nan")
