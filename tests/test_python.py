@@ -21,11 +21,11 @@ import segstudy
 from segstudy.callbacks.finite_loss import FiniteLoss
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.throughput import Throughput
-from segstudy.errors import ConfigError, DataError
+from segstudy.errors import ConfigError, DataError, SegstudyError
 from segstudy.inference.export import export
 from segstudy.inference.loading import load_run
 from segstudy.losses import CrossEntropy
-from segstudy.module import SegmentationModule, checked_batch
+from segstudy.module import SegmentationModule, check_range, checked_batch
 from segstudy.networks.normalize import Normalize, normalize_of
 from segstudy.runs.checkpoints import start_from
 
@@ -134,6 +134,35 @@ def test_batches_that_cannot_be_are_named() -> None:
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=words):
             checked_batch(batch, 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loader_or_a_network_that_does_not_fit_is_named_at_the_first_batch() -> None:
+    for scale, wide, words in (
+        (255, 3, r"floats in 0…1, not torch.float32 with values from 0 to 255\n  → .*divide by 255"),
+        (1, 5, r"the network gives 5 channels, there are 3 classes"),
+        (1, 1, r"the network gives 1 channel, there are 3 classes"),
+    ):
+        network = nn.Sequential(Normalize(), nn.Conv2d(3, wide, 1))
+        module = SegmentationModule(network, CrossEntropy(), ["a", "b", "c"])
+        loader = DataLoader([(i * scale, m) for i, m in pairs(torch.float32, torch.int64)], batch_size=2)  # type: ignore[arg-type]
+        with pytest.raises(SegstudyError, match=words):
+            L.Trainer(max_epochs=1, **QUIET).fit(module, loader)
+    check_range(torch.tensor([-2.1, 2.6]))  # normalised by the user
+    with pytest.raises(DataError, match=r"torch\.int64"):
+        check_range(torch.tensor([0, 1]))
+
+
+def test_arguments_of_another_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the loss is a class: pass an instance, such as Dice\(\)"):
+        SegmentationModule(small(), segstudy.losses.Dice, ["a", "b", "c"])  # type: ignore[arg-type]
+    for classes in (3, "abc"):
+        with pytest.raises(ConfigError, match=r"give the names of the classes"):
+            segstudy.build_model("v1", classes=classes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"size='64': it must be one side"):
+        segstudy.Folder(str(tmp_path), size="64")
+    with pytest.raises(TypeError, match=r"^Folder has no argument 'batchsize'; did you mean batch_size"):
+        segstudy.Folder(str(tmp_path), batchsize=4)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, SegstudyError, WeightsError
 from segstudy.files import folder_lock, subfolder
-from segstudy.module import SegmentationModule
+from segstudy.module import SegmentationModule, class_names
 from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
 from segstudy.precision import choose_device
@@ -109,6 +109,7 @@ def build_model(
     classes. background: number of the background class, if there is one. Raises ConfigError for an unknown name or
     setting.
     """
+    classes = class_names(classes)
     given = [f"model={name}", f"seed={seed}", *settings]
     cfg = compose_config(check_overrides(given))
     apply_overrides(cfg, given)

@@ -1,6 +1,6 @@
 """The LightningModule: one network, one loss, one shared step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -44,8 +44,11 @@ class SegmentationModule(L.LightningModule):
         decay_norms: bool = False,
     ):
         super().__init__()
+        for what, part in (("network", network), ("loss", loss)):
+            if isinstance(part, type):
+                raise ConfigError(f"the {what} is a class: pass an instance, such as {part.__name__}()")
         self.network, self.loss = network, loss
-        self.classes = list(classes)
+        self.classes = class_names(classes)
         self.optimizer, self.schedule = optimizer, schedule
         self.lr, self.encoder_lr, self.decay_norms = lr, encoder_lr, decay_norms
         self.val_counts, self.test_counts = Confusion(len(self.classes)), Confusion(len(self.classes))
@@ -53,9 +56,22 @@ class SegmentationModule(L.LightningModule):
         self.losses = nn.ModuleDict({"val": MeanLoss(), "test": MeanLoss()})
 
     def forward(self, image: Tensor) -> Tensor:
-        return two_channels(self.network(image))
+        return self._as_logits(self.network(image))
+
+    def _as_logits(self, output: Any) -> Tensor:
+        """The network's output with a channel per class. Raises ConfigError if it has another number of channels."""
+        if not isinstance(output, Tensor):
+            raise ConfigError(f"the network must give logits (batch,classes,height,width), not {type(output).__name__}")
+        channels, number = output.shape[1], len(self.classes)
+        if channels != number and (channels, number) != (1, 2):
+            raise ConfigError(
+                f"the network gives {channels} channel{'s' * (channels != 1)}, there are {number} classes\n"
+                f"  → give its last layer {number} output channels, or name all classes"
+            )
+        return two_channels(output)
 
     def setup(self, stage: str) -> None:
+        self.unchecked = True
         # Set on the instance: Lightning warns of a method of the class whenever a data module is passed.
         vars(self).pop("transfer_batch_to_device", None)
         if known_data(self.trainer) is None:
@@ -63,7 +79,11 @@ class SegmentationModule(L.LightningModule):
 
     def _transfer_checked(self, batch: Any, device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:
         """Check a batch of the user's own loaders, move it to the device, and convert it: float image, int64 mask."""
-        batch = super().transfer_batch_to_device(checked_batch(batch, len(self.classes)), device, dataloader_idx)
+        batch = checked_batch(batch, len(self.classes))
+        if self.unchecked:
+            check_range(batch["image"])
+            self.unchecked = False
+        batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         image = batch["image"]
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         return batch | {"image": image, "mask": batch["mask"].long()}
@@ -74,7 +94,7 @@ class SegmentationModule(L.LightningModule):
     def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         weight = getattr(self.network, "auxiliary_weight", 0.0) if stage == "train" else 0.0
         if weight:
-            logits, other = map(two_channels, self.network(batch["image"], auxiliary=True))
+            logits, other = map(self._as_logits, self.network(batch["image"], auxiliary=True))
             loss = self.loss(logits, batch["mask"]) + weight * self.loss(other, batch["mask"])
         else:
             logits = self(batch["image"])
@@ -234,6 +254,28 @@ def checked_batch(batch: Any, num_classes: int) -> dict[str, Tensor]:
             f"classes nor {IGNORE} (ignored)\n  → name all classes, or set ignored pixels to {IGNORE}"
         )
     return {**batch, "mask": mask}
+
+
+def check_range(image: Tensor) -> None:
+    """Raise DataError for images that are neither uint8 nor floats in 0…1.
+
+    Floats with negative values pass: they may be normalised already, for a network that does not do so.
+    """
+    if image.dtype == torch.uint8:
+        return
+    low, high = image.min().item(), image.max().item()
+    if not image.is_floating_point() or (low >= 0 and high > 2):
+        raise DataError(
+            f"images must be uint8 or floats in 0…1, not {image.dtype} with values from {low:g} to {high:g}\n"
+            "  → leave them uint8, or divide by 255"
+        )
+
+
+def class_names(classes: Sequence[str]) -> list[str]:
+    """The names as a list. Raises ConfigError for anything else, such as their number."""
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise ConfigError(f"classes={classes!r}: give the names of the classes, such as ['background', 'cat']")
+    return list(classes)
 
 
 def two_channels(logits: Tensor) -> Tensor:

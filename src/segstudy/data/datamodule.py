@@ -1,6 +1,7 @@
 """Base class of the data sets: splits, cache, loaders, and preparation of batches on the device."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from segstudy.data.images import Sample, read_pair
 from segstudy.data.sampler import EpochSampler, repeat_factors
 from segstudy.data.splits import hold_out, rarest_class
 from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, Augment
-from segstudy.errors import ConfigError, DataError
+from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE
 from segstudy.seeds import derive, permutation
 
@@ -65,12 +66,16 @@ class SegmentationData(L.LightningDataModule):
         select_fraction: float = 0.0,
         balanced: bool = False,
         name: str | None = None,
+        **unknown: Any,
     ):
         super().__init__()
+        for key in unknown:
+            known = [p for each in type(self).__mro__ for p in signature(each.__init__).parameters]
+            raise TypeError(f"{type(self).__name__} has no argument {key!r}{did_you_mean(key, known)}")
         self.name = name or type(self).__name__
         sides = [size, size] if isinstance(size, int) else list(size)
-        if len(sides) != 2 or min(sides) < 1:
-            raise ValueError(f"size={size}: it must be one side in pixels, or [height, width]")
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"size={size!r}: it must be one side in pixels, or [height, width]")
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, workers={workers} at least 0")
         self.size = (sides[0], sides[1])
