@@ -165,6 +165,7 @@ def test_trust_is_a_setting_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_names_of_runs() -> None:
+    assert run_name("v1", ["loss._target_=my_loss.MyLoss"]) == "v1_loss=my_loss.MyLoss"
     assert run_name("v3", ["model=v3", "experiment=ablation", "data.root=/a/b"]) == "v3"
     assert run_name("v1", ["data=voc", "seed=1", "encoder.weights=../w/m.pth"]) == "v1_voc_seed=1_weights=m.pth"
     both = [run_name("v1", [f"data.augment.then.{part}.probability=0.5"]) for part in ("mixup", "cutmix")]

@@ -20,7 +20,7 @@ from segstudy.config.check import check
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
 from segstudy.errors import ConfigError
-from segstudy.inspection.activations import SAMPLE, Probe, inspect_batch, sample
+from segstudy.inspection.activations import SAMPLE, LayerStatistics, Probe, inspect_batch, print_table, sample
 from segstudy.train_and_test import run
 
 SMALL = [
@@ -213,6 +213,17 @@ def test_the_epochs_it_looks_at() -> None:
 
     assert due(10) == [1, 10, 20, 25]
     assert due(0) == [1, 25]
+
+
+@pytest.mark.parametrize(("width", "columns"), [(160, 10), (80, 6), (60, 4)])
+def test_a_narrow_table_keeps_names_and_whole_numbers(width: int, columns: int) -> None:
+    name = "decoder.blocks.3.conv"
+    row = LayerStatistics(name, "Conv2d", -1.234e-05, 0.123, -12.3, 12.3, 0.25, -1.23e-05, 4.56e-05, ["vanishing"])
+    console = Console(record=True, width=width)
+    print_table([row], "v1", console)
+    lines = console.export_text().splitlines()
+    assert len(next(line for line in lines if name in line).split()) == columns
+    assert not [line for line in lines if "…" in line]
 
 
 def test_the_command_on_settings_and_on_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

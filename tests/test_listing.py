@@ -55,6 +55,11 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
+def test_a_run_is_named_after_its_own_loss(tmp_path: Path) -> None:
+    make(tmp_path / "s" / "v1_loss=mine.Loss", done("trainer=cpu", "data.size=32", "loss._target_=mine.Loss"))
+    assert [run.name for run in list_runs(tmp_path)] == ["v1 loss=mine.Loss"]
+
+
 def named(folder: Path) -> dict[str, Run]:
     return {run.folder.name: run for run in list_runs(folder)}
 

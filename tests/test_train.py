@@ -262,6 +262,13 @@ def test_a_run_that_failed_before_its_first_checkpoint_gives_its_folder_up(tmp_p
     assert "lr: 0.2" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+def narrow(folder: Path) -> str:
+    """A study's tables, 80 columns wide; lines are joined."""
+    console = Console(record=True, width=80)
+    print_study(folder, console)
+    return " ".join(console.export_text().split())
+
+
 def test_runs_under_other_protocols_are_in_tables_of_their_own(finished: Path, tmp_path: Path) -> None:
     record = json.loads((finished / "record.json").read_text())
     for name, protocol in (("a", "border=ignore"), ("b", "border=foreground"), ("c", "border=ignore")):
@@ -270,6 +277,9 @@ def test_runs_under_other_protocols_are_in_tables_of_their_own(finished: Path, t
         (tmp_path / name / "record.json").write_text(json.dumps(told))
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "record.json").write_text(json.dumps({"status": "failed", "changes": ["model=d"]}))
+    text = narrow(tmp_path)
+    assert "encoder from" not in text
+    assert "all encoders from: random" in text
     groups = comparable(variants(records(tmp_path)))
     assert [list(g) for g in groups] == [["a", "c", "d"], ["b"]]
     console = Console(record=True, width=200)

@@ -28,6 +28,9 @@ from segstudy.study.results import variant_changes, variant_names
 FAILED: list[str] = []
 """Names of the failed runs of this sweep, for its last line and exit code."""
 
+PLANNED: list[list[str]] = []
+"""The overrides of each run of this sweep; empty for a search."""
+
 NOT_BY_TORCHRUN = """torchrun cannot start a study (-m): each of its runs starts its own processes
   → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
 
@@ -86,15 +89,19 @@ def _mistaken_options(side: str) -> list[str]:
     return mistakes
 
 
-def planned_variants(config: DictConfig) -> dict[str, list[str]]:
-    """The variants that a sweep will train, and those already in its folder: name → changes."""
+def planned_runs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each run that a sweep will train."""
     swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
+    return [list(given) for batch in BasicSweeper.split_arguments(overrides, None) for given in batch]
+
+
+def planned_variants(config: DictConfig) -> dict[str, list[str]]:
+    """The variants that a sweep will train, and those already in its folder: name → changes."""
     runs = dict(records(Path(config.hydra.sweep.dir)))
-    for batch in BasicSweeper.split_arguments(overrides, None):
-        for given in batch:
-            model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
-            runs |= {run_name(model, given): {"changes": changed_settings(model, given)}}
+    for given in planned_runs(config):
+        model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
+        runs |= {run_name(model, given): {"changes": changed_settings(model, given)}}
     names = variant_names(runs)
     return {names[run]: variant_changes(r["changes"]) for run, r in runs.items() if "changes" in r}
 
@@ -114,6 +121,7 @@ class Study(Callback):
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
         if is_search(config):  # its variants are not known beforehand
             return
+        PLANNED[:] = planned_runs(config)
         plan = Plan.of(OmegaConf.to_container(config.report))  # type: ignore[arg-type]
         variants = planned_variants(config) if plan.sides() else {}
         for side in plan.sides():

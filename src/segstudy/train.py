@@ -21,7 +21,7 @@ from segstudy.config.run_names import changed_settings
 from segstudy.console import console, print_error, silence_warnings
 from segstudy.errors import SegstudyError
 from segstudy.runs.checkpoints import starting_file
-from segstudy.sweep import FAILED, plan_mistakes, train_in_own_process
+from segstudy.sweep import FAILED, PLANNED, plan_mistakes, train_in_own_process
 from segstudy.train_and_test import run, selection_score
 
 
@@ -48,8 +48,8 @@ def task(cfg: DictConfig) -> float | None:
     folder = Path(hydra_cfg.runtime.output_dir)
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
     interruption.place = str(folder.parent if sweep else folder)
-    number = f"  (run {hydra_cfg.job.num + 1} of the study {folder.parent.name})" if sweep else ""
-    console.rule(f"[bold]{folder.name}{number}")
+    total = f" of {len(PLANNED)}" if PLANNED else ""
+    console.rule(f"[bold]{f'run {hydra_cfg.job.num + 1}{total}: ' if sweep else ''}{folder.name}")
     if sweep and cfg.trainer.devices != 1:
         train_in_own_process(hydra_cfg, folder)
         return selection_score(folder, cfg.checkpoint)

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from segstudy.files import subfolder
-from segstudy.inspection.activations import LayerStatistics, Probe, sample, table, write_table
+from segstudy.inspection.activations import LayerStatistics, Probe, print_table, sample, write_table
 
 
 class Inspector(L.Callback):
@@ -55,7 +55,7 @@ class Inspector(L.Callback):
         console = bar.console if bar is not None else Console()
         flagged = [row for row in rows if row.flagged]
         if flagged:
-            console.print(table(flagged, f"epoch {epoch}: {len(flagged)} of {len(rows)} layers flagged"))
+            print_table(flagged, f"epoch {epoch}: {len(flagged)} of {len(rows)} layers flagged", console)
             console.print(f"all layers: {path}", highlight=False, soft_wrap=True)
         else:
             console.print(f"inspector, epoch {epoch}: nothing flagged in {len(rows)} layers", highlight=False)

@@ -114,7 +114,7 @@ def inspect(
     import torch
 
     from segstudy.build import build_module
-    from segstudy.inspection.activations import first_batch, inspect_batch, table
+    from segstudy.inspection.activations import first_batch, inspect_batch, print_table
     from segstudy.precision import choose_device
 
     given = what or []
@@ -123,7 +123,7 @@ def inspect(
     module = build_module(cfg, built, dataset).to(device).train()
     rows = inspect_batch(module, first_batch(dataset, device), module.loss)
     flagged = sum(row.flagged for row in rows)
-    console.print(table(rows, " ".join(given) or "model=v1"))
+    print_table(rows, " ".join(given) or "model=v1", console)
     console.print(f"{flagged} of {len(rows)} layers flagged", highlight=False)
 
 

@@ -39,8 +39,9 @@ def run_name(model: str, overrides: Sequence[str]) -> str:
             continue
         value = value.rsplit("/", 1)[-1]  # the file's name of a path
         # keep the part's name where several have the same setting: mixup.probability, ema.enabled
-        length = 2 if key.startswith(("data.augment.then.", "callbacks.")) else 1
-        short = ".".join(key.split(".")[-length:])
+        part = key.removesuffix("._target_")  # loss._target_=my_loss.MyLoss is loss=my_loss.MyLoss
+        length = 2 if part == key and key.startswith(("data.augment.then.", "callbacks.")) else 1
+        short = ".".join(part.split(".")[-length:])
         parts.append(value if key == "data" else f"{short}={value}")
     name = re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))
     if len(name) <= NAME_LETTERS and len(name.encode()) <= 255:  # a file name's limit in bytes

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -26,6 +27,9 @@ LAYERS = (
 EXPLODING, VANISHING = 100.0, 1e-7
 """Limits: |mean activation| or largest |gradient| above the first: exploding; largest |gradient| below the second:
 vanishing."""
+
+LESS = ("type", "grad mean", "min", "max", "std", "mean")
+"""Columns that a narrow terminal leaves out, the first one first."""
 
 SAMPLE = 10_000
 """Largest number of values of a layer in a histogram."""
@@ -166,20 +170,38 @@ def write_table(rows: Sequence[LayerStatistics], path: Path) -> None:
     write_text(path.parent, path.name, text.getvalue())
 
 
-def table(rows: Sequence[LayerStatistics], title: str) -> Table:
-    """The rows as a table for the terminal, with flags in red."""
+def print_table(rows: Sequence[LayerStatistics], title: str, console: Console) -> None:
+    """Print the rows as a table, with flags in red; in a narrow terminal without the columns of LESS."""
+    whole = console.options.update(max_width=10_000)  # a measure is cut at this width
+    grids = (_table(rows, title, LESS[:left_out]) for left_out in range(len(LESS) + 1))
+    fitting = next((grid for grid in grids if console.measure(grid, options=whole).maximum <= console.width), None)
+    console.print(fitting or _table(rows, title, LESS))
+
+
+def _table(rows: Sequence[LayerStatistics], title: str, left_out: Sequence[str]) -> Table:
+    cells = [
+        {
+            "layer": row.layer, "type": row.type, "mean": _number(row.mean), "std": _number(row.std),
+            "min": _number(row.min), "max": _number(row.max),
+            "silent": "–" if row.silent is None else f"{row.silent:.0%}",
+            "grad mean": _number(row.gradient_mean), "|grad| max": _number(row.gradient_max),
+            "flags": ", ".join(flag if flag == "frozen" else f"[red]{flag}[/]" for flag in row.flags),
+        }
+        for row in rows
+    ]  # fmt: skip
     grid = Table(title=title, box=SIMPLE_HEAD)
-    grid.add_column("layer", overflow="fold")  # in a narrow terminal, only names are wrapped
-    grid.add_column("type", no_wrap=True)
-    for column in ("mean", "std", "min", "max", "silent", "grad mean", "|grad| max"):
-        grid.add_column(column, justify="right", no_wrap=True)
-    grid.add_column("flags")
-    for row in rows:
-        numbers = (row.mean, row.std, row.min, row.max, row.silent, row.gradient_mean, row.gradient_max)
-        cells = ["–" if n is None else f"{n:.0%}" if i == 4 else f"{n:.3g}" for i, n in enumerate(numbers)]
-        words = ", ".join(flag if flag == "frozen" else f"[red]{flag}[/]" for flag in row.flags)
-        grid.add_row(row.layer, row.type, *cells, words)
+    shown = [column for column in cells[0] if column not in left_out] if cells else []
+    for column in shown:
+        words = column in ("layer", "type", "flags")
+        # Only names and flags are wrapped: a number that is cut is wrong.
+        grid.add_column(column, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for row_cells in cells:
+        grid.add_row(*(row_cells[column] for column in shown))
     return grid
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _combined(seen: Sequence[tuple[int, Tensor]]) -> list[float]:

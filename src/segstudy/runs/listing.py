@@ -88,11 +88,7 @@ def list_runs(folder: Path) -> list[Run]:
 
 def short_names(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Folder name → short name: the changes that not all runs of the study share. Only runs with recorded changes."""
-    changed = {
-        name: {"changes": [c for c in record["changes"] if not c.startswith("study=")]}
-        for name, record in records.items()
-        if "changes" in record
-    }
+    changed = {name: {"changes": record["changes"]} for name, record in records.items() if "changes" in record}
     return dict(zip(changed, variants(changed), strict=True))
 
 

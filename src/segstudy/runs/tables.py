@@ -66,12 +66,14 @@ def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, A
 
 
 def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
-    table = Table(caption=_caption(runs), caption_justify="left")
+    origins = sorted({encoder_origin(r) for r in runs.values() if "encoder_weights" in r})
+    caption = _caption(runs) + (f"; all encoders from: {origins[0].removeprefix('[red]')}" if len(origins) == 1 else "")
+    table = Table(caption=caption, caption_justify="left")
     published = any(r.get("reproduce") for r in runs.values())
     left = ("variant", "status", "encoder from")
     figures = ("mIoU", "mIoU original", "accuracy", *(["as published"] if published else []))
-    for column in ("variant", "status", *figures, "images/s", "time", "encoder from"):
-        table.add_column(column, justify="left" if column in left else "right")
+    for column in ("variant", "status", *figures, "images/s", "time", *(left[2:] if len(origins) > 1 else [])):
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for name, r in runs.items():
         metrics = r.get("metrics", {})
         network, original = metrics.get("network", {}), metrics.get("original", {})
@@ -83,7 +85,8 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
         table.add_row(
             escape(name), f"[red]{status}" if status == "failed" else status,
             *(["–", "–", "–", as_published] if published else [miou, whole, accuracy]),
-            format_number(r.get("images_per_second"), 1), format_duration(r.get("seconds")), encoder_origin(r),
+            format_number(r.get("images_per_second"), 1), format_duration(r.get("seconds")),
+            *([encoder_origin(r)] if len(origins) > 1 else []),
         )  # fmt: skip
     return table
 
@@ -91,10 +94,16 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The records under short names: the model, and the choices that not all runs of the study share.
 
-    Single settings (with a dot) are included only if the names would be equal without them.
+    Single settings (with a dot) are included only if the names would be equal without them; a part of the user's own
+    (loss._target_=my_loss.MyLoss) always is.
     """
-    changes = {name: r.get("changes", [f"model={name}"]) for name, r in runs.items()}
-    shared = set.intersection(*(set(c) for c in changes.values())) if len(runs) > 1 else set()
+    recorded = {
+        name: [c.replace("._target_=", "=") for c in r["changes"]] for name, r in runs.items() if "changes" in r
+    }
+    changes = {name: recorded.get(name, [f"model={name}"]) for name in runs}
+    shared = set.intersection(*map(set, recorded.values())) if len(recorded) > 1 else set()
+    same = ("study=", "trainer=") if len(recorded) == 1 else ("study=",)
+    shared |= {c for given in recorded.values() for c in given if c.startswith(same)}
     for dotted in (False, True):
         short = {}
         for name, (model, *rest) in changes.items():

@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from segstudy.formatting import format_number
-from segstudy.runs.tables import encoder_origin
 from segstudy.study.analysis.findings import Findings, Group
 from segstudy.study.analysis.time_to_accuracy import SHARE
 
@@ -24,11 +23,11 @@ def print_time_to_accuracy(group: Group, console: Console) -> None:
         soft_wrap=True,
     )
     table = Table()
-    for column in ("variant", "encoder from", "epochs", "seconds"):
-        table.add_column(column, justify="left" if column in ("variant", "encoder from") else "right")
+    for column in ("variant", "epochs", "seconds"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
     for v in group.variants:
         epochs, seconds = (e.value if (e := v.metrics.get(f"{what}_to_90")) else None for what in ("epochs", "seconds"))
-        table.add_row(escape(v.name), encoder_origin(v.records[0]), format_number(epochs, 1), format_number(seconds, 1))
+        table.add_row(escape(v.name), format_number(epochs, 1), format_number(seconds, 1))
     console.print(table)
 
 
