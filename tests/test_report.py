@@ -18,12 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segstudy.drawing import ERRORS
 from segstudy.errors import ConfigError, DataError
 from segstudy.formatting import format_number, format_signed
+from segstudy.measures.error_categories import CATEGORIES
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
 from segstudy.study.report import html, plots, write
 from segstudy.study.report.csv import RUN_COLUMNS
 from segstudy.study.report.methods import REFERENCES, cited, methods
+from segstudy.study.report.pictures import CATEGORY_NAMES
 from segstudy.study.report.text import escape_latex, escape_markdown, format_verdict, shorten
 from segstudy.study.report.write import write_report
 from segstudy.study.statistics.interval import Estimate
@@ -269,6 +272,13 @@ def test_a_study_with_nothing_done_still_says_why(tmp_path: Path) -> None:
     write_report(Findings("none", "No runs.", []), tmp_path)
     assert "No runs." in page_of(tmp_path).text
     assert (tmp_path / "per_class.csv").read_text() == "group,variant,class,images,supported,iou\n"
+
+
+def test_error_pictures_use_the_words_of_the_metrics() -> None:
+    assert list(CATEGORY_NAMES) == list(CATEGORIES[2:])
+    words = {word for name in CATEGORY_NAMES.values() for word in name.split(", ")}
+    assert words == {"missed", "spilled", "mislabelled", "hallucinated"}
+    assert set(ERRORS) - {"correct"} <= words
 
 
 def test_a_full_disk_leaves_the_earlier_report(

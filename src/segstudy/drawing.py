@@ -14,7 +14,7 @@ from segstudy.labels import IGNORE
 Palette = Sequence[tuple[int, int, int]]
 VOID = (224, 224, 192)
 """Colour of ignored pixels (255): the cream of the VOC devkit."""
-ERRORS = {"correct": (235, 235, 235), "missed": (66, 133, 244), "spilled": (255, 160, 0), "wrong class": (200, 30, 110)}
+ERRORS = {"correct": (235, 235, 235), "missed": (66, 133, 244), "spilled": (255, 160, 0), "mislabelled": (200, 30, 110)}
 
 
 def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
@@ -38,12 +38,13 @@ def image_grid(
     legend: dict[str, tuple[int, int, int]],
     row_names: Sequence[str] = (),
 ) -> Figure:
-    """Pictures in rows and columns, with a title above each column and the legend below."""
+    """Pictures in rows and columns, with a title above each column, a name above each row, and the legend below."""
     columns = len(titles)
     lines = -(-len(legend) // max(1, columns))
-    above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles)
+    gap = 0.17 if row_names else 0.05
+    above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles) + gap * bool(row_names)
     tallest = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
-    height = 1.75 * tallest * len(rows) + above + 0.1 + 0.24 * lines
+    height = (1.75 * tallest + gap) * len(rows) + above + 0.1 + 0.24 * lines
     figure = Figure(figsize=(1.75 * columns, height))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for r, row in enumerate(rows):
@@ -53,16 +54,15 @@ def image_grid(
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             if r == 0:
-                ax.set_title(titles[c], fontsize=9)
+                ax.set_title(titles[c], fontsize=9, pad=15 if row_names else None)
             if c == 0 and row_names:
-                ax.set_ylabel(row_names[r], fontsize=6)
+                ax.annotate(row_names[r], (0, 1), (0, 2), "axes fraction", "offset points", fontsize=7)
     colors = {name: (red / 255, green / 255, blue / 255) for name, (red, green, blue) in legend.items()}
     patches = [Patch(facecolor=color, edgecolor="0.6", label=name) for name, color in colors.items()]
     bottom = (0.1 + 0.22 * lines) / height
-    lines_beside = max((name.count("\n") + 1 for name in row_names), default=0)
-    left = (0.1 + 0.12 * lines_beside) / (1.75 * columns) if row_names else 0.02
+    space = gap / ((height - above - bottom * height + gap) / len(rows) - gap)
     figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
-    figure.subplots_adjust(left=left, right=0.99, top=1 - above / height, bottom=bottom, wspace=0.03, hspace=0.03)
+    figure.subplots_adjust(left=0.02, right=0.99, top=1 - above / height, bottom=bottom, wspace=0.03, hspace=space)
     return figure
 
 

@@ -119,6 +119,13 @@ class Group:
         return self.supported if self.supported.any() else np.asarray(self.class_images) > 0
 
     @property
+    def clearest(self) -> Difference | None:
+        """The difference between two variants with the smallest p; None without any."""
+        names = [v.name for v in self.variants]
+        known = [d for d in self.differences if d.a in names and d.b in names and not math.isnan(d.p)]
+        return min(known, key=lambda d: d.p, default=None)
+
+    @property
     def published(self) -> bool:
         """Whether the runs were selected as in a publication (`reproduce`); they are not compared with other runs."""
         return any(r.get("reproduce") for v in self.variants for r in v.records)

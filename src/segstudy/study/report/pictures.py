@@ -23,14 +23,22 @@ from segstudy.study.results import TestResult
 
 CATEGORY_COLORS = {
     "background": (250, 250, 250), "foreground": (205, 205, 205), "missed": ERRORS["missed"],
-    "confused": (148, 103, 189), "foreign": ERRORS["wrong class"], "overshoot": ERRORS["spilled"],
+    "confused": (148, 103, 189), "foreign": ERRORS["mislabelled"], "overshoot": ERRORS["spilled"],
     "ghost": (178, 34, 34),
 }  # fmt: skip
 """Colours of the error categories; grey pixels are right."""
 
+CATEGORY_NAMES = {
+    "missed": "missed", "confused": "mislabelled", "foreign": "mislabelled, hallucinated", "overshoot": "spilled",
+    "ghost": "spilled, hallucinated",
+}  # fmt: skip
+"""Error categories in the words of the report's metrics."""
+
 BLANK = np.uint8(255)
 
 Picture = tuple[str, np.ndarray]
+
+HALLUCINATED = "hallucinated: as a class that is not in the image"
 
 MOST = 5
 """Largest number of variants in one picture; with more, each would be too small."""
@@ -58,19 +66,21 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Pi
     found: list[Picture] = []
     if group.most_influential and len(held.labels) > 1:
         titles = {index: f"{name} ({share:+.1%})" for index, name, share in group.most_influential}
-        caption = "share of the influence on the difference with the smallest p (+: for the second variant)"
+        a, b = (shorten(name, 34) for name in (group.clearest.a, group.clearest.b)) if group.clearest else ("", "")
+        caption = f"in brackets: share of the influence on {b} − {a}, + in favour of {b}; {HALLUCINATED}"
         found.append((f"influential/{caption}", _error_sheet(titles, held, group)))
     scores = np.mean([image_miou(test) for test in shown.values()], 0)  # an image without counted pixels is NaN for all
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
     sheet = _error_sheet({i: f"{names[i]} (mIoU of this image {scores[i]:.3f})" for i in worst}, held, group)
-    found.append(("worst/mIoU of one image: of the classes in its truth, mean over the variants", sheet))
+    found.append(
+        (f"worst/mIoU of one image: of the classes in its truth, mean over the variants; {HALLUCINATED}", sheet)
+    )
     return found + _outcome_examples(held, group)
 
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
     """At most MOST variants: the two whose difference has the smallest p, and the first of the others."""
-    known = [d for d in group.differences if d.a in names and d.b in names and not np.isnan(d.p)]
-    clearest = min(known, key=lambda d: d.p, default=None)
+    clearest = group.clearest
     wanted = dict.fromkeys([*((clearest.a, clearest.b) if clearest else ()), *names])
     kept = list(wanted)[:MOST]
     return [name for name in names if name in kept]
@@ -116,10 +126,10 @@ def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> 
         truth, labels = held.truth[index], [of_variant[index] for of_variant in held.labels.values()]
         rows.append([held.photos[index], *(colorize(a, group.palette) for a in (truth, *labels))])
         rows.append([blank, blank, *(category_picture(truth, a, group.background) for a in labels)])
-        names += [title, ""]
+        names += [title, "errors"]
     legend = class_legend([a[list(titles)] for a in (held.truth, *held.labels.values())], group.classes, group.palette)
     errors = ("confused", "foreign") if group.background is None else CATEGORIES[2:]
-    legend |= {name: CATEGORY_COLORS[name] for name in errors}
+    legend |= {CATEGORY_NAMES[name]: CATEGORY_COLORS[name] for name in errors}
     return as_array(image_grid(rows, ["image", "truth", *held.labels], legend, names))
 
 
@@ -140,7 +150,7 @@ def _outcome_examples(held: Predictions, group: Group) -> list[Picture]:
     for outcome, (_, index, name) in sorted(largest.items()):
         pair = [held.truth[index], held.labels[name][index]]
         rows.append([held.photos[index], *(colorize(a, group.palette) for a in pair)])
-        titles.append(f"{OUTCOMES[outcome]}\n{shorten(name, 34)}")
+        titles.append(f"{OUTCOMES[outcome]}: {shorten(name, 34)}")
         used += pair
     if not rows:
         return []

@@ -42,7 +42,7 @@ def report_study(folder: Path, console: Console, plan: str | None = None) -> lis
         seeds = runs_by_variant(members)
         drawn[group.title] = pictures(group, seeds)
         if (evolution := gallery(seeds)) is not None:
-            drawn[group.title].insert(0, ("gallery/the same images through all variants, their first seeds", evolution))
+            drawn[group.title].insert(0, ("gallery/first seed of each variant", evolution))
             if group is findings.groups[0]:
                 with atomic_write(folder, "gallery.png") as file:
                     Image.fromarray(evolution).save(file, "PNG")
