@@ -39,6 +39,31 @@ def test_one_training_a_side_is_ahead_not_better() -> None:
     assert compare(counts(0.7), counts(0.8, 1)).verdict == "ahead"
 
 
+def test_sides_may_be_named() -> None:
+    assert "checkpoint new is ahead of checkpoint old" in str(
+        compare(counts(0.7), counts(0.8, 1), names=("old", "new"))
+    )
+    assert "checkpoint x b is ahead of checkpoint x a" in str(compare(counts(0.7), counts(0.8, 1), names=("x", "x")))
+
+
+def test_one_training_a_side_within_the_margin_is_told_of_these_networks() -> None:
+    a = counts(0.7)
+    b = a + np.random.default_rng(3).integers(0, 2, (60, 1, 1)) * [1, 0, 1]
+    found = compare(a, b, margin=0.1)
+    assert found.verdict == "undecided"
+    assert found.low > 0
+    assert found.detectable < found.difference
+    assert "undecided: checkpoints b and a are equal in mIoU within ±0.100 (0.0" in str(found)
+    assert "One training each: this does not show that variant b is equal to a" in str(found)
+    assert "smallest difference" not in str(found)
+
+
+def test_identical_images_have_no_interval() -> None:
+    truth = np.full((40, 2), 100)
+    a, b = (np.stack([truth - wrong, truth, truth], 2) for wrong in (20, 10))
+    assert "is +0.152, without an interval: all images show the same difference, or" in str(compare(a, b))
+
+
 def test_results_give_what_their_arrays_give() -> None:
     a, b = counts(0.7), counts(0.72, 1)
     results = [TestResult.from_counts(*np.moveaxis(c, 2, 0), variant="net") for c in (a, b)]

@@ -292,7 +292,7 @@ def test_a_plain_network_from_before_still_gets_what_it_was_trained_on(
     export(segstudy.load(run, "cpu"), "hub", tmp_path / "hub")
     export(segstudy.load(run, "cpu"), "onnx", tmp_path / "net.onnx")
     torch.testing.assert_close(load_run(tmp_path / "hub")[0](image), network(image))
-    with pytest.raises(ConfigError, match="this network does not normalise them"):
+    with pytest.raises(ConfigError, match="this network must normalise them, and does not"):
         start_from(Plain(3), run)
     record = json.loads((run / "record.json").read_text()) | {"normalisation": None}  # as runs of now have it
     (run / "record.json").write_text(json.dumps(record))

@@ -158,7 +158,7 @@ def _require_background(loss: nn.Module, data: SegmentationData | ClassInfo) -> 
     if data.background == 0:
         return
     name = f"class 0 ({data.classes[0]!r})"
-    mistakes = []
+    mistakes: list[tuple[str, object, str, object]] = []
     for place, part in loss.named_modules(prefix="loss"):
         weight = getattr(part, "background_weight", 1)
         if weight != 1 and getattr(part, "class_weights", None) is None:

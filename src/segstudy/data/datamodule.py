@@ -70,7 +70,7 @@ class SegmentationData(L.LightningDataModule):
     ):
         super().__init__()
         for key in unknown:
-            known = [p for each in type(self).__mro__ for p in signature(each.__init__).parameters]
+            known = [p for each in type(self).__mro__ if "__init__" in vars(each) for p in signature(each).parameters]
             raise TypeError(f"{type(self).__name__} has no argument {key!r}{did_you_mean(key, known)}")
         self.name = name or type(self).__name__
         sides = [size, size] if isinstance(size, int) else list(size)

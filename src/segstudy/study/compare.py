@@ -46,10 +46,12 @@ class MiouDifference:
 
 
 def compare(
-    a: Tests, b: Tests, *, min_images: int = 20, margin: float = 0.005, groups: Sequence[Hashable] | None = None
-) -> MiouDifference:
+    a: Tests, b: Tests, *, names: tuple[str, str] | None = None, min_images: int = 20, margin: float = 0.005,
+    groups: Sequence[Hashable] | None = None,
+) -> MiouDifference:  # fmt: skip
     """Compare b with a on the same images: difference of mIoU, 95 % interval over images and seeds, verdict.
 
+    names: of a and b in the sentence (None: the variants of the results, such as the class of the network).
     min_images: the mIoU is over the classes that occur in at least this many images and in two groups; if there are
     none, it is over all classes with truth and there is no verdict. margin: differences within ±margin count as equal.
     groups: a label for each image, equal for images that are not independent (None: the groups of the results).
@@ -59,9 +61,9 @@ def compare(
     first, other = sides[0][0], sides[1][0]
     for result in (*sides[0], *sides[1]):
         _check_same_images(first, result)
-    names = [first.variant, other.variant]
+    names = names or (first.variant, other.variant)
     if names[0] == names[1]:
-        names = [" ".join(filter(None, [name, letter])) for name, letter in zip(names, "ab", strict=True)]
+        names = f"{names[0]} a".strip(), f"{names[1]} b".strip()
     plan = Plan(margin=margin, min_images=min_images)
     setting, warnings = comparison_settings(first, plan)
     miou = {name: samples_of_miou(runs, setting.scored) for name, runs in zip(names, sides, strict=True)}

@@ -19,8 +19,13 @@ def verdict_sentence(
 
     seed_deviation: standard deviation over seeds in this study; the sentence names it where a side has one seed.
     """
-    if np.isnan(comparison.delta) or np.isnan(decision.wide_low):
-        return f"undecided: {metric} is not defined (n/a) for {a} or {b}, or its standard error is not"
+    if np.isnan(comparison.delta):
+        return f"undecided: {metric} is not defined (n/a) for {a} or {b}"
+    if np.isnan(decision.wide_low):
+        return (
+            f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)}, without an interval: all "
+            "images show the same difference, or a class occurs in one image only"
+        )
     low, high = decision.wide_low, decision.wide_high
     smallest, largest = (-high, -low) if comparison.delta < 0 else (low, high)
     size = f"{_short(abs(comparison.delta))} ({_short(smallest)} to {_short(largest)}"  # the seeds follow
@@ -35,6 +40,12 @@ def verdict_sentence(
         place = "ahead of" if decision.verdict == "ahead" else "behind"
         return (
             f"checkpoint {b} is {place} checkpoint {a} in {metric} by {size}, {_variance_sources(*comparison.seeds)}). "
+            f"{_one_training(a, b, decision.verdict, comparison.seeds, seed_deviation)}"
+        )
+    if min(comparison.seeds) == 1 and -margin <= low and high <= margin:
+        return (
+            f"undecided: checkpoints {b} and {a} are equal in {metric} within ±{_short(margin)} ({interval}, "
+            f"{_variance_sources(*comparison.seeds)}). "
             f"{_one_training(a, b, decision.verdict, comparison.seeds, seed_deviation)}"
         )
     between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
@@ -82,7 +93,7 @@ def _variance_sources(a: int, b: int) -> str:
 def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], deviation: float | None) -> str:
     of = "each" if seeds == (1, 1) else f"of {a if seeds[0] == 1 else b}"
     known = "unknown here" if deviation is None else f"{_short(deviation)} in this study"
-    claim = {"ahead": "better", "behind": "worse"}[verdict]
+    claim = {"ahead": "better", "behind": "worse", "undecided": f"equal to {a}"}[verdict]
     return f"One training {of}: this does not show that variant {b} is {claim}. Standard deviation over seeds: {known}"
 
 
