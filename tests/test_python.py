@@ -1,6 +1,7 @@
 """segstudy from Python: public names, a module with plain loaders, a test in memory, no global state."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -181,6 +182,11 @@ def test_a_loader_gives_the_result_of_the_data_module(scenes: segstudy.Scenes) -
     assert first.record["metrics"] == other.record["metrics"]
     assert (first.names[1], other.names[1]) == ("val_00001", "1")
     assert first.background == other.background == 0
+    miou = first.record["metrics"]["network"]["miou"]
+    assert str(first) == f"TestResult(v1, seed 0, {len(scenes.classes)} classes, 24 images, mIoU {miou:.3f})"
+    shown = f"Scenes({len(scenes.classes)} classes, 48×48, fit: 4 images, report: 24 images)"
+    assert (str(scenes), repr(scenes)) == (shown, shown)
+    assert repr(segstudy.Folder("photos")) == "Folder(256×256, not set up yet)"
     for name in ("truth", "predicted"):
         np.testing.assert_array_equal(getattr(first.counts, name), getattr(other.counts, name))
     assert first.sums.keys() == other.sums.keys()
@@ -258,6 +264,7 @@ def test_a_run_from_before_takes_its_normalisation_from_the_record(tmp_path: Pat
     now, _ = load_run(run)
     without_normalisation(run / "checkpoints" / "last.ckpt")
     before, _ = load_run(run)
+    assert re.fullmatch(r"Model\(.+, 3 classes.*\)", repr(segstudy.load(run, "cpu")))
     assert before.normalize.values() == {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}
     image = torch.rand(1, 3, 32, 32)
     assert torch.equal(before(image), now(image))

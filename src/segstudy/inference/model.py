@@ -56,6 +56,11 @@ class Model:
         self.plain = member.network
         self.network = TwoChannels(member.network).to(self.device).eval()
 
+    def __repr__(self) -> str:
+        miou = self.record.get("metrics", {}).get("network", {}).get("miou")
+        tested = "" if miou is None else f", mIoU {miou:.3f}"
+        return f"Model({self.name}, {len(self.classes)} classes{tested})"
+
     def predict(
         self,
         photo: Photo | list[Any],

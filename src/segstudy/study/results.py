@@ -44,6 +44,15 @@ class TestResult:
     record: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    def __repr__(self) -> str:
+        whole = self.counts.whole()
+        present = whole.truth > 0
+        miou = f"mIoU {whole.iou[present].mean():.3f}" if present.any() else "no truth"
+        return (
+            f"TestResult({self.variant or 'unnamed'}, seed {self.seed}, {len(self.classes)} classes, "
+            f"{len(self.names)} images, {miou})"
+        )
+
     @classmethod
     def from_counts(
         cls,
