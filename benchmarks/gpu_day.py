@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
-SEGSTUDY = ("-c", "from segstudy.entry import command; command()")
+SEGSTUDY = ("-m", "segstudy")
 """The command `segstudy`, which is not installed on that machine."""
 SEEDS = (0, 1, 2)
 ADE20K_TRAINING = 20_210

@@ -95,6 +95,11 @@ def test_claims_are_supported_refuted_or_not_measured(group: Group) -> None:
     assert "v9" in group.claims[4].words
 
 
+def test_the_sentence_of_one_variant_compares_nothing(tests: list[TestResult]) -> None:
+    alone = analyse([t for t in tests if t.variant == "v1"], Plan(min_images=5), "made")
+    assert first_sentence([alone]).startswith("v1 is the only variant. Its mIoU")
+
+
 def test_one_seed_decides_nothing_about_variants(tests: list[TestResult]) -> None:
     once = [t for t in tests if t.seed == 0]
     found = analyse(once, Plan.of({"min_images": 5, "claims": CLAIMS[:1]}), "made")
@@ -253,6 +258,13 @@ def test_seeds_of_one_variant_share_a_name() -> None:
         for seed in (0, 1)
     }
     assert variant_names(runs) == {"v1_0": "v1", "v1_1": "v1", "v2_0": "v2", "v2_1": "v2"}
+
+
+def test_the_studies_in_a_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "v1").mkdir(parents=True)
+    (tmp_path / "mine" / "v1" / "record.json").write_text("{}")
+    with pytest.raises(DataError, match=rf"found:    mine\n  → segstudy report {tmp_path}/mine$"):
+        read_study(tmp_path)
 
 
 def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:

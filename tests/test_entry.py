@@ -52,7 +52,7 @@ def test_an_interruption_while_libraries_are_imported(number: int, tmp_path: Pat
     for library in ("torch", "hydra", "typer"):  # one of them comes first
         (tmp_path / f"{library}.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\n")
     libraries = f"{tmp_path}{os.pathsep}{ROOT / 'src'}"
-    for line in ([str(ROOT / "train.py")], ["-c", "from segstudy.entry import command; command()", "runs"]):
+    for line in ([str(ROOT / "train.py")], ["-m", "segstudy", "runs"]):
         done = command(tmp_path, *line, PYTHONPATH=libraries)
         assert done.returncode == 128 + number
         assert done.stderr == "\ninterrupted; the same command continues where it stopped\n"

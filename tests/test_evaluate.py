@@ -302,6 +302,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
         (["{home}/a", "{home}/scenes"], r"(?s)was trained on other classes \(21\).*1: 'aeroplane', not 'disc'"),
         (["{home}/a", "--data", "scenes"], "was trained on other classes"),
         (["{home}/a", "--data", "vocc"], "no such data; did you mean voc"),
+        (["{home}/a", "--data", "{home}"], r"→ --data folder data\.root="),
         (["{home}/a", "--data", "voc"], r"data\.root is not set"),
         (["{home}/a", "optim.lr=1"], r"only data\.… and where things are"),
         (["{home}/a", "data.size=64"], "use --size"),

@@ -66,8 +66,15 @@ def test_grey_becomes_three_equal_channels() -> None:
 
 @pytest.mark.parametrize("photo", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.int32), np.full((2, 2), 7.5)])
 def test_what_is_no_photo_is_said_to_be_none(photo: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"not a photo: values of shape"):
+    with pytest.raises(DataError, match=r"an array of shape .* is not a photo"):
         as_image(photo)
+
+
+def test_a_photo_is_an_existing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no file .*no\.jpg$"):
+        as_image(tmp_path / "no.jpg")
+    with pytest.raises(DataError, match=r"is a folder, not a photo$"):
+        as_image(tmp_path)
 
 
 def test_what_is_no_run_is_said_to_be_none(home: Path, tmp_path: Path) -> None:

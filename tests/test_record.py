@@ -61,6 +61,10 @@ def test_a_folder_without_a_record(tmp_path: Path) -> None:
         read_record(tmp_path)
     with pytest.raises(ConfigError, match="no class_names"):
         read_record(save(tmp_path, {"status": "running"}))
+    (tmp_path / "study").mkdir()
+    (tmp_path / "record.json").rename(tmp_path / "study" / "record.json")
+    with pytest.raises(ConfigError, match=rf"it holds runs: choose one\n  → {tmp_path / 'study'}$"):
+        read_record(tmp_path)
 
 
 @pytest.mark.parametrize(

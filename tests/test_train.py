@@ -144,7 +144,7 @@ def test_the_figures_can_be_computed_again_from_the_folder(finished: Path) -> No
     data = build_data(cfg)
     images = data.roles["report"].__getitems__(range(6))
     pixels = torch.from_numpy(images["image"].numpy() / np.float32(255)).permute(0, 3, 1, 2)
-    mixed = record["device"].startswith("cpu, bf16")  # as the run did, where the CPU multiplies bfloat16
+    mixed = record["device"].startswith("CPU, bf16")  # as the run did, where the CPU multiplies bfloat16
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         labels = network(pixels).argmax(1).numpy()
     truth, kept = images["mask"].numpy(), images["mask"].numpy() != 255

@@ -16,7 +16,7 @@ FOLDERS = (
 )  # fmt: skip
 """Folders to search after this Python's environment, as in PyTorch's `torch.backends.xeon.run_cpu`."""
 LIBRARIES = ("libtcmalloc_minimal.so*", "libtcmalloc.so*")
-GLIBC = "glibc's, thresholds raised"
+GLIBC = "glibc"
 CHOICE = "SEGSTUDY_ALLOCATOR"
 """Environment variable: `default` changes nothing; a path is the library to preload."""
 

@@ -33,7 +33,7 @@ from segstudy.files import folder_lock, subfolder
 from segstudy.module import SegmentationModule, class_names
 from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
-from segstudy.precision import choose_device
+from segstudy.precision import choose_device, describe_device
 from segstudy.ranks import RANK, RANKS
 from segstudy.runs.checkpoints import RunCheckpointIO, set_normalization, start_from
 from segstudy.runs.record import record_beside
@@ -200,7 +200,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
             f"torchrun started {started} processes, but the trainer is set to {trainer.world_size}\n"
             f"  → trainer=ddp trainer.devices=N, N for each machine ({started} in all); or no torchrun"
         )
-    return trainer, f"{settings['accelerator']}, {settings['precision']}: {reason}"
+    return trainer, describe_device(settings["accelerator"], settings["precision"], reason)
 
 
 def _trainer(settings: dict[str, Any], **own: Any) -> L.Trainer:

@@ -6,6 +6,21 @@ import torch
 
 from segstudy.errors import ConfigError
 
+NAMES = {
+    "cpu": "CPU",
+    "cuda": "GPU",
+    "mps": "Apple's GPU",
+    "32-true": "float32",
+    "bf16-mixed": "bf16",
+    "16-mixed": "fp16",
+}
+"""Short names of Lightning's devices and precisions."""
+
+
+def describe_device(accelerator: str, precision: str, reason: str) -> str:
+    """What `choose_device` returned, in one line: CPU, float32 (no bf16 in hardware)."""
+    return f"{NAMES.get(accelerator, accelerator)}, {NAMES.get(precision, precision)} ({reason})"
+
 
 def choose_device(accelerator: str, precision: str) -> tuple[str, str, str]:
     """(accelerator, precision, reason), with "auto" resolved. Raises ConfigError if the machine has no such device."""
@@ -28,17 +43,17 @@ def choose_precision(accelerator: str) -> tuple[str, str]:
     if accelerator == "cuda":
         name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
         if capability >= (8, 0):
-            return "bf16-mixed", f"{name} has bf16 in hardware"
-        return "16-mixed", f"{name} (capability {capability[0]}.{capability[1]}) has fp16 but no bf16 in hardware"
+            return "bf16-mixed", name
+        return "16-mixed", f"{name}, no bf16 in hardware"
     if accelerator == "mps":
-        return "32-true", "float32 on Apple's GPU"
+        return "32-true", "as always there"
     found = [f for f in ("amx_bf16", "avx512_bf16") if f in cpu_flags()]
     if not found:
-        return "32-true", "this CPU has neither AMX nor AVX512-BF16"
+        return "32-true", "no bf16 in hardware"
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
     if limit not in ("DEFAULT", "ALL") and not any(word in limit for word in ("BF16", "FP16", "AMX", "AVX10")):
-        return "32-true", f"ONEDNN_MAX_CPU_ISA={limit} switches the CPU's bf16 off"
-    return "bf16-mixed", f"this CPU has {found[0]}"
+        return "32-true", f"bf16 switched off by ONEDNN_MAX_CPU_ISA={limit}"
+    return "bf16-mixed", found[0]
 
 
 def cpu_flags() -> set[str]:

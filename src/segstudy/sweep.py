@@ -141,9 +141,11 @@ class Study(Callback):
         unfinished = print_study(folder, console) if is_search(config) else self._report(folder)
         if (best := folder / "optimization_results.yaml").is_file():
             console.print(f"best: {escape(read_text(best))}", highlight=False)
-        console.print(
-            f"next: make tensorboard RUNS={folder}; the same command continues unfinished runs", soft_wrap=True
-        )
+        curves = f"curves of all runs: tensorboard --logdir {folder}"
+        if unfinished or FAILED:
+            console.print(f"next: the same command continues unfinished runs; {curves}", soft_wrap=True)
+        elif not is_search(config):
+            console.print(f"next: open {folder / 'report.html'} in a browser; {curves}", soft_wrap=True)
         if unfinished or FAILED:
             console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", soft_wrap=True)
             sys.exit(1)  # Hydra would exit with 0

@@ -53,7 +53,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     trainer, device = build_trainer(cfg, folder)
     _try_once(cfg, network, data, trainer)
     record.note(**_described(cfg, data, network), encoder_weights=origin, device=device)
-    memory = f"; memory allocator: {allocator.chosen}" if device.startswith("cpu") else ""
+    memory = f"; allocator {allocator.chosen}" if device.startswith("CPU") else ""
     console.print(f"{record.values['parameters']:,} parameters; {device}{memory}", highlight=False)
     if cfg.compile:
         torch._dynamo.config.suppress_errors = True  # parts that cannot be compiled run uncompiled
@@ -61,9 +61,8 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     resumed = resume_checkpoint(folder)
     began -= 0.0 if resumed is None else record.values.get("seconds", 0.0)  # of earlier sessions
-    trainer.callbacks.append(
-        LambdaCallback(on_train_epoch_end=lambda *_: record.note(seconds=time.monotonic() - began))
-    )  # type: ignore[attr-defined]
+    timer = LambdaCallback(on_train_epoch_end=lambda *_: record.note(seconds=time.monotonic() - began))
+    trainer.callbacks.append(timer)  # type: ignore[attr-defined]
     with _explained_errors(trainer, module, data, last):
         if cfg.start_from is not None and resumed is None:
             _test_before(cfg, folder, module, data, record)

@@ -41,7 +41,7 @@ from segstudy.inference.tiles import Tiles, predict_tiled
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_at
 from segstudy.metrics import confusion
-from segstudy.precision import choose_device
+from segstudy.precision import choose_device, describe_device
 from segstudy.runs.locking import run_lock
 from segstudy.runs.record import Record, environment
 
@@ -180,8 +180,7 @@ def drop_own_callbacks(cfg: DictConfig) -> str:
 
 def device_line(cfg: DictConfig) -> str:
     """Device, precision and the reason, as in a record."""
-    accelerator, precision, reason = choose_device(cfg.trainer.accelerator, cfg.trainer.precision)
-    return f"{accelerator}, {precision}: {reason}"
+    return describe_device(*choose_device(cfg.trainer.accelerator, cfg.trainer.precision))
 
 
 # Results

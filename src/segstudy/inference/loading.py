@@ -142,6 +142,8 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
     """The config conf/data/NAME.yaml with the run's size, batch size, workers and device cache."""
     known = sorted(p.stem for p in (CONF / "data").glob("*.yaml"))
     if name not in known:
+        if Path(name).is_dir():
+            raise ConfigError(f"--data {name}: a folder, not a kind of data\n  → --data folder data.root={name}")
         raise ConfigError(f"--data {name}: no such data{did_you_mean(name, known)} ({', '.join(known)})")
     other = compose_config([f"data={name}"]).data
     OmegaConf.set_struct(other, False)

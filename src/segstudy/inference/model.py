@@ -17,7 +17,7 @@ from segstudy.inference.tiles import Place, Tiles, blend_tiles, join_blocks, til
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
-from segstudy.precision import choose_device
+from segstudy.precision import choose_device, describe_device
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or RGB or grey values: uint8 (H,W,3) or (H,W), or a tensor (3,H,W), uint8 or float in 0…1."""
@@ -52,7 +52,7 @@ class Model:
         self.size = parse_size(member.cfg.data.size)
         accelerator, self.precision, reason = choose_device(device, member.cfg.trainer.precision)
         self.device = torch.device(accelerator)
-        self.device_line = f"{accelerator}, {self.precision}: {reason}"
+        self.device_line = describe_device(accelerator, self.precision, reason)
         self.plain = member.network
         self.network = TwoChannels(member.network).to(self.device).eval()
 
@@ -183,7 +183,10 @@ def load(run: str | Path, device: str = "auto") -> Model:
 def as_picture(photo: Photo) -> Image.Image:
     """A picture with 8 bits per channel, upright if it is a file. Raises DataError as `as_image` does."""
     if isinstance(photo, str | Path):
-        return open_upright(Path(photo).expanduser())[0]
+        path = Path(photo).expanduser()
+        if not path.is_file():
+            raise DataError(f"{path} is a folder, not a photo" if path.is_dir() else f"there is no file {path}")
+        return open_upright(path)[0]
     return to_eight_bits(photo) if isinstance(photo, Image.Image) else Image.fromarray(as_image(photo))
 
 
@@ -205,7 +208,7 @@ def as_image(photo: Photo) -> np.ndarray:
         values = np.repeat(values[..., None], 3, 2)
     if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
         raise DataError(
-            f"not a photo: values of shape {tuple(photo.shape)}, {photo.dtype}\n"  # type: ignore[union-attr]
-            "  → uint8 (H,W,3) or (H,W), a tensor (3,H,W), or floats in 0…1"
+            f"an array of shape {tuple(photo.shape)} and type {photo.dtype} is not a photo\n"  # type: ignore[union-attr]
+            "  → shape (H,W,3) or (H,W), for a tensor also (3,H,W); uint8, or floats in 0…1"
         )
     return np.ascontiguousarray(values)

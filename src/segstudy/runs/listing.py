@@ -101,8 +101,11 @@ def find_runs(folder: Path) -> list[Path]:
             inner.clear()  # a run's folder holds no other runs
         inner[:] = sorted(name for name in inner if not name.startswith("."))
     if not found:
-        there = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
-        raise DataError(f"no runs in {folder}\n  expected: {folder}/STUDY/RUN/record.json\n  found:    {there}")
+        there = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else ["no such folder"]
+        raise DataError(
+            f"no runs in {folder}\n  expected: {folder}/STUDY/RUN/record.json\n"
+            f"  found:    {', '.join(there) or 'an empty folder'}"
+        )
     return sorted(found)
 
 

@@ -130,7 +130,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The entries of a run that has opened its data. Raises ConfigError if there are none."""
     values = read_entries(folder)
     if not values:
-        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'record.json'}")
+        runs = sorted(str(file.parent) for file in folder.glob("*/record.json"))[:8]
+        inside = "\n  it holds runs: choose one" + "".join(f"\n  → {run}" for run in runs) if runs else ""
+        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'record.json'}{inside}")
     if "class_names" not in values:
         raise ConfigError(f"{folder / 'record.json'} has no class_names: the run has not opened its data yet")
     return values

@@ -153,7 +153,7 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     report = data["roles"]["report"]
     fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
     fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
-    once = len({r.get("seed") for r in runs.values()}) == 1
+    once = len(runs) > 1 and len({r.get("seed") for r in runs.values()}) == 1
     chance = "; one seed per variant: differences may be due to chance" if once else ""
     size = "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""

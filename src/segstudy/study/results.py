@@ -147,8 +147,12 @@ def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, st
     """
     records, damaged = read_study_records(folder)
     if not records and not damaged:
-        there = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else "no such folder"
-        raise DataError(f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {there}")
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else ["no such folder"]
+        studies = sorted({str(file.parent.parent) for file in folder.glob("*/*/record.json")})[:8]
+        raise DataError(
+            f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {', '.join(there) or 'no folders'}"
+            + "".join(f"\n  → segstudy report {study}" for study in studies)
+        )
     left_out = list(damaged.items())
     for name, record in records.items():
         if record.get("status") == "failed":

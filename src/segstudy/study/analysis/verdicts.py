@@ -120,8 +120,9 @@ def first_sentence(groups: Sequence[Group]) -> str:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         text = (
             f"Of {len(group.variants)} variants, {best.name} has the highest {group.miou_name}: "
-            f"{format_number(best.miou.value)}"
-        )
+            if len(group.variants) > 1
+            else f"{best.name} is the only variant. Its {group.miou_name}: "
+        ) + format_number(best.miou.value)
         compared = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]
         sentences.append("; ".join([text, *filter(None, [", ".join(compared)])]) + ".")
     return " ".join(sentences) or "No finished run could be compared."

@@ -12,8 +12,8 @@ from segstudy.study.analysis.time_to_accuracy import SHARE
 
 
 def print_time_to_accuracy(group: Group, console: Console) -> None:
-    """Print each variant's time to accuracy, the mean over its seeds; nothing without histories."""
-    if math.isnan(group.target):
+    """Print each variant's time to accuracy, the mean over its seeds; nothing without histories, or for one variant."""
+    if math.isnan(group.target) or len(group.variants) < 2:
         return
     console.print(
         f"[bold]Time to {SHARE:.0%} of the study's best final validation mIoU of all classes[/] "

@@ -1,0 +1,5 @@
+"""`python -m segstudy …` is the command `segstudy …`."""
+
+from segstudy.entry import command
+
+command()
