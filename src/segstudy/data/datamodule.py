@@ -86,8 +86,8 @@ class SegmentationData(L.LightningDataModule):
         self.roles: dict[str, CachedDataset] = {}
 
     def __repr__(self) -> str:
-        classes = vars(self).get("classes") or getattr(type(self), "classes", ())  # reads no files
-        parts = [self.name] * (self.name != type(self).__name__) + [f"{len(classes)} classes"] * bool(classes)
+        classes = vars(self).get("classes", getattr(type(self), "classes", ()))  # reads no files
+        parts = [str(self.name)] * (self.name != type(self).__name__) + [f"{len(classes)} classes"] * bool(classes)
         parts += [f"{self.size[0]}×{self.size[1]}"]
         parts += [f"{role}: {len(held)} images" for role, held in self.roles.items()] or ["not set up yet"]
         return f"{type(self).__name__}({', '.join(parts)})"
