@@ -137,10 +137,27 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def test_a_mistake_in_dataset_yaml_and_a_wrong_folder_are_told_apart(home: Path) -> None:
+    assert "error: the folder cannot be read" in run("check", str(home / "nowhere"))[1]
+    (home / "dataset.yaml").write_text("clases: [a, b]\n")
+    assert "error: dataset.yaml has mistakes" in run("check", str(home))[1]
+
+
+def test_unknown_numbers_are_in_order_and_get_no_guess(home: Path) -> None:
+    file = home / "masks" / f"{names_of(40)[4]}.png"
+    labels = np.array(Image.open(file))
+    labels[0, :2] = 10, 6
+    Image.fromarray(labels).save(file)
+    (home / "dataset.yaml").write_text(CLASSES)
+    text = run("check", str(home))[1]
+    assert text.index("6: in 1 masks") < text.index("10: in 1 masks")
+    assert "did you mean" not in text
+
+
 def test_exit_codes_and_short_lists(home: Path) -> None:
     code, text = run("check", str(home))
     assert code == 0
-    assert "no problems found" in text
+    assert text.endswith("no problems found\n")  # its dataset.yaml leaves nothing to guess
     for name in names_of(40)[:8]:
         (home / "masks" / f"{name}.png").unlink()
     code, text = run("check", str(home))
@@ -172,6 +189,7 @@ def test_the_proposed_description_can_be_saved(home: Path, kind: str) -> None:
         save_masks(home, names_of(40), kind)
     code, text = run("check", str(home))
     assert code == (1 if kind == "object" else 0)
+    assert ("; guessed: the meaning of the masks" in text) == (code == 0)
     proposed_yaml = text.split("and save it there):\n")[1]
     lines = [line for line in proposed_yaml.splitlines() if ": " in line]
     (home / "dataset.yaml").write_text("\n".join(lines))

@@ -376,6 +376,7 @@ def test_methods_cite_what_was_measured_and_no_more() -> None:
     assert any("Dunn" in work for work in works)
     assert not any("BMVC" in work for work in works)  # no boundary F in these findings
     assert "3 variants were trained on 1,464 images of VOC2012 at 256×256 pixels, each 3 times" in told[0]
+    assert ":" not in told[0]
     assert "there was no selection" in told[0]
     assert methods(Findings("none", "", [])) == []
     assert list(REFERENCES) == sorted(REFERENCES)

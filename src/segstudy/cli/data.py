@@ -120,9 +120,12 @@ def check_data(
         color = "red" if problem.severity == "error" else "yellow"
         console.print(f"[{color}]{problem.severity}[/]: ", end="")
         console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
+    if report.trainable:
+        guessed = f"; guessed: {', '.join(report.guessed)}" if report.guessed else ""
+        result = "training is possible" if report.problems else "no problems found"
+        console.print(result + guessed, highlight=False, soft_wrap=True)
     if report.proposed_yaml:
         console.print(f"\nproposed {folder / 'dataset.yaml'} (edit the names and save it there):", highlight=False)
         console.print(report.proposed_yaml, highlight=False, markup=False, soft_wrap=True)
     if not report.trainable:
         raise typer.Exit(1)
-    console.print("no problems found" if not report.problems else "training is possible")

@@ -71,7 +71,7 @@ def print_export(done: Any, kind: str) -> None:
         print_line(f"not compared, since the network does not accept it: {line}")
     sides = "×".join(map(str, done.metadata["input_shape"]))
     fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed ({'; '.join(done.why_not_more)})"
-    print_line(f"input: {done.metadata['input']}, {sides}{fixed}")
+    print_line(f"input: image {sides}, float32, RGB in 0…1{fixed}")
     print_line(f"written: {done.path} ({size_on_disk(done.path) / 1e6:.1f} MB)")
 
 

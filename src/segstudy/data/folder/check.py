@@ -43,13 +43,17 @@ INVALID_SPLIT = "the split of dataset.yaml is not possible"
 
 @dataclass
 class FolderReport:
-    """Result of a check. counts: {split: pixels per image and class, int64 (N,C), at original size}."""
+    """Result of a check. counts: {split: pixels per image and class, int64 (N,C), at original size}.
+
+    guessed: what no dataset.yaml says.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     label_map: LabelMap | None = None
     counts: dict[str, np.ndarray] = field(default_factory=dict)
     proposed_yaml: str | None = None
+    guessed: list[str] = field(default_factory=list)
 
     @property
     def trainable(self) -> bool:
@@ -76,7 +80,8 @@ def check_folder(root: Path, about: Path | None = None) -> FolderReport:
         description, file = read_description(root, about)
         scan = scan_folder(description)
     except SegstudyError as error:
-        report.add("the folder cannot be opened", [str(error)])
+        title = "dataset.yaml has mistakes" if isinstance(error, ConfigError) else "the folder cannot be read"
+        report.add(title, [str(error)])
         return report
     plan = _plan_split(report, scan, description)
     report.problems += [*scan.problems, *plan.problems]
@@ -95,6 +100,8 @@ def check_folder(root: Path, about: Path | None = None) -> FolderReport:
         _add_rare_classes(report, report.label_map.classes)
     if file is None:
         binary = any(is_binary(check.pixels) for check in checks.values())
+        known = {"the classes": description.classes, "the split": plan.lists}
+        report.guessed = ["the meaning of the masks", *(what for what, given in known.items() if not given)]
         report.proposed_yaml = propose_description(scan, report.label_map, plan, description.classes, binary)
     return report
 

@@ -76,13 +76,13 @@ def unknown_keys(counted: Mapping[str, PixelsOfKeys], label_map: LabelMap, mask_
             masks[key].append(name)
     known = list(label_map.table)
     what = "colours" if mask_format.name == "colours" else "labels"
-    items = [
-        f"{key}: in {len(names)} masks, e.g. {names[0]}{did_you_mean(key, known) if what == 'labels' else ''}"
-        for key, names in sorted(masks.items())
-    ]
-    advice = (
-        f"add them to classes, or map them: labels: {{{min(masks, default='')}: CLASS}}\nknown: {first_few(known, 12)}"
-    )
+    items = []
+    keys = sorted(masks, key=lambda key: (int(key) if key.isdigit() else 0, key))
+    for key in keys:
+        hint = "" if what == "colours" or key.isdigit() else did_you_mean(key, known)
+        items.append(f"{key}: in {len(masks[key])} masks, e.g. {masks[key][0]}{hint}")
+    first = keys[0] if keys else ""
+    advice = f"add them to classes, or map them: labels: {{{first}: CLASS}}\nknown: {first_few(known, 12)}"
     return problem(f"{what} that are not classes", items, "error", advice)
 
 

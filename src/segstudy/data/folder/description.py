@@ -79,9 +79,11 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
     Raises DataError if `about` does not exist, and ConfigError that lists all mistakes in the file.
     """
     if not root.is_dir():
-        raise DataError(f"no folder {root}\n  → set data.root to the folder with your images and masks")
+        raise DataError(f"no folder {root}\n  → name the folder with your images and masks (in training: data.root)")
     if about is not None and not about.is_file():
-        raise DataError(f"no file {about}\n  → set data.about to the YAML file that describes data.root, or to null")
+        raise DataError(
+            f"no file {about}\n  → name the YAML file that describes the folder (--about; in training: data.about)"
+        )
     file = about or root / "dataset.yaml"
     given = _read_yaml(file) if file.is_file() else {}
     if "classes" not in given and "labels" not in given:

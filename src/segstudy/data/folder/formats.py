@@ -288,7 +288,7 @@ def detect_format(paths: Sequence[Path], has_palette: bool) -> MaskFormat:
     Raises DataError if none of them can be read.
     """
     sample = [paths[i * len(paths) // min(20, len(paths))] for i in range(min(20, len(paths)))]
-    where = f"{paths[0].parent.name}/ ({len(sample)} of {len(paths)} files examined)"
+    where = f"{paths[0].parent.name}/ ({len(paths)} files; format read from {len(sample)})"
     if paths[0].suffix.lower() == ".json":
         return MaskFormat("LabelMe", f"{where}: LabelMe annotations", read_labelme, on_upright_image=True)
     pictures, broken = [], []

@@ -98,9 +98,8 @@ def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], devi
 
 
 def _short(value: float, sign: bool = False) -> str:
-    """0.016, or +0.016 with `sign`. Three decimals; five for a value that three would show as 0.000."""
-    digits = 3 if value == 0 or abs(value) >= 0.0005 else 5
-    return format_signed(value, digits) if sign else format_number(value, digits)
+    """0.016, or +0.016 with `sign`."""
+    return format_signed(value) if sign else format_number(value)
 
 
 VERDICTS = {

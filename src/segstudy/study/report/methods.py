@@ -42,7 +42,7 @@ def methods(findings: Findings) -> list[str]:
         return []
     text = render(
         "methods.txt", groups=groups, variants=variants, metrics={name for v in variants for name in v.metrics},
-        where=_where, selection=_selection, clustered=any(g.clusters != g.images for g in groups),
+        where=_where, split=_split, selection=_selection, clustered=any(g.clusters != g.images for g in groups),
         without_verdicts=not all(g.supported.any() for g in groups),
         least=" or ".join(str(n) for n in sorted({g.min_images for g in groups})),
         margins=" or ".join(sorted({f"±{format_number(g.margin)}" for g in groups if math.isfinite(g.margin)})),
@@ -58,7 +58,15 @@ def _where(group: Group) -> str:
         return ""
     name, size = described[0]["name"], "×".join(map(str, described[0].get("size", ())))
     fit = count_distinct([f"{d['roles']['fit']['images']:,}" for d in described if "fit" in d.get("roles", {})])
-    return f" on {' or '.join(fit)} images of {name} at {size} pixels" if fit else f" on {name}"
+    protocol = f" ({described[0]['protocol']})" if described[0].get("protocol") else ""
+    return f" on {' or '.join(fit)} images of {name}{protocol} at {size} pixels" if fit else f" on {name}"
+
+
+def _split(group: Group) -> str:
+    """The split of the reported images, if recorded."""
+    found = {r["data"].get("roles", {}).get("report", {}).get("split") for v in group.variants for r in v.records
+             if "data" in r}  # fmt: skip
+    return f" of {found.pop()!r}" if len(found) == 1 and None not in found else ""
 
 
 def _selection(group: Group) -> str:
