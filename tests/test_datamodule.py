@@ -24,9 +24,8 @@ def test_the_common_settings_are_written_once() -> None:
         own = OmegaConf.load(CONF / "data" / f"{name}.yaml")
         assert [key for key in own if key in common and own[key] == common[key]] == []
     lines = (CONF / "data_common.yaml").read_text().splitlines()
-    assert [line for line in lines if "#" not in line and "augment" not in line.lower() and "contrast" not in line] == [
-        "batch_size: 16", "seed: ${seed}", "cache_dir: ${oc.env:SEGSTUDY_CACHE,'~/.cache/segstudy'}",
-    ]  # fmt: skip
+    plain = [line for line in lines if "#" not in line]
+    assert all("augment" in line.lower() or "contrast" in line for line in plain)
 
 
 @pytest.mark.parametrize("name", ["base", "common", "data_common"])
