@@ -129,7 +129,7 @@ def test_a_broken_transfer_is_resumed(server: Server, folder: Path, ranges: bool
     with pytest.raises(DataError) as caught:
         fetch_archive(server.url, md5(GOOD), folder)
     assert f"was lost after 3,000 of {len(GOOD):,} bytes" in str(caught.value)
-    assert "the same command continues it" in str(caught.value)
+    assert "to resume" in str(caught.value)
     assert files(folder) == {"archive.tar.partial": GOOD[:3000]}
     server.cut = None
     fetch_archive(server.url, md5(GOOD), folder)

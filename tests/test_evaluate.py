@@ -304,7 +304,7 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
         (["{home}/a", "--data", "vocc"], "no such data; did you mean voc"),
         (["{home}/a", "--data", "{home}"], r"→ --data folder data\.root="),
         (["{home}/a", "--data", "voc"], r"data\.root is not set"),
-        (["{home}/a", "optim.lr=1"], r"only data\.… and where things are"),
+        (["{home}/a", "optim.lr=1"], r"only data\.… and machine settings"),
         (["{home}/a", "data.size=64"], "use --size"),
         (["{home}/a", "data.vall=train"], "has no argument 'vall'; did you mean val"),
         (["{home}/a", "--size", "big"], "HEIGHTxWIDTH"),

@@ -132,7 +132,7 @@ def test_only_what_was_published_can_be_reproduced() -> None:
         check_overrides(["experiment=pet_factorial", "data.root=x", "reproduce=as_published"])
     assert all(name in str(error.value) for name in PUBLISHED)
     for contradicted in ("data.select_fraction=0.2", "checkpoint=last", "callbacks.best.monitor=val/loss"):
-        with pytest.raises(ConfigError, match=f"{contradicted}: reproduce=as_published has"):
+        with pytest.raises(ConfigError, match=f"{contradicted}: reproduce=as_published sets"):
             check_overrides(["experiment=resnet_unet", "data.root=x", "reproduce=as_published", contradicted])
     check_overrides(["experiment=resnet_unet", "data.root=x", "reproduce=as_published", "checkpoint=best", "seed=1"])
     with pytest.raises(ConfigError, match=r"sets data\.split, which this config does not have"):

@@ -383,7 +383,7 @@ def test_what_was_made_otherwise_is_not_mixed(command: Any, tmp_path: Path) -> N
         ConfigError, match=r"predictions holds predictions made with other settings:\n  size: train, now"
     ):
         command("a", "--size", "original")
-    with pytest.raises(ConfigError, match=r"not of b/one\.png"):
+    with pytest.raises(ConfigError, match=r"not from b/one\.png"):
         command("b")
     command("b", "--overwrite", "--size", "original")
     (row,) = rows_of(tmp_path / "predictions")

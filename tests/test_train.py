@@ -418,7 +418,8 @@ def test_hydras_file_of_a_sweep_is_not_written_through_a_link(tmp_path: Path) ->
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "multirun.yaml").symlink_to(tmp_path / "mine")
     for _ in range(2):  # and without the file there is nothing to remove
-        Study().on_multirun_start(OmegaConf.create({"report": {}, "hydra": {"sweep": {"dir": str(tmp_path)}}}))
+        hydra = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"params": None}, "overrides": {"task": []}}
+        Study().on_multirun_start(OmegaConf.create({"report": {}, "hydra": hydra}))
     assert not (tmp_path / "multirun.yaml").is_symlink()
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -450,7 +451,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(finished: Path, tmp_path: Path)
         with pytest.raises(TrainingError, match="remove it and repeat the command"):
             RunCheckpointIO(tmp_path).load_checkpoint(tmp_path / name)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(TrainingError, match="not a plain file"):
+    with pytest.raises(TrainingError, match="not a regular file"):
         RunCheckpointIO(tmp_path).load_checkpoint(tmp_path / "pipe")
 
 
