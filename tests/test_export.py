@@ -185,8 +185,8 @@ def test_what_is_compared() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "net.pt"], r"ends in \.onnx"),
-        (["--out", "net.onnx", "--format", "torch.export"], r"ends in \.pt2"),
+        (["--out", "net.pt"], r"end in \.onnx"),
+        (["--out", "net.onnx", "--format", "torch.export"], r"end in \.pt2"),
     ],
 )
 def test_mistakes_are_told(words: list[str], said: str, home: Path) -> None:
