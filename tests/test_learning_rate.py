@@ -145,7 +145,7 @@ def test_the_commands_say_what_to_type(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert "to use it: optim.lr=" in done.output
-    assert "optim.encoder_lr=0.01 was not used" in done.output
+    assert "optim.encoder_lr=0.01 was ignored" in done.output
     assert out.is_file()
     done = CliRunner().invoke(app, ["find", "batch", *THIN, "--limit", "4"], catch_exceptions=False)
     assert done.exit_code == 0
