@@ -150,4 +150,4 @@ def test_the_commands_say_what_to_type(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["find", "batch", *THIN, "--limit", "4"], catch_exceptions=False)
     assert done.exit_code == 0
     assert "to use it: data.batch_size=4" in done.output
-    assert "own" in " ".join(CliRunner().invoke(app, ["find", "lr", "--help"]).output.split())
+    assert "differs with the model" in " ".join(CliRunner().invoke(app, ["find", "lr", "--help"]).output.split())
