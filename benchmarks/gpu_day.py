@@ -122,7 +122,8 @@ def prepare(day: Day) -> dict[str, Any]:
     """Unpack the data, install the wheels, and write the caches that several runs share."""
     for tar in sorted(day.data.glob("*.tar.gz")):
         with tarfile.open(tar) as file:
-            file.extractall(day.root, filter="data")
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # new in Python 3.11.4
+            file.extractall(day.root, **safely)
     wheels = sorted(map(str, day.wheels.glob("*.whl")))
     if wheels:
         day.python(

@@ -17,6 +17,10 @@ from segstudy.data.datasets import voc
 from segstudy.data.download import fetch_archive
 from segstudy.errors import DataError
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(tarfile, "data_filter"), reason="Python before 3.11.4 cannot unpack archives safely, and is told so"
+)
+
 
 class Server(ThreadingHTTPServer):
     """Serves `content` under every path; `refuse` is a status to answer instead; `cut` ends each answer early."""
