@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from segstudy.cli.main import app
 from segstudy.errors import DataError
-from segstudy.measures.confusion import total_confusion
+from segstudy.measures.stored_rows import total_confusion
 from segstudy.metrics import confusion, summary
 from segstudy.study.audit import MOST_USED, audit, background_class, words
 from segstudy.study.counts import Counts

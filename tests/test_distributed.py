@@ -18,7 +18,7 @@ from segstudy.config.compose import compose_config
 from segstudy.data.sampler import EpochSampler
 from segstudy.errors import TrainingError
 from segstudy.inference.evaluate import retest
-from segstudy.measures.confusion import confusion_per_image
+from segstudy.measures.stored_rows import confusion_per_image
 from segstudy.metrics import MeanLoss
 from segstudy.runs.tables import comparable, print_study, records
 from segstudy.study.analysis.analyse import analyse_study

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from segstudy.data.sampler import EpochSampler
-from segstudy.measures.confusion import confusion_per_image, total_confusion
+from segstudy.measures.stored_rows import confusion_per_image, total_confusion
 from segstudy.metrics import Confusion, Hallucinated, class_iou, class_table, confusion, failure_modes, summary
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.results import from_masks

@@ -34,7 +34,7 @@ from segstudy.config.run_names import hyperparameters
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice
-from segstudy.measures.confusion import confusion_per_image
+from segstudy.measures.stored_rows import confusion_per_image
 from segstudy.runs.checkpoints import RunCheckpointIO
 from segstudy.runs.history import read_history
 from segstudy.runs.locking import run_lock

@@ -16,7 +16,7 @@ from segstudy.data.datamodule import known_data
 from segstudy.errors import TrainingError
 from segstudy.files import atomic_write
 from segstudy.labels import labels_at
-from segstudy.measures.confusion import total_confusion
+from segstudy.measures.stored_rows import total_confusion
 from segstudy.metrics import class_table, confusion, summary
 
 SIZES = ("network", "original")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from segstudy.labels import IGNORE
-from segstudy.measures.confusion import divide
 from segstudy.measures.error_categories import (
     BACKGROUND,
     CATEGORIES,
@@ -25,6 +24,7 @@ from segstudy.measures.error_categories import (
     MISSED,
     OVERSHOOT,
 )
+from segstudy.measures.stored_rows import divide
 
 OFFSETS = (-4.0, -2.3, -1.0, 0.0, 1.0, 2.3, 4.0)
 """Added to the background logit; 2.3 = ln 10 gives background ten times the weight."""

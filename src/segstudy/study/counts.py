@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segstudy.files import open_to_read
-from segstudy.measures.confusion import divide, sum_rows
+from segstudy.measures.stored_rows import divide, sum_rows
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from segstudy.measures.confusion import divide
+from segstudy.measures.stored_rows import divide
 from segstudy.study.counts import Counts
 
 Rule = Literal["truth", "union", "one", "zero"]
