@@ -19,7 +19,7 @@ from common import compose_config, machine, machine_line, write_json
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -76,16 +76,26 @@ def torchvisions(augment: Augment, image: Tensor, mask: Tensor) -> Callable[[int
     return one
 
 
-def kornias(augment: Augment, image: Tensor, mask: Tensor) -> Callable[[int], Batch]:
-    """kornia.augmentation on the whole batch; it wants the mask as float (B,1,H,W)."""
+def voc_augmentation() -> Augment:
+    """VOC's default."""
+    return instantiate(compose_config(SETTINGS).data.augment)
+
+
+def kornia_augmentation(augment: Augment) -> nn.Module:
+    """The same kinds of change by kornia, on (image, mask) as float (B,3,H,W) and (B,1,H,W)."""
     import kornia.augmentation as K
 
-    change = K.AugmentationSequential(
+    return K.AugmentationSequential(
         K.ColorJiggle(augment.brightness, augment.contrast, 0.0, 0.0, p=augment.colour),
         K.RandomHorizontalFlip(p=augment.flip),
         K.RandomAffine(0.0, translate=(0.25, 0.25), scale=augment.scale, p=1.0),
         data_keys=["input", "mask"],
     )
+
+
+def kornias(augment: Augment, image: Tensor, mask: Tensor) -> Callable[[int], Batch]:
+    """kornia.augmentation on the whole batch; it wants the mask as float (B,1,H,W)."""
+    change = kornia_augmentation(augment)
 
     def one(turn: int) -> Batch:
         images, masks = change(image, mask[:, None].float())

@@ -89,60 +89,24 @@ def files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def pack_voc(root: Path, out: Path, side: int, quality: int) -> None:
-    with Tar(out / "voc.tar.gz") as tar:
-        for path in files(root / "VOCdevkit"):
-            name = str(path.relative_to(root))
+def pack(base: Path, target: Path, side: int | None, quality: int) -> None:
+    """Photos re-encoded, those that are links to VOC's as links; masks at most `side` pixels long; lists as they are.
+
+    Once all tars are unpacked in one folder, the links lead to VOC's photos.
+    """
+    root = base.parent.resolve()
+    with Tar(target) as tar:
+        for path in files(base):
+            name = str(path.relative_to(base.parent))
             if path.suffix == ".jpg":
-                tar.photo(name, path, side, quality)
-            elif path.suffix == ".png":
-                tar.mask(name, path, side)
-            elif path.suffix == ".txt":
-                tar.add(name, path.read_bytes())
-
-
-def pack_pet(root: Path, out: Path, side: int) -> None:
-    """The lists and trimaps; the photos as links to VOC's (beside it once both tars are unpacked)."""
-    base = root / "pet_standin"
-    with Tar(out / "pet.tar.gz") as tar:
-        for path in files(base):
-            name = f"pet_standin/{path.relative_to(base)}"
-            if path.suffix == ".png":
-                tar.mask(name, path, side)
-            elif path.suffix == ".txt":
-                tar.add(name, path.read_bytes())
-            elif path.suffix == ".jpg":
-                tar.link(name, f"{'../' * name.count('/')}{linked(path).relative_to(root.resolve())}")
-
-
-def pack_camvid(root: Path, out: Path, quality: int, side: int | None) -> None:
-    base = root / "camvid"
-    with Tar(out / "camvid.tar.gz") as tar:
-        for path in files(base):
-            name = f"camvid/{path.relative_to(base)}"
-            if path.parent.name == "images":
-                tar.photo(f"{name.rpartition('.')[0]}{path.suffix}", path, side, quality)
-            elif path.suffix == ".png":
-                tar.mask(name, path, side)
-            else:
-                tar.add(name, path.read_bytes())
-
-
-def pack_ade(root: Path, out: Path, side: int) -> None:
-    """The stand-in for ADE20K: its masks; its photos as links to VOC's where they are VOC's."""
-    base = root / "ade20k_standin"
-    with Tar(out / "ade.tar.gz") as tar:
-        for path in files(base):
-            name = f"ade20k_standin/{path.relative_to(base)}"
-            if path.suffix == ".png":
-                tar.mask(name, path, side)
-            elif path.suffix == ".jpg":
                 photo = linked(path)
-                if photo.is_relative_to(root.resolve() / "VOCdevkit"):
-                    tar.link(name, f"{'../' * name.count('/')}{photo.relative_to(root.resolve())}")
+                if photo != path.resolve() or path.is_symlink():
+                    tar.link(name, f"{'../' * name.count('/')}{photo.relative_to(root)}")
                 else:
-                    tar.photo(name, path, side, 70)
-            else:
+                    tar.photo(name, path, side, quality)
+            elif path.suffix == ".png":
+                tar.mask(name, path, side)
+            elif path.suffix in (".txt", ".csv", ".yaml"):
                 tar.add(name, path.read_bytes())
 
 
@@ -192,14 +156,12 @@ def main(
         for old in folder.iterdir():
             old.unlink()
     parts = {
-        "VOCdevkit": lambda: pack_voc(root, data, side, quality),
-        "pet_standin": lambda: pack_pet(root, data, side),
-        "ade20k_standin": lambda: pack_ade(root, data, side),
-        "camvid": lambda: pack_camvid(root, data, quality, camvid_side),
-    }
-    for name, pack in parts.items():
+        "VOCdevkit": ("voc", side), "pet_standin": ("pet", side), "ade20k_standin": ("ade", side),
+        "camvid": ("camvid", camvid_side),
+    }  # fmt: skip
+    for name, (tar, longest) in parts.items():
         if (root / name).is_dir():
-            pack()
+            pack(root / name, data / f"{tar}.tar.gz", longest, quality)
         else:
             print(f"{root / name} is not there: its steps will be left out")
     if weights is not None:

@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import lightning as L
 import torch
 import typer
+from augmentation import kornia_augmentation, voc_augmentation
 from common import compose_config, machine, write_json
-from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from training import BARE, now
+from training import BARE, Rounds, now
 
 from segstudy.build import build_data, build_module, build_network, build_trainer
 from segstudy.console import silence_warnings
@@ -69,52 +69,26 @@ NARROW = ("encoder.widths=[4,4,4]", "decoder.widths=[4,4]")
 TINY = tuple(Case("V1", 32, 4, device_cache=cached, changes=NARROW) for cached in (True, False))
 
 
-class KorniaAugment(nn.Module):
-    """VOC's default augmentation by kornia, in the place of ours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        import kornia.augmentation as K
-
-        self.change = K.AugmentationSequential(
-            K.ColorJiggle(0.2, 0.2, 0.0, 0.0, p=0.5),
-            K.RandomHorizontalFlip(p=0.5),
-            K.RandomAffine(0.0, translate=(0.25, 0.25), scale=(0.75, 1.5), p=1.0),
-            data_keys=["input", "mask"],
-            extra_args={},
-        )
-
-    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        images, masks = self.change(image, mask[:, None].float())
-        return images.to(memory_format=torch.channels_last), masks[:, 0].long()
-
-
-class AloneByTurns(L.Callback):
-    """Times turns of `steps` steps of the fit it is in; after each, as many steps of the network alone.
+class AloneByTurns(Rounds):
+    """After each round of the fit, as many steps of the network alone.
 
     alone: one step of the same network on random tensors that lie on the device.
     """
 
     def __init__(self, alone: Callable[[], None], warmup: int, steps: int):
-        self.alone, self.warmup, self.steps = alone, warmup, steps
-        self.done, self.began = 0, 0.0
+        super().__init__(warmup, steps)
+        self.alone = alone
         self.fit_seconds: list[float] = []
         self.alone_seconds: list[float] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        self.done += 1
-        if self.done == self.warmup:
-            self.began = now(module.device)
-        if self.done < self.warmup + self.steps:
-            return
-        self.fit_seconds.append(now(module.device) - self.began)
+    def after_round(self, seconds: float, device: torch.device) -> None:
+        self.fit_seconds.append(seconds)
         for _ in range(self.warmup):
             self.alone()
-        began = now(module.device)
+        began = now(device)
         for _ in range(self.steps):
             self.alone()
-        self.alone_seconds.append(now(module.device) - began)
-        self.done = 0
+        self.alone_seconds.append(now(device) - began)
 
 
 class ProfileSteps(L.Callback):
@@ -155,10 +129,17 @@ class ProfileSteps(L.Callback):
         }
 
 
+def data_of(case: Case, root: Path) -> list[str]:
+    """VOC's photos; for `ade_unet` those of ADE20K's stand-in with its 150 classes, drawn again and again."""
+    if case.network == "ade_unet":
+        return ["data=ade20k", f"data.root='{root / 'ade20k_standin'}'"]
+    return ["data=voc", f"data.root='{root}'"]
+
+
 def settings(case: Case, root: Path, cache: Path) -> list[str]:
     """The case as overrides of the config."""
     found = [
-        *NETWORKS[case.network], *case.changes, "data=voc", f"data.root='{root}'", f"data.size={case.size}",
+        *NETWORKS[case.network], *case.changes, *data_of(case, root), f"data.size={case.size}",
         f"data.batch_size={case.batch}", f"data.device_cache={str(case.device_cache).lower()}",
         f"data.cache_dir='{cache}'", *BARE, "trainer.max_epochs=-1",
     ]  # fmt: skip
@@ -180,11 +161,12 @@ def measured(
         network.compile()
     module = build_module(cfg, network, data)
     if case.augment == "kornia":
-        change, prepare = KorniaAugment(), data.on_after_batch_transfer
+        change, prepare = kornia_augmentation(voc_augmentation()), data.on_after_batch_transfer
 
         def after(batch: Any, index: int) -> Any:
             batch = prepare(batch, index)
-            batch["image"], batch["mask"] = change(batch["image"], batch["mask"])
+            image, mask = change(batch["image"], batch["mask"][:, None].float())
+            batch["image"], batch["mask"] = image.to(memory_format=torch.channels_last), mask[:, 0].long()
             return batch
 
         data.on_after_batch_transfer = after  # type: ignore[method-assign]

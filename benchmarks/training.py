@@ -96,26 +96,38 @@ class PlainLoop:
             self.optimizer.step()
 
 
-class TakeTurns(L.Callback):
-    """Times rounds of segstudy's own fit and lets the plain loop have a round after each."""
+class Rounds(L.Callback):
+    """Times rounds of `steps` steps of the fit it is in, each after `warmup` steps that are not counted."""
 
-    def __init__(self, plain: PlainLoop, workers: list[int], warmup: int, steps: int):
-        self.plain, self.workers, self.warmup, self.steps = plain, workers, warmup, steps
-        self.done = 0
-        self.began = 0.0
-        self.speeds: dict[str, list[float]] = {name: [] for name in (OURS, *map(plain_name, workers))}
+    def __init__(self, warmup: int, steps: int):
+        self.warmup, self.steps = warmup, steps
+        self.done, self.began = 0, 0.0
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         self.done += 1
         if self.done == self.warmup:
             self.began = now(module.device)
-        if self.done < self.warmup + self.steps:
-            return
-        seconds = now(module.device) - self.began
+        if self.done == self.warmup + self.steps:
+            self.after_round(now(module.device) - self.began, module.device)
+            self.done = 0
+
+    def after_round(self, seconds: float, device: torch.device) -> None:
+        """Keep a round's seconds, and let a rival have its turn."""
+        raise NotImplementedError
+
+
+class TakeTurns(Rounds):
+    """Lets the plain loop have a round after each of segstudy's own fit."""
+
+    def __init__(self, plain: PlainLoop, workers: list[int], warmup: int, steps: int):
+        super().__init__(warmup, steps)
+        self.plain, self.workers = plain, workers
+        self.speeds: dict[str, list[float]] = {name: [] for name in (OURS, *map(plain_name, workers))}
+
+    def after_round(self, seconds: float, device: torch.device) -> None:
         self.speeds[OURS].append(self.steps * self.plain.batch_size / seconds)
         for workers in self.workers:
             self.speeds[plain_name(workers)].append(self.plain.round(workers, self.warmup, self.steps))
-        self.done = 0
 
 
 def plain_name(workers: int) -> str:

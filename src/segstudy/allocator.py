@@ -38,14 +38,13 @@ def use_fast_memory() -> None:
     if sys.platform != "linux" or wanted == "default":
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for large pages: a tenth of a step at 256²
-    preloaded = os.environ.get("LD_PRELOAD", "")
-    library = os.environ.get(STARTED) or wanted or installed_library()
-    if STARTED in os.environ and library in preloaded.split(":"):
-        chosen = Path(str(library)).name
-    elif "malloc" in preloaded:
-        chosen = Path(next(name for name in preloaded.split(":") if "malloc" in name)).name
-    elif library and _can_load(library, named=bool(wanted)) and _can_restart():
-        os.environ |= {"LD_PRELOAD": f"{library}:{preloaded}".rstrip(":"), STARTED: library}
+    preloaded = [name for name in os.environ.get("LD_PRELOAD", "").split(":") if name]
+    started = os.environ.get(STARTED)
+    library = wanted or installed_library()
+    if loaded := [name for name in preloaded if name == started or "malloc" in name]:
+        chosen = Path(loaded[0]).name
+    elif started is None and library and _can_load(library, named=bool(wanted)) and _can_restart():
+        os.environ |= {"LD_PRELOAD": ":".join([library, *preloaded]), STARTED: library}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     elif raise_thresholds():
         chosen = GLIBC
