@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import compose_config, machine, machine_line, write_json
+from common import machine, machine_line, write_json
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +25,7 @@ from torchvision.transforms import v2
 
 from segstudy.allocator import use_fast_memory
 from segstudy.build import build_network
+from segstudy.config.compose import compose_config
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.data.datasets.voc import VOC
 from segstudy.data.transforms.augment import Augment

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import compose_config, machine, machine_line, voc_root_or_scenes, write_json
+from common import machine, machine_line, voc_root_or_scenes, write_json
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from segstudy.build import build_data
+from segstudy.config.compose import compose_config
 from segstudy.data.images import Sample
 
 

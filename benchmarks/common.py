@@ -1,4 +1,4 @@
-"""What the benchmarks share: a VOC folder of generated scenes, configs, and the line that says where they ran."""
+"""What the benchmarks share: a VOC folder of generated scenes, and the line that says where they ran."""
 
 import json
 import os
@@ -7,25 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from PIL import Image
 
-from segstudy.config.compose import register_resolvers
-from segstudy.config.paths import CONF
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.labels import voc_palette
 from segstudy.precision import choose_device, cpu_flags
 from segstudy.runs.record import environment
 
 FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512f", "avx2")
-
-
-def compose_config(overrides: list[str]) -> DictConfig:
-    """The config that `python train.py OVERRIDES` would have."""
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides)
 
 
 def write_voc(root: Path, images: int, height: int = 375, width: int = 500) -> Path:

@@ -17,12 +17,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import compose_config, machine, machine_line, voc_root_or_scenes, write_json
+from common import machine, machine_line, voc_root_or_scenes, write_json
 from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
 
 from segstudy.build import build_data
+from segstudy.config.compose import compose_config
 from segstudy.precision import choose_device
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -18,11 +18,12 @@ import lightning as L
 import torch
 import typer
 from augmentation import kornia_augmentation, voc_augmentation
-from common import compose_config, machine, write_json
+from common import machine, write_json
 from torch.profiler import ProfilerActivity, profile
 from training import BARE, Rounds, now
 
 from segstudy.build import build_data, build_module, build_network, build_trainer
+from segstudy.config.compose import compose_config
 from segstudy.console import silence_warnings
 
 app = typer.Typer(help=__doc__, add_completion=False)

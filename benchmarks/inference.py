@@ -16,13 +16,14 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import compose_config, machine, machine_line, write_json
+from common import machine, machine_line, write_json
 from PIL import Image
 from rich.table import Table
 from training import NETWORKS, now
 
 from segstudy.allocator import use_fast_memory
 from segstudy.build import build_network
+from segstudy.config.compose import compose_config
 from segstudy.console import console, silence_warnings
 from segstudy.data.datasets.scenes import draw_scene
 from segstudy.inference.export import FORMATS, READERS, WRITERS, export

@@ -16,7 +16,7 @@ import lightning as L
 import numpy as np
 import torch
 import typer
-from common import compose_config, machine, machine_line, voc_root_or_scenes, write_json
+from common import machine, machine_line, voc_root_or_scenes, write_json
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +26,7 @@ from torchvision import transforms
 
 from segstudy.allocator import use_fast_memory
 from segstudy.build import build_data, build_module, build_network, build_trainer
+from segstudy.config.compose import compose_config
 from segstudy.console import silence_warnings
 from segstudy.data.images import Sample
 from segstudy.labels import IGNORE
