@@ -12,7 +12,7 @@ from torchmetrics.segmentation import MeanIoU
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.errors import DataError
+from segstudy.errors import ConfigError, DataError
 from segstudy.measures.stored_rows import total_confusion
 from segstudy.metrics import confusion, summary
 from segstudy.study.audit import MOST_USED, audit, background_class, words
@@ -369,10 +369,10 @@ def test_the_background_is_the_recorded_one() -> None:
 
 
 def test_errors_say_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not a run's folder[\s\S]*no such folder"):
+    with pytest.raises(ConfigError, match=r"not a run's folder[\s\S]*no such folder"):
         audit(tmp_path / "none")
     folder = make_run(tmp_path / "study" / "run", status="running")
-    with pytest.raises(DataError, match=r"not a run's folder[\s\S]*\['run'\]"):
+    with pytest.raises(ConfigError, match=r"not a run's folder[\s\S]*found: run\n[\s\S]*→ .*study/run"):
         audit(tmp_path / "study")
     (folder / "test" / "counts.npz").unlink()
     with pytest.raises(DataError, match=r"no counts of its test images[\s\S]*'running'[\s\S]*wait"):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 
 class SegstudyError(Exception):
@@ -37,3 +39,22 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def first_lines(items: Sequence[str], most: int, indent: str = "") -> str:
+    """The first `most` items, one per line, and how many more there are."""
+    more = [f"… and {len(items) - most} more"] if len(items) > most else []
+    return "\n".join(indent + line for line in [*items[:most], *more])
+
+
+def first_few(items: Sequence[Any], most: int = 5) -> str:
+    """The first `most` items on one line, and how many more there are."""
+    more = f" … and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
+
+
+def list_found(folder: Path) -> str:
+    """The first names in a folder, for messages."""
+    if not folder.is_dir():
+        return "no such folder"
+    return ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:8]) or "an empty folder"

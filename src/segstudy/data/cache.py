@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from segstudy.data.images import Sample, first_lines
-from segstudy.errors import DataError
+from segstudy.data.images import Sample
+from segstudy.errors import DataError, first_lines
 from segstudy.labels import IGNORE
 
 VERSION = 2

@@ -1,7 +1,7 @@
 """Reading of images and masks; errors say what is wrong with the file and what to do."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.io import loadmat
 
-from segstudy.errors import DataError
+from segstudy.errors import DataError, first_few
 from segstudy.labels import IGNORE
 
 EXIF_ORIENTATION = 274
@@ -51,25 +51,6 @@ class Sample:
 def image_name(path: Path | str) -> str:
     """The name that an image and its mask share: the path below their folder, without suffix."""
     return Path(path).with_suffix("").as_posix()
-
-
-def first_lines(items: Sequence[str], most: int, indent: str = "") -> str:
-    """The first `most` items, one per line, and how many more there are."""
-    more = [f"… and {len(items) - most} more"] if len(items) > most else []
-    return "\n".join(indent + line for line in [*items[:most], *more])
-
-
-def first_few(items: Sequence[Any], most: int = 5) -> str:
-    """The first `most` items on one line, and how many more there are."""
-    more = f" … and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(map(str, items[:most])) + more
-
-
-def list_found(folder: Path) -> str:
-    """The first names in a folder, for messages."""
-    if not folder.is_dir():
-        return "no such folder"
-    return ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:8]) or "an empty folder"
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str, int]:

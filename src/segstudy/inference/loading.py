@@ -23,8 +23,7 @@ from segstudy.config.trust import restrict_paths
 from segstudy.data.cache import read_checked
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import Batch, CachedDataset
-from segstudy.data.images import first_lines
-from segstudy.errors import ConfigError, did_you_mean
+from segstudy.errors import ConfigError, did_you_mean, first_lines
 from segstudy.networks.normalize import normalize_before, normalize_of
 from segstudy.runs.checkpoints import load_state, set_normalization, weights_file
 from segstudy.runs.record import read_record

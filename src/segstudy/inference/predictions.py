@@ -13,8 +13,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segstudy.console import console, print_line
-from segstudy.data.images import first_lines
-from segstudy.errors import ConfigError
+from segstudy.errors import ConfigError, first_lines
 from segstudy.files import read_text, write_text
 from segstudy.inference.evaluate import write_json
 from segstudy.inference.model import Model

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.errors import ConfigError, DataError, did_you_mean, list_found
 from segstudy.files import open_lock, read_text
 from segstudy.formatting import format_duration, format_number
 from segstudy.runs.history import last_epoch
@@ -101,10 +101,8 @@ def find_runs(folder: Path) -> list[Path]:
             inner.clear()  # a run's folder holds no other runs
         inner[:] = sorted(name for name in inner if not name.startswith("."))
     if not found:
-        there = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else ["no such folder"]
         raise DataError(
-            f"no runs in {folder}\n  expected: {folder}/STUDY/RUN/record.json\n"
-            f"  found:    {', '.join(there) or 'an empty folder'}"
+            f"no runs in {folder}\n  expected: {folder}/STUDY/RUN/record.json\n  found:    {list_found(folder)}"
         )
     return sorted(found)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segstudy.errors import ConfigError, TrainingError
+from segstudy.errors import ConfigError, TrainingError, list_found
 from segstudy.files import atomic_write, read_text
 from segstudy.ranks import RANK
 
@@ -132,7 +132,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not values:
         runs = sorted(str(file.parent) for file in folder.glob("*/record.json"))[:8]
         inside = "\n  it holds runs: choose one" + "".join(f"\n  → {run}" for run in runs) if runs else ""
-        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'record.json'}{inside}")
+        found = list_found(folder)
+        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'record.json'}\n  found: {found}{inside}")
     if "class_names" not in values:
         raise ConfigError(f"{folder / 'record.json'} has no class_names: the run has not opened its data yet")
     return values

@@ -99,7 +99,7 @@ class Audit:
 
 
 def audit(folder: Path) -> Audit:
-    """Evaluate a run under all definitions. Raises DataError if the folder is not a run or the run is not tested."""
+    """Evaluate a run under all definitions. Raises ConfigError if the folder is no run, DataError if it is not tested."""
     record, counts, original = read_tested(folder)
     data = record.get("data", {})
     background = background_class(data, record["class_names"])
@@ -130,14 +130,7 @@ def audit(folder: Path) -> Audit:
 
 def read_tested(folder: Path) -> tuple[dict[str, Any], Counts, Counts]:
     """A run's record, and its counts for each image at network size and at original size."""
-    place, file = folder / "record.json", folder / "test" / "counts.npz"
-    if not place.is_file():
-        found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
-        raise DataError(
-            f"{folder} is not a run's folder\n  expected: {place}\n  found:    {found}\n"
-            "  → one run's folder: runs/STUDY/RUN"
-        )
-    record = read_record(folder)
+    record, file = read_record(folder), folder / "test" / "counts.npz"
     if not file.is_file():
         status = record.get("status", "not known")
         todo = "wait until it is tested" if status == "running" else "the same command continues it"

@@ -11,8 +11,9 @@ import numpy as np
 from rich.progress import track
 
 from segstudy.data.folder.classes import read_class_table
+from segstudy.data.folder.scan import files_by_name
 from segstudy.data.images import open_picture, read_mask
-from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.errors import ConfigError, DataError, did_you_mean, first_few, first_lines
 from segstudy.labels import IGNORE, voc_palette
 from segstudy.measures.boundaries import nearest_labels
 from segstudy.study.analysis.analyse import analyse
@@ -59,9 +60,8 @@ def match_masks(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path
         raise DataError(f"no masks in {truth}\n  expected: {truth}/NAME.png (indexed or greyscale, 255 ignored)")
     wrong = []
     for folder in predictions:
-        missing = [name for name in files[truth] if name not in files[folder]]
-        if missing:
-            some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        if missing := [name for name in files[truth] if name not in files[folder]]:
+            some = first_few(missing)
             wrong.append(f"{folder} lacks {len(missing)} of the {len(files[truth])} masks of {truth}: {some}")
     if wrong:
         raise DataError("\n  ".join(wrong) + "\n  → each true mask needs a prediction with the same name")
@@ -71,14 +71,10 @@ def match_masks(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path
 def _masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    named: dict[str, Path] = {}
-    for path in found:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in named:
-            raise DataError(f"{named[name]} and {path} are two masks with the same name\n  → keep one of them")
-        named[name] = path
-    return named
+    files, duplicates = files_by_name(folder, SUFFIXES)
+    if duplicates:
+        raise DataError(f"{folder}: {first_few(duplicates)} are two masks with the same name\n  → keep one of them")
+    return files
 
 
 def _folder_names(folders: Sequence[Path]) -> list[str]:
@@ -115,8 +111,7 @@ def _read(
             continue
         yield key, truth, _fill_void(labels)
     if wrong:
-        more = f"\n  … and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise DataError(f"{len(wrong)} masks cannot be compared:\n  " + "\n  ".join(wrong[:8]) + more)
+        raise DataError(f"{len(wrong)} masks cannot be compared:\n{first_lines(wrong, 8, '  ')}")
 
 
 def _fill_void(labels: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from segstudy.config.run_names import MACHINE_SETTINGS
-from segstudy.errors import DataError
+from segstudy.errors import DataError, list_found
 from segstudy.files import open_to_read
 from segstudy.labels import IGNORE
 from segstudy.measures import operating_curve
@@ -147,10 +147,9 @@ def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, st
     """
     records, damaged = read_study_records(folder)
     if not records and not damaged:
-        there = sorted(p.name for p in folder.iterdir() if p.is_dir())[:8] if folder.is_dir() else ["no such folder"]
         studies = sorted({str(file.parent.parent) for file in folder.glob("*/*/record.json")})[:8]
         raise DataError(
-            f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {', '.join(there) or 'no folders'}"
+            f"no runs in {folder}\n  expected: {folder}/RUN/record.json\n  found:    {list_found(folder)}"
             + "".join(f"\n  → segstudy report {study}" for study in studies)
         )
     left_out = list(damaged.items())

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from segstudy.data.datasets.published import PublishedData, photos_in, require_files
-from segstudy.data.images import Sample, list_found
-from segstudy.errors import DataError
+from segstudy.data.images import Sample
+from segstudy.errors import DataError, list_found
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"

@@ -6,8 +6,8 @@ from typing import Any
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, first_lines, list_found
-from segstudy.errors import DataError
+from segstudy.data.images import Sample
+from segstudy.errors import DataError, first_lines, list_found
 
 
 class PublishedData(SegmentationData):

@@ -6,8 +6,8 @@ from typing import Any
 from segstudy.data.datasets.published import find_folder
 from segstudy.data.datasets.voc import VOC
 from segstudy.data.download import fetch_archive
-from segstudy.data.images import Sample, list_found
-from segstudy.errors import DataError
+from segstudy.data.images import Sample
+from segstudy.errors import DataError, list_found
 
 URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
 

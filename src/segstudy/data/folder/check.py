@@ -13,16 +13,8 @@ import numpy as np
 import yaml
 
 from segstudy.data.cache import map_parallel
-from segstudy.data.folder.classes import LabelMap, make_label_map
-from segstudy.data.folder.counts import (
-    PixelsOfKeys,
-    is_binary,
-    keys_present,
-    pixels_of_keys,
-    pixels_per_class,
-    require_meaning_of_255,
-    unknown_keys,
-)
+from segstudy.data.folder.classes import LabelMap
+from segstudy.data.folder.counts import PixelsOfKeys, find_classes, is_binary, pixels_of_keys, pixels_per_class
 from segstudy.data.folder.description import Description, read_description
 from segstudy.data.folder.formats import MaskFormat
 from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
@@ -90,7 +82,13 @@ def check_folder(root: Path, about: Path | None = None) -> FolderReport:
     used = {s.name for s in plan.members()}
     _add_unreadable(report, checks, used)
     report.notes = [*scan.notes, *plan.notes]
-    _find_classes(report, scan.format, description, {name: checks[name] for name in checks if name in used})
+    try:
+        counted = {name: check.pixels for name, check in checks.items() if name in used}
+        report.label_map, unknown = find_classes(counted, scan.format, description)
+        report.notes += report.label_map.notes
+        report.problems += unknown
+    except SegstudyError as error:
+        report.add("classes", [str(error)])
     lists = _split_images(report, plan, checks)
     _add_overlaps(report, lists, checks)
     if report.label_map is not None:
@@ -148,26 +146,6 @@ def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used:
             grouped[title, "error" if name in used else "warning"].append(text)
     for (title, severity), items in grouped.items():
         report.add(title if severity == "error" else f"{title} (in no list)", items, severity)
-
-
-def _find_classes(
-    report: FolderReport, mask_format: MaskFormat, description: Description, checks: Mapping[str, PairCheck]
-) -> None:
-    """Set the label map of the report, and add the values in masks that are not classes."""
-    counted = [check.pixels for check in checks.values() if check.pixels]
-    try:
-        require_meaning_of_255(counted, mask_format.name, description)
-    except DataError as error:
-        report.add("masks of 0 and 255", [str(error)])
-        return
-    try:
-        label_map = make_label_map(description, mask_format, keys_present(counted))
-    except SegstudyError as error:
-        report.add("classes", [str(error)])
-        return
-    report.label_map = label_map
-    report.notes += label_map.notes
-    report.problems += unknown_keys({n: check.pixels for n, check in checks.items()}, label_map, mask_format)
 
 
 def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, PairCheck]) -> dict[str, list[Sample]]:

@@ -8,8 +8,7 @@ import numpy as np
 
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import BACKGROUND, MaskFormat, Rgb, read_rows, read_text
-from segstudy.data.images import first_few
-from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
 from segstudy.labels import IGNORE, voc_palette
 
 MAX_COLORS = 64

@@ -3,18 +3,18 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from segstudy.data.cache import map_parallel
-from segstudy.data.folder.classes import LabelMap
+from segstudy.data.folder.classes import LabelMap, make_label_map
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import MaskFormat
 from segstudy.data.folder.scan import Problem, problem
-from segstudy.data.images import Sample, first_few, first_lines
-from segstudy.errors import DataError, did_you_mean
+from segstudy.data.images import Sample
+from segstudy.errors import DataError, did_you_mean, first_few, first_lines
 from segstudy.files import write_text
 from segstudy.labels import IGNORE
 
@@ -24,8 +24,8 @@ VERSION = 1
 PixelsOfKeys = dict[str, int]
 
 
-def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Path) -> list[PixelsOfKeys]:
-    """Pixels of each key in each mask at original size. Cached in `folder`, because reading all masks is slow.
+def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Path) -> dict[str, PixelsOfKeys]:
+    """Pixels of each key in each mask at original size, by name. Cached in `folder`: reading all masks is slow.
 
     Raises DataError that names the masks that cannot be read.
     """
@@ -34,9 +34,9 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
         status = sample.file("mask").stat()
         digest.update(f"{sample.name}|{sample.mask}|{status.st_size}|{status.st_mtime_ns}".encode())
     home = folder / f"masks-{digest.hexdigest()[:24]}.json"
+    names = [sample.name for sample in samples]
     if home.is_file():
-        counted: list[PixelsOfKeys] = json.loads(home.read_text())
-        return counted
+        return dict(zip(names, json.loads(home.read_text()), strict=True))
     results = list(map_parallel(lambda sample: pixels_of_keys(*mask_format.read(sample)), samples, "counting labels"))
     broken = [str(r) for r in results if isinstance(r, DataError)]
     if broken:
@@ -45,7 +45,7 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
         write_text(folder, home.name, json.dumps(results))
     except OSError as error:
         raise DataError(f"data.cache_dir={folder} cannot be written: {error}\n  → set it to another folder") from error
-    return results
+    return dict(zip(names, results, strict=True))
 
 
 def pixels_of_keys(mask: np.ndarray, keys: Sequence[str]) -> PixelsOfKeys:
@@ -54,9 +54,17 @@ def pixels_of_keys(mask: np.ndarray, keys: Sequence[str]) -> PixelsOfKeys:
     return {key: int(n) for key, n in zip(keys, counts, strict=True) if n}
 
 
-def keys_present(counted: Iterable[PixelsOfKeys]) -> list[str]:
-    """All keys that occur in the masks, each once."""
-    return list(dict.fromkeys(key for pixels in counted for key in pixels))
+def find_classes(
+    counted: Mapping[str, PixelsOfKeys], mask_format: MaskFormat, description: Description
+) -> tuple[LabelMap, list[Problem]]:
+    """The label map of these masks ({name: pixels of each key}), and the problem of keys that are not classes.
+
+    Raises DataError if 255 may be a class, and ConfigError as `make_label_map`.
+    """
+    require_meaning_of_255([pixels for pixels in counted.values() if pixels], mask_format.name, description)
+    keys = list(dict.fromkeys(key for pixels in counted.values() for key in pixels))
+    label_map = make_label_map(description, mask_format, keys)
+    return label_map, unknown_keys(counted, label_map, mask_format)
 
 
 def pixels_per_class(counted: Sequence[PixelsOfKeys], label_map: LabelMap) -> np.ndarray:

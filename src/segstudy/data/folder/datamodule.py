@@ -8,20 +8,12 @@ import numpy as np
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
-from segstudy.data.folder.classes import make_label_map
-from segstudy.data.folder.counts import (
-    count_labels,
-    keys_present,
-    pixels_per_class,
-    require_meaning_of_255,
-    unknown_keys,
-)
+from segstudy.data.folder.counts import count_labels, find_classes, pixels_per_class
 from segstudy.data.folder.description import read_description
 from segstudy.data.folder.scan import raise_errors, scan_folder
 from segstudy.data.folder.split import ROLES, make_split
 from segstudy.data.images import Sample, read_image, require_same_size
 from segstudy.data.splits import rarest_class
-from segstudy.errors import DataError
 
 VERSION = 1
 """Part of the cache's key. Increase it when the same files give other labels."""
@@ -57,22 +49,19 @@ class Folder(SegmentationData):
         self.notes: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("classes", "palette"):  # read from the files, if used before setup
+        if name in ("classes", "palette", "label_map"):  # read from the files, if used before setup
             self._open()
             return vars(self)[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def background(self) -> int | None:  # type: ignore[override]
-        if "classes" not in vars(self):
-            self._open()
         return self.label_map.background
 
     def setup(self, stage: str | None = None) -> None:
-        if not self.roles:
-            if "classes" not in vars(self):
-                self._open()
-            super().setup(stage)
+        if "classes" not in vars(self):
+            self._open()
+        super().setup(stage)
 
     def _open(self) -> None:
         """Find files, classes and splits. Raises DataError that lists the problems that prevent training."""
@@ -81,14 +70,11 @@ class Folder(SegmentationData):
         plan = make_split(scan, self.description, self.split_settings, self.fold)
         raise_errors([*scan.problems, *plan.problems], self.root)
         self.format, self.pool = scan.format, plan.pool
-        used = plan.members()
-        counted = count_labels(used, self.format, self.cache_dir)
-        require_meaning_of_255(counted, self.format.name, self.description)
-        self.label_map = make_label_map(self.description, self.format, keys_present(counted))
-        of_name = dict(zip((s.name for s in used), counted, strict=True))
-        raise_errors(unknown_keys(of_name, self.label_map, self.format), self.root)
+        counted = count_labels(plan.members(), self.format, self.cache_dir)
+        self.label_map, unknown = find_classes(counted, self.format, self.description)
+        raise_errors(unknown, self.root)
         self.notes = [*scan.notes, *self.label_map.notes, *plan.notes]
-        pixels = pixels_per_class([of_name[s.name] for s in plan.pool], self.label_map)
+        pixels = pixels_per_class([counted[s.name] for s in plan.pool], self.label_map)
         self.lists = plan.lists | plan.draw_lists(rarest_class(pixels))
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"
@@ -101,8 +87,6 @@ class Folder(SegmentationData):
     def split(self, name: str) -> CachedDataset:
         """A split. Splits drawn from the pool are parts of one cache of the whole pool, so that all folds share it."""
         samples = self.samples(name)
-        if not samples:
-            raise DataError(f"the split {name!r} lists no images")
         index_in_pool = {s.name: i for i, s in enumerate(self.pool)}
         whole_pool = all(s.name in index_in_pool for s in samples)
         cache = self._cache(self.pool if whole_pool else samples)
@@ -119,7 +103,7 @@ class Folder(SegmentationData):
         return image, mask, note
 
     def ignore_is_explicit(self) -> bool:
-        return True  # checked by `require_meaning_of_255`
+        return True  # checked by `find_classes`
 
     def recipe(self) -> Any:
         return ["Folder", VERSION, self.format.name, sorted(self.label_map.table.items())]

@@ -9,8 +9,8 @@ from pathlib import Path
 from segstudy.data.folder.classes import read_classes
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import Coco, MaskFormat, coco_format, detect_format, read_rows
-from segstudy.data.images import Sample, first_few, first_lines, image_name, list_found
-from segstudy.errors import ConfigError, DataError
+from segstudy.data.images import Sample, image_name
+from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -85,16 +85,16 @@ def _from_folders(description: Description) -> FolderScan:
             f"no folder of images {home}\n  found: {list_found(description.root)}\n"
             "  → put the images there, or name their folder in dataset.yaml: images: FOLDER"
         )
-    images, problems = _files_by_name(home, IMAGES)
+    images, duplicates = files_by_name(home, IMAGES)
     if not images:
         raise DataError(f"no images in {home}\n  expected: {', '.join(IMAGES)}")
     place = _find_masks(description, home)
     if place.suffix.lower() == ".json":
-        return _from_coco(Coco(place), images, problems)
-    masks, mask_problems = _files_by_name(place, (".json",))
-    pictures, picture_problems = ({}, []) if place == home else _files_by_name(place, MASKS)
+        return _from_coco(Coco(place), images, _same_name(duplicates))
+    masks, mask_duplicates = files_by_name(place, (".json",))
+    pictures, picture_duplicates = ({}, []) if place == home else files_by_name(place, MASKS)
     if len(masks) <= len(pictures):
-        masks, mask_problems = pictures, picture_problems
+        masks, mask_duplicates = pictures, picture_duplicates
     if not masks:
         raise DataError(f"no masks in {place}\n  expected: PNG pictures or LabelMe's .json files")
     return FolderScan(
@@ -102,7 +102,7 @@ def _from_folders(description: Description) -> FolderScan:
         [Sample(n, images[n], masks[n]) for n in sorted(images.keys() & masks.keys())],
         sorted(images.keys() - masks.keys()),
         sorted(masks.keys() - images.keys()),
-        problems=problems + mask_problems,
+        problems=_same_name(duplicates) + _same_name(mask_duplicates),
     )
 
 
@@ -164,8 +164,8 @@ def _same_name(items: list[str]) -> list[Problem]:
     return problem("files of the same name", items)
 
 
-def _files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[Problem]]:
-    """({name: file} below a folder, a problem if several files have the same name)."""
+def files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """({name: file} below a folder, without hidden ones; a line for each further file of the same name)."""
     files: dict[str, Path] = {}
     duplicates = []
     for path in sorted(home.rglob("*")):
@@ -174,10 +174,10 @@ def _files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path]
             continue
         name = image_name(path.relative_to(home))
         if name in files:
-            duplicates.append(f"{files[name].name} and {path.name}")
+            duplicates.append(f"{files[name].relative_to(home)} and {path.relative_to(home)}")
         else:
             files[name] = path
-    return files, _same_name(duplicates)
+    return files, duplicates
 
 
 def _has_palette(description: Description) -> bool:
