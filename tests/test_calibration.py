@@ -11,7 +11,6 @@ from segstudy.measures.calibration import (
     FINE,
     Bins,
     confidence_sums,
-    ece,
     ece_influence_terms,
     equal_mass,
     fine_bins,
@@ -45,6 +44,15 @@ def exact_ece(logits: Tensor, mask: Tensor, bins: int = 15) -> float:
     confidence, right = exact(logits, mask)
     parts = zip(np.array_split(confidence, bins), np.array_split(right, bins), strict=True)
     return sum(abs(c.sum() - r.sum()) for c, r in parts) / len(right)
+
+
+def ece(pixels: np.ndarray, confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error from fine bins (FINE,), over bins of equal mass; NaN without pixels."""
+    top, bottom = ece_influence_terms(pixels[None], confidence[None], correct[None], bins)
+    mass, sure, right = equal_mass(pixels, confidence, correct, bins)
+    assert top.sum() == pytest.approx(np.abs(sure - right).sum())
+    assert bottom.sum() == pytest.approx(mass.sum())
+    return float(top.sum() / bottom.sum()) if bottom.sum() else math.nan
 
 
 def test_sums_by_hand() -> None:

@@ -265,6 +265,10 @@ def build_tester(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -
     return _trainer(settings, default_root_dir=str(folder), callbacks=list(callbacks), enable_progress_bar=bar)
 
 
+ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+"""Settings of a trainer that uses one device, whatever the config says."""
+
+
 def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, SegmentationData, L.Trainer]:
     """Module and data at the start of a run of this config, with a constant learning rate, and a trainer for trial
     steps: one device, no validation, no end, no callbacks, no checkpoints."""
@@ -279,10 +283,7 @@ def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, Segm
         "max_time": None,
         "fast_dev_run": False,
         "check_val_every_n_epoch": 1_000_000_000,
-        "devices": 1,  # batch size and learning rate are tried for one device
-        "num_nodes": 1,
-        "strategy": "auto",
-        "sync_batchnorm": False,
+        **ONE_DEVICE,  # batch size and learning rate are tried for one
     }
     return module, data, _trainer(settings)
 

@@ -1,15 +1,17 @@
 """Files of a folder from an unknown source: written completely or not at all, and never through a link."""
 
+import csv
 import errno
 import fcntl
+import io
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from segstudy.errors import ConfigError
 
@@ -51,6 +53,15 @@ def write_text(folder: Path, name: str | Path, text: str) -> None:
     """Write a text in UTF-8 with `atomic_write`."""
     with atomic_write(folder, name) as file:
         file.write(text.encode())
+
+
+def write_csv(folder: Path, name: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows {column: value} with `atomic_write`; missing values and None are empty."""
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
+    write_text(folder, name, text.getvalue())
 
 
 def move(file: Path, folder: Path, name: str | Path) -> None:
@@ -132,6 +143,11 @@ def read_text(path: Path) -> str:
     """The text (UTF-8) of a regular file, opened by `open_to_read`."""
     with open_to_read(path) as file:
         return file.read().decode()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows {column: value} of a regular file. Raises OSError, ValueError (no UTF-8) or csv.Error."""
+    return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
 
 
 def _parts(name: str | Path) -> list[str]:

@@ -16,6 +16,9 @@ NAMES = {
 }
 """Short names of Lightning's devices and precisions."""
 
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""The type to which each mixed precision converts."""
+
 
 def describe_device(accelerator: str, precision: str, reason: str) -> str:
     """What `choose_device` returned, in one line: CPU, float32 (no bf16 in hardware)."""

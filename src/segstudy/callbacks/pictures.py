@@ -14,7 +14,7 @@ from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.callbacks.loggers import log_image
 from segstudy.data.datamodule import SegmentationData, data_of
 from segstudy.data.dataset import CachedDataset
-from segstudy.drawing import ERRORS, as_array, class_legend, colorize, error_picture, image_grid
+from segstudy.drawing import ERRORS, as_array, class_legend, colorize, error_picture, image_grid, save
 from segstudy.files import atomic_write
 
 
@@ -77,7 +77,7 @@ class Pictures(Diagnostic):
         legend = class_legend([truths, predictions], data.classes, data.palette) | ERRORS
         figure = image_grid(rows, ("image", "truth", "prediction", "error"), legend)
         with atomic_write(Path(trainer.default_root_dir), f"pictures/{name}.png") as file:
-            figure.savefig(file, dpi=110)
+            save(figure, file)
         log_image(trainer, "predictions", as_array(figure))
         return [images.samples[i].name for i in positions], pixels, truths, predictions
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from segstudy.cli.arguments import USE
 from segstudy.console import console, print_line, silence_warnings
 from segstudy.errors import ConfigError
+from segstudy.runs.listing import size
 
 app = typer.Typer()
 
@@ -64,17 +65,12 @@ def print_export(done: Any, kind: str) -> None:
     for column in ("images", "largest difference", "largest logit", "pixels of equal class"):
         table.add_column(column, justify="right")
     for row in done.comparisons:
-        size = f"{row.batch}×3×{row.height}×{row.width}"
-        table.add_row(size, f"{row.difference:.1e}", f"{row.largest:.3g}", f"{row.agreement:.4%}")
+        shape = f"{row.batch}×3×{row.height}×{row.width}"
+        table.add_row(shape, f"{row.difference:.1e}", f"{row.largest:.3g}", f"{row.agreement:.4%}")
     console.print(table)
     for line in done.refused:
         print_line(f"not compared, since the network does not accept it: {line}")
     sides = "×".join(map(str, done.metadata["input_shape"]))
     fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed ({'; '.join(done.why_not_more)})"
     print_line(f"input: image {sides}, float32, RGB in 0…1{fixed}")
-    print_line(f"written: {done.path} ({size_on_disk(done.path) / 1e6:.1f} MB)")
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of a folder's files."""
-    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+    print_line(f"written: {done.path} ({size(done.path) / 1e6:.1f} MB)")

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from segstudy.build import build_data, build_network
+from segstudy.build import ONE_DEVICE, build_data, build_network
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
 from segstudy.config.paths import CONF
@@ -131,8 +131,8 @@ def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> D
         raise ConfigError(f"the runs were trained at different sizes\n  {found}\n  → choose one: --size {size}")
     if wanted.size not in ("train", "original"):
         cfg.data.size = list(parse_size(wanted.size))
-    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False})
-    cfg.trainer.update({"limit_test_batches": 1.0, "fast_dev_run": False})  # all images, even for a smoke run
+    # all images, even for a smoke run
+    cfg.trainer.update({**ONE_DEVICE, "limit_test_batches": 1.0, "fast_dev_run": False})
     check(cfg, False, ("data", "trainer"))
     return cfg
 

@@ -17,11 +17,10 @@ from segstudy.inference.tiles import Place, Tiles, blend_tiles, join_blocks, til
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
-from segstudy.precision import choose_device, describe_device
+from segstudy.precision import AUTOCAST, choose_device, describe_device
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or RGB or grey values: uint8 (H,W,3) or (H,W), or a tensor (3,H,W), uint8 or float in 0…1."""
-DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class TwoChannels(nn.Module):
@@ -167,7 +166,7 @@ class Model:
 
     def autocast(self) -> AbstractContextManager:
         """The precision of the run's test, if the device has it."""
-        dtype = DTYPES.get(self.precision)
+        dtype = AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 

@@ -1,7 +1,5 @@
 """A folder of predictions: masks, overlays, a table and the settings. The same command continues it."""
 
-import csv
-import io
 import json
 import os
 import time
@@ -14,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segstudy.console import console, print_line
 from segstudy.errors import ConfigError, first_lines
-from segstudy.files import read_text, write_text
+from segstudy.files import read_csv, read_text, write_csv, write_text
 from segstudy.inference.evaluate import write_json
 from segstudy.inference.model import Model
 from segstudy.inference.photos import Photo, find_photos, natural, pixel_limit
@@ -50,8 +48,8 @@ class Predictions:
                 + "\n  → another --out FOLDER, or --overwrite"
             )  # fmt: skip
         if not differs and (folder / TABLE).is_file():
-            rows = csv.DictReader(io.StringIO(read_text(folder / TABLE), newline=""))
-            self.rows = {r["mask"]: r for r in rows if set(r) == set(self.fields) and (folder / r["mask"]).is_file()}
+            rows = [row for row in read_csv(folder / TABLE) if set(row) == set(self.fields)]
+            self.rows = {row["mask"]: row for row in rows if (folder / row["mask"]).is_file()}
 
     def _made_by(self) -> dict[str, Any] | None:
         try:
@@ -91,11 +89,8 @@ class Predictions:
         """Write the table, sorted by mask name, and the settings."""
         try:
             write_text(self.folder, RECORD, json.dumps(self.about, indent=1) + "\n")
-            text = io.StringIO(newline="")
-            table = csv.DictWriter(text, self.fields)
-            table.writeheader()
-            table.writerows(self.rows[mask] for mask in sorted(self.rows, key=lambda mask: natural(Path(mask))))
-            write_text(self.folder, TABLE, text.getvalue())
+            masks = sorted(self.rows, key=lambda mask: natural(Path(mask)))
+            write_csv(self.folder, TABLE, self.fields, (self.rows[mask] for mask in masks))
         except OSError as error:
             raise ConfigError(f"--out {self.folder} cannot be written: {error}") from error
         self.written = time.monotonic()

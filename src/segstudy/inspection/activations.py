@@ -1,10 +1,8 @@
 """Statistics of the activations and gradients of every layer in one batch, with flags for problems."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import Batch
-from segstudy.files import write_text
+from segstudy.files import write_csv
 
 LAYERS = (
     nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
@@ -163,11 +161,8 @@ def sample(values: Tensor) -> Tensor:
 
 def write_table(rows: Sequence[LayerStatistics], path: Path) -> None:
     """Write the rows as CSV; the flags of a layer are joined by semicolons."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow([f.name for f in fields(LayerStatistics)])
-    writer.writerows([*astuple(row)[:-1], ";".join(row.flags)] for row in rows)
-    write_text(path.parent, path.name, text.getvalue())
+    columns = [f.name for f in fields(LayerStatistics)]
+    write_csv(path.parent, path.name, columns, (asdict(row) | {"flags": ";".join(row.flags)} for row in rows))
 
 
 def print_table(rows: Sequence[LayerStatistics], title: str, console: Console) -> None:

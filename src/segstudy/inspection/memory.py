@@ -8,6 +8,8 @@ from collections.abc import Callable
 import lightning as L
 import torch
 
+from segstudy.precision import AUTOCAST
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the device (or, on a CPU, the process) ran out of memory."""
@@ -30,7 +32,7 @@ def largest_fit(fits: Callable[[int, int], bool], batch_size: int, side: int, st
 def memory_advice(module: L.LightningModule, batch_size: int, size: tuple[int, int], autocast: str) -> str:
     """Try training steps with smaller batches and sizes, and return an error message with settings that fit."""
     device = module.device
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(autocast)
+    dtype = AUTOCAST.get(autocast)
 
     def fits(batch: int, side: int) -> bool:
         try:

@@ -99,21 +99,14 @@ def _shares(pixels: np.ndarray, bins: int) -> np.ndarray:
     return np.clip(overlap, 0, None) / np.maximum(pixels, 1)[:, None]
 
 
-def ece(pixels: np.ndarray, confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error, 0…1, from fine bins (FINE,), over bins of equal mass; NaN without pixels.
-
-    Positive by chance even for a calibrated network. Source: Guo et al. 2017, with equal-mass bins.
-    """
-    mass, sure, right = equal_mass(pixels, confidence, correct, bins)
-    return float(np.abs(sure - right).sum() / mass.sum()) if mass.sum() else float("nan")
-
-
 def ece_influence_terms(
     pixels: np.ndarray, confidence: np.ndarray, correct: np.ndarray, bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numerator and denominator (N,) of each image, from fine bins (N, FINE); the ratio of their sums is the ECE.
 
+    Expected calibration error, 0…1, over bins of equal mass; positive by chance even for a calibrated network.
     The limits of the bins and the signs of their errors come from all images together and are held fixed.
+    Source: Guo et al. 2017, with equal-mass bins.
     """
     shares = _shares(pixels.sum(0), bins)
     errors = (confidence - correct) @ shares

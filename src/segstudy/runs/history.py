@@ -1,12 +1,11 @@
 """A run's `history.csv`: the logged values, one line for each epoch."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segstudy.errors import ConfigError
-from segstudy.files import read_text, write_text
+from segstudy.files import read_csv, read_text, write_csv
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -17,7 +16,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     try:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(read_text(path)))]
+        return [{k: float(v) for k, v in row.items() if v} for row in read_csv(path)]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
@@ -33,8 +32,4 @@ def last_epoch(path: Path) -> int | None:
 def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write one line for each epoch; the file is written atomically."""
     names = ["epoch", *sorted({k for row in rows for k in row} - {"epoch"})]
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, names)
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
-    write_text(path.parent, path.name, table.getvalue())
+    write_csv(path.parent, path.name, names, ({k: f"{v:.6g}" for k, v in row.items()} for row in rows))

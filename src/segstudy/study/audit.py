@@ -99,7 +99,7 @@ class Audit:
 
 
 def audit(folder: Path) -> Audit:
-    """Evaluate a run under all definitions. Raises ConfigError if the folder is no run, DataError if it is not tested."""
+    """Evaluate a run under all definitions. Raises ConfigError if it is no run, DataError if it is not tested."""
     record, counts, original = read_tested(folder)
     data = record.get("data", {})
     background = background_class(data, record["class_names"])

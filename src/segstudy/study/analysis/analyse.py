@@ -1,7 +1,6 @@
 """Turns test results into findings: metrics of each variant, planned differences with verdicts, claims, warnings."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from segstudy.formatting import format_range, format_signed
 from segstudy.study.analysis import time_to_accuracy, verdicts
 from segstudy.study.analysis.claims import judge_claims
-from segstudy.study.analysis.findings import Difference, Findings, Group
+from segstudy.study.analysis.findings import Difference, Findings, Group, clearest
 from segstudy.study.analysis.metrics import METRICS
 from segstudy.study.analysis.plan import Plan, Side, read_plan
 from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant, samples_of_metric, samples_of_miou
@@ -129,11 +128,9 @@ def most_influential_images(
 
     share: of the sum of absolute influences of all images; positive: in favour of variant b.
     """
-    known = [d for d in differences if d.a in miou and d.b in miou and not math.isnan(d.p)]
-    if not known:
+    if (found := clearest(differences, miou)) is None:
         return []
-    clearest = min(known, key=lambda d: d.p)
-    influences = np.mean(miou[clearest.b].influences, 0) - np.mean(miou[clearest.a].influences, 0) + clearest.delta
+    influences = np.mean(miou[found.b].influences, 0) - np.mean(miou[found.a].influences, 0) + found.delta
     size = np.abs(influences).sum()
     if not size > 0:
         return []

@@ -2,7 +2,7 @@
 Markdown, CSV, LaTeX) are written from these alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,12 @@ class Difference:
     verdict: Verdict
     detectable: float
     words: str
+
+
+def clearest(differences: Iterable[Difference], variants: Collection[str]) -> Difference | None:
+    """The difference between two of these variants with the smallest p; None without any."""
+    known = [d for d in differences if d.a in variants and d.b in variants and not math.isnan(d.p)]
+    return min(known, key=lambda d: d.p, default=None)
 
 
 @dataclass(frozen=True)
@@ -120,10 +126,8 @@ class Group:
 
     @property
     def clearest(self) -> Difference | None:
-        """The difference between two variants with the smallest p; None without any."""
-        names = [v.name for v in self.variants]
-        known = [d for d in self.differences if d.a in names and d.b in names and not math.isnan(d.p)]
-        return min(known, key=lambda d: d.p, default=None)
+        """The difference between two variants (not means of several) with the smallest p; None without any."""
+        return clearest(self.differences, [v.name for v in self.variants])
 
     @property
     def published(self) -> bool:

@@ -9,6 +9,7 @@ from segstudy.measures.boundaries import STEPS
 from segstudy.measures.boundaries import blockiness as blocks
 from segstudy.measures.error_categories import CATEGORIES
 from segstudy.measures.objects import OUTCOMES
+from segstudy.study.readings import class_means
 from segstudy.study.results import TestResult
 
 RatioTerms = tuple[np.ndarray, np.ndarray]
@@ -77,10 +78,7 @@ def _boundary_f(t: TestResult) -> RatioTerms | None:
 
 def image_miou(tested: TestResult) -> np.ndarray:
     """mIoU of each image over the classes of its truth, float (N,): the terms of mIoU^I. NaN without counted pixels."""
-    there = tested.counts.truth > 0
-    iou = np.where(there, tested.counts.true_positives / np.maximum(tested.counts.union, 1), 0)
-    number = there.sum(1)
-    return np.where(number > 0, iou.sum(1) / np.maximum(number, 1), np.nan)
+    return class_means(tested.counts, "truth")
 
 
 def _image_miou_terms(tested: TestResult) -> RatioTerms:

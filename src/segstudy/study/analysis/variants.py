@@ -1,12 +1,12 @@
 """Measure each variant over its trainings."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
+from segstudy.files import read_csv
 from segstudy.measures import calibration, operating_curve
 from segstudy.measures.objects import OUTCOMES
 from segstudy.study.analysis.findings import Variant
@@ -36,8 +36,7 @@ def _measure(
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
     original = [replace(t, counts=t.original) for t in runs if t.original is not None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = np.mean([np.where(there, t.counts.true_positives.sum(0) / t.counts.union.sum(0), NAN) for t in runs], 0)
+    iou = np.mean([np.where(there, t.counts.whole().iou[0], NAN) for t in runs], 0)
     # An older version may not have written a sum, or in another shape.
     measured = [key for key in runs[0].sums if len({t.sums[key].shape if key in t.sums else None for t in runs}) == 1]
     added = {key: sum(t.sums[key].sum(0) for t in runs) for key in measured}
@@ -123,6 +122,5 @@ def inspected(runs: Sequence[TestResult]) -> list[tuple[str, str]] | None:
         places = (test.folder / "inspector").glob("*.csv") if test.folder else []
         files = sorted(place for place in places if place.is_file())  # opening a pipe would block
         if files:
-            with files[-1].open(newline="") as file:
-                return [(row["layer"], row["flags"]) for row in csv.DictReader(file) if row.get("flags")]
+            return [(row["layer"], row["flags"]) for row in read_csv(files[-1]) if row.get("flags")]
     return None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segstudy.formatting import format_number, format_signed
+from segstudy.formatting import format_number, format_range, format_signed
 from segstudy.study.analysis.findings import Group
 from segstudy.study.statistics.comparison import Comparison, Verdict
 from segstudy.study.statistics.multiplicity import Decision
@@ -23,18 +23,18 @@ def verdict_sentence(
         return f"undecided: {metric} is not defined (n/a) for {a} or {b}"
     if np.isnan(decision.wide_low):
         return (
-            f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)}, without an interval: all "
+            f"undecided: {b} − {a} in {metric} is {format_signed(comparison.delta)}, without an interval: all "
             "images show the same difference, or a class occurs in one image only"
         )
     low, high = decision.wide_low, decision.wide_high
     smallest, largest = (-high, -low) if comparison.delta < 0 else (low, high)
-    size = f"{_short(abs(comparison.delta))} ({_short(smallest)} to {_short(largest)}"  # the seeds follow
-    interval = f"{_short(low)} to {_short(high)}"
+    size = f"{format_number(abs(comparison.delta))} ({format_range(smallest, largest)}"  # the seeds follow
+    interval = format_range(low, high)
     seeds = _seed_words(*comparison.seeds)
     if decision.verdict in ("better", "worse"):
         return f"{b} is {decision.verdict} than {a} in {metric} by {size}; {seeds})"
     if decision.verdict == "equal":
-        text = f"{b} and {a} are equal in {metric} within ±{_short(margin)} ({interval}; {seeds})"
+        text = f"{b} and {a} are equal in {metric} within ±{format_number(margin)} ({interval}; {seeds})"
         return text + "; the difference is significant, but too small to matter" * (not low <= 0 <= high)
     if decision.verdict in ("ahead", "behind"):
         place = "ahead of" if decision.verdict == "ahead" else "behind"
@@ -44,14 +44,15 @@ def verdict_sentence(
         )
     if min(comparison.seeds) == 1 and -margin <= low and high <= margin:
         return (
-            f"undecided: checkpoints {b} and {a} are equal in {metric} within ±{_short(margin)} ({interval}, "
+            f"undecided: checkpoints {b} and {a} are equal in {metric} within ±{format_number(margin)} ({interval}, "
             f"{_variance_sources(*comparison.seeds)}). "
             f"{_one_training(a, b, decision.verdict, comparison.seeds, seed_deviation)}"
         )
     between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
     return (
-        f"undecided: {b} − {a} in {metric} is {_short(comparison.delta, True)} ({interval}; {seeds}); the smallest "
-        f"difference this study could have shown is {_short(decision.detectable)}{between}; {how_to_halve(comparison)}"
+        f"undecided: {b} − {a} in {metric} is {format_signed(comparison.delta)} ({interval}; {seeds}); the smallest "
+        f"difference this study could have shown is {format_number(decision.detectable)}{between}; "
+        f"{how_to_halve(comparison)}"
     )
 
 
@@ -92,14 +93,9 @@ def _variance_sources(a: int, b: int) -> str:
 
 def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], deviation: float | None) -> str:
     of = "each" if seeds == (1, 1) else f"of {a if seeds[0] == 1 else b}"
-    known = "unknown here" if deviation is None else f"{_short(deviation)} in this study"
+    known = "unknown here" if deviation is None else f"{format_number(deviation)} in this study"
     claim = {"ahead": "better", "behind": "worse", "undecided": f"equal to {a}"}[verdict]
     return f"One training {of}: this does not show that variant {b} is {claim}. Standard deviation over seeds: {known}"
-
-
-def _short(value: float, sign: bool = False) -> str:
-    """0.016, or +0.016 with `sign`."""
-    return format_signed(value) if sign else format_number(value)
 
 
 VERDICTS = {
