@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import machine, machine_line, write_json
 from hydra.utils import instantiate
+from machine import machine, machine_line, write_json
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import machine, machine_line, voc_root_or_scenes, write_json
+from machine import machine, machine_line, write_json
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from scenes_as_voc import voc_root_or_scenes
 
 from segstudy.build import build_data
 from segstudy.config.compose import compose_config

@@ -17,10 +17,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import machine, machine_line, voc_root_or_scenes, write_json
 from lightning.fabric.utilities import move_data_to_device
+from machine import machine, machine_line, write_json
 from rich.console import Console
 from rich.table import Table
+from scenes_as_voc import voc_root_or_scenes
 
 from segstudy.build import build_data
 from segstudy.config.compose import compose_config

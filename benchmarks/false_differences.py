@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import machine, machine_line, write_json
+from machine import machine, machine_line, write_json
 from rich.console import Console
 from rich.table import Table
 from scipy import stats

@@ -18,7 +18,7 @@ import lightning as L
 import torch
 import typer
 from augmentation import kornia_augmentation, voc_augmentation
-from common import machine, write_json
+from machine import machine, write_json
 from torch.profiler import ProfilerActivity, profile
 from training import BARE, Rounds, now
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import machine, machine_line, write_json
+from machine import machine, machine_line, write_json
 from PIL import Image
 from rich.table import Table
 from training import NETWORKS, now

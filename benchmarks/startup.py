@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from common import machine, machine_line, write_json
+from machine import machine, machine_line, write_json
 from rich.console import Console
 from rich.table import Table
 

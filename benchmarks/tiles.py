@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import write_json
+from machine import write_json
 from PIL import Image
 from rich.console import Console
 from rich.progress import track

@@ -16,10 +16,11 @@ import lightning as L
 import numpy as np
 import torch
 import typer
-from common import machine, machine_line, voc_root_or_scenes, write_json
+from machine import machine, machine_line, write_json
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from scenes_as_voc import voc_root_or_scenes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
