@@ -24,8 +24,7 @@ from segstudy.callbacks.reseed_each_step import ReseedEachStep
 from segstudy.callbacks.restore_signal_handlers import RestoreSignalHandlers
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.class_weights import balanced_weights
-from segstudy.config.compose import apply_overrides, compose_config
-from segstudy.config.overrides import check_overrides
+from segstudy.config.overrides import checked_config
 from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, SegstudyError, WeightsError
@@ -110,9 +109,7 @@ def build_model(
     setting.
     """
     classes = class_names(classes)
-    given = [f"model={name}", f"seed={seed}", *settings]
-    cfg = compose_config(check_overrides(given))
-    apply_overrides(cfg, given)
+    cfg = checked_config([f"model={name}", f"seed={seed}", *settings])
     network, _ = build_network(cfg, len(classes))
     return build_module(cfg, network, ClassInfo(classes, background))
 

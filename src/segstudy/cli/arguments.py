@@ -15,13 +15,10 @@ BEFORE, USE, COMPARE = "Before training", "Use trained networks", "Compare"
 
 def config_of(overrides: list[str]) -> Any:
     """The checked config for settings such as model=v3. Raises ConfigError with every mistake."""
-    from segstudy.config.compose import apply_overrides, compose_config
-    from segstudy.config.overrides import check_overrides
+    from segstudy.config.overrides import checked_config
     from segstudy.sweep import plan_mistakes
 
-    cfg = compose_config(check_overrides(overrides, further_checks=[plan_mistakes]))
-    apply_overrides(cfg, overrides)
-    return cfg
+    return checked_config(overrides, [plan_mistakes])
 
 
 def runs_and_settings(words: list[str]) -> tuple[list[Path], list[str]]:

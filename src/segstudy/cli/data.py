@@ -45,11 +45,8 @@ def show(
     Example: segstudy data voc --root photos data.train=trainaug
     """
     from segstudy.build import build_data
-    from segstudy.config.check import check
-    from segstudy.sweep import plan_mistakes
 
     cfg = config_of([f"data={name}", *([f"data.root={root}"] if root else []), *(overrides or [])])
-    check(cfg, further_checks=[plan_mistakes])
     dataset = build_data(cfg)
     for role, images in dataset.roles.items():
         console.print(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}", highlight=False)

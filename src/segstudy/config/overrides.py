@@ -59,6 +59,14 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks:
     return [added.get(a, a) for a in arguments]
 
 
+def checked_config(overrides: Sequence[str], further_checks: Sequence[Check] = ()) -> DictConfig:
+    """The config for settings such as model=v3. Raises ConfigError with every mistake, as `check_overrides`."""
+    cfg = compose_config(check_overrides(overrides, further_checks=further_checks))
+    apply_overrides(cfg, overrides)
+    check(cfg, further_checks=further_checks)  # without what was removed, such as ~callbacks.pictures
+    return cfg
+
+
 def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str], list[str]]:
     """The chosen files of groups (the first of a sweep), and the mistakes among them."""
     groups, mistakes = [], []
