@@ -104,7 +104,7 @@ def _reproduce(cfg: DictConfig, overrides: Sequence[str]) -> None:
         OmegaConf.set_struct(cfg, True)
 
 
-def _published(conf: Path = CONF) -> list[str]:
+def _published() -> list[str]:
     """The experiments with an `as_published` section."""
-    files = sorted((conf / "experiment").glob("*.yaml"))
+    files = sorted((CONF / "experiment").glob("*.yaml"))
     return [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), "as_published") is not None]

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,7 +19,7 @@ OPTIONAL_GROUPS = ("experiment", "logger", "hparams_search", "debug")
 """Optional groups of conf/."""
 
 
-def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks: Sequence[Check] = ()) -> list[str]:
+def check_overrides(arguments: Sequence[str], further_checks: Sequence[Check] = ()) -> list[str]:
     """Check the arguments; returns them with `++` before each setting that a constructor accepts but no file lists.
 
     Raises ConfigError with every mistake: unknown settings, unknown files of groups, and what `check` (with the same
@@ -33,8 +32,8 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks:
         overrides = parser.parse_overrides(texts)
     except HydraException as error:
         raise ConfigError(str(error)) from error
-    groups, mistakes = _chosen_files(overrides, conf)
-    cfg = compose_config(groups, conf)
+    groups, mistakes = _chosen_files(overrides)
+    cfg = compose_config(groups)
     known = sorted(nested_keys(cfg))
     targets = _targets(cfg, overrides)
     settings: list[list[str]] = []  # for each setting, one override a value; a sweep has several
@@ -43,17 +42,17 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks:
         key = override.key_or_group
         if override.is_delete() and "." not in key and key not in OPTIONAL_GROUPS:
             mistakes.append(f"{text}: {key!r} cannot be removed; choose another value")
-        if (conf / key).is_dir() or key.startswith("hydra") or override.is_delete():
+        if (CONF / key).is_dir() or key.startswith("hydra") or override.is_delete():
             continue
         if key not in known and _is_accepted(key, targets, known):
             added[text] = text = f"++{text.lstrip('+')}"
         elif key not in known and not _may_add(cfg, key, override):
-            folders = [p.name for p in conf.iterdir() if p.is_dir()]
+            folders = [p.name for p in CONF.iterdir() if p.is_dir()]
             existing = sorted({*known, *_sibling_settings(key, targets), *folders})
             mistakes.append(f"{text}: no setting {key!r}{did_you_mean(key, existing)}")
             continue
         settings.append(_single_values(text, override))
-    mistakes += _mistakes_of_values(groups, settings, conf, further_checks)
+    mistakes += _mistakes_of_values(groups, settings, further_checks)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return [added.get(a, a) for a in arguments]
@@ -61,20 +60,20 @@ def check_overrides(arguments: Sequence[str], conf: Path = CONF, further_checks:
 
 def checked_config(overrides: Sequence[str], further_checks: Sequence[Check] = ()) -> DictConfig:
     """The config for settings such as model=v3. Raises ConfigError with every mistake, as `check_overrides`."""
-    cfg = compose_config(check_overrides(overrides, further_checks=further_checks))
+    cfg = compose_config(check_overrides(overrides, further_checks))
     apply_overrides(cfg, overrides)
     check(cfg, further_checks=further_checks)  # without what was removed, such as ~callbacks.pictures
     return cfg
 
 
-def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str], list[str]]:
+def _chosen_files(overrides: Sequence[Override]) -> tuple[list[str], list[str]]:
     """The chosen files of groups (the first of a sweep), and the mistakes among them."""
     groups, mistakes = [], []
     for override in overrides:
         group = override.key_or_group
-        if (conf / group).is_dir() and not override.is_delete():
-            files = (conf / group).rglob("*.yaml")
-            options = sorted(p.relative_to(conf / group).with_suffix("").as_posix() for p in files)
+        if (CONF / group).is_dir() and not override.is_delete():
+            files = (CONF / group).rglob("*.yaml")
+            options = sorted(p.relative_to(CONF / group).with_suffix("").as_posix() for p in files)
             values = [value if isinstance(value, list) else [value] for value in _values(override)]
             names = ["null" if name is None else str(name) for value in values for name in value]
             wrong = [name for name in names if name not in options]
@@ -83,7 +82,7 @@ def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str],
                 for name in wrong
             ]
             if group == "callbacks" and not wrong:
-                wrong = [name for value in values for name in _lone_callbacks(value, conf)]
+                wrong = [name for value in values for name in _lone_callbacks(value)]
                 mistakes += [
                     f"callbacks={name} would switch off all other callbacks\n"
                     f"  → callbacks.{name}.enabled=true; your own file begins with `defaults: [default]`"
@@ -95,9 +94,9 @@ def _chosen_files(overrides: Sequence[Override], conf: Path) -> tuple[list[str],
     return groups, mistakes
 
 
-def _lone_callbacks(names: Sequence[str], conf: Path) -> Sequence[str]:
+def _lone_callbacks(names: Sequence[str]) -> Sequence[str]:
     """These files of callbacks, if none of them has a `defaults` list: each then holds one callback, not the group."""
-    return [] if any("defaults" in OmegaConf.load(conf / "callbacks" / f"{name}.yaml") for name in names) else names
+    return [] if any("defaults" in OmegaConf.load(CONF / "callbacks" / f"{name}.yaml") for name in names) else names
 
 
 def _similar_option(name: str, options: Sequence[str]) -> str:
@@ -107,12 +106,12 @@ def _similar_option(name: str, options: Sequence[str]) -> str:
 
 
 def _mistakes_of_values(
-    groups: Sequence[str], settings: Sequence[Sequence[str]], conf: Path, further_checks: Sequence[Check]
+    groups: Sequence[str], settings: Sequence[Sequence[str]], further_checks: Sequence[Check]
 ) -> list[str]:
     """Mistakes in the config of all first values, and in those where one setting has another of its values."""
     first = [values[0] for values in settings]
     try:
-        composed = compose_config([*groups, *first], conf)
+        composed = compose_config([*groups, *first])
     except ConfigError as error:
         return str(error).splitlines()
     others = [(i, text) for i, values in enumerate(settings) for text in values[1:]]
@@ -120,7 +119,7 @@ def _mistakes_of_values(
     for i, text in others:
         given = [*first[:i], text, *first[i + 1 :]]
         # A dictionary would be merged with the first value's.
-        variants.append((compose_config([*groups, *given], conf) if "{" in text else _changed(composed, text), given))
+        variants.append((compose_config([*groups, *given]) if "{" in text else _changed(composed, text), given))
     mistakes: list[str] = []
     for cfg, given in variants:
         try:
