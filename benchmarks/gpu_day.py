@@ -262,7 +262,7 @@ def study(
         day.segstudy("report", str(folder))
         place = day.out / name
         place.mkdir(exist_ok=True)
-        for file in ("report.md", "runs.csv", "per_class.csv", "report.html", "gallery.png"):
+        for file in ("report.md", "runs.csv", "per_class.csv", "report.html", "first_screen.png"):
             if (folder / file).is_file() and (folder / file).stat().st_size < 2_000_000:
                 shutil.copyfile(folder / file, place / file)
     else:

@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy import stats
 
 from segstudy.errors import ConfigError, DataError
-from segstudy.formatting import format_range
+from segstudy.formatting import format_number, format_percent, format_range
 from segstudy.measures.operating_curve import BINS, MARGIN_CATEGORIES
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import comparable, print_study
@@ -86,7 +86,12 @@ def test_planned_pairs_and_no_others_get_verdicts(group: Group) -> None:
     for d in group.differences:
         assert d.wide_low <= d.low <= d.delta <= d.high <= d.wide_high
         assert d.wide_low > 0
-    assert "v3 has the highest mIoU" in first_sentence([group])
+    v3 = group.differences[1]
+    assert group.headline == v3
+    said = first_sentence([group])
+    assert said.startswith(f"v3 is better than v1 by {format_number(v3.delta)} mIoU (")
+    mixed = [format_percent(v.outcomes["mixed"]) for v in (group.variants[2], group.variants[0])]
+    assert f"three seeds each): it gives fewer objects a mix of labels ({mixed[0]} instead of {mixed[1]})" in said
 
 
 def test_claims_are_supported_refuted_or_not_measured(group: Group) -> None:
@@ -97,7 +102,7 @@ def test_claims_are_supported_refuted_or_not_measured(group: Group) -> None:
 
 def test_the_sentence_of_one_variant_compares_nothing(tests: list[TestResult]) -> None:
     alone = analyse([t for t in tests if t.variant == "v1"], Plan(min_images=5), "made")
-    assert first_sentence([alone]).startswith("v1 is the only variant. Its mIoU")
+    assert first_sentence([alone]).startswith("v1 is the only variant, with mIoU 0.")
 
 
 def test_one_seed_decides_nothing_about_variants(tests: list[TestResult]) -> None:
@@ -123,7 +128,7 @@ def test_classes_with_few_images_carry_no_verdict(tests: list[TestResult]) -> No
     assert any("but not in the verdicts" in w for w in found.warnings)
     name = f"mIoU of the {found.supported.sum()} classes in {found.min_images} or more images"
     assert found.miou_name == name
-    assert f"Of 3 variants, v3 has the highest {name}: " in first_sentence([found])
+    assert f" in {name} by " in found.differences[0].words
     assert name in found.differences[0].words
 
 

@@ -26,7 +26,7 @@ from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, 
 from segstudy.study.report import html, plots, write
 from segstudy.study.report.csv import RUN_COLUMNS
 from segstudy.study.report.methods import REFERENCES, cited, methods
-from segstudy.study.report.pictures import CATEGORY_NAMES
+from segstudy.study.report.pictures import CATEGORY_NAMES, Example, GroupPictures
 from segstudy.study.report.text import escape_latex, escape_markdown, format_verdict, shorten
 from segstudy.study.report.write import write_report
 from segstudy.study.statistics.interval import Estimate
@@ -95,9 +95,14 @@ def three() -> Findings:
     differences = [difference("V1", "V2"), difference("V2", "V3", 0.004, "undecided")]
     claims = [ClaimResult("V2 is better", "supported", "by .016"), ClaimResult("V3 too", "not measured", "no curve")]
     whole = group(
-        variants, differences, claims=claims, most_influential=[(3, "2007_000032", 0.2)], warnings=["Few images."]
+        variants,
+        differences,
+        claims=claims,
+        most_influential=[(3, "2007_000032", 0.2)],
+        warnings=["Few images."],
+        sentence="V2 is better than V1 by 0.016 mIoU.",
     )
-    return Findings("journey", "V2 is better than V1.", [whole], [("v4", "TrainingError: the loss is nan <b>")])
+    return Findings("journey", whole.sentence, [whole], [("v4", "TrainingError: the loss is nan <b>")])
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +110,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     flat = np.zeros((40, 60, 3), np.uint8)
-    write_report(three(), folder, {"VOC-animals": [("objects/missed: V1", noise), ("worst/V2", flat), ("loose", flat)]})
+    write_report(three(), folder, {"VOC-animals": drawn({"the errors": noise, "the worst": flat})})
     return folder
+
+
+def drawn(sheets: dict[str, np.ndarray]) -> GroupPictures:
+    """Two images through V1 and V2, one example, and large pictures."""
+    small = [np.full((200, 300, 3), shade, np.uint8) for shade in (10, 20)]
+    rows = dict.fromkeys(("image", "truth", "V1", "V2"), small)
+    example = Example(np.zeros((112, 112, 3), np.uint8), "cat, predicted as dog, in a")
+    return GroupPictures(rows, ["a", "b"], {"cat": (64, 0, 0)}, {"V1": {"wrong label": example}}, sheets)
 
 
 @pytest.fixture
@@ -149,7 +162,15 @@ def page_of(folder: Path) -> Page:
 
 def test_all_files_are_there(written: Path) -> None:
     names = {p.name for p in written.iterdir()}
-    assert names == {"report.html", "report.md", "runs.csv", "per_class.csv", "table.tex", "figures"}
+    assert names == {
+        "report.html",
+        "report.md",
+        "first_screen.png",
+        "runs.csv",
+        "per_class.csv",
+        "table.tex",
+        "figures",
+    }
     drawn = {"forest_miou", "outcomes", "operating_spilled", "operating_hallucinated", "learning", "classes"}
     assert {p.name for p in (written / "figures").iterdir()} == {
         f"1_{name}.{kind}" for name in drawn | {"reliability"} for kind in ("svg", "pdf")
@@ -170,7 +191,8 @@ def test_the_page_is_whole_and_loads_nothing(written: Path) -> None:
     anchors = [link[1:] for link in page.loaded if link.startswith("#")]
     assert set(anchors) <= set(page.ids)
     assert all(link.startswith(("data:", "#")) for link in page.loaded)
-    assert sum(link.startswith("data:image/") for link in page.loaded) == 7 + 3
+    assert sum(link.startswith("data:image/") for link in page.loaded) == 6 + 2 + 2 * 4 + 1  # classes are a table
+    assert len(re.findall(r'<img [^>]*alt="[^"]', text)) == page.elements.count("img")
 
 
 def test_what_is_not_defined_is_never_nan(written: Path) -> None:
@@ -185,11 +207,16 @@ def test_what_is_not_defined_is_never_nan(written: Path) -> None:
 
 def test_the_page_says_what_was_found(written: Path) -> None:
     text = " ".join(page_of(written).text.split())
-    assert text.index("V2 is better than V1.") < text.index("what it changes")
+    order = [
+        "V2 is better than V1 by 0.016 mIoU", "truth", "How often each variant is right", "wrong label", "parameters",
+        "Few images.", "Claims: 1 of 2 supported", "Methods",
+    ]  # fmt: skip
+    assert sorted(order, key=text.index) == order
     for said in (
-        "better +0.016 (0.005 to 0.027)", "undecided +0.004 (−0.007 to 0.015)", "0.566 (0.536 to 0.596)", "2.69 M",
-        "1:02", "supported", "Few images.", "v4", "the loss is nan <b>", "445 images of val, bb-22",
-        "0, 1, 2 of each variant", "segstudy train model=v1 seed=2", "torch", "cat → dog", "2007_000032",
+        "better than V1 +0.016 (0.005 to 0.027)", "undecided vs V2 +0.004 (−0.007 to 0.015)",
+        "0.566 (0.536 to 0.596)", "2.69 M", "1:02", "supported", "Few images.", "v4", "the loss is nan <b>",
+        "445 images of val, bb-22",
+        "0, 1, 2 of each variant", "segstudy train model=v1 seed=2", "torch", "cat → dog",
         "conv1", "dog (few images)",
     ):  # fmt: skip
         assert said in text, said
@@ -207,9 +234,17 @@ def test_runs_and_those_left_out_are_rows(written: Path) -> None:
 
 def test_names_of_users_are_text_everywhere(tmp_path: Path) -> None:
     bad = [variant(HOSTILE, 0.5, 1), variant("V2", 0.51, 1)]
-    whole = group(bad, [difference(HOSTILE, "V2", 0.01, "ahead")], title=HOSTILE, classes=[HOSTILE, "b", "c", "d"])
+    whole = group(
+        bad,
+        [difference(HOSTILE, "V2", 0.01, "ahead")],
+        title=HOSTILE,
+        sentence=HOSTILE,
+        classes=[HOSTILE, "b", "c", "d"],
+    )
     findings = Findings(HOSTILE, HOSTILE, [whole], [(HOSTILE, HOSTILE)])
-    write_report(findings, tmp_path, {HOSTILE: [(f"worst/{HOSTILE}", np.zeros((4, 4, 3), np.uint8))]})
+    pictures = drawn({HOSTILE: np.zeros((4, 4, 3), np.uint8)})
+    pictures = replace(pictures, rows=pictures.rows | {HOSTILE: pictures.rows["V2"]}, names=[HOSTILE, "b"])
+    write_report(findings, tmp_path, {HOSTILE: pictures})
     page = page_of(tmp_path)
     assert page.open == []
     assert "script" not in page.elements
@@ -229,10 +264,10 @@ def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
     alone = group([bare("A", 0.5), bare("B", 0.516)], [difference("A", "B", 0.016, "ahead")])
     write_report(Findings("one", "One seed.", [alone]), tmp_path)
     text = (tmp_path / "report.html").read_text()
-    assert '<span class="verdict one">ahead 0.016: these two trainings</span>' in text
+    assert '<span class="verdict ahead">ahead of A</span>' in text
     assert 'class="verdict better"' not in text
     assert "<pattern" in (tmp_path / "figures" / "1_forest_miou.svg").read_text()
-    assert "two trained networks, not the variants" in text
+    assert "two trained networks, not the variants" in text  # in the caption
     # With three seeds nothing is hatched.
     drawn = plots.forest_plot(three().groups[0], "miou")
     assert drawn is not None
@@ -259,14 +294,14 @@ def test_without_background_and_curves_nothing_is_invented(tmp_path: Path) -> No
     text = page_of(tmp_path).text
     assert "Operating curves" not in text
     assert "nan" not in text.lower()
-    assert "Not run; callbacks.inspector" in text
+    assert "Model inspector" not in text
 
 
 def test_a_study_with_nothing_done_still_says_why(tmp_path: Path) -> None:
-    empty = Findings("empty", "No run is done.", [group([], [])], [("v1", "out of memory")])
+    empty = Findings("empty", "No run is done.", [], [("v1", "out of memory")])
     write_report(empty, tmp_path)
     text = page_of(tmp_path).text
-    assert "No run is finished yet" in text
+    assert "No run is done." in text
     assert "out of memory" in text
     assert page_of(tmp_path).open == []
     write_report(Findings("none", "No runs.", []), tmp_path)
@@ -338,7 +373,7 @@ def test_pictures_beyond_the_budget_are_counted(
 ) -> None:
     monkeypatch.setattr(write, "PICTURE_BYTES", 30_000)
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
-    write_report(three(), tmp_path, {"VOC-animals": [("gallery/a", noise), ("gallery/b", noise), ("gallery/c", noise)]})
+    write_report(three(), tmp_path, {"VOC-animals": drawn(dict.fromkeys("abc", noise))})
     page = page_of(tmp_path)
     shown = sum(link.startswith("data:image/jpeg") for link in page.loaded)
     assert 0 < shown < 3
@@ -363,10 +398,9 @@ def test_figures_in_words() -> None:
     assert shorten("a long name of a variant", 11) == "a lon…riant"
     assert escape_latex("50 % of x_1 & {y}\nΔ") == r"50 \% of x\_1 \& \{y\} $\Delta$"
     assert escape_markdown("a|b *c* <d>") == r"a\|b \*c\* &lt;d>"
-    whole = three().groups[0]
     equal = replace(difference("V1", "V2", 0.001, "equal"), wide_low=-0.002, wide_high=0.004)
-    assert format_verdict(whole, equal) == "equal within ±0.005: +0.001 (−0.002\u00a0to\u00a00.004)"
-    assert format_verdict(whole, replace(equal, delta=NAN)) == "n/a"
+    assert format_verdict(equal) == "equal +0.001 (−0.002\u00a0to\u00a00.004)"
+    assert format_verdict(replace(equal, delta=NAN)) == "n/a"
 
 
 def test_methods_cite_what_was_measured_and_no_more() -> None:

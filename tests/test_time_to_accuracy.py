@@ -74,7 +74,7 @@ def test_a_study_says_how_soon_each_variant_was_there() -> None:
     console = Console(record=True, width=120)
     print_time_to_accuracy(group, console)
     text = console.export_text()
-    assert "Time to 90% of the study's best final validation mIoU of all classes (0.450)" in text
+    assert "Time to 90\u00a0% of the study's best final validation mIoU of all classes (0.450)" in text
     cells = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
     assert cells == [["v1", "n/a", "n/a"], ["v4", "1.5", "11.5"]]
     print_time_to_accuracy(replace(group, target=math.nan), console)

@@ -23,6 +23,13 @@ def format_signed(value: float | None, digits: int = 3) -> str:
     return f"+{text}" if value is not None and 0 < value < math.inf and text.strip("0.") else text
 
 
+def format_percent(share: float | None) -> str:
+    """A share as 32 %, or 0.4 % below one percent, without a line break."""
+    if share is None or not math.isfinite(share):
+        return format_number(share)
+    return f"{format_number(100 * share, 1 if 0 < share < 0.00995 else 0)}\u00a0%"
+
+
 def format_range(low: float, high: float, digits: int = 3) -> str:
     """−0.006 to 0.014."""
     return f"{format_number(low, digits)} to {format_number(high, digits)}"

@@ -23,8 +23,8 @@ class Pictures(Diagnostic):
 
     Also once after `first_seconds` of training (None: never), so that there is a first picture within a minute. Written
     as PNG to `pictures/` of the run, and to each logger that supports pictures. The test also writes
-    `test/samples.npz` (image, truth and prediction at network size), for the gallery of a study. gif: join the pictures
-    of all epochs in `progress.gif`.
+    `test/samples.npz` (image, truth and prediction at network size), for a report on a machine without the data.
+    gif: join the pictures of all epochs in `progress.gif`.
     """
 
     def __init__(self, every: int = 5, count: int = 6, first_seconds: float | None = 30, gif: bool = False):

@@ -20,8 +20,9 @@ def report(
 ) -> None:
     """Write a study's report: which variant is better, by how much, how surely, and how each variant fails.
 
-    Writes report.html (opens offline), report.md, runs.csv, per_class.csv, table.tex and figures/ into the study's
-    folder. Exit code 1 if a run is not finished. Example: segstudy report runs/voc-animals --plan journey
+    Writes report.html (opens offline), first_screen.png (its first screen, for a README), report.md, runs.csv,
+    per_class.csv, table.tex and figures/ into the study's folder. Exit code 1 if a run is not finished.
+    Example: segstudy report runs/voc-animals --plan journey
     """
     from segstudy.study.report.write import report_study
 
@@ -50,12 +51,13 @@ def compare(
     """
     from segstudy.study.analysis.plan import Plan
     from segstudy.study.masks import compare_masks, read_classes, read_groups
-    from segstudy.study.report.terminal import print_findings
+    from segstudy.study.report.terminal import print_findings, print_sentence
     from segstudy.study.report.write import write_report
 
     legend = read_classes(truth, classes, background, ignore or [])
     named = read_groups(groups) if groups else None
     findings = compare_masks(truth, predictions, legend, Plan(), named)
+    print_sentence(findings, console)
     print_findings(findings, console)
     console.print(f"report: {write_report(findings, out)}", soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """Turns test results into findings: metrics of each variant, planned differences with verdicts, claims, warnings."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 from segstudy.formatting import format_range, format_signed
 from segstudy.study.analysis import time_to_accuracy, verdicts
 from segstudy.study.analysis.claims import judge_claims
-from segstudy.study.analysis.findings import Difference, Findings, Group, clearest
+from segstudy.study.analysis.findings import Difference, Findings, Group
 from segstudy.study.analysis.metrics import METRICS
 from segstudy.study.analysis.plan import Plan, Side, read_plan
 from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant, samples_of_metric, samples_of_miou
 from segstudy.study.analysis.significance import significant_differences
 from segstudy.study.analysis.support import comparison_settings, in_images
+from segstudy.study.analysis.titles import variant_titles
 from segstudy.study.analysis.variants import measure_variants
 from segstudy.study.analysis.warnings import cross_checks, group_warnings
 from segstudy.study.results import TestResult, read_study, runs_by_variant
@@ -45,14 +47,19 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     miou = {name: samples_of_miou(runs, setting.scored) for name, runs in seeds.items()}
     variants = measure_variants(seeds, setting, ratios)
     setting = replace(setting, target=time_to_accuracy.target_miou(rows for v in variants for rows in v.history))
+    titles = variant_titles(seeds)
     variants = [
-        replace(v, metrics={**v.metrics, **time_to_accuracy.times_to_accuracy(v.history, setting.target)})
+        replace(
+            v,
+            title=titles[v.name],
+            metrics={**v.metrics, **time_to_accuracy.times_to_accuracy(v.history, setting.target)},
+        )
         for v in variants
     ]
     pairs, absent = planned_pairs(seeds, plan)
     differences = compare_pairs(miou, pairs, setting, plan)
     warnings += absent + group_warnings(tests, variants, setting, plan, compared=bool(differences))
-    return Group(
+    group = Group(
         title=title,
         classes=list(first.classes),
         palette=[tuple(rgb) for rgb in first.record.get("palette", ())],
@@ -73,6 +80,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
         significant=significant_differences(seeds, ratios, pairs, setting),
         miou_name=setting.miou_name,
     )
+    return replace(group, sentence=verdicts.result_sentence(group))
 
 
 def planned_pairs(variants: RunsByVariant, plan: Plan) -> tuple[list[tuple[Side, Side]], list[str]]:
@@ -101,17 +109,20 @@ def compare_pairs(
     for (a, b), c in compared.items():
         d = decided[a, b]
         words = verdicts.verdict_sentence(a, b, setting.miou_name, c, d, plan.margin, deviation)
+        needed = verdicts.what_would_decide(c, d)
         if not setting.verdicts:
             d = replace(d, verdict="undecided")
+            needed = f"no class has truth in {plan.min_images} images: more images are needed"
             words = (
                 f"no verdict: no class has truth in {plan.min_images} images. {b} − {a} in mIoU over all "
                 f"classes with truth is {format_signed(c.delta)} ({format_range(d.wide_low, d.wide_high)})"
             )
         differences.append(
             Difference(
-                a, b, "miou", c.delta, c.low, c.high, d.wide_low, d.wide_high, d.p, d.verdict, d.detectable, words
+                a, b, "miou", c.delta, c.low, c.high, d.wide_low, d.wide_high, d.p, d.verdict, d.detectable, words,
+                c.seeds, needed,
             )
-        )
+        )  # fmt: skip
     return differences
 
 
@@ -124,18 +135,22 @@ def seed_deviation(measured: Mapping[str, MetricSamples]) -> float | None:
 def most_influential_images(
     names: Sequence[str], miou: Mapping[str, MetricSamples], differences: Sequence[Difference], most: int = 6
 ) -> list[tuple[int, str, float]]:
-    """(index, name, share) of the images with most influence on the planned difference with the smallest p-value.
+    """(index, name, share) of the images with most influence on the planned differences: those of each in turn.
 
-    share: of the sum of absolute influences of all images; positive: in favour of variant b.
+    share: of the sum of absolute influences of all images on that difference; positive: in favour of variant b.
     """
-    if (found := clearest(differences, miou)) is None:
-        return []
-    influences = np.mean(miou[found.b].influences, 0) - np.mean(miou[found.a].influences, 0) + found.delta
-    size = np.abs(influences).sum()
-    if not size > 0:
-        return []
-    order = np.argsort(-np.abs(influences))[:most]
-    return [(int(i), names[i], float(influences[i] / size)) for i in order]
+    ranked = []
+    for d in differences:
+        if d.a not in miou or d.b not in miou or math.isnan(d.delta):
+            continue
+        influences = np.mean(miou[d.b].influences, 0) - np.mean(miou[d.a].influences, 0) + d.delta
+        shares = influences / (np.abs(influences).sum() or 1)
+        ranked.append([(int(i), names[i], float(shares[i])) for i in np.argsort(-np.abs(shares), kind="stable")])
+    found: dict[int, tuple[int, str, float]] = {}
+    for image in itertools.chain(*zip(*ranked, strict=True)):
+        if image[2] and len(found) < most:
+            found.setdefault(image[0], image)
+    return list(found.values())
 
 
 def _title(test: TestResult) -> str:

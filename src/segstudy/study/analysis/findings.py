@@ -2,7 +2,7 @@
 Markdown, CSV, LaTeX) are written from these alone."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,9 @@ import numpy as np
 from segstudy.study.statistics.comparison import Verdict
 from segstudy.study.statistics.interval import Estimate
 
+SURENESS: dict[Verdict, int] = {"better": 3, "worse": 3, "ahead": 2, "behind": 2, "equal": 1, "undecided": 0}
+"""How much a verdict says, for the choice of the first sentence."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -19,7 +22,7 @@ class Difference:
 
     low, high: plain 95 % interval. wide_low, wide_high: interval corrected for the number of planned pairs
     (Bonferroni), which decides the verdict. p: two-sided, corrected in the same way. detectable: a true difference that
-    is shown with a power of 80 %. words: the verdict as a sentence.
+    is shown with a power of 80 %. words: the verdict as a sentence. seeds: of a and b. needed: what would decide it.
     """
 
     a: str
@@ -34,12 +37,8 @@ class Difference:
     verdict: Verdict
     detectable: float
     words: str
-
-
-def clearest(differences: Iterable[Difference], variants: Collection[str]) -> Difference | None:
-    """The difference between two of these variants with the smallest p; None without any."""
-    known = [d for d in differences if d.a in variants and d.b in variants and not math.isnan(d.p)]
-    return min(known, key=lambda d: d.p, default=None)
+    seeds: tuple[int, int] = (1, 1)
+    needed: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Variant:
     confused: the most frequent confusions (truth, prediction, share of the truth's pixels). reliability: for each
     region (all, foreground, edge), rows (mean confidence, accuracy, share of pixels). history: each seed's rows of
     history.csv. Curves that were not measured are empty. inspected: (layer, flags) from the inspector; None: it did not
-    run.
+    run. title: its parts, or what it changes in an earlier variant; "" if unknown.
     """
 
     name: str
@@ -84,6 +83,7 @@ class Variant:
     folders: Sequence[Path] = ()
     inspected: Sequence[tuple[str, str]] | None = None
     histograms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Group:
 
     clusters: number of independent groups of images. class_images (C,): number of images that contain each class, at
     original size if known. supported (C,): classes in enough images for a verdict; if there are none, no verdict.
-    most_influential: images (index, name, share of the influence on the difference with the smallest p), largest first.
+    sentence: the result. most_influential: images (index, name, share of the influence), those with most influence on
+    each planned difference in turn.
     warnings: a sentence each. min_images: images that a supported class needs. margin: of "equal"; NaN: not declared.
     paired: differences were taken seed by seed. target: 90 % of the best final validation mIoU; NaN without histories.
     significant: for each planned pair (a, b), the classes and metrics that differ at a false discovery rate of 10 %.
@@ -118,6 +119,7 @@ class Group:
     target: float = math.nan
     significant: Mapping[tuple[str, str], set[str]] = field(default_factory=dict)
     miou_name: str = "mIoU"
+    sentence: str = ""
 
     @property
     def scored(self) -> np.ndarray:
@@ -125,9 +127,10 @@ class Group:
         return self.supported if self.supported.any() else np.asarray(self.class_images) > 0
 
     @property
-    def clearest(self) -> Difference | None:
-        """The difference between two variants (not means of several) with the smallest p; None without any."""
-        return clearest(self.differences, [v.name for v in self.variants])
+    def headline(self) -> Difference | None:
+        """The planned difference of the first sentence: the largest of those decided most surely; None without any."""
+        known = [d for d in self.differences if not math.isnan(d.delta)]
+        return max(known, key=lambda d: (SURENESS[d.verdict], abs(d.delta)), default=None)
 
     @property
     def published(self) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segstudy.formatting import format_number, format_range, format_signed
-from segstudy.study.analysis.findings import Group
+from segstudy.formatting import format_interval, format_number, format_percent, format_range, format_signed
+from segstudy.study.analysis.findings import Difference, Group, Variant
 from segstudy.study.statistics.comparison import Comparison, Verdict
 from segstudy.study.statistics.multiplicity import Decision
 
@@ -48,12 +48,19 @@ def verdict_sentence(
             f"{_variance_sources(*comparison.seeds)}). "
             f"{_one_training(a, b, decision.verdict, comparison.seeds, seed_deviation)}"
         )
-    between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
     return (
-        f"undecided: {b} − {a} in {metric} is {format_signed(comparison.delta)} ({interval}; {seeds}); the smallest "
-        f"difference this study could have shown is {format_number(decision.detectable)}{between}; "
-        f"{how_to_halve(comparison)}"
+        f"undecided: {b} − {a} in {metric} is {format_signed(comparison.delta)} ({interval}; {seeds}); "
+        f"{what_would_decide(comparison, decision)}"
     )
+
+
+def what_would_decide(comparison: Comparison, decision: Decision) -> str:
+    """The smallest difference that could have been shown, and what would halve it; "" without an interval."""
+    if np.isnan(decision.detectable):
+        return ""
+    between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
+    smallest = f"the smallest difference this study could have shown is {format_number(decision.detectable)}{between}"
+    return f"{smallest}; {how_to_halve(comparison)}"
 
 
 def how_to_halve(comparison: Comparison, most: float = 20) -> str:
@@ -92,32 +99,88 @@ def _variance_sources(a: int, b: int) -> str:
 
 
 def _one_training(a: str, b: str, verdict: Verdict, seeds: tuple[int, int], deviation: float | None) -> str:
-    of = "each" if seeds == (1, 1) else f"of {a if seeds[0] == 1 else b}"
     known = "unknown here" if deviation is None else f"{format_number(deviation)} in this study"
     claim = {"ahead": "better", "behind": "worse", "undecided": f"equal to {a}"}[verdict]
-    return f"One training {of}: this does not show that variant {b} is {claim}. Standard deviation over seeds: {known}"
+    return (
+        f"One training {_which(a, b, seeds)}: this does not show that variant {b} is {claim}. "
+        f"Standard deviation over seeds: {known}"
+    )
 
 
-VERDICTS = {
-    "better": "is better than",
-    "worse": "is worse than",
-    "equal": "equals",
-    "undecided": "is not shown to differ from",
-    "ahead": "(this training) is ahead of",
-    "behind": "(this training) is behind",
+def _which(a: str, b: str, seeds: tuple[int, int]) -> str:
+    """The side with one training."""
+    return "each" if seeds == (1, 1) else f"of {a if seeds[0] == 1 else b}"
+
+
+REASONS = {
+    "objects_right": ("gives fewer objects the right label", "gives more objects the right label"),
+    "objects_wrong_label": ("gives fewer objects a wrong label", "gives more objects a wrong label"),
+    "objects_mixed": ("gives fewer objects a mix of labels", "gives more objects a mix of labels"),
+    "objects_partial": ("finds fewer objects only in part", "finds more objects only in part"),
+    "objects_missed": ("misses fewer objects", "misses more objects"),
+    "missed": ("misses less of the objects' area", "misses more of the objects' area"),
+    "mislabelled": ("gives less of the objects' area a wrong label", "gives more of the objects' area a wrong label"),
+    "spilled": ("spills less onto the background", "spills more onto the background"),
 }
+"""Metric → what a variant does with a smaller and with a larger share."""
+
+
+def result_sentence(group: Group) -> str:
+    """The result of a group in one sentence: its headline difference, and the error that explains it best."""
+    if len(group.variants) == 1:
+        (v,) = group.variants
+        return f"{v.name} is the only variant, with mIoU {_estimate(v)}: a second variant is needed for a comparison."
+    d = group.headline
+    if d is None:
+        best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
+        why = "The planned differences are not defined (n/a)" if group.differences else "No planned pair is complete"
+        return f"{why}; {best.name} has the highest mIoU, {_estimate(best)}."
+    low, high = (-d.wide_high, -d.wide_low) if d.delta < 0 else (d.wide_low, d.wide_high)
+    size = f"{format_number(abs(d.delta))} mIoU ({format_number(low)} to {format_number(high)}"
+    reason = _reason(group, d)
+    because = f": {reason}" if reason else ""
+    if d.verdict in ("better", "worse"):
+        return f"{d.b} is {d.verdict} than {d.a} by {size}; {_seed_words(*d.seeds)}){because}."
+    if d.verdict in ("ahead", "behind"):
+        masks = not any(v.folders for v in group.variants)
+        where = "In these predictions" if masks else f"With one training {_which(d.a, d.b, d.seeds)}"
+        more = "predictions of more trainings" if masks else "more seeds (seed=0,1,2)"
+        place = "ahead of" if d.verdict == "ahead" else "behind"
+        return f"{where}, {d.b} is {place} {d.a} by {size}){because}; {more} would show whether this holds."
+    interval = f"({format_number(d.wide_low)} to {format_number(d.wide_high)}; {_seed_words(*d.seeds)})"
+    if d.verdict == "equal":
+        return f"{d.b} and {d.a} are equal in mIoU within ±{format_number(group.margin)} {interval}."
+    found = f"{format_signed(d.delta)} mIoU" + (
+        f" {interval}" if math.isfinite(d.wide_low) else ", without an interval"
+    )
+    needed = f"; {d.needed}" if d.needed else ""
+    return f"Nothing is decided yet: the largest difference, {d.b} − {d.a}, is {found}{needed}."
+
+
+def _reason(group: Group, d: Difference) -> str:
+    """The significant error share that changed most in the verdict's direction, and one that changed against it at
+    least half as much; "" without any."""
+    of = {v.name: v.metrics for v in group.variants}
+    names = [name for name in REASONS if name in group.significant.get((d.a, d.b), ())]
+    if not names or not {d.a, d.b} <= of.keys():
+        return ""
+    shares = {name: (of[d.a][name].value, of[d.b][name].value) for name in names}
+    sign = 1 if d.delta > 0 else -1
+    gains = {n: round((b - a) * (sign if n == "objects_right" else -sign), 3) for n, (a, b) in shares.items()}
+    best, worst = max(names, key=lambda name: gains[name]), min(names, key=lambda name: gains[name])
+    if gains[best] <= 0:
+        return ""
+    texts = [
+        f"it {REASONS[name][b > a]} ({format_percent(b)} instead of {format_percent(a)})"
+        for name, (a, b) in ((name, shares[name]) for name in (best, worst))
+    ]
+    return texts[0] if -gains[worst] < gains[best] / 2 else ", but ".join(texts)
+
+
+def _estimate(variant: Variant) -> str:
+    return f"{format_number(variant.miou.value)} {format_interval(variant.miou.low, variant.miou.high)}".strip()
 
 
 def first_sentence(groups: Sequence[Group]) -> str:
     """The result in one sentence a group."""
-    sentences = []
-    for group in groups:
-        best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
-        text = (
-            f"Of {len(group.variants)} variants, {best.name} has the highest {group.miou_name}: "
-            if len(group.variants) > 1
-            else f"{best.name} is the only variant. Its {group.miou_name}: "
-        ) + format_number(best.miou.value)
-        compared = [f"{d.b} {VERDICTS[d.verdict]} {d.a} ({format_signed(d.delta)})" for d in group.differences]
-        sentences.append("; ".join([text, *filter(None, [", ".join(compared)])]) + ".")
-    return " ".join(sentences) or "No finished run could be compared."
+    return " ".join(group.sentence for group in groups) or "No finished run could be compared."

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segstudy.formatting import format_percent
 from segstudy.study.analysis.findings import Variant
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant
@@ -58,8 +59,8 @@ def _one_class_images(test: TestResult) -> str:
     if alone <= 0.5:
         return ""
     return (
-        f"{alone:.0%} of the images contain only one object class: every wrong label in them is of an absent class, "
-        "so hallucinated and mislabelled count the same pixels there"
+        f"{format_percent(alone)} of the images contain only one object class: every wrong label in them is of an "
+        "absent class, so hallucinated and mislabelled count the same pixels there"
     )
 
 
@@ -100,7 +101,7 @@ def cross_checks(seeds: RunsByVariant, setting: ComparisonSettings) -> list[str]
             )
         elif abs(excess) > bootstrap_check.DISAGREEMENT:
             warnings.append(
-                f"{name}: its bootstrap standard error is {abs(excess):.0%} {'larger' if excess > 0 else 'smaller'} "
-                "than the one from influences: its intervals are rough"
+                f"{name}: its bootstrap standard error is {format_percent(abs(excess))} "
+                f"{'larger' if excess > 0 else 'smaller'} than the one from influences: its intervals are rough"
             )
     return warnings

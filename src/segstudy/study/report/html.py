@@ -13,24 +13,16 @@ import numpy as np
 from PIL import Image
 
 from segstudy.formatting import format_number
-from segstudy.measures.objects import OUTCOMES
 from segstudy.runs.tables import command
-from segstudy.study.analysis.findings import Findings, Group
+from segstudy.study.analysis.findings import Findings, Group, Variant
 from segstudy.study.analysis.significance import MARK
 from segstudy.study.report import plots
 from segstudy.study.report.methods import cited, methods
+from segstudy.study.report.pictures import GroupPictures, variants_shown
 from segstudy.study.report.render import render
 from segstudy.study.report.text import ROLES, count_distinct, has_one_seed, metric_label
 
-SECTIONS = {
-    "objects": "Object outcomes, an example of each",
-    "influential": "Most influential images",
-    "gallery": "The same images through all variants",
-    "worst": "Images with the lowest mIoU of their own classes",
-}
-"""Sections for pictures, named `<section>/<caption>`; a picture without one of these sections goes to the gallery."""
-
-PICTURE_WIDTH = 1600
+PICTURE_WIDTH, SMALL_HEIGHT = 1600, 160
 
 CAPTIONS = {
     "outcomes": "Object outcomes. Thick bars: share of objects; thin bars: of their area.",
@@ -58,13 +50,47 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A group of variants with its plots and pictures."""
+    """A group of variants with its plots and pictures.
+
+    shown: the variants of the first screen. images: "image", "truth" and each variant → the same images. examples:
+    variant → outcome → picture. sheets: large pictures; sheets_left_out: number of those without room.
+    """
 
     number: int
     group: Group
     plots: Mapping[str, Embedded]
-    pictures: Mapping[str, Sequence[Embedded]] = field(default_factory=dict)
-    pictures_left_out: int = 0
+    shown: Sequence[Variant] = ()
+    images: Mapping[str, Sequence[Embedded]] = field(default_factory=dict)
+    legend: Mapping[str, str] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, Embedded]] = field(default_factory=dict)
+    sheets: Sequence[Embedded] = ()
+    sheets_left_out: int = 0
+    note: str = ""
+
+
+def make_section(group: Group, number: int, folder: Path, held: GroupPictures, budget: int) -> tuple[Section, int]:
+    """A group's section, with the plots written to `folder`, and the bytes of its large pictures, at most `budget`."""
+    names = variants_shown(group, [v.name for v in group.variants])
+    images = {
+        row: [_picture(f"{name}, {row}", _small(array)) for name, array in zip(held.names, arrays, strict=True)]
+        for row, arrays in held.rows.items()
+    }
+    examples = {
+        variant: {outcome: _picture(f"{outcome}: {e.words}", e.picture) for outcome, e in of_variant.items()}
+        for variant, of_variant in held.examples.items()
+    }
+    sheets, used = [], 0
+    for caption, array in held.sheets.items():
+        sheet = _picture(caption, array)
+        if used + len(sheet.uri) <= budget:
+            used += len(sheet.uri)
+            sheets.append(sheet)
+    legend = {name: f"rgb({red} {green} {blue})" for name, (red, green, blue) in held.legend.items()}
+    section = Section(
+        number, group, draw_plots(group, number, folder), [v for v in group.variants if v.name in names], images,
+        legend, examples, sheets, len(held.sheets) - len(sheets), held.note,
+    )  # fmt: skip
+    return section, used
 
 
 def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Embedded]:
@@ -104,26 +130,19 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def embed_pictures(named: Sequence[tuple[str, np.ndarray]], budget: int) -> tuple[dict[str, list[Embedded]], int, int]:
-    """Pictures by section within `budget` bytes, the number left out, and the bytes used."""
-    shown: dict[str, list[Embedded]] = {}
-    left_out = used = 0
-    for name, array in named:
-        section, _, caption = name.partition("/")
-        if section not in SECTIONS:
-            section, caption = "gallery", name
-        picture = _picture(caption, array)
-        if used + len(picture.uri) > budget:
-            left_out += 1
-            continue
-        used += len(picture.uri)
-        shown.setdefault(section, []).append(picture)
-    return {s: shown[s] for s in SECTIONS if s in shown}, left_out, used
+def _small(array: np.ndarray) -> np.ndarray:
+    """A picture reduced to SMALL_HEIGHT; label maps keep their colours."""
+    height, width = array.shape[:2]
+    if height <= SMALL_HEIGHT:
+        return array
+    image = Image.fromarray(np.ascontiguousarray(array))
+    way = Image.Resampling.LANCZOS if image.getcolors(256) is None else Image.Resampling.NEAREST
+    return np.asarray(image.resize((round(width * SMALL_HEIGHT / height), SMALL_HEIGHT), way))
 
 
 def _picture(caption: str, array: np.ndarray) -> Embedded:
     """RGB uint8 (H,W,3) as PNG if it has few colours (label maps), else as JPEG."""
-    image = Image.fromarray(array)
+    image = Image.fromarray(np.ascontiguousarray(array))
     if image.width > PICTURE_WIDTH:
         image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)), Image.Resampling.BOX)
     file, kind = io.BytesIO(), "jpeg" if image.getcolors(256) is None else "png"
@@ -139,8 +158,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     paragraphs = methods(findings)
     return render(
         "report.html", findings=findings, sections=sections, methods=paragraphs, references=cited(paragraphs),
-        mark=MARK, outcome_colors=plots.OUTCOME_COLORS, outcome_names=OUTCOMES, theme=plots.THEME,
-        picture_titles=SECTIONS, provenance=provenance, commands=commands,
+        mark=MARK, outcome_colors=plots.OUTCOME_COLORS, theme=plots.THEME, provenance=provenance, commands=commands,
     )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
-"""Pictures for the report: the most influential images, the worst images, an object of each outcome, the gallery."""
+"""Pictures for the report: the same images through all variants, an example of each outcome, error categories."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from textwrap import fill
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from segstudy.build import build_data
@@ -12,13 +13,13 @@ from segstudy.config.run_folder import read_config
 from segstudy.config.trust import restrict_paths
 from segstudy.drawing import ERRORS, as_array, class_legend, colorize, image_grid
 from segstudy.errors import SegstudyError
-from segstudy.formatting import format_number
+from segstudy.formatting import format_signed
 from segstudy.labels import IGNORE
 from segstudy.measures.error_categories import CATEGORIES, error_categories
 from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
-from segstudy.study.report.text import shorten
+from segstudy.study.report.text import SPILLED
 from segstudy.study.results import TestResult
 
 CATEGORY_COLORS = {
@@ -34,60 +35,102 @@ CATEGORY_NAMES = {
 }  # fmt: skip
 """Error categories in the words of the report's metrics."""
 
-BLANK = np.uint8(255)
+BLANK = np.uint8(210)
+"""Grey of images that are not on this machine."""
 
-Picture = tuple[str, np.ndarray]
+MOST, SHOWN = 5, 6
+"""Largest number of variants and of images in one picture; with more, each would be too small."""
 
-HALLUCINATED = "hallucinated: as a class that is not in the image"
+SEARCHED = 100
+"""Examples of outcomes come from the first hundred images."""
 
-MOST = 5
-"""Largest number of variants in one picture; with more, each would be too small."""
+GONE = "The data set is not on this machine: the images are grey."
+
+STORED = "The data set is not on this machine: these are images that the runs stored, not the most influential ones."
+
+
+class Example(NamedTuple):
+    """The part of an image around an object, RGB uint8 (H,W,3), and what it shows."""
+
+    picture: np.ndarray
+    words: str
+
+
+@dataclass(frozen=True)
+class GroupPictures:
+    """The pictures of a group, of each variant's first seed.
+
+    rows: "image", "truth" and each variant → RGB uint8 (H,W,3) of each image. names: of these images.
+    legend: class → colour. examples: variant → outcome → the largest object with it. sheets: caption → large picture.
+    note: a sentence about what is missing.
+    """
+
+    rows: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    legend: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, Example]] = field(default_factory=dict)
+    sheets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The reported images uint8 (N,H,W,3), their truth (N,H,W), and the labels of each variant's first seed (N,H,W)."""
+    """The reported images uint8 (N,H,W,3), their truth (N,H,W), and the labels of each variant's first seed (N,H,W).
+
+    stored: None, or the indices of the images that the runs saved, if the data set is not on this machine.
+    """
 
     photos: np.ndarray
     truth: np.ndarray
     labels: Mapping[str, np.ndarray]
+    stored: Sequence[int] | None = None
 
 
-def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> list[Picture]:
-    """Captioned RGB pictures of a group: most influential images, worst images, an object of each outcome.
-
-    They show the predictions of each variant's first seed. Empty if the runs saved no labels.
-    """
+def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> GroupPictures:
+    """The pictures of a group's predictions; none if the runs saved no labels."""
     shown = {name: seeds[name][0] for name in variants_shown(group, list(seeds))}
     held = _predictions(shown)
     if held is None:
-        return []
-    names = next(iter(shown.values())).names
-    found: list[Picture] = []
-    if group.most_influential and len(held.labels) > 1:
-        titles = {index: f"{name} ({share:+.1%})" for index, name, share in group.most_influential}
-        a, b = (shorten(name, 34) for name in (group.clearest.a, group.clearest.b)) if group.clearest else ("", "")
-        caption = f"in brackets: share of the influence on {b} − {a}, + in favour of {b}; {HALLUCINATED}"
-        found.append((f"influential/{caption}", _error_sheet(titles, held, group)))
+        return GroupPictures(note="The predictions of these runs are not stored, so there are no pictures.")
+    first = next(iter(shown.values()))
     scores = np.mean([image_miou(test) for test in shown.values()], 0)  # an image without counted pixels is NaN for all
-    worst = np.argsort(np.where(np.isnan(scores), np.inf, scores))[:4]
-    sheet = _error_sheet({i: f"{names[i]} (mIoU of this image {scores[i]:.3f})" for i in worst}, held, group)
-    found.append(
-        (f"worst/mIoU of one image: of the classes in its truth, mean over the variants; {HALLUCINATED}", sheet)
+    worst = np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")
+    # one variant: from the worst to the best
+    spread = worst[np.linspace(0, max(0, np.isfinite(scores).sum() - 1), min(SHOWN, len(worst))).round().astype(int)]
+    influential = [index for index, _, _ in group.most_influential] or list(dict.fromkeys(spread.tolist()))
+    chosen = list((held.stored or influential)[:SHOWN])
+    labels = {"truth": held.truth[chosen], **{name: of_variant[chosen] for name, of_variant in held.labels.items()}}
+    rows = {name: [colorize(a, group.palette) for a in masks] for name, masks in labels.items()}
+    shares = {index: f" ({format_signed(100 * share, 1)} %)" for index, _, share in group.most_influential}
+    titles = {index: f"{first.names[index]}{shares.get(index, '')}" for index in chosen}
+    lowest = {int(i): f"{first.names[i]} (mIoU of this image {scores[i]:.3f})" for i in worst[:4]}
+    influence = "; in brackets: the image's share of the influence on a planned difference, + in favour of the variant"
+    return GroupPictures(
+        rows={"image": list(held.photos[chosen]), **rows},
+        names=[first.names[index] for index in chosen],
+        legend=class_legend(list(labels.values()), group.classes, group.palette),
+        examples={name: _examples(name, held, group, first.names) for name in held.labels},
+        sheets={
+            f"The errors in these images{influence * bool(shares)}.": _error_sheet(titles, held, group),
+            "The images with the lowest mIoU of the classes in their truth, mean over the variants.": _error_sheet(
+                lowest, held, group
+            ),
+        },
+        note=STORED if held.stored else GONE if held.stored is not None else "",
     )
-    return found + _outcome_examples(held, group)
 
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
-    """At most MOST variants: the two whose difference has the smallest p, and the first of the others."""
-    clearest = group.clearest
-    wanted = dict.fromkeys([*((clearest.a, clearest.b) if clearest else ()), *names])
-    kept = list(wanted)[:MOST]
+    """At most MOST variants: the two of the first sentence, those with the highest mIoU, in the study's order."""
+    headline = group.headline
+    best = sorted(group.variants, key=lambda v: -v.miou.value if v.miou.value == v.miou.value else 1)
+    wanted = [*((headline.a, headline.b) if headline else ()), *(v.name for v in best), *names]
+    kept = list(dict.fromkeys(name for name in wanted if name in names))[:MOST]
     return [name for name in names if name in kept]
 
 
 def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
-    """The labels that the runs saved at their tests; the images are blank if the data set is not on this machine."""
+    """The labels that the runs saved at their tests, with the images."""
     files = {name: test.folder / "test" / "labels.npz" for name, test in tests.items() if test.folder}
     labels, truth = {}, None
     for name, file in files.items():
@@ -96,8 +139,15 @@ def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
                 labels[name], truth = kept["labels"], kept["truth"] if truth is None else truth
     if truth is None:
         return None
-    photos = _photos(tests[next(iter(labels))])
-    return Predictions(np.broadcast_to(BLANK, (*truth.shape, 3)) if photos is None else photos, truth, labels)
+    test = tests[next(iter(labels))]
+    photos = _photos(test)
+    if photos is not None:
+        return Predictions(photos, truth, labels)
+    photos = np.full((*truth.shape, 3), BLANK)
+    samples = _samples(test)
+    for index, photo in samples.items():
+        photos[index] = photo
+    return Predictions(photos, truth, labels, list(samples))
 
 
 def _photos(test: TestResult) -> np.ndarray | None:
@@ -113,6 +163,16 @@ def _photos(test: TestResult) -> np.ndarray | None:
     if [s.name for s in images.samples] != list(test.names):
         return None
     return np.asarray(images.cache.images[images.ids])
+
+
+def _samples(test: TestResult) -> dict[int, np.ndarray]:
+    """The images that the run saved at its test, by index."""
+    file = test.folder / "test" / "samples.npz" if test.folder else None
+    if file is None or not file.is_file():
+        return {}
+    with np.load(file) as kept:
+        names, images = kept["names"].tolist(), kept["image"]
+    return {test.names.index(n): image for n, image in zip(names, images, strict=True) if n in test.names}
 
 
 def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> np.ndarray:
@@ -138,60 +198,61 @@ def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | No
     return colorize(error_categories(truth, labels, background), [CATEGORY_COLORS[name] for name in CATEGORIES])
 
 
-def _outcome_examples(held: Predictions, group: Group) -> list[Picture]:
-    """Image, truth and prediction for each outcome; shows its largest object in the first hundred images."""
-    largest: dict[int, tuple[int, int, str]] = {}
-    for name, labels in held.labels.items():
-        for index, truth in enumerate(held.truth[:100]):
-            for area, outcome in _outcomes(truth, labels[index], group.background):
-                if area > largest.get(outcome, (0, 0, ""))[0]:
-                    largest[outcome] = (area, index, name)
-    rows, titles, used = [], [], []
-    for outcome, (_, index, name) in sorted(largest.items()):
-        pair = [held.truth[index], held.labels[name][index]]
-        rows.append([held.photos[index], *(colorize(a, group.palette) for a in pair)])
-        titles.append(f"{OUTCOMES[outcome]}: {shorten(name, 34)}")
-        used += pair
-    if not rows:
-        return []
-    legend = class_legend(used, group.classes, group.palette)
-    sheet = image_grid(rows, ["image", "truth", "prediction"], legend, titles)
-    return [("objects/an object of each outcome", as_array(sheet))]
-
-
-def _outcomes(truth: np.ndarray, labels: np.ndarray, background: int | None) -> list[tuple[int, int]]:
-    """(area, outcome) of each object of an image."""
-    found = []
-    counted = int((truth != IGNORE).sum())
-    for c in np.unique(truth):
-        if c in (IGNORE, background):
-            continue
-        numbers, _ = ndimage.label(truth == c, EIGHT_CONNECTED)
-        for number, area in enumerate(np.bincount(numbers.ravel())[1:], 1):
-            if area >= SMALLEST * counted:
-                inside = labels[numbers == number]
-                there = inside if background is None else inside[inside != background]
-                votes = np.bincount(there, minlength=1)
-                purity = votes.max() / max(1, len(there))
-                found.append((int(area), outcome_of(len(there) / area, purity, int(votes.argmax()) == c)))
+def _examples(name: str, held: Predictions, group: Group, names: Sequence[str]) -> dict[str, Example]:
+    """For each outcome, the variant's largest object with it, and its largest spilled area."""
+    largest: dict[str, tuple[int, int, tuple[slice, slice], str]] = {}
+    for index, (truth, labels) in enumerate(zip(held.truth[:SEARCHED], held.labels[name], strict=False)):
+        for kind, area, place, words in _areas(truth, labels, group):
+            if area > largest.get(kind, (0,))[0]:
+                largest[kind] = area, index, place, words
+    found = {}
+    for kind, (_, index, place, words) in largest.items():
+        window = _window(place, held.truth.shape[1:])
+        photo, truth, labels = (a[index][window] for a in (held.photos, held.truth, held.labels[name]))
+        found[kind] = Example(_tinted(photo, truth, labels, group), f"{words}, in {names[index]}")
     return found
 
 
-def gallery(seeds: Mapping[str, Sequence[TestResult]]) -> np.ndarray | None:
-    """Image, truth and one column for each variant (its first seed), RGB uint8 (H,W,3).
+def _areas(truth: np.ndarray, labels: np.ndarray, group: Group) -> Iterator[tuple[str, int, tuple[slice, slice], str]]:
+    """(outcome, area, box, words) of each object of an image and of each spilled area."""
+    counted = int((truth != IGNORE).sum())
+    for c in np.unique(truth):
+        if c in (IGNORE, group.background):
+            continue
+        numbers, _ = ndimage.label(truth == c, EIGHT_CONNECTED)
+        for number, place in enumerate(ndimage.find_objects(numbers), 1):
+            inside = labels[place][numbers[place] == number]
+            if len(inside) < SMALLEST * counted:
+                continue
+            there = inside if group.background is None else inside[inside != group.background]
+            votes = np.bincount(there, minlength=1)
+            purity = votes.max() / max(1, len(there))
+            outcome = OUTCOMES[outcome_of(len(there) / len(inside), purity, int(votes.argmax()) == c)]
+            yield outcome, len(inside), place, f"{group.classes[c]}, predicted as {_most(inside, group)}"
+    if group.background is not None:
+        numbers, _ = ndimage.label((truth == group.background) & (labels != group.background), EIGHT_CONNECTED)
+        for number, place in enumerate(ndimage.find_objects(numbers), 1):
+            inside = labels[place][numbers[place] == number]
+            yield SPILLED, len(inside), place, f"background, predicted as {_most(inside, group)}"
 
-    None if fewer than two variants saved samples. Variants with other sample images than the first are left out.
-    """
-    runs = {name: tests[0] for name, tests in seeds.items()}
-    files = {name: test.folder / "test" / "samples.npz" for name, test in runs.items() if test.folder}
-    held = {name: dict(np.load(file)) for name, file in files.items() if file.is_file()}
-    if len(held) < 2:
-        return None
-    first_name, first = next(iter(held.items()))
-    held = {n: h for n, h in held.items() if np.array_equal(h["truth"], first["truth"])}
-    palette = [tuple(rgb) for rgb in runs[first_name].record["palette"]]
-    labels = [first["truth"], *(h["prediction"] for h in held.values())]
-    rows = [[image, *(colorize(a[i], palette) for a in labels)] for i, image in enumerate(first["image"])]
-    miou = {name: format_number(runs[name].record["metrics"]["network"]["miou"]) for name in held}
-    titles = ["image", "truth", *(f"{fill(name, 22)}\nmIoU, all classes: {miou[name]}" for name in held)]
-    return as_array(image_grid(rows, titles, class_legend(labels, runs[first_name].classes, palette)))
+
+def _most(labels: np.ndarray, group: Group) -> str:
+    return group.classes[int(np.bincount(labels).argmax())]
+
+
+def _window(place: tuple[slice, slice], shape: Sequence[int]) -> tuple[slice, slice]:
+    """A square around a box, with a margin of a quarter, inside the image."""
+    side = min(*shape, round(1.5 * max(s.stop - s.start for s in place)) + 4)
+    starts = (min(max(0, (s.start + s.stop - side) // 2), size - side) for s, size in zip(place, shape, strict=True))
+    return tuple(slice(start, start + side) for start in starts)  # type: ignore[return-value]
+
+
+def _tinted(photo: np.ndarray, truth: np.ndarray, labels: np.ndarray, group: Group, side: int = 112) -> np.ndarray:
+    """A square part of an image, tinted with the predicted classes, the true objects outlined in white."""
+    size = (side, side)
+    photo = np.asarray(Image.fromarray(np.ascontiguousarray(photo)).resize(size), float)
+    truth, labels = (np.asarray(Image.fromarray(a).resize(size, Image.Resampling.NEAREST)) for a in (truth, labels))
+    tint = np.where((labels == group.background)[..., None], photo, colorize(labels, group.palette))
+    objects = np.where((truth == IGNORE) | (truth == group.background), -1, truth.astype(int))
+    edge = ndimage.grey_dilation(objects, 3) != ndimage.grey_erosion(objects, 3)
+    return np.where(edge[..., None], 255, 0.35 * photo + 0.65 * tint).round().astype(np.uint8)

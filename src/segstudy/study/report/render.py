@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from segstudy.formatting import format_duration, format_interval, format_millions, format_number
+from segstudy.formatting import format_duration, format_interval, format_millions, format_number, format_percent
 from segstudy.study.report import tables, text
 
 environment = Environment(
@@ -10,14 +10,16 @@ environment = Environment(
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
 environment.filters |= {
-    "duration": format_duration, "millions": format_millions, "number": format_number,
+    "duration": format_duration, "millions": format_millions, "number": format_number, "percent": format_percent,
     "marks": text.variant_marks, "md": text.escape_markdown, "outcomes": text.format_outcomes,
-    "trainings": text.trainings,
+    "shorten": text.shorten, "trainings": text.trainings,
 }  # fmt: skip
 environment.globals |= {
     "claims_note": text.CLAIMS_NOTE, "interval": format_interval, "markdown_list": text.markdown_list,
-    "markdown_table": text.markdown_table, "mean": text.mean_over_runs, "one_seed": text.has_one_seed,
-    "tables": tables, "verdict": text.format_verdict, "verdicts_of": text.verdicts_of,
+    "markdown_table": text.markdown_table, "mean": text.mean_over_runs, "miou_words": text.MIOU_WORDS,
+    "object_words": text.OBJECT_WORDS, "outcome_share": text.outcome_share, "outcome_words": text.OUTCOME_WORDS,
+    "outcomes_shown": text.outcomes_shown, "tables": tables, "verdict_size": text.verdict_size,
+    "verdict_words": text.VERDICT_WORDS, "verdicts_of": text.verdicts_of,
 }  # fmt: skip
 
 

@@ -29,23 +29,25 @@ class Table(NamedTuple):
 
 
 def main_table(group: Group) -> Table:
-    """The variants with their mIoU, planned differences and cost."""
+    """The variants with their mIoU, planned differences, outcomes and cost."""
     miou = f"{'as published: ' * group.published}{group.miou_name} (95 %)"
-    head = ("variant", "changes", miou, "difference", "objects", "parameters", "GFLOP", "images/s", "time")
-    return Table(head, [_main_row(group, v) for v in group.variants], 5)
+    head = ("variant", miou, "difference", "objects", "parameters", "GFLOP", "images/s", "time")
+    return Table(head, [_main_row(group, v) for v in group.variants], 4)
 
 
 def _main_row(group: Group, v: Variant) -> list[str]:
-    verdicts = "; ".join(f"{text.format_verdict(group, d)} against {d.a}" for d in text.verdicts_of(group, v))
+    verdicts = "; ".join(f"{text.format_verdict(d)} against {d.a}" for d in text.verdicts_of(group, v))
     seeds = text.trainings(v)
+    miou = f"{text.format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}"
+    name = text.full_name(v) + text.variant_marks(v)
+    return [name, miou, verdicts or MISSING, text.format_outcomes(v), *_cost(v)]
+
+
+def _cost(v: Variant) -> list[str]:
     parameters, gflop, speed, seconds = (
         text.mean_over_runs(v, key) for key in ("parameters", "gflop", "images_per_second", "seconds")
     )
-    return [
-        v.name + text.variant_marks(v), v.changes, f"{text.format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}",
-        verdicts or MISSING, text.format_outcomes(v.outcomes), format_millions(parameters), format_number(gflop, 1),
-        format_number(speed, 1), format_duration(seconds),
-    ]  # fmt: skip
+    return [format_millions(parameters), format_number(gflop, 1), format_number(speed, 1), format_duration(seconds)]
 
 
 def claims(group: Group) -> Table:
@@ -59,7 +61,7 @@ def differences(group: Group) -> Table:
             "corrected p", "detectable")  # fmt: skip
     rows = [
         [
-            text.metric_label(d.metric), d.b, d.a, text.format_verdict(group, d), format_signed(d.delta),
+            text.metric_label(d.metric), d.b, d.a, text.format_verdict(d), format_signed(d.delta),
             format_interval(d.low, d.high) or NOT_DEFINED, format_interval(d.wide_low, d.wide_high) or NOT_DEFINED,
             format_number(d.p), f"±{format_number(d.detectable)}",
         ]
@@ -108,7 +110,7 @@ def class_table(group: Group) -> Table:
 
 
 def metrics(group: Group) -> Table:
-    """All metrics of all variants except time to accuracy; significant planned differences are marked."""
+    """All metrics and costs of all variants except time to accuracy; significant planned differences are marked."""
     rows = [
         [label, *(text.format_estimate(getattr(v, key)) for v in group.variants)]
         for key, label in {
@@ -122,6 +124,8 @@ def metrics(group: Group) -> Table:
         significant = {b for (_, b), names in group.significant.items() if name in names}
         cells = [text.format_estimate(v.metrics.get(name)) + MARK * (v.name in significant) for v in group.variants]
         rows.append([text.metric_label(name), *cells])
+    costs = zip(*(_cost(v) for v in group.variants), strict=True)
+    rows += [[name, *values] for name, values in zip(("parameters", "GFLOP", "images/s", "time"), costs, strict=True)]
     return Table(("metric", *_names(group)), rows)
 
 

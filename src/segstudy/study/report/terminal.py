@@ -6,9 +6,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.formatting import format_number
+from segstudy.formatting import format_number, format_percent
 from segstudy.study.analysis.findings import Findings, Group
 from segstudy.study.analysis.time_to_accuracy import SHARE
+
+
+def print_sentence(findings: Findings, console: Console) -> None:
+    """Print the result of a study."""
+    console.print(f"[bold]{escape(findings.sentence)}", soft_wrap=True, highlight=False)
 
 
 def print_time_to_accuracy(group: Group, console: Console) -> None:
@@ -16,7 +21,7 @@ def print_time_to_accuracy(group: Group, console: Console) -> None:
     if math.isnan(group.target) or len(group.variants) < 2:
         return
     console.print(
-        f"[bold]Time to {SHARE:.0%} of the study's best final validation mIoU of all classes[/] "
+        f"[bold]Time to {format_percent(SHARE)} of the study's best final validation mIoU of all classes[/] "
         f"({format_number(group.target)}): mean over seeds; n/a: a training never reached it; seconds include "
         "validation",
         highlight=False,
@@ -33,7 +38,6 @@ def print_time_to_accuracy(group: Group, console: Console) -> None:
 
 def print_findings(findings: Findings, console: Console) -> None:
     """Print the verdicts, claims and warnings of a study, and the runs that were left out."""
-    console.print(f"[bold]{escape(findings.sentence)}", soft_wrap=True, highlight=False)
     for group in findings.groups:
         for difference in group.differences:
             console.print(f"  {escape(difference.words)}", soft_wrap=True, highlight=False)

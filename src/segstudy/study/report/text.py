@@ -3,10 +3,10 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from segstudy.formatting import MISSING, NOT_DEFINED, format_interval, format_number, format_signed
-from segstudy.measures.objects import OUTCOMES
+from segstudy.formatting import MISSING, NOT_DEFINED, format_interval, format_number, format_percent, format_signed
+from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE, SMALLEST
 from segstudy.study.analysis.findings import Difference, Group, Variant
 from segstudy.study.statistics.interval import Estimate
 
@@ -16,6 +16,32 @@ METRIC_LABELS = {
     "miou": "mIoU", "shape_iou": "shape IoU", "boundary_iou": "boundary IoU", "boundary_f": "boundary F",
     "ece": "calibration error (ECE)", "nll": "negative log-likelihood",
 }  # fmt: skip
+
+SPILLED = "spilled"
+
+LEAST, MOST, ONE_LABEL = map(format_percent, (FOUND_AT_ALL, FOUND_WHOLE, PURE))
+
+OUTCOME_WORDS = {
+    "right": ("right", f"at least {MOST} of the object is found, and {ONE_LABEL} of that has the right label"),
+    "partial": ("partly found", f"{LEAST} to {MOST} of the object is found, with the right label"),
+    "mixed": ("mixed labels", f"the object is found, but no label covers {ONE_LABEL} of the found part"),
+    "wrong label": ("wrong label", "the object is found, but as another class"),
+    "missed": ("missed", f"less than {LEAST} of the object is found: the rest is predicted as background"),
+    SPILLED: ("spilled", "share of the background that is predicted as an object (false-positive rate)"),
+}
+"""Outcome → its words, and its definition."""
+
+VERDICT_WORDS = {
+    "better": "better than", "worse": "worse than", "equal": "equal to", "undecided": "undecided vs",
+    "ahead": "ahead of", "behind": "behind",
+}  # fmt: skip
+
+MIOU_WORDS = "overlap of prediction and truth (intersection over union), mean over the classes; 1 is perfect"
+
+OBJECT_WORDS = (
+    f"An object is a connected area of one class in the truth, of {format_percent(SMALLEST)} of the image or more. "
+    "Found: predicted as any class but background."
+)
 
 CLAIMS_NOTE = (
     "Declared before the runs. In brackets: the plain 95 % interval, then the interval corrected for the number of "
@@ -53,18 +79,14 @@ def has_one_seed(group: Group, difference: Difference) -> bool:
     return any(trainings(v) < 2 for v in group.variants if v.name in sides)
 
 
-def format_verdict(group: Group, difference: Difference) -> str:
-    """better +0.016 (0.005 to 0.027), equal within ±0.005: +0.001 (−0.002 to 0.004), or ahead 0.016: these two
-    trainings."""
-    d = difference
-    if not math.isfinite(d.delta):
-        return NOT_DEFINED
-    if d.verdict in ("ahead", "behind"):
-        return f"{d.verdict} {format_number(abs(d.delta))}: these two trainings"
-    equal = d.verdict == "equal" and math.isfinite(group.margin)
-    within = f" within ±{format_number(group.margin)}:" if equal else ""
-    text = f"{d.verdict}{within} {format_signed(d.delta)} {format_interval(d.wide_low, d.wide_high)}".strip()
-    return f"{text}: these two trainings" if has_one_seed(group, d) else text
+def format_verdict(difference: Difference) -> str:
+    """better +0.016 (0.005 to 0.027), equal +0.001 (−0.002 to 0.004), or ahead +0.016 (0.005 to 0.027); n/a."""
+    return f"{difference.verdict} {verdict_size(difference)}" if math.isfinite(difference.delta) else NOT_DEFINED
+
+
+def verdict_size(d: Difference) -> str:
+    """+0.016 (0.005 to 0.027), with the interval that decides the verdict; n/a."""
+    return f"{format_signed(d.delta)} {format_interval(d.wide_low, d.wide_high)}".strip()
 
 
 def main_metric(group: Group) -> str:
@@ -120,10 +142,27 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
-def format_outcomes(outcomes: Mapping[str, float]) -> str:
-    """right 0.62, partial 0.10, …; n/a where no object was counted."""
-    known = [(name, outcomes[name]) for name in reversed(OUTCOMES) if math.isfinite(outcomes.get(name, math.nan))]
-    return ", ".join(f"{name} {format_number(value, 2)}" for name, value in known) or NOT_DEFINED
+def outcome_share(variant: Variant, outcome: str) -> float:
+    """The share of the objects with this outcome, or of the background that is spilled; NaN if not defined."""
+    spilled = variant.metrics.get(SPILLED) if outcome == SPILLED else None
+    return variant.outcomes.get(outcome, math.nan) if spilled is None else spilled.value
+
+
+def outcomes_shown(variants: Iterable[Variant]) -> list[str]:
+    """The outcomes that at least one of the variants has, at 0.5 % or more."""
+    shares = {name: [outcome_share(v, name) for v in variants] for name in OUTCOME_WORDS}
+    return [name for name, values in shares.items() if any(value >= 0.005 for value in values)]
+
+
+def format_outcomes(variant: Variant) -> str:
+    """right 62 %, partly found 10 %, …; n/a where no object was counted."""
+    shares = {words: outcome_share(variant, name) for name, (words, _) in OUTCOME_WORDS.items()}
+    return ", ".join(f"{w} {format_percent(x)}" for w, x in shares.items() if math.isfinite(x)) or NOT_DEFINED
+
+
+def full_name(variant: Variant) -> str:
+    """v3: v2 + ASPP."""
+    return f"{variant.name}: {variant.title}" if variant.title else variant.name
 
 
 def markdown_list(lines: Iterable[str]) -> str:

@@ -4,49 +4,43 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
 from segstudy.errors import DataError
-from segstudy.files import atomic_write, move, opened_folder, subfolder
+from segstudy.files import move, opened_folder, subfolder
 from segstudy.runs.tables import print_study
 from segstudy.study.analysis.analyse import analyse_study
 from segstudy.study.analysis.findings import Findings
 from segstudy.study.analysis.plan import read_plan_file
 from segstudy.study.report.csv import CLASS_COLUMNS, RUN_COLUMNS, as_csv, class_rows, run_rows
-from segstudy.study.report.html import Section, draw_plots, embed_pictures, page
+from segstudy.study.report.first_screen import first_screen
+from segstudy.study.report.html import make_section, page
 from segstudy.study.report.latex import latex_tables
 from segstudy.study.report.markdown import markdown_report
-from segstudy.study.report.pictures import Picture, gallery, pictures
-from segstudy.study.report.terminal import print_findings, print_time_to_accuracy
+from segstudy.study.report.pictures import GroupPictures, pictures
+from segstudy.study.report.terminal import print_findings, print_sentence, print_time_to_accuracy
 from segstudy.study.results import runs_by_variant
 
 
 def report_study(folder: Path, console: Console, plan: str | None = None) -> list[str]:
-    """Print a study's tables, write its gallery and report; returns the names of unfinished runs.
+    """Print a study's tables and write its report; returns the names of unfinished runs.
 
     plan: a file of conf/report instead of the study's own plan. Raises DataError if the folder holds no run.
     """
     findings, tests = analyse_study(folder, read_plan_file(plan) if plan else None)
+    print_sentence(findings, console)
     unfinished = print_study(folder, console)
     for group in findings.groups:
         print_time_to_accuracy(group, console)
     print_findings(findings, console)
-    drawn: dict[str, list[Picture]] = {}
-    for group, members in zip(findings.groups, tests, strict=True):
-        seeds = runs_by_variant(members)
-        drawn[group.title] = pictures(group, seeds)
-        if (evolution := gallery(seeds)) is not None:
-            drawn[group.title].insert(0, ("gallery/first seed of each variant", evolution))
-            if group is findings.groups[0]:
-                with atomic_write(folder, "gallery.png") as file:
-                    Image.fromarray(evolution).save(file, "PNG")
-                console.print(f"gallery: {escape(str(folder / 'gallery.png'))}", soft_wrap=True)
+    drawn = {
+        group.title: pictures(group, runs_by_variant(members))
+        for group, members in zip(findings.groups, tests, strict=True)
+    }
     console.print(f"report: {escape(str(write_report(findings, folder, drawn)))}", soft_wrap=True)
     return unfinished
 
@@ -59,12 +53,11 @@ FIGURE_NAME = re.compile(
 )
 
 
-def write_report(
-    findings: Findings, folder: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
-) -> Path:
-    """Write report.html, report.md, runs.csv, per_class.csv, table.tex and figures/*.svg, *.pdf; returns the page.
+def write_report(findings: Findings, folder: Path, pictures: Mapping[str, GroupPictures] = {}) -> Path:
+    """Write report.html, report.md, first_screen.png, runs.csv, per_class.csv, table.tex and figures/*.svg, *.pdf;
+    returns the page.
 
-    pictures: title of a group → (`<section>/<caption>`, RGB uint8 (H,W,3)), sections as in SECTIONS.
+    pictures: title of a group → its pictures.
     The report is written completely before it replaces an earlier one. Raises DataError if that fails.
     """
     work = None
@@ -84,15 +77,18 @@ def write_report(
     return folder / "report.html"
 
 
-def _write(findings: Findings, work: Path, pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> None:
+def _write(findings: Findings, work: Path, pictures: Mapping[str, GroupPictures]) -> None:
     """All files of a report into an empty folder."""
     (work / "figures").mkdir()
     left = PICTURE_BYTES
     sections = []
     for number, group in enumerate(findings.groups, 1):
-        shown, missing, used = embed_pictures(pictures.get(group.title, ()), left)
+        held = pictures.get(group.title, GroupPictures())
+        section, used = make_section(group, number, work / "figures", held, left)
         left -= used
-        sections.append(Section(number, group, draw_plots(group, number, work / "figures"), shown, missing))
+        sections.append(section)
+        if number == 1 and group.variants:
+            (work / "first_screen.png").write_bytes(first_screen(group, held, section.shown))
     (work / "runs.csv").write_text(as_csv(RUN_COLUMNS, run_rows(findings)), encoding="utf-8")
     (work / "per_class.csv").write_text(as_csv(CLASS_COLUMNS, class_rows(findings)), encoding="utf-8")
     (work / "table.tex").write_text(latex_tables(findings), encoding="utf-8")
