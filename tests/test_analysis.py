@@ -22,7 +22,7 @@ from segstudy.runs.tables import comparable, print_study
 from segstudy.study.analysis.analyse import analyse, most_influential_images
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
-from segstudy.study.analysis.plan import Plan, matching, read_plan
+from segstudy.study.analysis.plan import Plan, matching, read_plan, read_plan_file
 from segstudy.study.analysis.samples import samples_of_ratio
 from segstudy.study.analysis.support import clusters_of, in_images, supported_classes
 from segstudy.study.analysis.variants import inspected
@@ -508,3 +508,9 @@ def test_runs_of_an_older_version_are_read_and_said_to_lack_what_they_lack(
     assert np.isfinite(found.variants[0].metrics["ece_all"].value)
     assert found.variants[0].reliability == {}
     assert not any("older" in w for w in analyse([new(t) for t in tests], Plan(min_images=5), "made").warnings)
+
+
+def test_a_plan_is_read_by_its_name() -> None:
+    assert ("v1", "v2") in read_plan_file("journey").pairs
+    with pytest.raises(ConfigError, match=r"--plan jorney: no file conf/report/jorney\.yaml; did you mean .*journey"):
+        read_plan_file("jorney")

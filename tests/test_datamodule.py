@@ -12,6 +12,7 @@ from segstudy.config.compose import compose_config
 from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.data.datamodule import SegmentationData
+from segstudy.data.datasets.scenes import Scenes
 from segstudy.errors import ConfigError
 
 DATA_SETS = sorted(p.stem for p in (CONF / "data").glob("*.yaml"))
@@ -69,3 +70,10 @@ def test_every_data_set_says_what_it_is(name: str) -> None:
     assert kind.terms or name == "folder"
     taken = set(inspect.signature(kind.__init__).parameters) - {"self", "loading", "voc"}
     assert [argument for argument in taken if f"{argument}:" not in text and f"{argument}," not in text] == []
+
+
+def test_select_is_defined_once() -> None:
+    data = Scenes(train_images=8, val_images=4, select_fraction=0.25, size=32)
+    data.test = "val"
+    with pytest.raises(ConfigError, match=r"data\.val=val and data\.select_fraction=0\.25 both define `select`"):
+        data.setup()

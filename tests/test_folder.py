@@ -453,6 +453,18 @@ def test_mistakes_in_the_files_are_named(home: Path, make: Any) -> None:
         make(home)
 
 
+def test_a_mask_that_cannot_be_read_prevents_training(home: Path, make: Any) -> None:
+    (home / "masks" / "drive0_003.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 of 20 masks cannot be used:\n.*drive0_003\.png cannot be read"):
+        make(home)
+
+
+def test_pairs_that_name_no_existing_file(home: Path, make: Any) -> None:
+    (home / "pairs.csv").write_text("image,mask\nimages/gone.png,masks/gone.png\n")
+    with pytest.raises(DataError, match=r"no pair in .*pairs\.csv exists: .*gone\.png, .*\n  → write paths relative"):
+        make(home, "pairs: pairs.csv")
+
+
 def test_text_files_are_utf_8_with_or_without_a_mark(home: Path, make: Any) -> None:
     (home / "names.txt").write_bytes("sky\nbäume\nc\n".encode("utf-8-sig"))
     assert make(home, "classes: names.txt").classes == ["sky", "bäume", "c"]

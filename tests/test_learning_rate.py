@@ -151,3 +151,8 @@ def test_the_commands_say_what_to_type(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "to use it: data.batch_size=4" in done.output
     assert "differs with the model" in " ".join(CliRunner().invoke(app, ["find", "lr", "--help"]).output.split())
+
+
+def test_too_few_finite_losses_suggest_nothing() -> None:
+    with pytest.raises(TrainingError, match=r"only 2 steps had a finite loss\n  → lower --lowest and --highest"):
+        suggest(np.array([1e-3, 1e-2]), np.array([1.0, 0.5]))

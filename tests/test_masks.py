@@ -82,6 +82,9 @@ def test_classes_come_from_a_table(folders: tuple[Path, list[Path]], tmp_path: P
     for background, ignore, said in (("n9", [], "no such class"), (None, ["n2"], "only the last")):
         with pytest.raises(ConfigError, match=said):
             read_classes(folders[0], table, background, ignore)
+    table.write_text("index,name\n0,a\n2,b\n")
+    with pytest.raises(DataError, match=r"the classes' numbers are not 0, 1, 2, …: 0, 2"):
+        read_classes(folders[0], table, None)
 
 
 def test_groups_come_from_a_table(tmp_path: Path) -> None:

@@ -212,6 +212,10 @@ def test_pan_from_128_pixels_on() -> None:
             [*SMALL, "decoder=double_conv", "decoder.widths=[8]"],
             r"decoder.widths has 1 entries, the encoder has 2 skips",
         ),
+        (
+            [*SMALL, "decoder=double_conv", "decoder.attention=cbm"],
+            r"decoder.attention must be null, cbam or scse, not 'cbm'",
+        ),
         ([*SMALL, "head.activation=relu"], r"head.activation must be elu or null, not 'relu'"),
     ],
 )

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from segstudy import optim
 from segstudy.callbacks.freeze import FreezeEncoder
 from segstudy.config.compose import apply_overrides, compose_config
+from segstudy.errors import ConfigError
 from segstudy.losses import CrossEntropy
 from segstudy.module import SegmentationModule
 from segstudy.networks.encoders import LibraryEncoder
@@ -249,3 +250,14 @@ def test_where_gradients_are_scaled_clipping_goes_without_fusing() -> None:
         module._trainer = SimpleNamespace(gradient_clip_val=clip, precision=precision)  # type: ignore[assignment]
         optimizer = module.configure_optimizers()["optimizer"]
         assert {group["fused"] for group in optimizer.param_groups} == {fused}
+
+
+def test_a_plateau_needs_a_metric_that_is_logged() -> None:
+    module = SegmentationModule(Tiny(), CrossEntropy(), ["a", "b"])
+    plan = SimpleNamespace(reduce_on_plateau=True, frequency=1, monitor="val/mio", scheduler=SimpleNamespace(step=None))
+    logged = {"val/miou": torch.tensor(0.5), "val/loss": torch.tensor(1.0)}
+    module._trainer = SimpleNamespace(lr_scheduler_configs=[plan], callback_metrics=logged, current_epoch=0)  # type: ignore[assignment]
+    with pytest.raises(
+        ConfigError, match=r"schedule\.monitor=val/mio: no such metric is logged; did you mean val/miou"
+    ):
+        module.on_train_epoch_end()

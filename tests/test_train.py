@@ -327,6 +327,15 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("segstudy.runs.locking.fcntl.flock", no_locks)
+    with pytest.raises(ConfigError, match=r"\.lock cannot be locked: .*set runs_dir=FOLDER"), run_lock(tmp_path):
+        pass
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 

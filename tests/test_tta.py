@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from segstudy.build import build_network
 from segstudy.config.compose import compose_config
+from segstudy.errors import ConfigError
 from segstudy.inference.tta import TestTimeAugmentation, TTAEvaluation
 
 IMAGE = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
@@ -94,3 +95,12 @@ def test_the_auxiliary_loss_reaches_the_encoder_with_its_weight() -> None:
     expected = module.loss(logits, batch["mask"]) + 0.4 * module.loss(extra, batch["mask"])
     torch.testing.assert_close(module._step(batch, "train")[0], expected)
     torch.testing.assert_close(module._step(batch, "val")[0], module.loss(logits, batch["mask"]))
+
+
+def test_views_that_are_none_are_refused() -> None:
+    for scales in ([], [0.0, 1.0]):
+        with pytest.raises(ValueError, match=r"callbacks\.tta\.scales must be a list of factors above 0"):
+            TTAEvaluation(scales=scales)
+    for text in ("flop", "flip,0", "1,nan"):
+        with pytest.raises(ConfigError, match=rf"--tta {text}: must be 'flip' and factors above 0"):
+            TestTimeAugmentation.parse(text)
