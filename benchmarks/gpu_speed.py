@@ -151,7 +151,7 @@ def measured(
     case: Case, root: Path, cache: Path, turns: int, warmup: int, steps: int, profiler: ProfileSteps | None = None
 ) -> dict[str, Any]:
     """The figures of one case: its speed beside the network alone, or, with a profiler, what that found."""
-    cfg = compose_config([*settings(case, root, cache), f"+trainer.max_steps={turns * (warmup + steps)}"])
+    cfg = compose_config([*settings(case, root, cache), f"trainer.max_steps={turns * (warmup + steps)}"])
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.empty_cache()

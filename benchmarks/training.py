@@ -148,9 +148,7 @@ def now(device: torch.device) -> float:
 
 def measure(overrides: list[str], folder: Path, workers: list[int], rounds: int, warmup: int, steps: int) -> TakeTurns:
     """One network: fit it with segstudy and, by turns, with the plain loop."""
-    cfg = compose_config(
-        [*overrides, *BARE, "trainer.max_epochs=-1", f"+trainer.max_steps={rounds * (warmup + steps)}"]
-    )
+    cfg = compose_config([*overrides, *BARE, "trainer.max_epochs=-1", f"trainer.max_steps={rounds * (warmup + steps)}"])
     data = build_data(cfg)
     network, _ = build_network(cfg, len(data.classes))
     module = build_module(cfg, network, data)

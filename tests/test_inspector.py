@@ -205,7 +205,7 @@ def test_the_gradient_is_that_of_the_step(tmp_path: Path) -> None:
 
 def test_the_epochs_it_looks_at() -> None:
     class Trainer:
-        max_epochs = 25
+        estimated_stepping_batches, num_training_batches, accumulate_grad_batches = 50, 4, 2
 
     def due(every: int) -> list[int]:
         inspector, trainer = Inspector(every), Trainer()

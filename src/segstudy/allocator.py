@@ -27,8 +27,8 @@ chosen = "the system's"
 """What this process uses, in words."""
 
 
-def use_fast_memory() -> None:
-    """Use the fastest allocator there is: the process restarts itself with it, once, by exec.
+def use_fast_memory(restart: bool = True) -> None:
+    """Use the fastest allocator there is: the process restarts itself with it, once, by exec, if it may.
 
     Does nothing on other systems than Linux, and with SEGSTUDY_ALLOCATOR=default. A library named by the user that
     cannot be loaded ends the process with one line.
@@ -43,7 +43,7 @@ def use_fast_memory() -> None:
     library = wanted or installed_library()
     if loaded := [name for name in preloaded if name == started or "malloc" in name]:
         chosen = Path(loaded[0]).name
-    elif started is None and library and _can_load(library, named=bool(wanted)) and _can_restart():
+    elif restart and started is None and library and _can_load(library, named=bool(wanted)) and _can_restart():
         os.environ |= {"LD_PRELOAD": ":".join([library, *preloaded]), STARTED: library}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     elif raise_thresholds():

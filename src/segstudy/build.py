@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from segstudy.callbacks.extra_evaluation import ExtraEvaluation
+from segstudy.callbacks.max_steps import ValidateLastStep
 from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.callbacks.per_image_errors import PerImageErrors
 from segstudy.callbacks.pictures import Pictures
@@ -33,7 +34,7 @@ from segstudy.module import SegmentationModule, class_names
 from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
 from segstudy.precision import choose_device, describe_device
-from segstudy.ranks import RANK, RANKS
+from segstudy.ranks import RANK
 from segstudy.runs.checkpoints import RunCheckpointIO, set_normalization, start_from
 from segstudy.runs.record import record_beside
 from segstudy.seeds import initialise, stream
@@ -51,13 +52,12 @@ def build_data(cfg: DictConfig) -> SegmentationData:
 
 @contextmanager
 def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
-    """Let one process at a time prepare the data (download, caches) on each machine. Where torchrun or SLURM starts
-    several processes, the others wait and then find the data prepared."""
-    if not any(name in os.environ for name in RANKS):
-        yield
-        return
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with folder_lock(cache_dir):
+    """Let one process at a time prepare data (download, caches) on each machine: the others of a study, or of a
+    training on several devices, wait and then find it prepared."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # the cache itself says what is wrong with its folder
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(folder_lock(cache_dir))
         yield
 
 
@@ -177,7 +177,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, str]:
     """The trainer of a run folder, and a line with the chosen device and precision and why."""
     settings, reason = _trainer_settings(cfg)
     loggers = build_loggers(cfg, folder)
-    callbacks: list[Callback] = [ReseedEachStep(cfg.seed), RestoreSignalHandlers(), *run_callbacks(cfg)]
+    own = [ReseedEachStep(cfg.seed), ValidateLastStep(), RestoreSignalHandlers()]
+    callbacks: list[Callback] = [*own, *run_callbacks(cfg)]
     for callback in callbacks:
         if hasattr(callback, "dirpath"):
             callback.dirpath = str(folder / "checkpoints")
@@ -277,6 +278,7 @@ def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, Segm
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "max_epochs": -1,
+        "max_steps": -1,
         "max_time": None,
         "fast_dev_run": False,
         "check_val_every_n_epoch": 1_000_000_000,

@@ -1,16 +1,54 @@
 """Printing: the console, errors, silenced warnings."""
 
 import logging
+import os
+import signal
 import sys
 import time
 import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from segstudy import interruption
+from segstudy.files import open_log
 from segstudy.ranks import RANK
 
 console = Console(quiet=RANK > 0)  # of several processes only the first prints
+
+
+study: Connection | None = None
+"""The pipe to the study's process, if this one trains one of several runs at once: only that one prints."""
+
+
+def tell_study(kind: str, *values: Any) -> None:
+    """Send a message to the study's process, if there is one; if it has ended, this process ends as well.
+
+    began: name. step: done, of all. warning: text. failed: text. tested: mIoU. ended: what a search maximises.
+    """
+    if study is not None:
+        try:
+            study.send((kind, *values))
+        except OSError:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def log_beside_others(folder: Path) -> None:
+    """If this process trains one of several runs at once, write what it prints to `log.txt` of the run from now on."""
+    if study is None:
+        return
+    sys.stdout.flush()
+    with open(open_log(folder), "ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+
+
+def print_warning(text: str, style: str = "yellow") -> None:
+    """Print a warning, also to the user who watches several runs at once."""
+    console.print(f"[{style}]{text}", highlight=False, soft_wrap=True)
+    tell_study("warning", text)
 
 
 def print_line(line: str, style: str | None = None) -> None:
@@ -31,6 +69,7 @@ def print_error(error: BaseException) -> None:
     An error of several processes is printed once: the others wait, and the launcher ends them after the first has
     printed it. An error of another process alone is printed after the wait.
     """
+    tell_study("failed", f"{type(error).__name__}: {error}")
     if RANK > 0:
         time.sleep(PATIENCE)
     Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")

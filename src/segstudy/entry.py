@@ -1,7 +1,12 @@
 """Entry points of the commands. They handle Ctrl-C before anything slow is imported."""
 
+import time
+
 from segstudy.allocator import use_fast_memory
 from segstudy.interruption import interruptible
+
+BEGAN = time.monotonic()
+"""When this command began."""
 
 
 def train() -> None:

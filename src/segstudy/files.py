@@ -119,6 +119,11 @@ def open_lock(folder: Path, create: bool = True) -> TextIO:
     return open(handle)
 
 
+def open_log(folder: Path) -> int:
+    """Descriptor that appends to a folder's `log.txt`. Raises ConfigError for a link."""
+    return _no_link(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Lock a folder for this process; others wait."""

@@ -1,6 +1,7 @@
 """How numbers are written, everywhere: terminal, report, card."""
 
 import math
+import re
 
 MISSING = "–"
 
@@ -53,3 +54,13 @@ def format_duration(seconds: float | None) -> str:
         return MISSING
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of a time such as 90s, 8min, 2h or 1h30min; None if it is none, or 0."""
+    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)min)?(?:([\d.]+)s)?", text)
+    try:
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups()) if parts else (0.0, 0.0, 0.0)
+    except ValueError:  # 1.2.3s
+        return None
+    return 3600 * hours + 60 * minutes + seconds or None

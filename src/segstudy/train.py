@@ -12,13 +12,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from segstudy import entry, interruption
+from segstudy.budget import apply_budget
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, register_resolvers
 from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claimed_folder
 from segstudy.config.run_names import changed_settings
-from segstudy.console import console, print_error, silence_warnings
+from segstudy.console import console, log_beside_others, print_error, silence_warnings, tell_study
 from segstudy.errors import SegstudyError
 from segstudy.runs.checkpoints import starting_file
 from segstudy.sweep import FAILED, PLANNED, plan_mistakes, train_in_own_process
@@ -35,10 +36,9 @@ def main() -> None:
     except SegstudyError as error:
         print_error(error)
         sys.exit(2)
-    task()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(cfg: DictConfig) -> float | None:
     """Train and test one run in the folder that the config names. A failed run does not stop a sweep.
 
@@ -47,7 +47,9 @@ def task(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
-    interruption.place = str(folder.parent if sweep else folder)
+    if interruption.place is not None:
+        interruption.place = str(folder.parent if sweep else folder)
+    tell_study("began", folder.name)
     total = f" of {len(PLANNED)}" if PLANNED else ""
     console.rule(f"[bold]{f'run {hydra_cfg.job.num + 1}{total}: ' if sweep else ''}{folder.name}")
     if sweep and cfg.trainer.devices != 1:
@@ -56,15 +58,21 @@ def task(cfg: DictConfig) -> float | None:
     try:
         apply_overrides(cfg, hydra_cfg.overrides.task)
         check(cfg, further_checks=[plan_mistakes])
+        apply_budget(cfg, folder.parent)
         if cfg.start_from is not None:
             starting_file(Path(cfg.start_from))
         with claimed_folder(folder, cfg) as record:
             if record.status == "done":
                 console.print(f"already done, in {os.path.relpath(folder.parent)}", soft_wrap=True)
             else:
+                log_beside_others(folder)
                 record.note(changes=changed_settings(hydra_cfg.runtime.choices["model"], hydra_cfg.overrides.task))
+                if cfg.budget is not None:
+                    record.note(budget={"time": cfg.budget, "steps": cfg.trainer.max_steps})
                 run(cfg, folder, record)
-        return selection_score(folder, cfg.checkpoint)
+        score = selection_score(folder, cfg.checkpoint)
+        tell_study("ended", score)
+        return score
     except Exception as error:
         if interruption.received:  # an error caused by an interruption (in a process group) is no failure of the run
             raise
@@ -72,6 +80,7 @@ def task(cfg: DictConfig) -> float | None:
             print_error(error)
         else:
             traceback.print_exc()
+            tell_study("failed", f"{type(error).__name__}: {error}")
         if not sweep:
             sys.exit(1)
         FAILED.append(folder.name)

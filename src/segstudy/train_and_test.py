@@ -18,7 +18,7 @@ from segstudy.callbacks.loggers import guard_loggers, log_final_metrics
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, protocol_of_images, test_record
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config.run_names import hyperparameters
-from segstudy.console import console
+from segstudy.console import console, print_warning, tell_study
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.files import subfolder
@@ -88,11 +88,11 @@ def print_data(data: SegmentationData, origin: str) -> None:
     for role, images in data.roles.items():
         console.print(f"{role}: {len(images)} images of {data.name} {images.name!r}", highlight=False)
         for line in images.cache.notes:
-            console.print(f"  [yellow]{line}", highlight=False)
+            print_warning(f"{images.name}: {line}")
     if data.overlap():
-        console.print(f"[bold red]{data.overlap()} images of the reported split are also training images")
+        print_warning(f"{data.overlap()} images of the reported split are also training images", "bold red")
     if origin.startswith("random ("):
-        console.print(f"[bold red]the encoder starts from {origin}, not from the pretrained weights asked for")
+        print_warning(f"the encoder starts from {origin}, not from the pretrained weights asked for", "bold red")
 
 
 def _described(cfg: DictConfig, data: SegmentationData, network: nn.Module) -> dict[str, Any]:
@@ -183,5 +183,6 @@ def _finish(
     log_final_metrics(trainer, steps, hyperparameters(cfg, folder.name), entries["metrics"]["network"])
     if failed_loggers:
         record.note(not_measured=record.values["not_measured"] | failed_loggers)
+    tell_study("tested", entries["metrics"]["network"]["miou"])
     print_classes(record.values, console, "test" if images == whole else f"test on {images} of {whole} images")
     console.print(f"run folder: {folder}", soft_wrap=True)

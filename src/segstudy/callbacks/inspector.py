@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from segstudy.callbacks.max_steps import planned_epochs
 from segstudy.files import subfolder
 from segstudy.inspection.activations import LayerStatistics, Probe, print_table, sample, write_table
 
@@ -47,7 +48,7 @@ class Inspector(L.Callback):
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         epoch = trainer.current_epoch + 1
-        return epoch in (1, trainer.max_epochs) or (self.every > 0 and epoch % self.every == 0)
+        return epoch in (1, planned_epochs(trainer)) or (self.every > 0 and epoch % self.every == 0)
 
     def _print_flagged(self, trainer: L.Trainer, rows: Sequence[LayerStatistics], epoch: int, path: Path) -> None:
         # While the progress bar is shown, only its own console can print above it.

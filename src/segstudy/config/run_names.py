@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config.paths import CONF
 
 MACHINE_SETTINGS = re.compile(
-    r"(runs_dir|study|report|logger|data\.(name|root|cache_dir|workers|device_cache|download)"
+    r"(runs_dir|study|budget|report|logger|data\.(name|root|cache_dir|workers|device_cache|download)"
     r"|trainer\.(accelerator|devices|num_nodes|logger)"
     r"|callbacks\.(throughput|finite_loss|pictures|inspector|history|state_dict|learning_rate|progress))(\.|$)"
 )
@@ -75,7 +75,8 @@ def differences(old: DictConfig, new: DictConfig) -> list[str]:
         return {k: v for key, value in cfg.items() for k, v in flat(value, f"{prefix}{key}.").items()}
 
     a, b = (flat(OmegaConf.to_container(c, resolve=False)) for c in (old, new))
-    a.setdefault("optim.decay_norms", True)  # the behaviour before this setting existed
+    # the behaviour before these settings existed
+    a = {"optim.decay_norms": True, "trainer.max_steps": -1} | a
     names = {".".join(k.split(".")[:2]) for k in {*a, *b} if k.startswith("callbacks.")}
     idle = [f"{name}." for name in names if a.get(f"{name}.enabled") is b.get(f"{name}.enabled") is False]
     if not any(c.get("optim.optimizer.weight_decay") for c in (a, b)):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config.compose import nested_keys
 from segstudy.config.targets import settings_of
 from segstudy.errors import did_you_mean
+from segstudy.formatting import parse_duration
 
 UNUSED = (
     (r"trainer\.logger", "logger=csv, logger=[tensorboard,csv], or +logger.NAME._target_=…"),
@@ -53,7 +54,22 @@ def mistaken_values(cfg: DictConfig) -> list[str]:
             mistakes.append(
                 f"callbacks.{name}={part}: must have a _target_\n  → callbacks.{name}.enabled=false turns it off"
             )
-    return mistakes + _mistaken_loggers(cfg.get("logger"))
+    return mistakes + _mistaken_budget(cfg) + _mistaken_loggers(cfg.get("logger"))
+
+
+def _mistaken_budget(cfg: DictConfig) -> list[str]:
+    """A line if the budget is no time, or contradicts `trainer.max_time`."""
+    budget = cfg.get("budget")
+    if budget is None:
+        return []
+    if not isinstance(budget, str) or parse_duration(budget) is None:
+        return [f"budget={budget}: must be a time such as 90s, 8min, 2h or 1h30min"]
+    if cfg.trainer.get("max_time") is not None:
+        return [
+            f"budget={budget} and trainer.max_time={cfg.trainer.max_time}: a budget gives all runs of a study equally "
+            "many steps, a time does not\n  → leave out one of the two"
+        ]
+    return []
 
 
 def _mistaken_loggers(loggers: Any) -> list[str]:

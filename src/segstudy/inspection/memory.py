@@ -1,9 +1,11 @@
 """Memory: detects out-of-memory errors, finds what fits, and measures the peak."""
 
+import os
 import resource
 import sys
 from bisect import bisect_left
 from collections.abc import Callable
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -63,6 +65,20 @@ def memory_advice(module: L.LightningModule, batch_size: int, size: tuple[int, i
     if not settings:
         advice = "not even one image of 32 pixels fits: use another device or a smaller network"
     return f"out of memory at data.batch_size={batch_size} data.size={list(size)} on {device}\n  → {advice}"
+
+
+def available_memory() -> int:
+    """Bytes that new processes can use: free or reclaimable memory, or the rest of this container's limit."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not on Linux: half of the machine's
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        limit, used = ((Path("/sys/fs/cgroup") / f"memory.{name}").read_text() for name in ("max", "stat"))
+        return min(available, int(limit) - int(used.split()[1]))  # its first line: anon BYTES
+    except (OSError, ValueError):  # no limit
+        return available
 
 
 def peak_memory(device: torch.device) -> float:

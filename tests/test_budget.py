@@ -1,0 +1,138 @@
+"""A study's budget: one number of steps for all its runs, and training that ends at a number of steps."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import pytest
+from test_train import NO_PICTURES, THIN, train
+
+from segstudy.budget import (
+    LEAST,
+    VariantTimes,
+    apply_budget,
+    choose_steps,
+    describe,
+    fitting_steps,
+    read_budget,
+    total_seconds,
+    write_budget,
+)  # fmt: skip
+from segstudy.config.check import check
+from segstudy.config.compose import compose_config
+from segstudy.config.run_names import differences, run_name
+from segstudy.errors import ConfigError
+from segstudy.formatting import parse_duration
+from segstudy.launch import short_names, variants_of
+from segstudy.runs.history import read_history
+
+FAST = VariantTimes(step=0.1, validation=1.0, rest=5.0, epoch=10, every=1, most=1000)
+SLOW = VariantTimes(step=0.4, validation=1.0, rest=5.0, epoch=10, every=1, most=1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("8min", 480), ("2h", 7200), ("1h30min", 5400), ("1.5h", 5400), ("1h2min3s", 3723)],
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "8", "8 minutes", "min", "0s", "8min1h", "1.2.3s", "-8min", "1h30"])
+def test_what_is_no_time(text: str) -> None:
+    assert parse_duration(text) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["budget=8"], "budget=8: must be a time such as 90s, 8min, 2h or 1h30min"),
+        (["budget=soon"], "budget=soon: must be a time"),
+        (["budget=8min", "trainer.max_time='00:00:08:00'"], "leave out one of the two"),
+    ],
+)
+def test_a_mistaken_budget_is_an_error(overrides: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check(compose_config(overrides))
+
+
+def test_the_budget_is_neither_in_a_runs_name_nor_another_config() -> None:
+    assert run_name("v1", ["budget=8min", "seed=1"]) == "v1_seed=1"
+    assert differences(compose_config(["budget=8min"]), compose_config([])) == []
+    old = compose_config([])
+    del old.trainer.max_steps  # a run's folder of an older version
+    assert differences(old, compose_config([])) == []
+    assert differences(old, compose_config(["trainer.max_steps=9"])) == ["trainer.max_steps: -1 → 9"]
+
+
+def test_seconds_of_a_study_are_those_of_runs_at_once() -> None:
+    assert FAST.run(25) == 5 + 2.5 + 3  # the third epoch is cut, and validated
+    assert total_seconds([FAST, FAST, SLOW], 20, 1) == pytest.approx(9 + 9 + 15)
+    assert total_seconds([FAST, SLOW, FAST], 20, 2) == pytest.approx(9 + 9)
+
+
+def test_the_largest_number_of_steps_that_fits() -> None:
+    for seconds in (20.0, 60.0, 600.0):
+        steps = fitting_steps([FAST, SLOW], 1, seconds)
+        assert total_seconds([FAST, SLOW], steps, 1) <= seconds < total_seconds([FAST, SLOW], steps + 1, 1)
+    assert fitting_steps([FAST, SLOW], 1, 10) == 0
+    assert fitting_steps([FAST, SLOW], 1, 1e6) == 1000  # the config asks for no more
+
+
+def test_a_budget_too_small_names_one_that_is_enough() -> None:
+    times, runs = {"v1": FAST, "v2": SLOW}, ["v1", "v1", "v2", "v2"]
+    with pytest.raises(ConfigError, match=f"at least {LEAST} are needed\n  → budget=1min or more"):
+        choose_steps("30s", 1, times, runs, 1)
+    chosen = choose_steps("1min", 1, times, runs, 1)
+    assert chosen["steps"] >= LEAST
+    assert chosen["expected_seconds"] <= 54
+    assert f"{chosen['steps']} steps for each run (seconds per step: v1 0.10, v2 0.40)" in describe(chosen, 4)
+    assert "as the config asks for" in describe(choose_steps("9h", 1, times, runs, 1), 4)
+
+
+def test_a_study_keeps_its_number_and_its_runs_use_it(tmp_path: Path) -> None:
+    cfg = compose_config(["budget=8min"])
+    with pytest.raises(ConfigError, match=r"time of a whole study.*\n.*trainer.max_time"):
+        apply_budget(cfg, tmp_path)
+    write_budget(tmp_path, choose_steps("8min", 1, {"v1": FAST}, ["v1"], 1))
+    apply_budget(cfg, tmp_path)
+    assert cfg.trainer.max_steps == 1000
+    with pytest.raises(ConfigError, match=r"1000 steps each, for budget=8min\n.*another study"):
+        read_budget(tmp_path, "9min")
+    (tmp_path / "budget.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_budget(tmp_path, "8min")
+
+
+def test_variants_are_runs_without_their_seeds() -> None:
+    runs = [["model=v1", "loss=ce", "seed=0"], ["model=v1", "loss=ce", "seed=1"], ["model=v2", "loss=ce", "seed=0"]]
+    assert short_names(runs) == ["v1 seed=0", "v1 seed=1", "v2 seed=0"]
+    assert variants_of(runs) == {"v1": runs[0], "v2": runs[2]}
+
+
+def test_training_ends_at_a_step_within_an_epoch_with_a_validation_and_a_rate_of_0(tmp_path: Path) -> None:
+    rates = "+callbacks.rates._target_=test_budget.Rates"
+    record = train(tmp_path / "run", *THIN, NO_PICTURES, "trainer.max_steps=5", "trainer.max_epochs=50", rates)
+    assert (record["steps"], record["epochs"]) == (5, 2)
+    rows = read_history(tmp_path / "run" / "history.csv")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[-1]["val/miou"] == pytest.approx(record["metrics"]["network"]["miou"], abs=1e-5)
+    assert len(Rates.used) == 5
+    assert Rates.used[-1] > 0
+    assert Rates.last == pytest.approx(0, abs=1e-12)
+
+
+class Rates(L.Callback):
+    """Learning rates: of each step, and after the last."""
+
+    used: ClassVar[list[float]] = []
+    last: ClassVar[float] = 1.0
+
+    def on_fit_start(self, *_: Any) -> None:
+        Rates.used = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
+        Rates.used.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
+        Rates.last = trainer.optimizers[0].param_groups[0]["lr"]
