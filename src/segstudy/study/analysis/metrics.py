@@ -22,16 +22,14 @@ B, F, M, C, G, O, H = range(len(CATEGORIES))  # noqa: E741
 class Metric:
     """A metric. title, says: its name and denominator in words.
 
-    terms: None if not defined for the data, or not measured. higher: whether higher is better; None if neither is.
-    most: the largest possible value. needs: what the data must have: "background", or "labels" (two object classes).
-    by_class: its terms are (N, classes with truth).
+    terms: None if not defined for the data, or not measured. most: the largest possible value. needs: what the data
+    must have: "background", or "labels" (two object classes). by_class: its terms are (N, classes with truth).
     """
 
     name: str
     title: str
     says: str
     terms: Callable[[TestResult], RatioTerms | None]
-    higher: bool | None = False
     most: float = 1.0
     needs: tuple[str, ...] = ()
     by_class: bool = False
@@ -109,15 +107,14 @@ METRICS = [
     Metric("absent_classes", "absent classes per image", "classes not in the image that cover 0.1 % of it or more",
            _ratio("absent", "image"), most=np.inf, needs=("labels",)),
     Metric("shape_iou", "shape IoU", "IoU of foreground against background, whatever the label",
-           _category_ratio((F, C, G), (F, M, C, G, O, H)), higher=True, needs=("background",)),
+           _category_ratio((F, C, G), (F, M, C, G, O, H)), needs=("background",)),
     Metric("precision", "foreground precision", "of the predicted foreground, on an object",
-           _category_ratio((F, C, G), (F, C, G, O, H)), higher=True, needs=("background",)),
+           _category_ratio((F, C, G), (F, C, G, O, H)), needs=("background",)),
     *(Metric(f"{place}_errors", f"errors at the {place}" if place == "boundary" else f"errors of {place}",
              "of the false positives and negatives of all classes but background",
-             _share(i, "false_positives", "false_negatives"), higher=None)
+             _share(i, "false_positives", "false_negatives"))
       for i, place in enumerate(("boundary", "extent", "segment"))),
     *(Metric(f"objects_{name.replace(' ', '_')}", f"objects: {name}", "of the objects", _share(i, "outcomes"),
-             higher=name == "right",
              needs=("background",) if name in ("missed", "partial") else ("labels",) if name != "right" else ())
       for i, name in enumerate(OUTCOMES)),
     Metric("pieces", "pieces per object", "pieces of foreground in an object that was found",
@@ -125,17 +122,15 @@ METRICS = [
     Metric("class_pieces", "pieces of its class per object", "pieces of the right class in an object that was found",
            _ratio("class_pieces", "found_objects"), most=np.inf),
     Metric("coherence", "coherence", "largest piece's share of the found part of an object",
-           _ratio("coherence", "found_objects"), higher=True, needs=("background",)),
+           _ratio("coherence", "found_objects"), needs=("background",)),
     Metric("boundary_iou", "Boundary IoU", "mean over classes, band of 2 % of the diagonal", _boundary_iou,
-           higher=True, by_class=True),
-    Metric("boundary_f", "boundary F", "mean over images and classes, tolerance 0.75 % of the diagonal", _boundary_f,
-           higher=True),
+           by_class=True),
+    Metric("boundary_f", "boundary F", "mean over images and classes, tolerance 0.75 % of the diagonal", _boundary_f),
     Metric("roughness", "roughness", "length of the predicted edges divided by that of the true edges",
-           _ratio("cracks", "true_cracks"), higher=None, most=np.inf),
+           _ratio("cracks", "true_cracks"), most=np.inf),
     Metric("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
-           _ratio("shift_kept", "shift_compared"), higher=True),
-    Metric("image_miou", "mIoU per image", "mean over images, of the classes in each", _image_miou_terms,
-           higher=True),
+           _ratio("shift_kept", "shift_compared")),
+    Metric("image_miou", "mIoU per image", "mean over images, of the classes in each", _image_miou_terms),
     Metric("nll", "negative log-likelihood", "nats per pixel", _ratio("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
 """Metrics that are ratios of sums; their intervals come from influences."""
