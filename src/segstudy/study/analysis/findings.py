@@ -57,7 +57,7 @@ class Variant:
     miou: over the group's scored classes. miou_all: over all classes with truth. miou_original: the same at each
     image's original size. class_iou (C,): NaN without truth.
     metrics: by the names of `study/analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label,
-    partial and right; outcome_areas: the same by area. histograms: of the objects' `found` and `purity`, shares of
+    partial and right; histograms: of the objects' `found` and `purity`, shares of
     objects in equal bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
     confused: the most frequent confusions (truth, prediction, share of the truth's pixels). reliability: for each
     region (all, foreground, edge), rows (mean confidence, accuracy, share of pixels). history: each seed's rows of
@@ -75,7 +75,6 @@ class Variant:
     class_iou: np.ndarray
     metrics: Mapping[str, Estimate]
     outcomes: Mapping[str, float] = field(default_factory=dict)
-    outcome_areas: Mapping[str, float] = field(default_factory=dict)
     offsets: Sequence[tuple[float, float, float, float, float]] = ()
     confused: Sequence[tuple[str, str, float]] = ()
     reliability: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)

@@ -51,7 +51,6 @@ def _measure(
         class_iou=iou,
         metrics=_metrics(runs, setting, ratios),
         outcomes=_shares(added["outcomes"]),
-        outcome_areas=_shares(added["outcome_areas"]),
         histograms=_histograms(added),
         offsets=operating_curve.curve(added, setting.scored),
         confused=_confused(runs),

@@ -25,15 +25,13 @@ from segstudy.study.report.text import ROLES, count_distinct, has_one_seed, metr
 PICTURE_WIDTH, SMALL_HEIGHT = 1600, 160
 
 CAPTIONS = {
-    "outcomes": "Object outcomes. Thick bars: share of objects; thin bars: of their area.",
+    "outcomes": "Object outcomes: shares of the objects.",
     "distributions": "Distributions over the objects: the share of an object that was found (predicted as any class "
-    "but background), and the share of its most frequent label. Dashed: limits between the outcomes (missed, partial, "
-    "right; mixed).",
+    "but background), and the share of its most frequent label. Dashed: limits between the outcomes.",
     "operating_spilled": "Operating curves: the background logit is shifted at test time. Large point: the network as "
     "trained. Networks on the same curve differ only in their operating point.",
     "operating_hallucinated": "The same with hallucinated pixels: predicted as a class that is not in the image.",
     "learning": "Validation mIoU of all classes over the epochs. Thin lines: single trainings; thick: their mean.",
-    "classes": "IoU of each class, with the number of images that contain it. Grey: too few images for a verdict.",
     "reliability": "Reliability diagram: accuracy against confidence. Below the dashed line: overconfident.",
 }
 
@@ -107,8 +105,6 @@ def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Embedded]:
 
 
 def _caption(name: str, group: Group) -> str:
-    if name == "classes" and (number := sum(n > 0 for n in group.class_images)) > plots.MOST_CLASSES:
-        return f"{CAPTIONS[name]} Shown: the {plots.MOST_CLASSES} of {number} classes that differ most."
     if not name.startswith("forest_"):
         return CAPTIONS[name]
     metric = name.removeprefix("forest_")

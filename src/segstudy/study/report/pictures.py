@@ -1,8 +1,9 @@
 """Pictures for the report: the same images through all variants, an example of each outcome, error categories."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from segstudy.measures.error_categories import CATEGORIES, error_categories
 from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
-from segstudy.study.report.text import SPILLED
+from segstudy.study.report.text import SPILLED, shorten
 from segstudy.study.results import TestResult
 
 CATEGORY_COLORS = {
@@ -46,7 +47,7 @@ SEARCHED = 100
 
 GONE = "The data set is not on this machine: the images are grey."
 
-STORED = "The data set is not on this machine: these are images that the runs stored, not the most influential ones."
+STORED = "The data set is not on this machine: only images that the runs stored are shown."
 
 
 class Example(NamedTuple):
@@ -91,7 +92,7 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> GroupPi
     shown = {name: seeds[name][0] for name in variants_shown(group, list(seeds))}
     held = _predictions(shown)
     if held is None:
-        return GroupPictures(note="The predictions of these runs are not stored, so there are no pictures.")
+        return GroupPictures(note="No pictures: the runs stored no predictions, or test/labels.npz is damaged.")
     first = next(iter(shown.values()))
     scores = np.mean([image_miou(test) for test in shown.values()], 0)  # an image without counted pixels is NaN for all
     worst = np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")
@@ -116,8 +117,15 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> GroupPi
                 lowest, held, group
             ),
         },
-        note=STORED if held.stored else GONE if held.stored is not None else "",
+        note=_note(held, shown),
     )
+
+
+def _note(held: Predictions, shown: Collection[str]) -> str:
+    """What is missing, in a sentence or two."""
+    lacking = [name for name in shown if name not in held.labels]
+    images = "" if held.stored is None else STORED if held.stored else GONE
+    return " ".join(filter(None, [images, f"No stored predictions: {', '.join(lacking)}." if lacking else ""]))
 
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
@@ -130,16 +138,13 @@ def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
 
 
 def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
-    """The labels that the runs saved at their tests, with the images."""
-    files = {name: test.folder / "test" / "labels.npz" for name, test in tests.items() if test.folder}
-    labels, truth = {}, None
-    for name, file in files.items():
-        if file.is_file():
-            with np.load(file) as kept:
-                labels[name], truth = kept["labels"], kept["truth"] if truth is None else truth
-    if truth is None:
+    """The labels that the runs saved at their tests, with the images; None if no run has them."""
+    saved = {name: arrays for name, test in tests.items() if (arrays := _saved(test, "labels"))}
+    if not saved:
         return None
-    test = tests[next(iter(labels))]
+    first = next(iter(saved))
+    test, truth = tests[first], saved[first]["truth"]
+    labels = {name: arrays["labels"] for name, arrays in saved.items()}
     photos = _photos(test)
     if photos is not None:
         return Predictions(photos, truth, labels)
@@ -167,30 +172,41 @@ def _photos(test: TestResult) -> np.ndarray | None:
 
 def _samples(test: TestResult) -> dict[int, np.ndarray]:
     """The images that the run saved at its test, by index."""
-    file = test.folder / "test" / "samples.npz" if test.folder else None
+    saved = _saved(test, "samples")
+    pairs = zip(saved["names"].tolist(), saved["image"], strict=True) if saved else ()
+    return {test.names.index(name): image for name, image in pairs if name in test.names}
+
+
+def _saved(test: TestResult, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a file of the run's test; {} if it is missing or damaged."""
+    file = test.folder / "test" / f"{name}.npz" if test.folder else None
     if file is None or not file.is_file():
         return {}
-    with np.load(file) as kept:
-        names, images = kept["names"].tolist(), kept["image"]
-    return {test.names.index(n): image for n, image in zip(names, images, strict=True) if n in test.names}
+    try:
+        with np.load(file) as kept:
+            return dict(kept)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return {}
 
 
 def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> np.ndarray:
-    """For each image, a row of image, truth and predictions, and below it a row with the error categories.
+    """For each image, a row of image, truth, and the error categories of each variant.
 
     titles: index of an image → its title.
     """
-    rows, names = [], []
-    blank = np.broadcast_to(BLANK, held.photos.shape[1:])
-    for index, title in titles.items():
-        truth, labels = held.truth[index], [of_variant[index] for of_variant in held.labels.values()]
-        rows.append([held.photos[index], *(colorize(a, group.palette) for a in (truth, *labels))])
-        rows.append([blank, blank, *(category_picture(truth, a, group.background) for a in labels)])
-        names += [title, "errors"]
-    legend = class_legend([a[list(titles)] for a in (held.truth, *held.labels.values())], group.classes, group.palette)
+    rows = [
+        [
+            held.photos[index],
+            colorize(held.truth[index], group.palette),
+            *(category_picture(held.truth[index], labels[index], group.background) for labels in held.labels.values()),
+        ]
+        for index in titles
+    ]
+    legend = class_legend([held.truth[list(titles)]], group.classes, group.palette)
     errors = ("confused", "foreign") if group.background is None else CATEGORIES[2:]
     legend |= {CATEGORY_NAMES[name]: CATEGORY_COLORS[name] for name in errors}
-    return as_array(image_grid(rows, ["image", "truth", *held.labels], legend, names))
+    names = [shorten(name, 16) for name in held.labels]
+    return as_array(image_grid(rows, ["image", "truth", *names], legend, list(titles.values())))
 
 
 def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:

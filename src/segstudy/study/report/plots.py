@@ -8,10 +8,8 @@ import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -23,10 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from segstudy.formatting import NOT_DEFINED, format_number
-from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, OUTCOMES, PURE
+from segstudy.formatting import NOT_DEFINED, format_number, format_percent
+from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE
 from segstudy.study.analysis.findings import Difference, Group
-from segstudy.study.report.text import has_one_seed, metric_label, shorten
+from segstudy.study.report.text import OUTCOME_WORDS, has_one_seed, metric_label, shorten
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
 
@@ -45,16 +43,18 @@ OTHER = "#9a9fa6"
 
 VERDICTS = {"better": BLUE, "worse": "#d55e00", "equal": "#009e73"}
 
-OUTCOME_COLORS = dict(zip(OUTCOMES, ("#0571b0", "#e69f00", "#b5427f", "#7cc5ea", "#009e73"), strict=True))
+OUTCOME_COLORS = {
+    "right": "#009e73", "partial": "#7cc5ea", "mixed": "#e69f00", "wrong label": "#b5427f", "missed": "#0571b0",
+}  # fmt: skip
 
 REGIONS = {"all": "all pixels", "foreground": "foreground", "edge": "near edges"}
+
+CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7}
 
 DASHED: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (3, 2))}
 
 WIDTH = 3.5
 """Inches: a journal's column. On a screen 320 px wide, 8 pt letters are 10 px high."""
-
-MOST_CLASSES = 60
 
 FONTS = "'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 """Fonts of an SVG. They are narrower than DejaVu Sans, which the layout is computed with, so all text fits."""
@@ -74,7 +74,7 @@ STYLE: dict[Any, Any] = {
 
 def draw_all(group: Group) -> dict[str, Figure]:
     """All plots that a group has data for, by name: forest_<metric>, outcomes, distributions, operating_spilled,
-    operating_hallucinated, learning, classes, reliability."""
+    operating_hallucinated, learning, reliability."""
     metrics = dict.fromkeys(d.metric for d in group.differences)
     drawn = {
         **{f"forest_{metric}": forest_plot(group, metric) for metric in metrics},
@@ -83,7 +83,6 @@ def draw_all(group: Group) -> dict[str, Figure]:
         "operating_spilled": operating(group, "spilled"),
         "operating_hallucinated": operating(group, "hallucinated"),
         "learning": learning(group),
-        "classes": classes(group),
         "reliability": reliability(group),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
@@ -137,37 +136,28 @@ def _difference(ax: Axes, y: int, d: Difference, alone: bool) -> None:
 
 @rc_context(STYLE)
 def object_outcomes(group: Group) -> Figure | None:
-    """Object outcomes as shares of the objects; thin bars below: of their area. None if no objects were counted."""
+    """Object outcomes as shares of the objects. None if no objects were counted."""
     rows = [v for v in group.variants if any(math.isfinite(x) for x in v.outcomes.values())]
     if not rows:
         return None
-    figure = Figure((WIDTH, 0.62 + 0.46 * len(rows)), layout="constrained")
+    figure = Figure((WIDTH, 0.62 + 0.42 * len(rows)), layout="constrained")
     ax = figure.subplots()
     for y, variant in enumerate(reversed(rows)):
         ax.text(0, y + 0.27, shorten(variant.name, 44), fontsize=7.5)
-        _stack(ax, y + 0.02, 0.36, variant.outcomes)
-        _stack(ax, y - 0.26, 0.13, variant.outcome_areas)
-    ax.set(xlim=(0, 1), ylim=(-0.4, len(rows) - 0.4), yticks=[], xlabel="share of objects; thin bar: of their area")
+        left = 0.0
+        for name, color in OUTCOME_COLORS.items():
+            if (share := variant.outcomes.get(name, math.nan)) > 0:  # and not NaN
+                ax.barh(y, share, 0.4, left=left, color=color, edgecolor=PAPER, linewidth=0.5)
+                if share >= 0.075:
+                    ax.text(left + share / 2, y, format_percent(share), color=_readable_on(color), **CENTRED)
+                left += share
+    ax.set(xlim=(0, 1), ylim=(-0.4, len(rows) - 0.4), yticks=[], xlabel="share of objects")
     ax.xaxis.set_major_formatter(_tick)
     ax.spines["left"].set_visible(False)
-    keys = [Patch(color=color, label=name) for name, color in OUTCOME_COLORS.items()]
+    keys = [Patch(color=color, label=OUTCOME_WORDS[name][0]) for name, color in OUTCOME_COLORS.items()]
     spacing = {"handlelength": 0.8, "handletextpad": 0.35, "columnspacing": 0.8}
     figure.legend(handles=keys, loc="outside upper left", ncols=5, **spacing)
     return figure
-
-
-def _stack(ax: Axes, y: float, height: float, shares: Mapping[str, float]) -> None:
-    """A stacked bar of shares, with numbers where there is room."""
-    left = 0.0
-    for name, color in OUTCOME_COLORS.items():
-        share = shares.get(name, math.nan)
-        if not share > 0:  # or NaN
-            continue
-        ax.barh(y, share, height, left=left, color=color, edgecolor=PAPER, linewidth=0.5)
-        if height > 0.2 and share >= 0.075:
-            centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7}
-            ax.text(left + share / 2, y - 0.02, format_number(share, 2), color=_readable_on(color), **centred)
-        left += share
 
 
 @rc_context(STYLE)
@@ -254,61 +244,6 @@ def _mean_curve(lines: Sequence[np.ndarray]) -> np.ndarray:
     if not common:
         return lines[0]
     return np.mean([line[np.isin(line[:, 0], common)] for line in lines], 0)
-
-
-@rc_context(STYLE)
-def classes(group: Group) -> Figure | None:
-    """IoU of each class (row) in each variant (column); grey: too few images for a verdict. None if none is defined.
-
-    With more than 60 classes, those that differ most between the variants.
-    """
-    shown = shown_classes(group) if group.variants else []
-    if not shown:
-        return None
-    names = [v.name for v in group.variants]
-    few = len(names) <= 4  # then names are horizontal, in several lines; else vertical
-    width = 1.55 + (0.42 if few else 0.3 if len(names) <= 6 else 0.17) * len(names)
-    above = 0.8 if few else 0.5 + 0.065 * min(max(map(len, names)), 24)
-    figure = Figure((max(WIDTH, width), above + 0.165 * len(shown)), layout="constrained")
-    ax = figure.subplots()
-    _heat_map(ax, np.array([v.class_iou for v in group.variants], float).T[shown], group.supported[shown])
-    ax.invert_yaxis()
-    ax.set_yticks(range(len(shown)), [f"{shorten(group.classes[c], 18)} ({group.class_images[c]:,})" for c in shown])
-    for text, c in zip(ax.get_yticklabels(), shown, strict=True):
-        text.set_color(INK if group.supported[c] else MUTED)
-    letters = 30 // len(names)
-    lines = [[shorten(x, letters) for x in wrap(n, letters, break_long_words=False)[:3]] for n in names] if few else []
-    above_columns = ["\n".join(x) for x in lines] or [shorten(n, 24) for n in names]
-    ax.set_xticks(range(len(names)), above_columns, rotation=0 if few else 90, fontsize=7)
-    ax.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
-    ax.spines[:].set_visible(False)
-    return figure
-
-
-def shown_classes(group: Group) -> list[int]:
-    """Classes of the heat map: supported ones first, each part sorted by IoU; classes without truth are left out."""
-    iou = np.array([v.class_iou for v in group.variants], float)
-    there = np.flatnonzero(np.isfinite(iou).any(0))
-    mean, spread = np.nanmean(iou[:, there], 0), np.nanmax(iou[:, there], 0) - np.nanmin(iou[:, there], 0)
-    rare = ~group.supported[there]
-    differ_most = np.sort(np.lexsort((-spread, rare))[:MOST_CLASSES])
-    return there[differ_most[np.lexsort((-mean[differ_most], rare[differ_most]))]].tolist()
-
-
-def _heat_map(ax: Axes, iou: np.ndarray, supported: np.ndarray) -> None:
-    """A heat map, with numbers where there is room; iou (classes, variants), supported (classes,)."""
-    # Greys end half-way, to be less prominent.
-    blues, greys = (matplotlib.colormaps[name](0.06 + end * iou) for name, end in (("Blues", 0.9), ("Greys", 0.45)))
-    colors = np.where(supported[:, None, None], blues, greys)
-    colors[np.isnan(iou)] = 0
-    y, x = (np.arange(n + 1) - 0.5 for n in iou.shape)
-    ax.pcolormesh(x, y, colors, edgecolors=PAPER, linewidth=1.2)
-    centred: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 7}
-    for (y, x), value in np.ndenumerate(iou):
-        if not math.isfinite(value):
-            ax.text(x, y, NOT_DEFINED, color=MUTED, **centred)
-        elif iou.shape[1] <= 6:
-            ax.text(x, y, format_number(value, 2), color=_readable_on(colors[y, x]), **centred)
 
 
 @rc_context(STYLE)

@@ -16,6 +16,7 @@ from segstudy.formatting import (
     format_signed,
 )
 from segstudy.study.analysis.findings import Group, Variant
+from segstudy.study.analysis.metrics import METRICS
 from segstudy.study.analysis.significance import MARK
 from segstudy.study.report import text
 
@@ -39,8 +40,7 @@ def _main_row(group: Group, v: Variant) -> list[str]:
     verdicts = "; ".join(f"{text.format_verdict(d)} against {d.a}" for d in text.verdicts_of(group, v))
     seeds = text.trainings(v)
     miou = f"{text.format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}"
-    name = text.full_name(v) + text.variant_marks(v)
-    return [name, miou, verdicts or MISSING, text.format_outcomes(v), *_cost(v)]
+    return [text.full_name(v), miou, verdicts or MISSING, text.format_outcomes(v), *_cost(v)]
 
 
 def _cost(v: Variant) -> list[str]:
@@ -61,7 +61,7 @@ def differences(group: Group) -> Table:
             "corrected p", "detectable")  # fmt: skip
     rows = [
         [
-            text.metric_label(d.metric), d.b, d.a, text.format_verdict(d), format_signed(d.delta),
+            text.metric_label(d.metric), d.b, d.a, d.verdict, format_signed(d.delta),
             format_interval(d.low, d.high) or NOT_DEFINED, format_interval(d.wide_low, d.wide_high) or NOT_DEFINED,
             format_number(d.p), f"±{format_number(d.detectable)}",
         ]
@@ -99,16 +99,6 @@ def _explanation(variant: Variant) -> list[str]:
     ]  # fmt: skip
 
 
-def class_table(group: Group) -> Table:
-    """IoU of each class in each variant."""
-    few = ["" if supported else " (few images)" for supported in group.supported]
-    rows = [
-        [name + few[c], f"{group.class_images[c]:,}", *(format_number(v.class_iou[c]) for v in group.variants)]
-        for c, name in enumerate(group.classes)
-    ]
-    return Table(("class", "images", *_names(group)), rows)
-
-
 def metrics(group: Group) -> Table:
     """All metrics and costs of all variants except time to accuracy; significant planned differences are marked."""
     rows = [
@@ -120,10 +110,11 @@ def metrics(group: Group) -> Table:
         }.items()
         if label != "mIoU"  # the next row says the same
     ]
+    defined = {m.name: f"{m.title}: {m.says}" for m in METRICS}
     for name in dict.fromkeys(name for v in group.variants for name in v.metrics if not name.endswith("_to_90")):
         significant = {b for (_, b), names in group.significant.items() if name in names}
         cells = [text.format_estimate(v.metrics.get(name)) + MARK * (v.name in significant) for v in group.variants]
-        rows.append([text.metric_label(name), *cells])
+        rows.append([defined.get(name) or text.metric_label(name), *cells])
     costs = zip(*(_cost(v) for v in group.variants), strict=True)
     rows += [[name, *values] for name, values in zip(("parameters", "GFLOP", "images/s", "time"), costs, strict=True)]
     return Table(("metric", *_names(group)), rows)
@@ -138,25 +129,6 @@ def confusions(group: Group, most: int = 10) -> Table:
         for pair in sorted(largest, key=lambda pair: -largest[pair])[:most]
     ]
     return Table(("truth → predicted", *_names(group)), rows)
-
-
-def changed_classes(group: Group, most: int = 5) -> Table:
-    """For each planned difference, the supported classes whose IoU changed most; significant changes are marked."""
-    iou = {v.name: np.asarray(v.class_iou, float) for v in group.variants}
-    rows = []
-    for d in group.differences:
-        if d.metric != text.main_metric(group) or d.a not in iou or d.b not in iou:
-            continue
-        delta = iou[d.b] - iou[d.a]
-        known = np.flatnonzero(group.supported & np.isfinite(delta))
-        significant = group.significant.get((d.a, d.b), ())
-        changed = [
-            f"{group.classes[c]}\u00a0{format_signed(float(delta[c]))}{MARK * (group.classes[c] in significant)}"
-            for c in known[np.argsort(-abs(delta[known]), kind="stable")][:most]
-        ]
-        if changed:
-            rows.append([f"{d.b} − {d.a}", ", ".join(changed)])
-    return Table(("difference", "classes"), rows, 2)
 
 
 def _names(group: Group) -> list[str]:

@@ -161,8 +161,9 @@ def format_outcomes(variant: Variant) -> str:
 
 
 def full_name(variant: Variant) -> str:
-    """v3: v2 + ASPP."""
-    return f"{variant.name}: {variant.title}" if variant.title else variant.name
+    """v3: v2 + ASPP, with the variant's marks."""
+    name = variant.name + variant_marks(variant)
+    return f"{name}: {variant.title}" if variant.title else name
 
 
 def markdown_list(lines: Iterable[str]) -> str:
