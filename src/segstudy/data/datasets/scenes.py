@@ -1,10 +1,11 @@
-"""Generated scenes: a data set without files, designed to show the differences between V1 … V4."""
+"""Generated scenes: a data set without files, in which the reasons for V1 … V4 decide."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.images import Sample
@@ -13,47 +14,50 @@ from segstudy.labels import IGNORE, voc_palette
 
 Field = np.ndarray
 
-# Each shape is an implicit function of (u, v): negative inside, about 1 at distance 1 from the edge.
-SHAPES: dict[str, Callable[[Field, Field], Field]] = {
-    "disc": lambda u, v: np.hypot(u, v) - 1,
-    "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.85,
-    "triangle": lambda u, v: np.maximum(v, np.maximum(0.866 * u, -0.866 * u) - 0.5 * v) - 0.5,
-    "ring": lambda u, v: abs(np.hypot(u, v) - 0.72) - 0.28,
-    "cross": lambda u, v: np.minimum(
-        np.maximum(abs(u) - 1, abs(v) - 0.3), np.maximum(abs(u) - 0.3, abs(v) - 1)
-    ),
-    "star": lambda u, v: np.hypot(u, v) - (0.62 + 0.38 * np.cos(5 * np.arctan2(v, u))),
-    "bar": lambda u, v: np.maximum(abs(u) - 1, abs(v) - 0.14),
-}  # fmt: skip
+CLASSES = ("striped butterfly", "striped moth", "dotted butterfly", "dotted moth", "checked beetle", "wavy beetle")
+"""Butterflies fly by day and moths by night: (pattern, light) → class for the first two patterns."""
 
-FREQUENCY = np.array([0.30, 0.22, 0.16, 0.12, 0.09, 0.07, 0.04])  # a long tail
+COLOURS = np.array([[0.85, 0.45, 0.20], [0.25, 0.50, 0.85], [0.35, 0.70, 0.30], [0.75, 0.30, 0.65]])
+"""Of the patterns: stripes, dots, checks, waves."""
 
-VERSION = 2
+FREQUENCY = np.array([0.42, 0.33, 0.14, 0.11])
+"""Of the patterns, by object: with two lights, the classes are a long tail."""
+
+SKY_COLOURS = np.array([[0.97, 0.93, 0.60], [0.08, 0.08, 0.30]])  # day, night
+SKY = 0.25
+"""Share of the longer side that the sky takes."""
+
+VERSION = 3
 """Part of the cache's key. Increase it when the same seed draws other scenes."""
 
-AUGMENTATION = Augment()
-"""The augmentation of conf/data/scenes.yaml."""
+AUGMENTATION = Augment(brightness=0.0, contrast=0.0)
+"""The augmentation of conf/data/scenes.yaml: flips only."""
 
 
 class Scenes(SegmentationData):
-    """Generated scenes of shapes with shared textures.
+    """Generated panoramas of butterflies, moths and beetles: what decides a label is far from the object.
 
-    Classes: background and 7 shapes, some of them rare. Format: arrays, drawn from a seed; no files, no download.
-    No data: 255 on the edges of objects.
+    Classes: background and 6 insects. Format: arrays, drawn from a seed; no files, no download. No data: 255 on the
+    edges of objects.
 
-    Only the whole shape gives the class: each of the six textures occurs on three or four classes, and in paler colours
-    on the background. So local texture separates objects from background, but not classes from each other. The radius
-    of objects is log-uniform from 5 to 45 % of the side: some are small, and at 256 pixels some are larger than a small
-    receptive field. Objects occlude each other. Scene i of a split depends on (scene_seed, split, i) and size alone.
+    * Butterflies and moths look the same; the sky at one end of the scene, by day or by night, tells which they are.
+      Objects lie in the half away from it, so a network needs context from further than its convolutions reach after a
+      short training (V3's ASPP has it, V2 guesses).
+    * Pale patches of the insects' patterns lie on the ground: a loss that makes little of the background (V1's) paints
+      them as insects.
+    * Sizes are log-uniform, objects occlude each other, and classes are a long tail.
+
+    Scene i of a split depends on (scene_seed, split, i) and size alone. docs/scenes.md shows what each variant and each
+    control makes of them.
 
     train_images, val_images: numbers of images. scene_seed: seed of the scenes, separate from the seed of training.
-    size, batch_size, augment: by default smaller than for photos, and without zoom. loading: see `SegmentationData`.
+    size, batch_size, augment: by default a small panorama, and flips only. loading: see `SegmentationData`.
     """
 
     terms = "They are generated from a seed: nobody else has rights in them."
 
-    classes = ("background", *SHAPES)
-    palette = voc_palette(len(SHAPES) + 1)
+    classes = ("background", *CLASSES)
+    palette = voc_palette(len(CLASSES) + 1)
     labels = {IGNORE: IGNORE}  # states that 255 is ignored, so that the cache raises no error
 
     def __init__(
@@ -61,8 +65,8 @@ class Scenes(SegmentationData):
         train_images: int = 800,
         val_images: int = 200,
         scene_seed: int = 0,
-        size: int | Sequence[int] = 64,
-        batch_size: int = 8,
+        size: int | Sequence[int] = (32, 96),
+        batch_size: int = 10,
         augment: Augment | None = AUGMENTATION,
         **loading: Any,
     ):
@@ -83,41 +87,85 @@ class Scenes(SegmentationData):
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: image (H,W,3) and mask (H,W), uint8."""
+    """One scene: image (H,W,3) and mask (H,W), uint8. The sky lies at one end of the longer side."""
+    if height > width:
+        image, mask = draw_scene(rng, width, height)
+        return image.transpose(1, 0, 2).copy(), mask.T.copy()
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    side = min(height, width)
-    image = 0.5 + 0.3 * (_texture(rng, int(rng.integers(6)), x, y, side) - 0.5)  # paler than any object
+    night, mirrored = int(rng.integers(2)), bool(rng.integers(2))
+    image = np.array([0.50, 0.48, 0.42]) + rng.normal(0, 0.03, 3)
+    image = image + 0.35 * _noise(rng, height, width)[..., None] * np.array([1.0, 0.95, 0.8])
+    for _ in range(rng.poisson(2.3 * width / height)):
+        image = _add_patch(rng, image, x, y)
     mask = np.zeros((height, width), np.uint8)
-    border = max(0.75, side / 170)
-    for _ in range(rng.integers(1, 5)):
-        kind = int(rng.choice(len(SHAPES), p=FREQUENCY))
-        radius = side * math.exp(rng.uniform(math.log(0.05), math.log(0.45)))
-        angle, cx, cy = rng.uniform(0, 2 * math.pi), rng.uniform(0, width), rng.uniform(0, height)
-        u = ((x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)) / radius
-        v = ((y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)) / radius
-        edge = list(SHAPES.values())[kind](u, v) * radius  # in pixels
-        texture = _texture(rng, (kind + int(rng.integers(3))) % 6, x, y, side)
-        inside = np.clip(0.5 - edge, 0, 1)[..., None]  # antialiased
-        image = image * (1 - inside) + texture * inside
-        mask[edge < 0] = kind + 1
-        mask[abs(edge) < border] = IGNORE
-    light = 1 + rng.uniform(-0.3, 0.3) * (x / width - 0.5) + rng.uniform(-0.3, 0.3) * (y / height - 0.5)
-    image = image * light[..., None] + rng.normal(0, 0.03, image.shape)
-    return (image.clip(0, 1) * 255).astype(np.uint8), mask
+    for _ in range(rng.integers(3, 6)):
+        image = _add_insect(rng, image, mask, x, y, night)
+    image = _add_sky(rng, image, mask, x, night)
+    image = (image + rng.normal(0, 0.03, image.shape)).clip(0, 1)
+    image = (image * 255).astype(np.uint8)
+    return (image[:, ::-1].copy(), mask[:, ::-1].copy()) if mirrored else (image, mask)
 
 
-def _texture(rng: np.random.Generator, kind: int, x: Field, y: Field, side: int) -> Field:
-    """Two colours mixed by stripes, diagonal stripes, checks, dots, blotches or nothing: (H,W,3) in 0…1."""
-    first, second = rng.uniform(0.1, 0.9, 3), rng.uniform(0.1, 0.9, 3)
-    period = side * rng.uniform(0.04, 0.1)
-    a, b = 2 * math.pi * x / period + rng.uniform(0, 6), 2 * math.pi * y / period + rng.uniform(0, 6)
-    mix = (
+def _add_patch(rng: np.random.Generator, image: Field, x: Field, y: Field) -> Field:
+    """Blend a pale, soft-edged patch of a random pattern into the ground."""
+    height, width = x.shape
+    pattern, radius = int(rng.integers(len(COLOURS))), height * rng.uniform(0.12, 0.35)
+    cx, cy = rng.uniform(0, width), rng.uniform(0, height)
+    strength = np.clip(2 - 2 * np.hypot(x - cx, 1.3 * (y - cy)) / radius, 0, 1) * rng.uniform(0.35, 0.75)
+    return _blend(image, _texture(rng, pattern, x, y), strength)
+
+
+def _add_insect(rng: np.random.Generator, image: Field, mask: np.ndarray, x: Field, y: Field, night: int) -> Field:
+    """Draw an insect of two wings into the image and, in place, into the mask."""
+    height, width = x.shape
+    pattern = int(rng.choice(len(FREQUENCY), p=FREQUENCY))
+    label = 1 + 2 * pattern + night if pattern < 2 else 3 + pattern
+    radius = height * math.exp(rng.uniform(math.log(0.14), math.log(0.5)))
+    angle, cx, cy = rng.uniform(0, 2 * math.pi), rng.uniform(width / 2, width), rng.uniform(0, height)
+    u = ((x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)) / radius
+    v = ((y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)) / radius
+    # Implicit function of two ellipses: negative inside, in pixels.
+    edge = (np.hypot((abs(u) - 0.45) / 0.55, v / rng.uniform(0.6, 0.9)) - 1) * radius * 0.55
+    opacity = np.clip(0.5 - edge, 0, 1) * rng.uniform(0.75, 1)  # antialiased
+    mask[edge < 0] = label
+    mask[abs(edge) < max(0.6, height / 170)] = IGNORE
+    return _blend(image, _texture(rng, pattern, x, y), opacity)
+
+
+def _add_sky(rng: np.random.Generator, image: Field, mask: np.ndarray, x: Field, night: int) -> Field:
+    """Draw the sky over the left end, with a wavy edge; in the mask, in place, it is background."""
+    height, width = x.shape
+    inside = np.clip(width * SKY * (1 + 0.25 * _noise(rng, height, 1)) - x, 0, 1)
+    colour = SKY_COLOURS[night] + rng.normal(0, 0.03, 3) + 0.1 * _noise(rng, height, width)[..., None]
+    mask[inside > 0.5] = 0
+    return _blend(image, colour, inside)
+
+
+def _blend(image: Field, other: Field, strength: Field) -> Field:
+    """(H,W,3): `other` over `image` with the given strength (H,W) in 0…1."""
+    return image + (other - image) * strength[..., None]
+
+
+def _texture(rng: np.random.Generator, pattern: int, x: Field, y: Field) -> Field:
+    """A pattern in its colour, turned and scaled at random: (H,W,3) in 0…1."""
+    angle, period = rng.uniform(0, math.pi), len(x) * rng.uniform(0.11, 0.17)
+    a = 2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / period + rng.uniform(0, 6)
+    b = 2 * math.pi * (y * math.cos(angle) - x * math.sin(angle)) / period + rng.uniform(0, 6)
+    waves = (
         lambda: np.sin(a),
-        lambda: np.sin((a + b) / 1.4),
-        lambda: np.sin(a) * np.sin(b) * 2,
         lambda: 2.5 * (np.cos(a) + np.cos(b) - 1),
-        lambda: np.sin(a / 3 + 2 * np.sin(b / 4)) + np.sin(b / 3 + 2 * np.sin(a / 5)),
-        lambda: np.zeros_like(x),
-    )[kind]()
-    share = 1 / (1 + np.exp(-3 * mix))[..., None]
-    return first * share + second * (1 - share)
+        lambda: 2 * np.sin(a) * np.sin(b),
+        lambda: np.sin(a + 1.5 * np.sin(b)),
+    )[pattern]()
+    colour = (COLOURS[pattern] + rng.normal(0, 0.09, 3)).clip(0.05, 0.95)
+    return colour * (0.45 + 0.55 / (1 + np.exp(-3 * waves)))[..., None]
+
+
+def _noise(rng: np.random.Generator, height: int, width: int) -> Field:
+    """Smooth noise of four octaves about 0: (H,W)."""
+    total = np.zeros((height, width), np.float32)
+    for octave in range(4):
+        grid = rng.random((2 ** (octave + 1) + 1,) * 2, np.float32) - 0.5
+        at = [np.linspace(0, len(grid) - 1, n, dtype=np.float32) for n in (height, width)]
+        total += 0.55**octave * ndimage.map_coordinates(grid, np.meshgrid(*at, indexing="ij"), order=1)
+    return total
