@@ -21,7 +21,7 @@ def make(tmp_path: Path, **changes: Any) -> Scenes:
 @pytest.fixture(scope="module")
 def many() -> np.ndarray:
     """Pixels of each label, for 500 scenes: (500,256)."""
-    masks = (draw_scene(np.random.default_rng([0, 0, i]), 32, 96)[1] for i in range(500))
+    masks = (draw_scene(np.random.default_rng([0, 0, i]), 32, 112)[1] for i in range(500))
     return np.stack([np.bincount(m.ravel(), minlength=256) for m in masks])
 
 
@@ -93,7 +93,7 @@ def test_classes_are_a_long_tail_in_the_stated_order(many: np.ndarray) -> None:
 def test_sizes_run_from_small_to_a_quarter_of_the_scene(many: np.ndarray) -> None:
     beetles = many[:, 6][many[:, 6] > 0]
     assert np.percentile(beetles, 10) < 32
-    assert many[:, 1:CLASSES].sum(1).max() > 32 * 96 / 4
+    assert many[:, 1:CLASSES].sum(1).max() > 32 * 112 / 4
 
 
 class Light:
@@ -112,31 +112,31 @@ class Light:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_only_the_sky_tells_butterflies_from_moths(seed: int) -> None:
-    (day, by_day), (night, by_night) = (draw_scene(Light(seed, light), 32, 96) for light in (0, 1))  # type: ignore[arg-type]
+    (day, by_day), (night, by_night) = (draw_scene(Light(seed, light), 32, 112) for light in (0, 1))  # type: ignore[arg-type]
     for butterfly, moth in zip(BUTTERFLIES, MOTHS, strict=True):
         by_day[by_day == butterfly] = moth
     np.testing.assert_array_equal(by_day, by_night)
     changed = np.flatnonzero((day != night).any((0, 2)))
-    sky = 96 * SKY * 1.35
+    sky = 112 * SKY * 1.35
     assert len(changed) < sky
-    assert changed.max() < sky or changed.min() > 95 - sky
+    assert changed.max() < sky or changed.min() > 111 - sky
     assert (by_night[:, changed] == 0).mean() > 0.97
 
 
 def test_insects_are_far_from_the_sky(many: np.ndarray) -> None:
-    """The median insect pixel is more than 35 pixels from the sky's edge."""
+    """The median insect pixel is more than 50 pixels from the sky's edge."""
     distances: list[int] = []
     for seed in range(100):
-        image, mask = draw_scene(np.random.default_rng(seed), 32, 96)
+        image, mask = draw_scene(np.random.default_rng(seed), 32, 112)
         ends = image[:, :12].mean((0, 1)) / 255, image[:, -12:].mean((0, 1)) / 255
         near = [min(abs(end - colour).max() for colour in SKY_COLOURS) for end in ends]
         columns = np.nonzero((mask > 0) & (mask < 255))[1]
-        distances += [*((columns if near[0] < near[1] else 95 - columns) - round(96 * SKY))]
-    assert np.median(distances) > 35
+        distances += [*((columns if near[0] < near[1] else 111 - columns) - round(112 * SKY))]
+    assert np.median(distances) > 50
 
 
 def test_a_tall_scene_has_its_sky_at_the_top_or_bottom() -> None:
-    tall, wide = draw_scene(np.random.default_rng(3), 96, 32), draw_scene(np.random.default_rng(3), 32, 96)
+    tall, wide = draw_scene(np.random.default_rng(3), 112, 32), draw_scene(np.random.default_rng(3), 32, 112)
     np.testing.assert_array_equal(tall[0], wide[0].transpose(1, 0, 2))
     np.testing.assert_array_equal(tall[1], wide[1].T)
 
