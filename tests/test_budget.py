@@ -1,5 +1,6 @@
 """A study's budget: one number of steps for all its runs, and training that ends at a number of steps."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,6 +89,17 @@ def test_a_budget_too_small_names_one_that_is_enough() -> None:
     assert chosen["expected_seconds"] <= 54
     assert f"{chosen['steps']} steps for each run (seconds per step: v1 0.10, v2 0.40)" in describe(chosen, 4)
     assert "as the config asks for" in describe(choose_steps("9h", 1, times, runs, 1), 4)
+
+
+def test_a_study_trains_at_least_min_steps_even_if_they_take_longer() -> None:
+    wanted = dataclasses.replace(SLOW, least=80)
+    chosen = choose_steps("30s", 1, {"v3": wanted}, ["v3", "v3"], 1)
+    assert (chosen["steps"], chosen["expected_seconds"]) == (80, 1 + 2 * (5 + 32 + 8))
+    assert f"80 steps for each run, as trainer.min_steps asks for, though only {chosen['fitting']} fit" in describe(
+        chosen, 2
+    )
+    assert chosen["fitting"] < 20
+    assert choose_steps("1h", 1, {"v3": wanted}, ["v3", "v3"], 1)["steps"] == 1000
 
 
 def test_a_study_keeps_its_number_and_its_runs_use_it(tmp_path: Path) -> None:

@@ -299,7 +299,10 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
         (["data.root=x"], "none of these is a run folder"),
         (["{home}"], "is not a run's folder"),
         (["{home}/a", "{home}/a"], "given twice"),
-        (["{home}/a", "{home}/scenes"], r"(?s)was trained on other classes \(21\).*1: 'aeroplane', not 'striped butterfly'"),
+        (
+            ["{home}/a", "{home}/scenes"],
+            r"(?s)was trained on other classes \(21\).*1: 'aeroplane', not 'striped butterfly'",
+        ),
         (["{home}/a", "--data", "scenes"], "was trained on other classes"),
         (["{home}/a", "--data", "vocc"], "no such data; did you mean voc"),
         (["{home}/a", "--data", "{home}"], r"→ --data folder data\.root="),

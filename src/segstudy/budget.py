@@ -39,7 +39,7 @@ RESERVE = 0.1
 class VariantTimes:
     """What a run of a variant takes, in seconds: a step, a validation, and all the rest (start, pictures, test).
 
-    epoch: steps of an epoch. every: epochs between validations. most: steps that the config asks for.
+    epoch: steps of an epoch. every: epochs between validations. most, least: steps that the config asks for.
     """
 
     step: float
@@ -48,6 +48,7 @@ class VariantTimes:
     epoch: int
     every: int
     most: int
+    least: int = 0
 
     def run(self, steps: int) -> float:
         """Seconds of a run of so many steps."""
@@ -76,12 +77,14 @@ def choose_steps(
 ) -> dict[str, Any]:
     """The content of `budget.json`. times: of each variant. runs: the variant of each run. spent: seconds so far.
 
-    Raises ConfigError, with the budget that would be needed, if fewer than LEAST steps fit.
+    The steps are at least `trainer.min_steps`, even if they take longer than the budget. Without that setting: raises
+    ConfigError, with the budget that would be needed, if fewer than LEAST steps fit.
     """
     given = parse_duration(budget)
     assert given is not None  # checked with the config
     each = [times[variant] for variant in runs]
-    steps = fitting_steps(each, at_once, given * (1 - RESERVE) - spent)
+    fitting = fitting_steps(each, at_once, given * (1 - RESERVE) - spent)
+    steps = max(fitting, *(t.least for t in each))
     least = min(LEAST, *(t.most for t in each))
     if steps < least:
         needed = (total_seconds(each, least, at_once) + spent) / (1 - RESERVE)
@@ -92,6 +95,7 @@ def choose_steps(
     return {
         "budget": budget,
         "steps": steps,
+        "fitting": fitting,
         "asked_for": min(t.most for t in each),
         "expected_seconds": spent + total_seconds(each, steps, at_once),
         "at_once": at_once,
@@ -103,6 +107,8 @@ def describe(chosen: Mapping[str, Any], runs: int) -> str:
     """One line: the number of steps, why, the seconds per step of each variant, and the expected time."""
     paces = ", ".join(f"{name} {format_number(t['step'], 2)}" for name, t in chosen["variants"].items())
     why = ", as the config asks for" if chosen["steps"] == chosen["asked_for"] else ""
+    if chosen["steps"] > chosen["fitting"]:
+        why = f", as trainer.min_steps asks for, though only {chosen['fitting']} fit"
     return (
         f"budget {chosen['budget']}: {chosen['steps']} steps for each run{why} (seconds per step: {paces}); "
         f"{runs} runs will take about {format_duration(chosen['expected_seconds'])}"
@@ -156,6 +162,7 @@ def as_trial(cfg: DictConfig, folder: Path, name: str) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     with open_dict(cfg):
         cfg.budget = None
+        cfg.trainer.min_steps = None  # Lightning would not stop the trial earlier
         cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir = str(folder), name
         cfg.callbacks.stage_times = {"_target_": "segstudy.callbacks.stage_times.StageTimes"}
         cfg.logger = {key: value for key, value in (cfg.logger or {}).items() if key in ("tensorboard", "csv")}
@@ -176,4 +183,5 @@ def read_times(cfg: DictConfig, folder: Path, seconds: float) -> VariantTimes:
         epoch=epoch,
         every=trainer.check_val_every_n_epoch or 1,
         most=min((limit for limit in limits if limit > 0), default=MOST),
+        least=trainer.get("min_steps") or 0,
     )
