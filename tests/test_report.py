@@ -22,13 +22,16 @@ from segstudy.drawing import ERRORS
 from segstudy.errors import ConfigError, DataError
 from segstudy.formatting import format_number, format_signed
 from segstudy.measures.error_categories import CATEGORIES
+from segstudy.study.analysis import titles
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
-from segstudy.study.report import html, plots, write
+from segstudy.study.analysis.verdicts import result_sentence
+from segstudy.study.report import html, pictures, plots, write
 from segstudy.study.report.csv import RUN_COLUMNS
 from segstudy.study.report.methods import REFERENCES, cited, methods
 from segstudy.study.report.pictures import CATEGORY_NAMES, Example, GroupPictures
 from segstudy.study.report.text import escape_latex, escape_markdown, format_verdict, shorten
 from segstudy.study.report.write import write_report
+from segstudy.study.results import from_masks
 from segstudy.study.statistics.interval import Estimate
 
 NAN = math.nan
@@ -241,9 +244,9 @@ def test_names_of_users_are_text_everywhere(tmp_path: Path) -> None:
         classes=[HOSTILE, "b", "c", "d"],
     )
     findings = Findings(HOSTILE, HOSTILE, [whole], [(HOSTILE, HOSTILE)])
-    pictures = drawn({HOSTILE: np.zeros((4, 4, 3), np.uint8)})
-    pictures = replace(pictures, rows=pictures.rows | {HOSTILE: pictures.rows["V2"]}, names=[HOSTILE, "b"])
-    write_report(findings, tmp_path, {HOSTILE: pictures})
+    held = drawn({HOSTILE: np.zeros((4, 4, 3), np.uint8)})
+    held = replace(held, rows={**held.rows, HOSTILE: held.rows["V2"]}, names=[HOSTILE, "b"])
+    write_report(findings, tmp_path, {HOSTILE: held})
     page = page_of(tmp_path)
     assert page.open == []
     assert "script" not in page.elements
@@ -358,13 +361,90 @@ def test_a_report_leads_out_of_no_study(tmp_path: Path, no_figures: None) -> Non
     assert len(list(outside.iterdir())) == 6
 
 
+def test_the_first_sentence_says_what_was_decided() -> None:
+    def said(d: Difference, **changed: Any) -> str:
+        return result_sentence(group([variant("V1", 0.55), variant("V2", 0.566)], [d], **changed))
+
+    better = replace(difference("V1", "V2"), seeds=(3, 3))
+    assert said(better) == "V2 is better than V1 by 0.016 mIoU (0.005 to 0.027; three seeds each)."
+    worse = replace(difference("V1", "V2", -0.016, "worse"), seeds=(3, 2))
+    assert said(worse) == "V2 is worse than V1 by 0.016 mIoU (0.005 to 0.027; three and two seeds)."
+    behind = said(difference("V1", "V2", -0.016, "behind"))
+    assert behind.startswith("With one training each, V2 is behind V1 by 0.016 mIoU (0.005 to 0.027); more seeds")
+    assert "V2 and V1 are equal in mIoU within ±0.005" in said(difference("V1", "V2", 0.001, "equal"))
+    open_ = said(replace(difference("V1", "V2", 0.004, "undecided"), needed="4 times the images would halve it"))
+    assert open_.startswith("Nothing is decided yet: the largest difference, V2 − V1, is +0.004 mIoU (−0.007 to 0.015;")
+    assert open_.endswith("; 4 times the images would halve it.")
+    assert "not defined (n/a); V2 has the highest mIoU" in said(difference("V1", "V2", NAN, "undecided"))
+
+
+def test_the_reason_is_the_significant_error_that_changed_most() -> None:
+    def shares(**values: float) -> dict[str, Estimate]:
+        return {name: Estimate(value, NAN, NAN, 3) for name, value in values.items()}
+
+    a = replace(variant("V1", 0.55), metrics=shares(missed=0.3, spilled=0.1, objects_right=0.5))
+    b = replace(variant("V2", 0.566), metrics=shares(missed=0.1, spilled=0.25, objects_right=0.9))
+    pair, d = ("V1", "V2"), difference("V1", "V2")
+    said = result_sentence(group([a, b], [d], significant={pair: {"missed"}}))
+    assert said.endswith("): it misses less of the objects' area (10\u00a0% instead of 30\u00a0%).")
+    said = result_sentence(group([a, b], [d], significant={pair: {"missed", "spilled"}}))
+    assert said.endswith(", but it spills more onto the background (25\u00a0% instead of 10\u00a0%).")
+    said = result_sentence(group([a, b], [d], significant={pair: {"missed", "objects_right"}}))
+    assert said.endswith("): it gives more objects the right label (90\u00a0% instead of 50\u00a0%).")
+    assert result_sentence(group([a, b], [d], significant={pair: {"spilled"}})).endswith("one seed each, images only).")
+
+
+def test_a_title_says_what_a_variant_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    v1 = {"encoder": "Preact encoder", "decoder": "Preact decoder", "loss": "cross-entropy loss"}
+    v2 = v1 | {"loss": "Dice + Focal loss"}
+    v3 = v2 | {"bridge": "ASPP"}
+    parts = {"v1": v1, "v2": v2, "v3": v3, "v4": v3 | {"encoder": "ImageNet ResNet-34"}}
+    parts |= {"plain": v2 | {"encoder": "ImageNet ResNet-34"}, "same": v2, "masks": {}}
+    monkeypatch.setattr(titles, "_parts", parts.__getitem__)
+    assert titles.variant_titles({name: [name] for name in parts}) == {  # type: ignore[dict-item, list-item]
+        "v1": "Preact U-Net, cross-entropy loss", "v2": "v1 with Dice + Focal loss", "v3": "v2 + ASPP",
+        "v4": "v3 with ImageNet ResNet-34", "plain": "v4 without ASPP", "same": "", "masks": "",
+    }  # fmt: skip
+    loss = {"terms": {"a": {"_target_": "segstudy.losses.Dice"}, "b": {"_target_": "x.BinaryCrossEntropy"}}}
+    assert titles._words(loss) == "Dice + binary-cross-entropy"
+    assert titles._encoder("resnet34", {"name": "resnet34"}, "random (no weights)") == "ResNet-34 (random weights)"
+
+
+def test_pictures_show_each_outcome_and_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, labels = np.zeros((2, 2, 40, 60), np.uint8)
+    truth[0, 10:30, 10:30], labels[0, 10:30, 10:30] = 1, 2  # a cat, predicted as a dog
+    truth[1, 5:15, 5:15], labels[1, 20:35, 40:50] = 2, 1  # a missed dog, and a spilled cat
+    pairs = [(str(i), truth[i], labels[i]) for i in range(2)]
+    test = replace(from_masks("V1", pairs, CLASSES, 0), folder=tmp_path)
+    (tmp_path / "test").mkdir()
+    np.savez(tmp_path / "test" / "labels.npz", truth=truth, labels=labels)
+    monkeypatch.setattr(pictures, "_photos", lambda test: None)
+    whole = group([variant("V1", 0.5, 1)], [])
+    shown = pictures.pictures(whole, {"V1": [test]})
+    assert list(shown.rows) == ["image", "truth", "V1"]
+    assert shown.note == pictures.GONE
+    assert {outcome: e.words for outcome, e in shown.examples["V1"].items()} == {
+        "wrong label": "cat, predicted as dog, in 0", "missed": "dog, predicted as background, in 1",
+        "spilled": "background, predicted as cat, in 1",
+    }  # fmt: skip
+    assert all(e.picture.shape == (112, 112, 3) for e in shown.examples["V1"].values())
+    np.savez(tmp_path / "test" / "samples.npz", names=["1"], image=np.full((1, 40, 60, 3), 7, np.uint8))
+    shown = pictures.pictures(whole, {"V1": [test]})
+    assert (list(shown.names), shown.note) == (["1"], pictures.STORED)
+    assert (shown.rows["image"][0] == 7).all()
+    (tmp_path / "test" / "labels.npz").write_bytes(b"cut")
+    shown = pictures.pictures(whole, {"V1": [test]})
+    assert not shown.rows
+    assert "damaged" in shown.note
+
+
 def test_the_same_findings_give_the_same_page(tmp_path: Path, written: Path) -> None:
     one = group([variant("V1", 0.5)], [])
     for name in ("a", "b"):
         write_report(Findings("same", "The same.", [one]), tmp_path / name)
     assert (tmp_path / "a" / "report.html").read_bytes() == (tmp_path / "b" / "report.html").read_bytes()
-    first, second = (tmp_path / n / "figures" / "1_outcomes.pdf" for n in ("a", "b"))
-    assert first.read_bytes() == second.read_bytes()
+    for file in ("figures/1_outcomes.pdf", "first_screen.png"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_pictures_beyond_the_budget_are_counted(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from segstudy.callbacks import history
 from segstudy.callbacks.history import History
@@ -18,7 +17,7 @@ from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record
 from segstudy.study.analysis.findings import Group, Variant
 from segstudy.study.analysis.time_to_accuracy import final_miou, target_miou, time_to_target, times_to_accuracy
-from segstudy.study.report.terminal import print_time_to_accuracy
+from segstudy.study.report.tables import explanations
 from segstudy.study.statistics.interval import Estimate
 from segstudy.train_and_test import run
 
@@ -71,14 +70,10 @@ def test_a_study_says_how_soon_each_variant_was_there() -> None:
     ]
     none = np.zeros(2)
     group = Group("made", ["a", "b"], [], 0, 4, 4, none, none, variants, [], target=goal)
-    console = Console(record=True, width=120)
-    print_time_to_accuracy(group, console)
-    text = console.export_text()
-    assert "Time to 90\u00a0% of the study's best final validation mIoU of all classes (0.450)" in text
-    cells = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
-    assert cells == [["v1", "n/a", "n/a"], ["v4", "1.5", "11.5"]]
-    print_time_to_accuracy(replace(group, target=math.nan), console)
-    assert console.export_text() == ""
+    shown = explanations(group)
+    assert list(shown.head[-2:]) == ["epochs to 90 %", "seconds to 90 %"]
+    assert [[row[0], *row[-2:]] for row in shown.rows] == [["v1", "n/a", "n/a"], ["v4", "1.5", "12"]]
+    assert explanations(replace(group, target=math.nan)).rows == []
 
 
 # The seconds that are written

@@ -20,13 +20,9 @@ def variant_titles(variants: RunsByVariant) -> dict[str, str]:
     described = {name: _parts(runs[0]) for name, runs in variants.items()}
     titles: dict[str, str] = {}
     for name, parts in described.items():
-        changed = {earlier: _changed(described[earlier], parts) for earlier in reversed(titles)}
-        changed = {earlier: what for earlier, what in changed.items() if what and parts and described[earlier]}
-        if changed:
-            nearest = min(changed, key=lambda earlier: len(changed[earlier]))
-            titles[name] = _difference(nearest, described[nearest], parts, changed[nearest])
-        else:
-            titles[name] = "" if any(described[earlier] for earlier in titles) else _whole(parts)
+        known = [earlier for earlier in reversed(titles) if described[earlier] and parts]
+        nearest = min(known, key=lambda earlier: len(_changed(described[earlier], parts)), default="")
+        titles[name] = _difference(nearest, described[nearest], parts) if known else _whole(parts)
     return titles
 
 
@@ -72,8 +68,10 @@ def _changed(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
     return [part for part in PARTS if a.get(part, "") != b.get(part, "")]
 
 
-def _difference(name: str, a: Mapping[str, str], b: Mapping[str, str], changed: list[str]) -> str:
-    """`name` with the changed parts of b."""
+def _difference(name: str, a: Mapping[str, str], b: Mapping[str, str]) -> str:
+    """`name` with the parts of b that differ from those of a; "" if none do."""
+    if not (changed := _changed(a, b)):
+        return ""
     added = "".join(f" + {b[part]}" for part in changed if part == "bridge" and b.get(part) and not a.get(part))
     removed = [f"without {a[part]}" for part in changed if a.get(part) and not b.get(part)]
     other = [b[part] for part in changed if b.get(part) and (a.get(part) or part != "bridge")]

@@ -22,7 +22,7 @@ from segstudy.study.report.html import make_section, page
 from segstudy.study.report.latex import latex_tables
 from segstudy.study.report.markdown import markdown_report
 from segstudy.study.report.pictures import GroupPictures, pictures
-from segstudy.study.report.terminal import print_findings, print_sentence, print_time_to_accuracy
+from segstudy.study.report.terminal import print_findings, print_sentence
 from segstudy.study.results import runs_by_variant
 
 
@@ -34,8 +34,6 @@ def report_study(folder: Path, console: Console, plan: str | None = None) -> lis
     findings, tests = analyse_study(folder, read_plan_file(plan) if plan else None)
     print_sentence(findings, console)
     unfinished = print_study(folder, console)
-    for group in findings.groups:
-        print_time_to_accuracy(group, console)
     print_findings(findings, console)
     drawn = {
         group.title: pictures(group, runs_by_variant(members))
