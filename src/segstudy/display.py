@@ -65,5 +65,6 @@ class Display:
         else:
             self._print(f"{name}: already done")
 
-    def _print(self, line: str, style: str | None = None) -> None:
-        self.bars.console.print(escape(line), style=style, highlight=False, soft_wrap=True)
+    def _print(self, line: str, style: str = "default") -> None:
+        # As markup: a style of the whole print would colour the bars too.
+        self.bars.console.print(f"[{style}]{escape(line)}[/]", highlight=False, soft_wrap=True)

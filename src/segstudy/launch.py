@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 
 from segstudy import entry, interruption
 from segstudy.budget import VariantTimes, as_trial, choose_steps, describe, read_budget, read_times, write_budget
+from segstudy.build import build_data
 from segstudy.console import print_error, print_line
 from segstudy.display import Display
 from segstudy.errors import ConfigError, SegstudyError, TrainingError
@@ -57,6 +59,8 @@ def launch(
     try:
         configs = {name: sweep.compose(given) for name, given in variants_of(runs).items()}
         number, threads = choose_number(n_jobs, [*configs.values()], len(runs))
+        if number > 1 or any(cfg.budget is not None for cfg in configs.values()):
+            prepare_data([*configs.values()])
         set_budget(sweep, configs, runs, number, threads)
     except SegstudyError as error:
         print_error(error)
@@ -70,6 +74,16 @@ def launch(
         outcomes = train_side_by_side(jobs, number, threads, show)
     FAILED.extend(outcome.name for outcome in outcomes if outcome.failure is not None)
     return [_job_return(outcome) for outcome in outcomes]
+
+
+def prepare_data(configs: Sequence[DictConfig]) -> None:
+    """Download and cache the data of these configs: with a progress bar, once, and before anything is timed."""
+    prepared: list[DictConfig] = []
+    for cfg in configs:
+        if cfg.data not in prepared:
+            prepared.append(cfg.data)
+            with suppress(SegstudyError):  # its runs will report it, and the others train
+                build_data(cfg)
 
 
 def set_budget(

@@ -63,7 +63,8 @@ class Outcome:
 
     @property
     def name(self) -> str:
-        return str(self.told["began"][0])
+        """Name of the run's folder."""
+        return str(self.told.get("began", ["a run that did not start"])[0])
 
     @property
     def score(self) -> float | None:
@@ -138,7 +139,8 @@ def train_side_by_side(
         process.join()
         outcome.seconds, outcome.code = time.monotonic() - began, process.exitcode
         del running[i]
-        on_message(i, "exited", outcome)
+        if not stopping.is_set():
+            on_message(i, "exited", outcome)
         return outcome
 
     with ThreadPoolExecutor(number) as pool:

@@ -35,6 +35,9 @@ NOT_BY_TORCHRUN = """torchrun cannot start a study (-m): each of its runs starts
   → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
 
 
+NO_BUDGET = """budget is for a study whose variants the command lists: a search does not know its variants beforehand
+  → trainer.max_steps=N and hydra.sweeper.n_trials=N"""
+
 NO_SELECT_ROLE = """a search chooses by validation mIoU, but here validation uses the reported split: the reported mIoU
 would be too high
   → data.select_fraction=0.1, or both data.val and data.test"""
@@ -114,8 +117,8 @@ class Study(Callback):
         if "TORCHELASTIC_RUN_ID" in os.environ:
             print_error(ConfigError(NOT_BY_TORCHRUN))
             sys.exit(2)
-        if is_search(config) and not has_select_role(config):
-            print_error(ConfigError(NO_SELECT_ROLE))
+        if is_search(config) and (config.get("budget") or not has_select_role(config)):
+            print_error(ConfigError(NO_BUDGET if config.get("budget") else NO_SELECT_ROLE))
             sys.exit(2)
         # Hydra writes this file next and would follow a symbolic link.
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)

@@ -37,7 +37,10 @@ from segstudy.runs.tables import print_classes
 def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     """Train and test the network of a config; continues from the folder's last checkpoint if there is one."""
     began = time.monotonic()
-    record.note(status="running", error=None, **environment())
+    resumed = resume_checkpoint(folder)
+    if resumed is not None and "threads" in record.values:
+        torch.set_num_threads(record.values["threads"])  # sums in another order give other last digits
+    record.note(status="running", error=None, threads=torch.get_num_threads(), **environment())
     data = build_data(cfg)
     network, origin, started_from = build_start(cfg, data)
     if started_from is not None:
@@ -59,7 +62,6 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         torch._dynamo.config.suppress_errors = True  # parts that cannot be compiled run uncompiled
         network.compile()
     last = folder / "checkpoints" / "last.ckpt"
-    resumed = resume_checkpoint(folder)
     began -= 0.0 if resumed is None else record.values.get("seconds", 0.0)  # of earlier sessions
     timer = LambdaCallback(on_train_epoch_end=lambda *_: record.note(seconds=time.monotonic() - began))
     trainer.callbacks.append(timer)  # type: ignore[attr-defined]
@@ -163,7 +165,9 @@ def _finish(
     """Save the last weights, test the last or best checkpoint, and complete the record."""
     folder = Path(trainer.default_root_dir)
     epochs, steps = trainer.current_epoch, trainer.global_step
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")  # a time limit can end training within an epoch
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file() or torch.load(last, mmap=True, weights_only=True)["global_step"] != steps:
+        trainer.save_checkpoint(last)  # without the callback `last`, or after an epoch that it leaves out
     chosen = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
     if not chosen.is_file():
         raise TrainingError("checkpoint=best, but training ended before its first validation; give it more time")

@@ -35,6 +35,7 @@ class Entries(BaseModel):
     started: str = ""
     changes: list[str] = Field(default=["model"], min_length=1)
     seed: int = 0
+    threads: int = Field(default=1, ge=1)  # of PyTorch on the CPU
     checkpoint: str = "last"
     encoder_weights: str = ""
     class_names: list[str] = Field(default=["class"], min_length=1)

@@ -1,0 +1,131 @@
+"""Several runs of a study at once: the same results, and how failed, killed and interrupted ones end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train import NO_PICTURES, ROOT, SMALL, THIN, command, train
+
+from segstudy import side_by_side
+from segstudy.config.compose import compose_config
+from segstudy.errors import ConfigError
+from segstudy.launch import Sweep
+from segstudy.side_by_side import GIB, choose_number
+
+AT_ONCE = ["-m", "hydra.launcher.n_jobs=2", "study=s", *SMALL, *THIN, NO_PICTURES]
+LOSSES = """
+import os, signal
+import torch
+
+class Good(torch.nn.Module):
+    def forward(self, logits, mask):
+        return logits.float().mean() ** 2
+
+class Bad(Good):
+    def forward(self, logits, mask):
+        return super().forward(logits, mask) * (float("nan") if logits.shape[-1] > 8 else 1)
+
+class Kill(Good):
+    def forward(self, logits, mask):
+        if logits.shape[-1] > 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(logits, mask)
+"""
+
+
+def status_of(study: Path) -> dict[str, str]:
+    records = {p.parent.name: json.loads(p.read_text()) for p in study.glob("*/record.json")}
+    return {name.split("my_loss.")[-1].split("_")[0]: record["status"] for name, record in records.items()}
+
+
+def test_a_failed_and_a_killed_run_stop_no_other_and_the_others_weights_are_those_of_a_single_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_loss.py").write_text(LOSSES)
+    done = command(tmp_path, *AT_ONCE, "loss._target_=my_loss.Bad,my_loss.Kill,my_loss.Good", OMP_NUM_THREADS="2")
+    assert done.returncode == 1
+    assert "2 runs at once, 1 thread each" in done.stdout
+    assert status_of(tmp_path / "runs" / "s") == {"Bad": "failed", "Kill": "running", "Good": "done"}
+    lines = done.stdout.splitlines()
+    assert sum(line.endswith(": started") for line in lines) == 3
+    assert any("my_loss.Bad: TrainingError: the loss became nan at step 1" in line for line in lines)
+    assert any("my_loss.Kill: its process was killed by signal 9" in line for line in lines)
+    last = next(line for line in lines if line.startswith("failed or unfinished"))
+    assert "Bad" in last
+    assert "Kill" in last
+    assert "Good" not in last
+    assert "train loss" not in done.stdout  # in each run's log
+    (good,) = (tmp_path / "runs" / "s").glob("*Good*")
+    assert (good / "log.txt").read_text().count("train loss") == 2
+    monkeypatch.syspath_prepend(tmp_path)
+    alone = train(tmp_path / "alone", *THIN, NO_PICTURES, "study=s", "loss._target_=my_loss.Good")
+    weights = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+               for folder in (good, tmp_path / "alone")]  # fmt: skip
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    assert json.loads((good / "record.json").read_text())["threads"] == alone["threads"] == 1
+
+
+def wait_until(happened: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.1)
+    return happened()
+
+
+def session_lives(process: int) -> bool:
+    try:
+        os.killpg(process, 0)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+def test_ctrl_c_ends_all_runs_and_leaves_what_the_same_command_continues(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", "OMP_NUM_THREADS": "2"}
+    line = [sys.executable, str(ROOT / "train.py"), *AT_ONCE, "seed=0,1,2", "trainer.max_epochs=1000"]
+    with subprocess.Popen(
+        line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        study = tmp_path / "runs" / "s"
+        trains = wait_until(lambda: len(list(study.glob("*/checkpoints/last.ckpt"))) == 2, 200)
+        os.killpg(process.pid, signal.SIGINT if trains else signal.SIGKILL)  # to all processes, as a terminal does
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == f"\ninterrupted; the same command continues {study}\n"
+    assert sorted(status_of(study).values()) == ["running", "running"]
+    assert wait_until(lambda: not session_lives(process.pid), 10)
+
+
+def test_as_many_runs_at_once_as_there_are_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = (compose_config(["trainer=cpu", *more]) for more in ([], ["data.size=256", "data.batch_size=32"]))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(side_by_side, "available_memory", lambda: 20 * GIB)
+    assert choose_number("auto", [small], 12) == (8, 1)
+    assert choose_number("auto", [small], 3) == (3, 2)
+    assert choose_number("auto", [small, large], 12) == (1, 8)  # 1 GiB + 32·256²·8 KiB = 17 GiB
+    assert choose_number(2, [large], 12) == (2, 4)
+    assert choose_number("auto", [compose_config(["trainer=ddp"])], 12) == (1, 8)
+    with pytest.raises(ConfigError, match="several devices"):
+        choose_number(2, [compose_config(["trainer=ddp"])], 12)
+    for wrong in (0, True, "many"):
+        with pytest.raises(ConfigError, match=f"n_jobs={wrong}: must be auto, or the number"):
+            choose_number(wrong, [small], 12)
+
+
+def test_what_a_process_needs_can_be_pickled_by_other_launchers_too() -> None:
+    import pickle
+
+    from segstudy import train
+
+    assert pickle.loads(pickle.dumps(train.task)) is train.task
+    job: Any = Sweep(compose_config([]), None, train.task)  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(job)) == job
