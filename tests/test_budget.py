@@ -120,6 +120,7 @@ def test_variants_are_runs_without_their_seeds() -> None:
     runs = [["model=v1", "loss=ce", "seed=0"], ["model=v1", "loss=ce", "seed=1"], ["model=v2", "loss=ce", "seed=0"]]
     assert short_names(runs) == ["v1 seed=0", "v1 seed=1", "v2 seed=0"]
     assert variants_of(runs) == {"v1": runs[0], "v2": runs[2]}
+    assert short_names([["seed=0", "model=v1"], ["seed=1", "model=v1"]]) == ["v1 seed=0", "v1 seed=1"]
 
 
 def test_training_ends_at_a_step_within_an_epoch_with_a_validation_and_a_rate_of_0(tmp_path: Path) -> None:

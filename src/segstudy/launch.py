@@ -143,6 +143,7 @@ def short_names(runs: Sequence[Overrides]) -> list[str]:
     """A name for each run: its model, and the settings that not all of them share."""
     shared = set.intersection(*map(set, runs)) if len(runs) > 1 else set()
     own = [[o for o in given if o.startswith("model=") or o not in shared] for given in runs]
+    own = [sorted(given, key=lambda o: not o.startswith("model=")) for given in own]
     return [" ".join(given).removeprefix("model=") or f"run {i + 1}" for i, given in enumerate(own)]
 
 

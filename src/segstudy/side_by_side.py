@@ -92,14 +92,20 @@ def choose_number(n_jobs: Any, configs: Sequence[DictConfig], runs: int) -> tupl
     if n_jobs != "auto" and (not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs < 1):
         raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: must be auto, or the number of runs at once")
     several_devices = any(cfg.trainer.devices != 1 for cfg in configs)
-    if n_jobs == "auto":
-        on_cpu = all(choose_device(cfg.trainer.accelerator, cfg.trainer.precision)[0] == "cpu" for cfg in configs)
-        need = max(PROCESS_BYTES + PIXEL_BYTES * pixels_of_batch(cfg) for cfg in configs)
-        n_jobs = min(threads, available_memory() // need) if on_cpu and not several_devices else 1
-    elif n_jobs > 1 and several_devices:
+    if several_devices and n_jobs not in ("auto", 1):
         raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: each run uses several devices → hydra.launcher.n_jobs=1")
+    if n_jobs == "auto":
+        n_jobs = 1 if several_devices else _number_on_cpu(configs, threads)
     number = max(1, min(n_jobs, runs))
     return number, max(1, threads // number)
+
+
+def _number_on_cpu(configs: Sequence[DictConfig], threads: int) -> int:
+    """As many runs as threads, if the largest of them fits into memory so many times; 1 on a GPU."""
+    if any(choose_device(cfg.trainer.accelerator, cfg.trainer.precision)[0] != "cpu" for cfg in configs):
+        return 1
+    need = max(PROCESS_BYTES + PIXEL_BYTES * pixels_of_batch(cfg) for cfg in configs)
+    return min(threads, available_memory() // need)
 
 
 def pixels_of_batch(cfg: DictConfig) -> int:
