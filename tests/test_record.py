@@ -8,7 +8,7 @@ import pytest
 
 from segstudy.errors import ConfigError
 from segstudy.runs.history import last_epoch, read_history, write_history
-from segstudy.runs.record import Record, read_entries, read_record, read_study_records
+from segstudy.runs.record import Record, read_entries, read_record, read_study_records, run_order
 
 
 def save(folder: Path, record: Any) -> Path:
@@ -82,6 +82,11 @@ def test_the_records_of_a_study(tmp_path: Path) -> None:
     assert found == {"b": {"status": "done"}}
     assert list(damaged) == ["a"]
     assert "cannot be read" in damaged["a"]
+
+
+def test_runs_are_in_the_order_of_variants_and_seeds() -> None:
+    names = ["v4_seed=10", "v4_lite_seed=0", "v3", "v4_lr=1_seed=0", "v4_seed=2"]
+    assert sorted(names, key=run_order) == ["v3", "v4_seed=2", "v4_seed=10", "v4_lite_seed=0", "v4_lr=1_seed=0"]
 
 
 def test_the_history_and_its_last_epoch(tmp_path: Path) -> None:

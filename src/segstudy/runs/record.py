@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -146,10 +147,15 @@ def record_beside(file: Path) -> dict[str, Any]:
     return next((read_entries(home) for home in homes if (home / "record.json").is_file()), {})
 
 
+def run_order(name: str) -> tuple[str, int, str]:
+    """Key that sorts a study's runs: v4 before v4_lite, with all their seeds; seed 2 before seed 10."""
+    return re.sub(r"_seed=\d+", "", name), len(name), name
+
+
 def read_study_records(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The records in a study's folder (run → entries), and the reasons why others cannot be read (run → reason)."""
     found, damaged = {}, {}
-    for file in sorted(folder.glob("*/record.json")):
+    for file in sorted(folder.glob("*/record.json"), key=lambda file: run_order(file.parent.name)):
         try:
             found[file.parent.name] = read_entries(file.parent)
         except ConfigError as error:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segstudy.formatting import format_duration, format_number
-from segstudy.runs.record import read_study_records
+from segstudy.runs.record import read_study_records, run_order
 
 EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 """Extra evaluations of a test: entry in the record → name (`callbacks/extra_evaluation.py`)."""
@@ -20,7 +20,8 @@ EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """The records in a study's folder, by run; a damaged one has only a status."""
     found, damaged = read_study_records(folder)
-    return dict(sorted((found | {name: {"status": "unreadable"} for name in damaged}).items()))
+    found |= {name: {"status": "unreadable"} for name in damaged}
+    return {name: found[name] for name in sorted(found, key=run_order)}
 
 
 def print_study(folder: Path, console: Console) -> list[str]:
