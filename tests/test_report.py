@@ -418,11 +418,11 @@ def test_pictures_show_each_outcome_and_say_what_is_missing(tmp_path: Path, monk
     test = replace(from_masks("V1", pairs, CLASSES, 0), folder=tmp_path)
     (tmp_path / "test").mkdir()
     np.savez(tmp_path / "test" / "labels.npz", truth=truth, labels=labels)
-    monkeypatch.setattr(pictures, "_photos", lambda test: None)
+    monkeypatch.setattr(pictures, "_photos", lambda test, truth: None)
     whole = group([variant("V1", 0.5, 1)], [])
     shown = pictures.pictures(whole, {"V1": [test]})
     assert list(shown.rows) == ["image", "truth", "V1"]
-    assert shown.note == pictures.GONE
+    assert shown.note == f"From the worst predicted image to the best. {pictures.GONE}"
     assert {outcome: e.words for outcome, e in shown.examples["V1"].items()} == {
         "wrong label": "cat, predicted as dog, in 0", "missed": "dog, predicted as background, in 1",
         "spilled": "background, predicted as cat, in 1",

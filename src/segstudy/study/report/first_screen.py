@@ -62,7 +62,7 @@ def first_screen(group: Group, held: GroupPictures, shown: Iterable[Variant]) ->
 
 def _text(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
     look: dict[str, Any] = {"va": "top", "fontsize": 9}
-    printable = "".join(c for c in text if c.isprintable() or c == "\n")
+    printable = "".join(c for c in text.replace("\u00a0", " ") if c.isprintable() or c == "\n")
     ax.text(x, y, printable, **(look | style))
 
 

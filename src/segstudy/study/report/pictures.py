@@ -45,9 +45,11 @@ MOST, SHOWN = 5, 6
 SEARCHED = 100
 """Examples of outcomes come from the first hundred images."""
 
-GONE = "The data set is not on this machine: the images are grey."
+INFLUENTIAL = "The images with most influence on the differences between the variants."
 
-STORED = "The data set is not on this machine: only images that the runs stored are shown."
+GONE = "The data set is not on this machine, or has changed: the images are grey."
+
+STORED = "The data set is not on this machine, or has changed: only images that the runs stored are shown."
 
 
 class Example(NamedTuple):
@@ -63,7 +65,7 @@ class GroupPictures:
 
     rows: "image", "truth" and each variant → RGB uint8 (H,W,3) of each image. names: of these images.
     legend: class → colour. examples: variant → outcome → the largest object with it. sheets: caption → large picture.
-    note: a sentence about what is missing.
+    note: how the images were chosen, and what is missing.
     """
 
     rows: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
@@ -117,15 +119,16 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> GroupPi
                 lowest, held, group
             ),
         },
-        note=_note(held, shown),
+        note=_note(held, shown, group),
     )
 
 
-def _note(held: Predictions, shown: Collection[str]) -> str:
-    """What is missing, in a sentence or two."""
+def _note(held: Predictions, shown: Collection[str], group: Group) -> str:
+    """How the images were chosen, and what is missing, in sentences."""
+    chosen = INFLUENTIAL if group.most_influential else "From the worst predicted image to the best."
+    parts = [STORED] if held.stored else [chosen] if held.stored is None else [chosen, GONE]
     lacking = [name for name in shown if name not in held.labels]
-    images = "" if held.stored is None else STORED if held.stored else GONE
-    return " ".join(filter(None, [images, f"No stored predictions: {', '.join(lacking)}." if lacking else ""]))
+    return " ".join(parts + ([f"No stored predictions: {', '.join(lacking)}."] if lacking else []))
 
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
@@ -145,7 +148,7 @@ def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
     first = next(iter(saved))
     test, truth = tests[first], saved[first]["truth"]
     labels = {name: arrays["labels"] for name, arrays in saved.items()}
-    photos = _photos(test)
+    photos = _photos(test, truth)
     if photos is not None:
         return Predictions(photos, truth, labels)
     photos = np.full((*truth.shape, 3), BLANK)
@@ -155,8 +158,8 @@ def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
     return Predictions(photos, truth, labels, list(samples))
 
 
-def _photos(test: TestResult) -> np.ndarray | None:
-    """The images uint8 (N,H,W,3) of the run's data set; None if it is not on this machine."""
+def _photos(test: TestResult, truth: np.ndarray) -> np.ndarray | None:
+    """The images uint8 (N,H,W,3) of the run's data set; None if it is not on this machine, or has other masks."""
     if test.folder is None:
         return None
     try:
@@ -165,7 +168,8 @@ def _photos(test: TestResult) -> np.ndarray | None:
         images = build_data(cfg).roles["report"]
     except (SegstudyError, OSError):
         return None
-    if [s.name for s in images.samples] != list(test.names):
+    same_names = [s.name for s in images.samples] == list(test.names)
+    if not same_names or not np.array_equal(images.cache.masks[images.ids], truth):
         return None
     return np.asarray(images.cache.images[images.ids])
 
