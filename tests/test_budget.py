@@ -1,6 +1,7 @@
 """A study's budget: one number of steps for all its runs, and training that ends at a number of steps."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,6 +134,17 @@ def test_training_ends_at_a_step_within_an_epoch_with_a_validation_and_a_rate_of
     assert len(Rates.used) == 5
     assert Rates.used[-1] > 0
     assert Rates.last == pytest.approx(0, abs=1e-12)
+
+
+def test_a_run_killed_in_its_test_after_a_cut_epoch_is_tested_again_not_trained(tmp_path: Path) -> None:
+    rates = "+callbacks.rates._target_=test_budget.Rates"
+    settings = [*THIN, NO_PICTURES, "trainer.max_steps=5", "trainer.max_epochs=50", rates]
+    once = train(tmp_path / "run", *settings)
+    (tmp_path / "run" / "record.json").write_text(json.dumps(once | {"status": "running"}))
+    again = train(tmp_path / "run", *settings)
+    assert Rates.used == []
+    for key in ("metrics", "steps", "epochs", "threads"):
+        assert again[key] == once[key], key
 
 
 class Rates(L.Callback):
