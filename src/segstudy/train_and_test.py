@@ -165,7 +165,8 @@ def _finish(
     """Save the last weights, test the last or best checkpoint, and complete the record."""
     folder = Path(trainer.default_root_dir)
     # Not `current_epoch`: of a continued run that ended within an epoch, it leaves out the last.
-    epochs, steps = trainer.fit_loop.epoch_progress.current.processed, trainer.global_step
+    epochs: int = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    steps = trainer.global_step
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file() or torch.load(last, mmap=True, weights_only=True)["global_step"] != steps:
         trainer.save_checkpoint(last)  # without the callback `last`, or after an epoch that it leaves out
