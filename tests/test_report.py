@@ -408,6 +408,8 @@ def test_a_title_says_what_a_variant_changes(monkeypatch: pytest.MonkeyPatch) ->
     loss = {"terms": {"a": {"_target_": "segstudy.losses.Dice"}, "b": {"_target_": "x.BinaryCrossEntropy"}}}
     assert titles._words(loss) == "Dice + binary-cross-entropy"
     assert titles._encoder("resnet34", {"name": "resnet34"}, "random (no weights)") == "ResNet-34 (random weights)"
+    lite = "tu-tf_efficientnet_lite0"
+    assert titles._encoder(lite, {"name": lite}, "imagenet, of a package") == "ImageNet EfficientNet-Lite0"
 
 
 def test_pictures_show_each_outcome_and_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

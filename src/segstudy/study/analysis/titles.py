@@ -43,10 +43,11 @@ def _parts(test: TestResult) -> dict[str, str]:
 
 
 def _encoder(words: str, node: Mapping[str, Any], origin: str) -> str:
-    """ImageNet ResNet-34, ResNet-34 (random weights), Preact encoder."""
+    """ImageNet ResNet-34, ResNet-34 (random weights), EfficientNet-Lite0, Preact encoder."""
     if "name" not in node:
         return f"{words} encoder"
     words = re.sub(r"^resnet(\d+)$", r"ResNet-\1", words)
+    words = re.sub(r"^(tu-)?(tf_)?efficientnet[_-](\w+)$", lambda m: f"EfficientNet-{m[3].capitalize()}", words)
     return (
         f"{words} (random weights)" if origin.startswith("random") else f"{'ImageNet ' * ('imagenet' in origin)}{words}"
     )
