@@ -147,6 +147,20 @@ def test_a_run_killed_in_its_test_after_a_cut_epoch_is_tested_again_not_trained(
         assert again[key] == once[key], key
 
 
+def test_a_trial_ends_early_and_notes_what_each_stage_takes(tmp_path: Path) -> None:
+    trial = [
+        "+callbacks.stage_times._target_=segstudy.callbacks.stage_times.StageTimes", "+callbacks.stage_times.steps=2",
+        "+trainer.limit_test_batches=1", "data.val_images=24",
+    ]  # fmt: skip
+    record = train(tmp_path / "run", *THIN, NO_PICTURES, "trainer.max_epochs=50", *trial)
+    assert record["steps"] == 4  # the first two are not timed
+    assert record["epochs"] == 2
+    times = json.loads((tmp_path / "run" / "times.json").read_text())
+    assert times["steps_per_epoch"] == 3
+    assert min(times["step"], times["validation"], times["test"]) > 0
+    assert times["timed"] < record["seconds"]
+
+
 class Rates(L.Callback):
     """Learning rates: of each step, and after the last."""
 

@@ -67,7 +67,7 @@ def launch(
         sys.exit(2)
     if number == 1:
         return one_by_one(runs, first)
-    interruption.place = str(sweep.folder)
+    interruption.place = str(sweep.folder.absolute())
     print_line(f"{number} runs at once, {threads} thread{'s' * (threads > 1)} each")
     jobs = (sweep.job(sweep.compose(given, first + i)) for i, given in enumerate(runs))
     with Display(short_names(runs)) as show:
