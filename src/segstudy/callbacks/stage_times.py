@@ -27,7 +27,7 @@ class StageTimes(L.Callback):
         self.validation: list[float] = []  # batches
         self.saving: list[float] = []
         self.test: list[float] = []  # batches
-        self.steps_per_epoch, self.validations = 1, 0
+        self.steps_per_epoch, self.validations, self.val_batches = 1, 0, 0
         self.began = 0.0
         self.validated: float | None = None
 
@@ -44,8 +44,9 @@ class StageTimes(L.Callback):
         if len(timed) >= self.limit or (len(timed) > 1 and sum(timed) > self.seconds):
             trainer.should_stop = True
 
-    def on_validation_start(self, *_: Any) -> None:
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.validations += 1
+        self.val_batches = len(trainer.val_dataloaders or ())  # after training, Lightning has forgotten them
         self.began = time.perf_counter()
 
     def on_validation_batch_end(self, *_: Any) -> None:
@@ -67,7 +68,7 @@ class StageTimes(L.Callback):
         steps, validations = self.steps[WARMUP:] or self.steps, max(self.validations, 1)
         values = {
             "step": sum(steps) / len(steps) * trainer.accumulate_grad_batches,
-            "validation": _mean(self.validation) * len(trainer.val_dataloaders or ()) + sum(self.saving) / validations,
+            "validation": _mean(self.validation) * self.val_batches + sum(self.saving) / validations,
             "test": _mean(self.test) * len(trainer.test_dataloaders or ()),
             "timed": sum([*self.steps, *self.validation, *self.saving, *self.test]),
             "steps_per_epoch": self.steps_per_epoch,
