@@ -85,7 +85,7 @@ def test_classes_are_a_long_tail_in_the_stated_order(many: np.ndarray) -> None:
     share = (many[:, 1:CLASSES] > 0).mean(0)
     by_pattern = np.array([share[:2].sum(), share[2:4].sum(), share[4], share[5]])
     assert (np.diff(by_pattern) < 0).all()
-    assert share.min() > 0.2  # 200 images hold at least 20 of each class, as verdicts need
+    assert share.min() > 0.2  # 100 images hold at least 20 of each class, as verdicts need
     assert (np.diff(FREQUENCY) < 0).all()
     assert FREQUENCY.sum() == pytest.approx(1)
 

@@ -63,7 +63,7 @@ class Scenes(SegmentationData):
     def __init__(
         self,
         train_images: int = 800,
-        val_images: int = 200,
+        val_images: int = 120,
         scene_seed: int = 0,
         size: int | Sequence[int] = (32, 112),
         batch_size: int = 9,
