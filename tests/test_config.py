@@ -71,7 +71,7 @@ def test_the_experiment_is_the_sweep() -> None:
     text = (CONF / "experiment" / "ablation.yaml").read_text()
     sweep = OmegaConf.create(text)
     assert sweep.hydra.mode == "MULTIRUN"
-    assert sweep.hydra.sweeper.params.model == "v1,v2,v3,v4"
+    assert sweep.hydra.sweeper.params.model == "v1,v2,v3,v4,v4_lite"
 
 
 @pytest.mark.parametrize("given", ["callbacks=crf", "callbacks=default,crf", "callbacks=[crf,best]"])
