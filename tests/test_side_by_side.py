@@ -43,21 +43,21 @@ class Kill(Good):
 
 def status_of(study: Path) -> dict[str, str]:
     records = {p.parent.name: json.loads(p.read_text()) for p in study.glob("*/record.json")}
-    return {name.split("my_loss.")[-1].split("_")[0]: record["status"] for name, record in records.items()}
+    return {name.split("losses_of_a_study.")[-1].split("_")[0]: record["status"] for name, record in records.items()}
 
 
 def test_a_failed_and_a_killed_run_stop_no_other_and_the_others_weights_are_those_of_a_single_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_loss.py").write_text(LOSSES)
-    done = command(tmp_path, *AT_ONCE, "loss._target_=my_loss.Bad,my_loss.Kill,my_loss.Good", OMP_NUM_THREADS="2")
+    (tmp_path / "losses_of_a_study.py").write_text(LOSSES)
+    done = command(tmp_path, *AT_ONCE, "loss._target_=losses_of_a_study.Bad,losses_of_a_study.Kill,losses_of_a_study.Good", OMP_NUM_THREADS="2")
     assert done.returncode == 1
     assert "2 runs at once, 1 thread each" in done.stdout
     assert status_of(tmp_path / "runs" / "s") == {"Bad": "failed", "Kill": "running", "Good": "done"}
     lines = done.stdout.splitlines()
     assert sum(line.endswith(": started") for line in lines) == 3
-    assert any("my_loss.Bad: TrainingError: the loss became nan at step 1" in line for line in lines)
-    assert any("my_loss.Kill: its process was killed by signal 9" in line for line in lines)
+    assert any("losses_of_a_study.Bad: TrainingError: the loss became nan at step 1" in line for line in lines)
+    assert any("losses_of_a_study.Kill: its process was killed by signal 9" in line for line in lines)
     last = next(line for line in lines if line.startswith("failed or unfinished"))
     assert "Bad" in last
     assert "Kill" in last
@@ -66,7 +66,7 @@ def test_a_failed_and_a_killed_run_stop_no_other_and_the_others_weights_are_thos
     (good,) = (tmp_path / "runs" / "s").glob("*Good*")
     assert (good / "log.txt").read_text().count("train loss") == 2
     monkeypatch.syspath_prepend(tmp_path)
-    alone = train(tmp_path / "alone", *THIN, NO_PICTURES, "study=s", "loss._target_=my_loss.Good")
+    alone = train(tmp_path / "alone", *THIN, NO_PICTURES, "study=s", "loss._target_=losses_of_a_study.Good")
     weights = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
                for folder in (good, tmp_path / "alone")]  # fmt: skip
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
