@@ -240,7 +240,7 @@ def test_start_from_what_is_not_there_or_does_not_fit(started: Path, tmp_path: P
 
 def test_the_state_dict_is_the_plain_networks(started: Path) -> None:
     state = torch.load(started / "checkpoints" / "network.pth", weights_only=True)
-    network, _ = build_network(compose_config(SCENES), 8, load_weights=False)
+    network, _ = build_network(compose_config(SCENES), 7, load_weights=False)
     network.load_state_dict(state)
 
 

@@ -135,7 +135,7 @@ def test_where_not_even_two_images_fit(most: int, limit: int, monkeypatch: pytes
 
 def test_too_little_memory_for_the_rates_names_the_other_search(monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, 4)
-    with pytest.raises(TrainingError, match=r"data\.batch_size=8(.|\n)*find batch"):
+    with pytest.raises(TrainingError, match=r"data\.batch_size=9(.|\n)*find batch"):
         find_lr(trial(THIN), steps=20)
 
 

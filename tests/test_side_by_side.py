@@ -50,7 +50,12 @@ def test_a_failed_and_a_killed_run_stop_no_other_and_the_others_weights_are_thos
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "losses_of_a_study.py").write_text(LOSSES)
-    done = command(tmp_path, *AT_ONCE, "loss._target_=losses_of_a_study.Bad,losses_of_a_study.Kill,losses_of_a_study.Good", OMP_NUM_THREADS="2")
+    done = command(
+        tmp_path,
+        *AT_ONCE,
+        "loss._target_=losses_of_a_study.Bad,losses_of_a_study.Kill,losses_of_a_study.Good",
+        OMP_NUM_THREADS="2",
+    )
     assert done.returncode == 1
     assert "2 runs at once, 1 thread each" in done.stdout
     assert status_of(tmp_path / "runs" / "s") == {"Bad": "failed", "Kill": "running", "Good": "done"}

@@ -84,7 +84,7 @@ def test_the_auxiliary_head_changes_only_training() -> None:
 def test_the_auxiliary_loss_reaches_the_encoder_with_its_weight() -> None:
     from segstudy.build import build_data, build_module
 
-    thin = ["model=v1", "encoder.widths=[8,8,8,8,8]", "decoder.widths=[8,8,8,8]", "data.train_images=8", "data.size=32"]
+    thin = ["model=v1", "encoder.widths=[8,8,8,8,8]", "decoder.widths=[8,8,8,8]", "data.train_images=9", "data.size=32"]
     cfg = compose_config([*thin, "network.auxiliary=0.4"])
     data = build_data(cfg)
     network, _ = build_network(cfg, len(data.classes), load_weights=False)
