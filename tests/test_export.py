@@ -35,7 +35,7 @@ SCENES = ["data.train_images=4", "data.val_images=3", "data.batch_size=2"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run on scenes, whose eight classes its record names."""
+    """A folder with a run on scenes, whose seven classes its record names."""
     home = tmp_path_factory.mktemp("home")
     make_run(home / "run", *SCENES, f"data.cache_dir={home / 'cache'}", classes=7)
     record = json.loads((home / "run" / "record.json").read_text())
@@ -71,7 +71,7 @@ def agree(run: Path, found: Any, batch: int, height: int, width: int) -> None:
 def test_onnx_takes_any_size_and_needs_no_constants(home: Path, written: Path) -> None:
     session = onnxruntime.InferenceSession(str(written))
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
-    assert session.get_outputs()[0].shape == ["batch", 8, "height", "width"]
+    assert session.get_outputs()[0].shape == ["batch", 7, "height", "width"]
     for size in ((1, 32, 32), (2, 17, 41), (3, 40, 23), (1, 5, 64)):
         agree(home / "run", lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0]), *size)
 
