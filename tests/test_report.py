@@ -533,3 +533,13 @@ def test_a_browser_has_no_complaint(written: Path, tmp_path: Path) -> None:
     picture = np.asarray(Image.open(shot).convert("RGB"))
     # The orange of "mixed" is drawn by the page and by the figure of outcomes.
     assert (np.abs(picture.astype(int) - (0xE6, 0x9F, 0x00)).sum(2) < 12).sum() > 200
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width", "blocks"),
+    [(6, 32, 112, [3, 3]), (4, 32, 112, [3, 1]), (2, 32, 112, [2]), (6, 64, 64, [6]), (6, 32, 64, [6]), (0, 1, 1, [])],
+)
+def test_wide_images_stand_in_blocks_of_three(count: int, height: int, width: int, blocks: list[int]) -> None:
+    images = [np.zeros((height, width, 3), np.uint8)] * count
+    held = GroupPictures(rows={"image": images, "truth": images})
+    assert [len(images[block]) for block in held.blocks] == blocks

@@ -35,9 +35,6 @@ WIDTH, MARGIN, LABEL = 12.0, 0.15, 0.75
 
 TILE, ROW, LINE = 0.6, 1.02, 0.26
 
-WIDE_COLUMNS = 3
-"""Wide images stand in blocks of so many columns."""
-
 COLORS = VERDICTS | {"ahead": VERDICTS["better"], "behind": VERDICTS["worse"], "undecided": MUTED}
 
 
@@ -79,14 +76,13 @@ def _picture(ax: Axes, x: float, y: float, width: float, array: np.ndarray, smoo
 
 def _images(ax: Axes, held: GroupPictures, y: float) -> float:
     """The same images through all variants, and the legend; returns where they end."""
-    count, first = max(map(len, held.rows.values())), next(iter(held.rows.values()))[0]
-    columns = min(count, WIDE_COLUMNS) if first.shape[1] > 2 * first.shape[0] else count
-    width = 4.5 / columns
-    for start in range(0, count, columns):
+    blocks = held.blocks
+    width = 4.5 / max(len(row[blocks[0]]) for row in held.rows.values())
+    for block in blocks:
         for name, row in held.rows.items():
             heights = [
                 _picture(ax, LABEL + i * width, y, width - 0.02, array, name == "image")
-                for i, array in enumerate(row[start : start + columns])
+                for i, array in enumerate(row[block])
             ]
             _text(ax, MARGIN, y + max(heights) / 2, shorten(name, 8), va="center", fontweight="bold")
             y += max(heights) + 0.02

@@ -50,8 +50,9 @@ class Embedded(NamedTuple):
 class Section:
     """A group of variants with its plots and pictures.
 
-    shown: the variants of the first screen. images: "image", "truth" and each variant → the same images. examples:
-    variant → outcome → picture. sheets: large pictures; sheets_left_out: number of those without room.
+    shown: the variants of the first screen. images: "image", "truth" and each variant → the same images; blocks: their
+    columns that stand side by side. examples: variant → outcome → picture. sheets: large pictures; sheets_left_out:
+    number of those without room.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Section:
     plots: Mapping[str, Embedded]
     shown: Sequence[Variant] = ()
     images: Mapping[str, Sequence[Embedded]] = field(default_factory=dict)
+    blocks: Sequence[slice] = ()
     legend: Mapping[str, str] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, Embedded]] = field(default_factory=dict)
     sheets: Sequence[Embedded] = ()
@@ -86,7 +88,7 @@ def make_section(group: Group, number: int, folder: Path, held: GroupPictures, b
     legend = {name: f"rgb({red} {green} {blue})" for name, (red, green, blue) in held.legend.items()}
     section = Section(
         number, group, draw_plots(group, number, folder), [v for v in group.variants if v.name in names], images,
-        legend, examples, sheets, len(held.sheets) - len(sheets), held.note,
+        held.blocks, legend, examples, sheets, len(held.sheets) - len(sheets), held.note,
     )  # fmt: skip
     return section, used
 

@@ -42,6 +42,9 @@ BLANK = np.uint8(210)
 MOST, SHOWN = 5, 6
 """Largest number of variants and of images in one picture; with more, each would be too small."""
 
+WIDE_COLUMNS = 3
+"""Images more than twice as wide as high stand in blocks of so many columns."""
+
 SEARCHED = 100
 """Examples of outcomes come from the first hundred images."""
 
@@ -74,6 +77,16 @@ class GroupPictures:
     examples: Mapping[str, Mapping[str, Example]] = field(default_factory=dict)
     sheets: Mapping[str, np.ndarray] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The columns that stand side by side: all of them, or three at a time where the images are wide."""
+        images = next(iter(self.rows.values()), ())
+        if not len(images):
+            return []
+        height, width = images[0].shape[:2]
+        side_by_side = WIDE_COLUMNS if width > 2 * height else len(images)
+        return [slice(start, start + side_by_side) for start in range(0, len(images), side_by_side)]
 
 
 @dataclass(frozen=True)
