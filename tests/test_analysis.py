@@ -281,7 +281,7 @@ def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         "failed": json.dumps({"status": "failed", "error": "out of memory"}),
         "half": json.dumps({"status": "running"}),
         "old": json.dumps({"status": "done", "class_names": ["a"], "data": {
-            "name": "X", "size": [1, 1], "roles": {"report": "r"}, "background": 0}}),
+            "name": "X", "size": [1, 1], "roles": {"report": {"split": "r", "images": 4}}, "background": 0}}),
     }.items():  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(text)
@@ -360,7 +360,7 @@ def test_images_without_counted_pixels_have_no_figures_and_raise_no_warning() ->
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numpy leaves the cut file open
 def test_a_seed_counts_once_and_a_cut_file_ends_no_report(tmp_path: Path) -> None:
-    data = {"name": "X", "size": [1, 1], "roles": {"report": "r"}, "background": 0}
+    data = {"name": "X", "size": [1, 1], "roles": {"report": {"split": "r", "images": 4}}, "background": 0}
     record = {"status": "done", "class_names": ["a"], "data": data, "seed": 0}
     for name, changes in {"v1": ["model=v1"], "v1_seed=0": ["model=v1", "seed=0"], "v2": ["model=v2"]}.items():
         (tmp_path / name / "test").mkdir(parents=True)
@@ -430,7 +430,7 @@ def test_brackets_and_damaged_records_end_no_table(tmp_path: Path) -> None:
 
 
 def test_runs_with_another_background_are_not_compared() -> None:
-    data = {"name": "X", "size": [1, 1], "roles": {"report": "r"}}
+    data = {"name": "X", "size": [1, 1], "roles": {"report": {"split": "r", "images": 4}}}
     runs = {str(b): {"data": data | {"background": b}, "class_names": ["a"]} for b in (0, None)}
     assert [list(group) for group in comparable(runs)] == [["0"], ["None"]]
 

@@ -29,6 +29,7 @@ from segstudy.inspection.trial import check_trains
 from segstudy.module import SegmentationModule
 from segstudy.networks.normalize import normalize_of
 from segstudy.runs.checkpoints import resume_checkpoint, set_normalization
+from segstudy.runs.headline import headline_metrics, headline_size
 from segstudy.runs.history import read_history
 from segstudy.runs.record import Record, environment
 from segstudy.runs.tables import print_classes
@@ -134,7 +135,8 @@ def _test_before(
     build_tester(cfg, subfolder(folder, "before"), [counts]).test(module, datamodule=data, verbose=False)
     before = dataset_metrics(counts.total, data.classes)["metrics"]
     record.note(metrics_before=before)
-    console.print(f"before: mIoU {format_number(before['network']['miou'])} on {counts.images} images")
+    miou = before[headline_size(record.values)]["miou"]
+    console.print(f"before: mIoU {format_number(miou)} on {counts.images} images")
 
 
 @contextmanager
@@ -186,9 +188,10 @@ def _finish(
     images, whole = entries["images_tested"], len(data.roles["report"])
     entries["data"] = record.values["data"] | {"protocol": protocol_of_images(data.protocol(), images, whole)}
     record.note(status="done", epochs=epochs, steps=steps, seconds=seconds, **entries, **speed)
-    log_final_metrics(trainer, steps, hyperparameters(cfg, folder.name), entries["metrics"]["network"])
+    metrics = headline_metrics(record.values)
+    log_final_metrics(trainer, steps, hyperparameters(cfg, folder.name), metrics)
     if failed_loggers:
         record.note(not_measured=record.values["not_measured"] | failed_loggers)
-    tell_study("tested", entries["metrics"]["network"]["miou"])
+    tell_study("tested", metrics["miou"])
     print_classes(record.values, console, "test" if images == whole else f"test on {images} of {whole} images")
     console.print(f"run folder: {folder}", soft_wrap=True)

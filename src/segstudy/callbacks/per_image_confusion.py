@@ -18,8 +18,7 @@ from segstudy.files import atomic_write
 from segstudy.labels import labels_at
 from segstudy.measures.stored_rows import total_confusion
 from segstudy.metrics import class_table, confusion, summary
-
-SIZES = ("network", "original")
+from segstudy.runs.headline import SIZES
 
 
 class PerImageConfusion(L.Callback):

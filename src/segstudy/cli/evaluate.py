@@ -92,7 +92,7 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
         for name, c in counts.items()
     }
     last = list(rows)[-1]
-    print_classes(rows[last], console, last)
+    print_classes(rows[last] | {"data": dataset.describe()}, console, last)
     if len(rows) > 1:
         tests.print_rows(rows, len(members))
     lines = {m.name: tests.against_record(rows[m.name]["metrics"], dataset, m.record) for m in members}

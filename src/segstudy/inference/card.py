@@ -24,7 +24,6 @@ from jinja2 import Environment, StrictUndefined
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from segstudy.callbacks.per_image_confusion import SIZES
 from segstudy.config.run_folder import read_config
 from segstudy.config.run_names import hyperparameters
 from segstudy.data.datamodule import SegmentationData
@@ -39,6 +38,7 @@ from segstudy.formatting import MISSING, format_duration, format_millions, forma
 from segstudy.inference.latency import Latency, measure_latency
 from segstudy.inference.loading import load_runs
 from segstudy.inference.model import Model
+from segstudy.runs.headline import SIZES, Size, headline_metrics, headline_size, headline_words, training_size
 from segstudy.runs.listing import counted
 from segstudy.runs.record import environment, read_entries, read_record
 from segstudy.runs.tables import EXTRA_METRICS, command
@@ -153,6 +153,7 @@ def jinja_environment() -> Environment:
     jinja.globals |= {
         "table": markdown_table, "counted": counted, "roles": ROLES, "metric_table": metric_table,
         "class_table": class_table, "failure_table": failure_table,
+        "headline_words": headline_words, "training_size": training_size,
     }  # fmt: skip
     return jinja
 
@@ -179,7 +180,7 @@ def measure_speeds(folder: Path) -> list[Latency]:
 def front_matter(card: Mapping[str, Any]) -> str:
     """The YAML front matter for model hubs."""
     figures = {"mean_iou": ("mIoU", "miou"), "accuracy": ("pixel accuracy", "pixel_accuracy")}
-    record, metrics = card["record"], card["record"]["metrics"].get("network", {})
+    record, metrics = card["record"], headline_metrics(card["record"])
     report = record["data"]["roles"]["report"]
     results = [
         EvalResult(
@@ -243,39 +244,51 @@ def read_test(folder: Path, record: Mapping[str, Any], cfg: DictConfig) -> CardT
     return CardTest(result, analyse([result], plan, "this network"))
 
 
+def shown_sizes(record: Mapping[str, Any]) -> tuple[Size, ...]:
+    """The sizes of a card's tables: the original size alone if that is the headline size."""
+    return SIZES if headline_size(record) == "network" else ("original",)
+
+
 def metric_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[str]]:
-    """mIoU and accuracies at both sizes, with intervals; from the record, without intervals, if the test's files are
+    """A head, then mIoU and accuracies with intervals; from the record, without intervals, if the test's files are
     missing."""
+    sizes = shown_sizes(record)
+    heads = {"network": f"at the network's size, {headline_words(record)}", "original": "at each image's original size"}
 
     def cell(metric: str, size: str, keep: np.ndarray | None = None) -> str:
         if test is None:
             return format_number(record["metrics"].get(size, {}).get(metric))
         return format_estimate(test.estimate(metric, size, keep))
 
-    rows = [[name, *(cell(metric, size) for size in SIZES)] for name, metric in METRICS.items()]
+    rows = [["", *(heads[size] for size in sizes)]]
+    rows += [[name, *(cell(metric, size) for size in sizes)] for name, metric in METRICS.items()]
     supported = np.zeros(0, bool) if test is None else test.group.supported
     if test and supported.any() and (supported != (test.result.counts.truth.sum(0) > 0)).any():
         name = f"mIoU of the {supported.sum()} classes in {test.group.min_images} or more images"
-        rows.insert(1, [name, *(cell("miou", size, supported) for size in SIZES)])
+        rows.insert(2, [name, *(cell("miou", size, supported) for size in sizes)])
     extra = {name: record[key] for key, name in EXTRA_METRICS.items() if key in record}
-    return rows + [[f"mIoU, {name}", format_number(values.get("miou")), MISSING] for name, values in extra.items()]
+    more = [MISSING] * (len(sizes) - 1)
+    return rows + [[f"mIoU, {name}", format_number(values.get("miou")), *more] for name, values in extra.items()]
 
 
 def class_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[str]]:
     """A head, and a row for each class with truth in the reported images at one of the sizes."""
-    network, original = ({row["class"]: row for row in record["classes"].get(size, ())} for size in SIZES)
-    rows = [["class", "IoU (95 %)", "IoU, original size", "recall", "precision", "images", "share of pixels"]]
+    headline, *others = shown_sizes(record)
+    of_size = {size: {row["class"]: row for row in record["classes"].get(size, ())} for size in SIZES}
+    more = [f"IoU, {size} size" for size in others]
+    rows = [["class", "IoU (95 %)", *more, "recall", "precision", "images", "share of pixels"]]
     for c, name in enumerate(record["class_names"]):
-        here, full = network.get(name, {}), original.get(name, {})
-        if not (here.get("share") or full.get("share")):
+        here = of_size[headline].get(name, {})
+        if not any(of_size[size].get(name, {}).get("share") for size in SIZES):
             continue
         iou, images = format_number(here.get("iou", math.nan)), MISSING
         if test is not None:
             few = test.group.class_images[c] < test.group.min_images
             one = np.arange(len(record["class_names"])) == c
-            iou = f"{iou} (few images)" if few else format_estimate(test.estimate("miou", "network", one))
+            iou = f"{iou} (few images)" if few else format_estimate(test.estimate("miou", headline, one))
             images = f"{test.group.class_images[c]:,}"
-        shares = (format_number(each) for each in (full.get("iou"), here.get("recall"), here.get("precision")))
+        ious = (of_size[size].get(name, {}).get("iou") for size in others)
+        shares = (format_number(each) for each in (*ious, here.get("recall"), here.get("precision")))
         rows.append([name, iou, *shares, images, f"{here.get('share', 0):.2%}"])
     return rows
 

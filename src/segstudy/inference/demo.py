@@ -31,6 +31,7 @@ from segstudy.inference.loading import load_each_run
 from segstudy.inference.model import Model
 from segstudy.inference.photos import pixel_limit
 from segstudy.labels import scores_at
+from segstudy.runs.headline import headline_metrics
 
 if TYPE_CHECKING:
     import gradio
@@ -230,7 +231,7 @@ class Demo:
     def about(self) -> list[list[str]]:
         """Name, folder, training size, test mIoU and classes of each network."""
         return [
-            [m.name, m.folder.name, "×".join(map(str, m.size)), f"{m.record['metrics']['network']['miou']:.3f}",
+            [m.name, m.folder.name, "×".join(map(str, m.size)), f"{headline_metrics(m.record)['miou']:.3f}",
              ", ".join(m.classes)]
             for m in self.models
         ]  # fmt: skip

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from segstudy.build import build_test_module, build_tester, testing_callbacks
-from segstudy.callbacks.per_image_confusion import SIZES, protocol_of_images, test_record
+from segstudy.callbacks.per_image_confusion import protocol_of_images, test_record
 from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
@@ -42,6 +42,7 @@ from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_at
 from segstudy.metrics import confusion
 from segstudy.precision import choose_device, describe_device
+from segstudy.runs.headline import SIZES
 from segstudy.runs.locking import run_lock
 from segstudy.runs.record import Record, environment
 

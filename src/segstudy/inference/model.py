@@ -18,6 +18,7 @@ from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
 from segstudy.precision import AUTOCAST, choose_device, describe_device
+from segstudy.runs.headline import headline_metrics
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or RGB or grey values: uint8 (H,W,3) or (H,W), or a tensor (3,H,W), uint8 or float in 0…1."""
@@ -56,7 +57,7 @@ class Model:
         self.network = TwoChannels(member.network).to(self.device).eval()
 
     def __repr__(self) -> str:
-        miou = self.record.get("metrics", {}).get("network", {}).get("miou")
+        miou = headline_metrics(self.record).get("miou")
         tested = "" if miou is None else f", mIoU {miou:.3f}"
         return f"Model({self.name}, {len(self.classes)} classes{tested})"
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, test_record
 from segstudy.callbacks.per_image_errors import PerImageErrors
+from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import TrainingError
 from segstudy.module import SegmentationModule
 from segstudy.precision import choose_device
@@ -43,9 +44,10 @@ def test(
         ).test(module, **where, verbose=False)  # fmt: skip
         if errors.not_measured.get("measures"):
             raise TrainingError(f"the images could not be measured: {errors.not_measured['measures']}")
-        record = test_record([counts, errors], module.classes) | {
-            "class_names": module.classes, "data": {"background": getattr(data, "background", module.background)},
-        }  # fmt: skip
+        about = {"background": getattr(data, "background", module.background)}
+        if isinstance(data, SegmentationData):
+            about = data.describe()
+        record = test_record([counts, errors], module.classes) | {"class_names": module.classes, "data": about}
         return replace(read_run(Path(folder), record, name or type(module.network).__name__), folder=None)
 
 

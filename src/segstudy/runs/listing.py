@@ -20,6 +20,7 @@ from rich.table import Table
 from segstudy.errors import ConfigError, DataError, did_you_mean, list_found
 from segstudy.files import open_lock, read_text
 from segstudy.formatting import format_duration, format_number
+from segstudy.runs.headline import headline_size
 from segstudy.runs.history import last_epoch
 from segstudy.runs.record import read_entries
 from segstudy.runs.tables import variants
@@ -60,6 +61,10 @@ class Run:
             value = value.get(key) if isinstance(value, Mapping) else None
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return value if number else None
+
+    def headline(self, metric: str) -> float | None:
+        """A metric at the run's headline size; None as in `figure`."""
+        return self.figure("metrics", headline_size(self.record), metric)
 
 
 def with_status(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
@@ -200,7 +205,7 @@ def _cells(run: Run) -> dict[str, str]:
     if run.planned is not None and run.epochs != run.planned:
         epochs += f" of {run.planned}"
     return {
-        "mIoU": format_number(run.figure("metrics", "network", "miou")),
+        "mIoU": format_number(run.headline("miou")),
         "original": format_number(run.figure("metrics", "original", "miou")),
         "epochs": epochs,
         "time": format_duration(run.figure("seconds")),
@@ -227,9 +232,9 @@ def as_json(runs: Sequence[Run]) -> str:
         {
             "folder": str(run.folder), "study": run.study, "name": run.name, "status": run.status, "error": run.error,
             "changes": run.record.get("changes"), "seed": run.figure("seed"),
-            "miou": run.figure("metrics", "network", "miou"),
+            "miou": run.headline("miou"), "miou_at": headline_size(run.record),
             "miou_original": run.figure("metrics", "original", "miou"),
-            "pixel_accuracy": run.figure("metrics", "network", "pixel_accuracy"),
+            "pixel_accuracy": run.headline("pixel_accuracy"),
             "selected_on_reported": run.selected_on_reported,
             "epochs": run.epochs, "max_epochs": run.planned, "seconds": run.figure("seconds"),
             "bytes": run.bytes, "started": run.record.get("started"),

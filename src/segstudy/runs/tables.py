@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segstudy.formatting import format_duration, format_number
+from segstudy.runs.headline import headline_size, headline_words, training_size
 from segstudy.runs.record import read_study_records, run_order
 
 EXTRA_METRICS = {"metrics_tta": "with views", "metrics_crf": "with CRF"}
@@ -33,7 +34,8 @@ def print_study(folder: Path, console: Console) -> list[str]:
         console.print(_table(group))
     if len(groups) > 1:
         console.print(
-            "[bold]several tables: runs with different data, sizes, protocols or ways of selection cannot be compared",
+            "[bold]several tables: runs on different images, with different protocols or ways of selection cannot be "
+            "compared; older runs at different sizes neither",
             soft_wrap=True,
         )
     for name, r in named.items():
@@ -47,18 +49,23 @@ def print_study(folder: Path, console: Console) -> list[str]:
 
 
 def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-    """Groups of comparable runs: the same reported images, size, classes, background and protocol. Runs selected as in
-    a publication (`reproduce`) form their own groups. A run that failed before it opened its data joins the first.
+    """Groups of comparable runs: the same reported images, classes, background and protocol; without "files" in the
+    records of older runs, also the same size. Runs selected as in a publication (`reproduce`) form their own groups. A
+    run that failed before it opened its data joins the first.
     """
     groups: dict[str, dict[str, dict[str, Any]]] = {}
+    reports = [r["data"]["roles"]["report"] for r in runs.values() if "data" in r]
+    files = {report.get("fingerprint"): report["files"] for report in reports if "files" in report}
     without_data = {}
     for name, r in runs.items():
         if "data" not in r:
             without_data[name] = r
             continue
-        data = r["data"]
-        kind = [data["name"], data["size"], data.get("protocol", ""), data["roles"]["report"], r.get("class_names")]
-        kind += [data.get("background"), r.get("reproduce")]
+        data, report = r["data"], r["data"]["roles"]["report"]
+        fingerprint = report.get("fingerprint")
+        images = files.get(fingerprint, [data["size"], fingerprint])
+        kind = [data["name"], data.get("protocol", ""), report["split"], report["images"], images]
+        kind += [r.get("class_names"), data.get("background"), r.get("reproduce")]
         groups.setdefault(json.dumps(kind), {})[name] = r
     if not groups:
         return [without_data] if without_data else []
@@ -72,20 +79,23 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
     table = Table(caption=caption, caption_justify="left")
     published = any(r.get("reproduce") for r in runs.values())
     left = ("variant", "status", "encoder from")
-    figures = ("mIoU", "mIoU original", "accuracy", *(["as published"] if published else []))
-    for column in ("variant", "status", *figures, "images/s", "time", *(left[2:] if len(origins) > 1 else [])):
+    size = headline_size(*runs.values())
+    figures = {"mIoU": (size, "miou"), "mIoU original": ("original", "miou"), "accuracy": (size, "pixel_accuracy")}
+    if size == "original":
+        del figures["mIoU original"]  # the first column
+    columns = [*figures, "as published"] if published else [*figures]
+    for column in ("variant", "status", *columns, "images/s", "time", *(left[2:] if len(origins) > 1 else [])):
         table.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for name, r in runs.items():
         metrics = r.get("metrics", {})
-        network, original = metrics.get("network", {}), metrics.get("original", {})
-        values = (network.get("miou"), original.get("miou"), network.get("pixel_accuracy"))
-        miou, whole, accuracy = map(format_number, values)
+        values = [metrics.get(at, {}).get(key) for at, key in figures.values()]
+        cells = list(map(format_number, values))
         # results of runs selected as in a publication are not compared: they have their own column
-        as_published = "–" if values[0] is None else f"mIoU {miou}, accuracy {accuracy}"
+        as_published = "–" if values[0] is None else f"mIoU {cells[0]}, accuracy {cells[-1]}"
         status = r.get("status", "?") + ("*" if r.get("selected_on_reported") else "")
         table.add_row(
             escape(name), f"[red]{status}" if status == "failed" else status,
-            *(["–", "–", "–", as_published] if published else [miou, whole, accuracy]),
+            *(["–"] * len(figures) + [as_published] if published else cells),
             format_number(r.get("images_per_second"), 1), format_duration(r.get("seconds")),
             *([encoder_origin(r)] if len(origins) > 1 else []),
         )  # fmt: skip
@@ -116,16 +126,19 @@ def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def print_classes(record: Mapping[str, Any], console: Console, title: str = "test") -> None:
-    """Print a run's table of classes at network size, and its metrics at both sizes."""
-    table = Table(title=f"{escape(title)}, at network size")
+    """Print a run's table of classes at its headline size, and its metrics at both sizes."""
+    headline, metrics = headline_size(record), record["metrics"]
+    table = Table(title=f"{escape(title)}, at {headline} size")
     for column in ("class", "IoU", "recall", "precision", "share of pixels"):
         table.add_column(column, justify="left" if column == "class" else "right")
-    for row in record["classes"]["network"]:
+    for row in record["classes"][headline]:
         table.add_row(row["class"], *(format_number(row[k]) for k in ("iou", "recall", "precision", "share")))
     console.print(table)
     earlier = record.get("metrics_before", {})
     figures = {f"{size} size before": earlier[size] for size in earlier}
-    figures |= {f"{size} size": values for size, values in record["metrics"].items()}
+    # Crops that are not resized have the same metrics at both sizes: printed once.
+    once = headline == "original" and metrics.get("network") == metrics["original"]
+    figures |= {f"{size} size": values for size, values in metrics.items() if not (once and size == "network")}
     figures |= {name: record[key] for key, name in EXTRA_METRICS.items() if key in record}
     for size, values in figures.items():
         text = "  ".join(f"{name} {format_number(value)}" for name, value in values.items())
@@ -146,7 +159,7 @@ def command(record: Mapping[str, Any]) -> str:
 
 
 def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
-    """The data, size and protocol of a table's runs."""
+    """The data, headline size and protocol of a table's runs."""
     described = [r["data"] for r in runs.values() if "data" in r]
     if not described:
         return ""
@@ -154,12 +167,13 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     report = data["roles"]["report"]
     fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
     fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
+    if headline_size(*runs.values()) == "original":
+        fit += f" {' or '.join(sorted({training_size(d) for d in described}))}"
     once = len(runs) > 1 and len({r.get("seed") for r in runs.values()}) == 1
     chance = "; one seed per variant: differences may be due to chance" if once else ""
-    size = "×".join(map(str, data["size"]))
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     return (
-        f"{data['name']}{protocol} at {size}; trained on {fit}, "
+        f"{data['name']}{protocol} at {headline_words(*runs.values())}; trained on {fit}, "
         f"reported on {report['images']} of {report['split']!r}{chance}. "
         "mIoU: mean over all classes with truth"
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 from segstudy.errors import DataError
 from segstudy.files import write_text
 from segstudy.formatting import format_number, format_range, format_signed
+from segstudy.runs.headline import Size, headline_size, headline_words
 from segstudy.runs.history import read_history
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import EXTRA_METRICS
@@ -22,6 +23,11 @@ from segstudy.study.readings import BATCHES, DEFINITIONS, RULES, dataset
 
 SAME = ("dataset", "per image", "per batch", "other batch means")
 """Groups of definitions of mIoU for the same predictions."""
+OTHER_SIZES: dict[Size, tuple[str, str, str]] = {
+    "original": ("at each image's original size", "as the first row", "VOC devkit, mmseg"),
+    "network": ("at the size that the network saw", "as the first row", "notebooks"),
+}
+"""The size that is not the headline size: name, formula, and who reports at it."""
 UNMEASURED = (
     "void as an extra class or mapped to background (journey): 255 is not in the counts",
     "soft IoU of probabilities, IoU of each class at a threshold of 0.5: only labels were counted",
@@ -100,8 +106,9 @@ class Audit:
 
 def audit(folder: Path) -> Audit:
     """Evaluate a run under all definitions. Raises ConfigError if it is no run, DataError if it is not tested."""
-    record, counts, original = read_tested(folder)
-    data = record.get("data", {})
+    record, of_size = read_tested(folder)
+    size = headline_size(record)
+    counts, data = of_size[size], record.get("data", {})
     background = background_class(data, record["class_names"])
     floor = int(counts.truth.sum(0).argmax()) if background is None else background
     base, level = counts.constant(floor), dataset(counts)
@@ -113,23 +120,25 @@ def audit(folder: Path) -> Audit:
         read(d.group, d.name, d.formula, d.who, d.measure(counts, background), d.measure(base, background))
         for d in DEFINITIONS
     ]
-    if "size" in data:
+    if "size" in data and size == "network":  # else the sizes of the images are not recorded
         value, low = (void_as_error(k, data["size"]) for k in (counts.counted(), base.counted()))
         readings.append(read("accuracy", "pixel accuracy, void an error", "ΣΣH / all pixels, those of 255 included",
                              "notebooks: (prediction == mask).mean()", value, low))  # fmt: skip
-    readings.append(read("other predictions", "at each image's original size", "as the first row", "VOC devkit, mmseg",
-                         dataset(original), dataset(original.constant(floor))))  # fmt: skip
+    other: Size = "original" if size == "network" else "network"
+    readings.append(read("other predictions", *OTHER_SIZES[other], dataset(of_size[other]),
+                         dataset(of_size[other].constant(floor))))  # fmt: skip
     readings += [
         read("other predictions", name, "as the first row", "papers, often without saying so",
              record[key]["miou"], readings[0].floor)
         for key, name in EXTRA_METRICS.items() if key in record
     ]  # fmt: skip
-    readings += selections(folder, data.get("roles", {}), level)
+    curve_level = level if dataset(of_size["network"]) == level else None  # the curve is at network size
+    readings += selections(folder, data.get("roles", {}), curve_level)
     return Audit(folder.name, record, counts, background, floor, readings)
 
 
-def read_tested(folder: Path) -> tuple[dict[str, Any], Counts, Counts]:
-    """A run's record, and its counts for each image at network size and at original size."""
+def read_tested(folder: Path) -> tuple[dict[str, Any], dict[Size, Counts]]:
+    """A run's record, and its counts for each image at each size."""
     record, file = read_record(folder), folder / "test" / "counts.npz"
     if not file.is_file():
         status = record.get("status", "not known")
@@ -138,10 +147,10 @@ def read_tested(folder: Path) -> tuple[dict[str, Any], Counts, Counts]:
             f"{folder} has no counts of its test images\n  expected: {file}\n"
             f"  found:    a run whose status is {status!r}\n  → {todo}"
         )
-    _, counts, original = read_counts(file, len(record["class_names"]))
-    if not counts.truth.any():
+    _, counts = read_counts(file, len(record["class_names"]))
+    if not counts["network"].truth.any():
         raise DataError(f"{file} holds no counted pixel: every pixel of the test images is ignored (255)")
-    return record, counts, original
+    return record, counts
 
 
 def background_class(data: Mapping[str, Any], classes: Sequence[str]) -> int | None:
@@ -154,10 +163,11 @@ def void_as_error(counts: Counts, size: Sequence[int]) -> float:
     return counts.true_positives.sum().item() / (len(counts.truth) * math.prod(size))
 
 
-def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Reading]:
+def selections(folder: Path, roles: Mapping[str, Any], level: float | None) -> list[Reading]:
     """Last and best epoch of the validation curve: choosing one is selection, not a definition.
 
-    distance is None if the curve is of another split than the reported one.
+    level: value of the first row; None if it is at another size than the curve. distance is None without a level, and
+    if the curve is of another split than the reported one.
     """
     curve = [(r["val/miou"], int(r["epoch"])) for r in read_history(folder / "history.csv") if "val/miou" in r]
     if not curve:
@@ -170,7 +180,7 @@ def selections(folder: Path, roles: Mapping[str, Any], level: float) -> list[Rea
     }
     return [
         Reading("selection", f"{which} epoch ({epoch}) on {where}", "as the first row, validation curve", who,
-                value, None if held else value - level)
+                value, None if held or level is None else value - level)
         for which, ((value, epoch), who) in chosen.items()
     ]  # fmt: skip
 
@@ -190,7 +200,8 @@ class PublishedFigure:
     def could_be(self, data: Mapping[str, Any]) -> bool:
         roles = data["roles"]
         return (
-            [*data["size"]] == [self.size, self.size]
+            data.get("fit", "squash") == "squash"
+            and [*data["size"]] == [self.size, self.size]
             and self.images in (None, roles["report"]["images"])
             and roles.get("fit", {}).get("images", 0) <= self.most_trained
             and self.protocol in (None, data.get("protocol"))
@@ -221,7 +232,7 @@ def published(audit: Audit) -> str:
     known = PUBLISHED.get(data.get("name", ""))
     if known is None:
         return ""
-    report, size = data["roles"]["report"], "×".join(map(str, data["size"]))
+    report, size = data["roles"]["report"], headline_words(audit.record)
     protocol = f" ({data['protocol']})" if data.get("protocol") else ""
     same = known.could_be(data)
     return (

@@ -10,7 +10,7 @@ from segstudy.study.analysis.analyse import compare_pairs
 from segstudy.study.analysis.plan import Plan, Side
 from segstudy.study.analysis.samples import samples_of_miou
 from segstudy.study.analysis.support import comparison_settings, few_images
-from segstudy.study.results import TestResult
+from segstudy.study.results import TestResult, at_one_size
 from segstudy.study.statistics.comparison import Verdict
 
 Tests = TestResult | np.ndarray | Sequence[TestResult] | Sequence[np.ndarray]
@@ -55,11 +55,14 @@ def compare(
     min_images: the mIoU is over the classes that occur in at least this many images and in two groups; if there are
     none, it is over all classes with truth and there is no verdict. margin: differences within ±margin count as equal.
     groups: a label for each image, equal for images that are not independent (None: the groups of the results).
-    Raises DataError if the results have different images, truths or classes.
+    Tests that saw the images at different sizes are compared at original size. Raises DataError if the results have
+    different images, truths or classes.
     """
     sides = [_results(tests, name, groups) for tests, name in ((a, "a"), (b, "b"))]
+    results = at_one_size([*sides[0], *sides[1]])
+    sides = [results[: len(sides[0])], results[len(sides[0]) :]]
     first, other = sides[0][0], sides[1][0]
-    for result in (*sides[0], *sides[1]):
+    for result in results:
         _check_same_images(first, result)
     names = names or (first.variant, other.variant)
     if names[0] == names[1]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from segstudy.files import open_to_read
 from segstudy.measures.stored_rows import divide, sum_rows
+from segstudy.runs.headline import SIZES, Size
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,9 @@ class Counts:
         return Counts(np.stack([right, truth[:, 1] - predicted[:, 0] + right], 1), truth, predicted)
 
 
-def read_counts(file: Path, num_classes: int) -> tuple[list[str], Counts, Counts]:
-    """Names of a test's images, and their counts at network size and at original size."""
+def read_counts(file: Path, num_classes: int) -> tuple[list[str], dict[Size, Counts]]:
+    """Names of a test's images, and their counts at each size."""
     # NumPy leaves a damaged file open, so open it here.
     with open_to_read(file) as opened, np.load(opened) as held:
         names = [str(name) for name in held["names"]]
-        return (
-            names,
-            Counts.from_rows(held["network"], len(names), num_classes),
-            Counts.from_rows(held["original"], len(names), num_classes),
-        )
+        return names, {size: Counts.from_rows(held[size], len(names), num_classes) for size in SIZES}

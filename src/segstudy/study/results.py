@@ -1,7 +1,7 @@
 """Test results of runs and of masks for each image: the input of a comparison."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -14,11 +14,14 @@ from segstudy.files import open_to_read
 from segstudy.labels import IGNORE
 from segstudy.measures import operating_curve
 from segstudy.measures.error_categories import image_errors
+from segstudy.runs.headline import headline_size, same_size
 from segstudy.runs.record import read_study_records
 from segstudy.runs.tables import comparable, variants
 from segstudy.study.counts import Counts, read_counts
 
 Records = Mapping[str, Mapping[str, Any]]
+
+DIFFERENT_SIZES = "the runs saw the images at different sizes; how they fail is not compared"
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class TestResult:
     """The test of one training of a variant, or a folder of predicted masks.
 
     names, groups: one for each of the N images; images of one group (a drive, a patient) are not independent.
-    sums: by name, (N, …): error counts (`measures.error_categories.image_errors`) and, for networks, sums of
-    confidence, offsets and shifts. original: counts at original size; None if not measured.
+    counts: at the headline size. sums: by name, (N, …): error counts (`measures.error_categories.image_errors`) and,
+    for networks, sums of confidence, offsets and shifts; {} if not measured, or if they cannot be compared because the
+    runs saw the images at different sizes. original: counts at original size; None if `counts` are, or if not measured.
     """
 
     __test__ = False  # not a test class for pytest
@@ -99,7 +103,7 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResul
                 f"  → segstudy evaluate {folder} --retest"
             )
     classes = list(record["class_names"])
-    names, counts, original = read_counts(counts_file, len(classes))
+    names, counts = read_counts(counts_file, len(classes))
     with open_to_read(measures_file) as opened, np.load(opened) as held:
         sums = {key: held[key] for key in held.files}
     groups = [str(g) for g in sums.pop("groups")]
@@ -107,8 +111,16 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResul
         raise DataError(f"{counts_file} and {measures_file} are of different images")
     if "offset_margins" in sums and sums["offset_margins"].shape[1] != operating_curve.BINS:
         del sums["offset_margins"]  # bins of an older version: other margins
-    background, seed = record["data"]["background"], int(record.get("seed", 0))
-    return TestResult(variant, seed, classes, background, names, groups, counts, sums, original, record, folder)
+    background, seed, size = record["data"]["background"], int(record.get("seed", 0)), headline_size(record)
+    original = counts["original"] if size == "network" else None
+    return TestResult(variant, seed, classes, background, names, groups, counts[size], sums, original, record, folder)
+
+
+def at_one_size(tests: Sequence[TestResult]) -> list[TestResult]:
+    """The tests, all at original size and without `sums` if the runs saw the images at different sizes."""
+    if same_size(*(t.record for t in tests)):
+        return list(tests)
+    return [replace(t, counts=t.original or t.counts, original=None, sums={}) for t in tests]
 
 
 def from_masks(
@@ -175,7 +187,7 @@ def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, st
             except (DataError, LookupError, TypeError, OSError, ValueError, EOFError, BadZipFile) as error:
                 left_out.append((run, str(error) if isinstance(error, DataError) else f"its test is damaged: {error}"))
         if tests:
-            groups.append(tests)
+            groups.append(at_one_size(tests))
     return groups, left_out
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segstudy.formatting import format_range, format_signed
+from segstudy.runs.headline import headline_words, same_size
 from segstudy.study.analysis import time_to_accuracy, verdicts
 from segstudy.study.analysis.claims import judge_claims
 from segstudy.study.analysis.findings import Difference, Findings, Group
@@ -21,7 +22,7 @@ from segstudy.study.analysis.support import comparison_settings, in_images
 from segstudy.study.analysis.titles import variant_titles
 from segstudy.study.analysis.variants import measure_variants
 from segstudy.study.analysis.warnings import cross_checks, group_warnings
-from segstudy.study.results import TestResult, read_study, runs_by_variant
+from segstudy.study.results import DIFFERENT_SIZES, TestResult, read_study, runs_by_variant
 from segstudy.study.statistics import multiplicity
 from segstudy.study.statistics.comparison import MetricSamples
 
@@ -30,7 +31,7 @@ def analyse_study(folder: Path, plan: Plan | None = None) -> tuple[Findings, lis
     """The findings of a study's folder, and the test results of each group. Raises DataError if it holds no run."""
     plan = read_plan(folder) if plan is None else plan
     tests, left_out = read_study(folder)
-    titles = [_title(members[0]) for members in tests]
+    titles = [_title(members) for members in tests]
     # Groups that differ only in classes or background have the same title; pictures are found by title.
     titles = [t if titles.count(t) == 1 else f"{t} (table {i})" for i, t in enumerate(titles, 1)]
     groups = [analyse(members, plan, title) for members, title in zip(tests, titles, strict=True)]
@@ -59,6 +60,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     pairs, absent = planned_pairs(seeds, plan)
     differences = compare_pairs(miou, pairs, setting, plan)
     warnings += absent + group_warnings(tests, variants, setting, plan, compared=bool(differences))
+    different_sizes = "" if same_size(*(t.record for t in tests)) else f" Compared at original size: {DIFFERENT_SIZES}."
     group = Group(
         title=title,
         classes=list(first.classes),
@@ -80,7 +82,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
         significant=significant_differences(seeds, ratios, pairs, setting),
         miou_name=setting.miou_name,
     )
-    return replace(group, sentence=verdicts.result_sentence(group))
+    return replace(group, sentence=verdicts.result_sentence(group) + different_sizes)
 
 
 def planned_pairs(variants: RunsByVariant, plan: Plan) -> tuple[list[tuple[Side, Side]], list[str]]:
@@ -153,10 +155,10 @@ def most_influential_images(
     return list(found.values())
 
 
-def _title(test: TestResult) -> str:
-    data: Mapping[str, Any] = test.record["data"]
-    size = "×".join(map(str, data["size"]))
+def _title(tests: Sequence[TestResult]) -> str:
+    data: Mapping[str, Any] = tests[0].record["data"]
+    size = headline_words(*(t.record for t in tests))
     protocol = f", {data['protocol']}" if data.get("protocol") else ""
     report = data["roles"]["report"]
-    published = ", selected as published" if test.record.get("reproduce") else ""
+    published = ", selected as published" if tests[0].record.get("reproduce") else ""
     return f"{data['name']} at {size}{protocol}{published}: {report['images']} images of {report['split']!r}"

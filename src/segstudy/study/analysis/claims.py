@@ -19,7 +19,7 @@ from segstudy.study.analysis.samples import (
     samples_of_metric,
     samples_of_miou,
 )
-from segstudy.study.results import TestResult
+from segstudy.study.results import DIFFERENT_SIZES, TestResult
 from segstudy.study.statistics import comparison, multiplicity
 from segstudy.study.statistics.bootstrap_check import image_weights
 from segstudy.study.statistics.comparison import Comparison, MetricSamples
@@ -78,6 +78,8 @@ def _compare(
     if found is not None and not np.isnan(found.delta):
         return found
     tests = [t for runs in (*a, *b) for t in runs]
+    if not all(t.sums for t in tests):
+        return DIFFERENT_SIZES
     if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
         return "an older version tested its runs, or they are masks → segstudy evaluate RUN --retest"
     if claim.figure == "epochs_to_90":

@@ -55,7 +55,7 @@ class Variant:
     """All trainings of one variant: their records (one for each seed) and metrics.
 
     miou: over the group's scored classes. miou_all: over all classes with truth. miou_original: the same at each
-    image's original size. class_iou (C,): NaN without truth.
+    image's original size, NaN if all figures are at that size. class_iou (C,): NaN without truth.
     metrics: by the names of `study/analysis/metrics.py`. outcomes: shares of objects missed, mixed, wrong label,
     partial and right; histograms: of the objects' `found` and `purity`, shares of
     objects in equal bins over 0…1. offsets: rows (background offset, missed, spilled, hallucinated, mIoU).
@@ -87,7 +87,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Group:
-    """Variants that may be compared: same data, size, protocol and classes.
+    """Variants that may be compared: same images, protocol and classes.
 
     clusters: number of independent groups of images. class_images (C,): number of images that contain each class, at
     original size if known. supported (C,): classes in enough images for a verdict; if there are none, no verdict.

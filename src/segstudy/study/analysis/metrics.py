@@ -24,6 +24,7 @@ class Metric:
 
     terms: None if not defined for the data, or not measured. most: the largest possible value. needs: what the data
     must have: "background", or "labels" (two object classes). by_class: its terms are (N, classes with truth).
+    from_counts: it needs no `sums`.
     """
 
     name: str
@@ -33,8 +34,11 @@ class Metric:
     most: float = 1.0
     needs: tuple[str, ...] = ()
     by_class: bool = False
+    from_counts: bool = False
 
     def of(self, tested: TestResult) -> RatioTerms | None:
+        if not (tested.sums or self.from_counts):
+            return None
         if "background" in self.needs and tested.background is None:
             return None
         if "labels" in self.needs and len(tested.classes) - (tested.background is not None) < 2:
@@ -130,7 +134,8 @@ METRICS = [
            _ratio("cracks", "true_cracks"), most=np.inf),
     Metric("shift_consistency", "shift consistency", "of the pixels, same label when the image is shifted",
            _ratio("shift_kept", "shift_compared")),
-    Metric("image_miou", "mIoU per image", "mean over images, of the classes in each", _image_miou_terms),
+    Metric("image_miou", "mIoU per image", "mean over images, of the classes in each", _image_miou_terms,
+           from_counts=True),
     Metric("nll", "negative log-likelihood", "nats per pixel", _ratio("nll_all", "pixels_all"), most=np.inf),
 ]  # fmt: skip
 """Metrics that are ratios of sums; their intervals come from influences."""
@@ -162,9 +167,11 @@ def worst(tested: TestResult, share: float = 0.05) -> MetricValue:
     return value, influences * len(values) / len(known)
 
 
-def blockiness(tested: TestResult, step: int) -> MetricValue:
+def blockiness(tested: TestResult, step: int) -> MetricValue | None:
     """Blockiness R at this step over the split; NaN with fewer than 100 label changes along an axis. The influences
     come from leaving out each image; NaN, and so no interval, where fewer than 100 changes are left."""
+    if not tested.sums:
+        return None
     phases, changes = tested.sums["phases"], tested.sums["changes"]
     at = STEPS.index(step)
     value = float(blocks(phases.sum(0), changes.sum(0))[at])
@@ -173,7 +180,7 @@ def blockiness(tested: TestResult, step: int) -> MetricValue:
     return value, influences
 
 
-IMAGE_METRICS: dict[str, Callable[[TestResult], MetricValue]] = {
+IMAGE_METRICS: dict[str, Callable[[TestResult], MetricValue | None]] = {
     "worst": worst,
     **{f"blockiness_{step}": lambda t, step=step: blockiness(t, step) for step in STEPS},  # type: ignore[misc]
 }

@@ -35,7 +35,7 @@ def _measure(
 ) -> Variant:
     records = [t.record for t in runs]
     there = runs[0].counts.truth.sum(0) > 0
-    original = [replace(t, counts=t.original) for t in runs if t.original is not None]
+    original = [replace(t, counts=t.original, original=None) for t in runs if t.original is not None]
     iou = np.mean([np.where(there, t.counts.whole().iou[0], NAN) for t in runs], 0)
     # An older version may not have written a sum, or in another shape.
     measured = [key for key in runs[0].sums if len({t.sums[key].shape if key in t.sums else None for t in runs}) == 1]
@@ -50,7 +50,7 @@ def _measure(
         miou_original=setting.estimate(samples_of_miou(original, there) if len(original) == len(runs) else None, 1),
         class_iou=iou,
         metrics=_metrics(runs, setting, ratios),
-        outcomes=_shares(added["outcomes"]),
+        outcomes=_shares(added["outcomes"]) if "outcomes" in added else {},
         histograms=_histograms(added),
         offsets=operating_curve.curve(added, setting.scored),
         confused=_confused(runs),
@@ -72,9 +72,10 @@ def _own_changes(changes: Sequence[str], common: set[str]) -> str:
 
 
 def _metrics(runs: Sequence[TestResult], setting: ComparisonSettings, ratios: RatioSamples) -> dict[str, Estimate]:
-    """All metrics of a variant, some without an interval."""
-    found = {metric.name: setting.estimate(ratios[metric.name], metric.most) for metric in METRICS}
-    found |= {name: setting.estimate(samples(runs, value_of), 1) for name, value_of in IMAGE_METRICS.items()}
+    """All metrics of a variant, some without an interval; without `sums`, those from counts alone."""
+    found = {m.name: setting.estimate(ratios[m.name], m.most) for m in METRICS if runs[0].sums or m.from_counts}
+    measured = {name: samples(runs, value_of) for name, value_of in IMAGE_METRICS.items()}
+    found |= {name: setting.estimate(each, 1) for name, each in measured.items() if each is not None}
     for region in calibration.REGIONS:
         if all(f"confidence_{region}_pixels" in t.sums for t in runs):
             found[f"ece_{region}"] = setting.estimate(samples(runs, partial(_ece, region=region)))

@@ -21,7 +21,7 @@ def group_warnings(
     """All warnings about a group except those about its planned pairs. compared: whether there are differences."""
     masks = tests[0].folder is None
     single = compared and any(len(v.seeds) == 1 for v in variants)
-    older = any(t.folder is not None and "offset_margins" not in t.sums for t in tests if t.background is not None)
+    older = any(t.folder and t.sums and "offset_margins" not in t.sums for t in tests if t.background is not None)
     mixed = plan.pair_seeds and len({tuple(v.seeds) for v in variants}) > 1
     warnings = [
         (masks, "each folder is one set of predictions: the results hold for these predictions, not for the method"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from segstudy.formatting import NOT_DEFINED
+from segstudy.runs.headline import SIZES, headline_size
 from segstudy.study.analysis.findings import Findings
 
 Row = Mapping[str, object]
@@ -26,15 +27,16 @@ CLASS_COLUMNS = ("group", "variant", "class", "images", "supported", "iou")
 def run_rows(findings: Findings) -> Iterator[Row]:
     """A row for each training, then one for each run that could not be used, with the reason."""
     for group in findings.groups:
+        headline = headline_size(*(r for v in group.variants for r in v.records))
         for v in group.variants:
             for i, r in enumerate(v.records):
-                network, original = (r.get("metrics", {}).get(size, {}) for size in ("network", "original"))
+                metrics = {size: r.get("metrics", {}).get(size, {}) for size in SIZES}
                 yield {
                     **r, "group": group.title, "variant": v.name, "changes": v.changes,
                     "seed": v.seeds[i] if i < len(v.seeds) else None,
                     "folder": v.folders[i] if i < len(v.folders) else None,
-                    "miou_network": network.get("miou"), "miou_original": original.get("miou"),
-                    "pixel_accuracy": network.get("pixel_accuracy"), "why": r.get("error"),
+                    **{f"miou_{size}": metrics[size].get("miou") for size in SIZES},
+                    "pixel_accuracy": metrics[headline].get("pixel_accuracy"), "why": r.get("error"),
                     "fingerprint": r.get("data", {}).get("roles", {}).get("report", {}).get("fingerprint"),
                 }  # fmt: skip
     for name, why in findings.left_out:

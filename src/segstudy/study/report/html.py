@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from segstudy.formatting import format_number
+from segstudy.runs.headline import training_size
 from segstudy.runs.tables import command
 from segstudy.study.analysis.findings import Findings, Group, Variant
 from segstudy.study.analysis.significance import MARK
@@ -184,7 +185,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "data": " ".join(filter(None, [data.get("name"), data.get("protocol")])),
-        "size": "×".join(map(str, data.get("size", ()))),
+        "size": training_size(data).removeprefix("at "),
         **roles,
         "checkpoint": record.get("checkpoint"),
         "encoder from": origin if "(" in origin else Path(origin).name,

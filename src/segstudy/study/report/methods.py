@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from segstudy.formatting import format_number
+from segstudy.runs.headline import headline_size, training_size
 from segstudy.study.analysis.findings import Findings, Group
 from segstudy.study.report.render import render
 from segstudy.study.report.text import count_distinct
@@ -56,17 +57,19 @@ def _where(group: Group) -> str:
     described = [r["data"] for v in group.variants for r in v.records if "data" in r]
     if not described:
         return ""
-    name, size = described[0]["name"], "×".join(map(str, described[0].get("size", ())))
+    name = described[0]["name"]
+    size = " or ".join(dict.fromkeys(training_size(d, " pixels") for d in described))
     fit = count_distinct([f"{d['roles']['fit']['images']:,}" for d in described if "fit" in d.get("roles", {})])
     protocol = f" ({described[0]['protocol']})" if described[0].get("protocol") else ""
-    return f" on {' or '.join(fit)} images of {name}{protocol} at {size} pixels" if fit else f" on {name}"
+    return f" on {' or '.join(fit)} images of {name}{protocol} {size}" if fit else f" on {name}"
 
 
 def _split(group: Group) -> str:
-    """The split of the reported images, if recorded."""
+    """The split of the reported images, if recorded, and their size unless it is that of the training images."""
     found = {r["data"].get("roles", {}).get("report", {}).get("split") for v in group.variants for r in v.records
              if "data" in r}  # fmt: skip
-    return f" of {found.pop()!r}" if len(found) == 1 and None not in found else ""
+    original = headline_size(*(r for v in group.variants for r in v.records)) == "original"
+    return (f" of {found.pop()!r}" if len(found) == 1 and None not in found else "") + " at original size" * original
 
 
 def _selection(group: Group) -> str:

@@ -18,6 +18,7 @@ from segstudy.formatting import format_signed
 from segstudy.labels import IGNORE
 from segstudy.measures.error_categories import CATEGORIES, error_categories
 from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
+from segstudy.runs.headline import same_size
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
 from segstudy.study.report.text import SPILLED, shorten
@@ -103,7 +104,9 @@ class Predictions:
 
 
 def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> GroupPictures:
-    """The pictures of a group's predictions; none if the runs saved no labels."""
+    """The pictures of a group's predictions; none if the runs saved no labels, or labels of different sizes."""
+    if not same_size(*(test.record for runs in seeds.values() for test in runs)):
+        return GroupPictures(note="No pictures: the runs saw the images at different sizes.")
     shown = {name: seeds[name][0] for name in variants_shown(group, list(seeds))}
     held = _predictions(shown)
     if held is None:

@@ -109,6 +109,7 @@ def metrics(group: Group) -> Table:
             "miou_original": "mIoU of all classes with truth, original size",
         }.items()
         if label != "mIoU"  # the next row says the same
+        and any(math.isfinite(getattr(v, key).value) for v in group.variants)
     ]
     defined = {m.name: f"{m.title}: {m.says}" for m in METRICS}
     for name in dict.fromkeys(name for v in group.variants for name in v.metrics if not name.endswith("_to_90")):

@@ -1,0 +1,53 @@
+"""Headline size: the size at which the figures of runs are shown and compared, the network's or the images' own."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+Size = Literal["network", "original"]
+SIZES: tuple[Size, ...] = get_args(Size)
+
+Record = Mapping[str, Any]
+
+TRAINING_SIZES = {"squash": "at {}", "crop": "in crops of {}", "keep": "at {} with the aspect kept"}
+"""data.fit → the size that the network is trained at, in words."""
+
+
+def headline_size(*records: Record) -> Size:
+    """The size that gives the figures of these runs.
+
+    "network" if all squashed the images to one size (data.fit=squash); "original" with data.fit=crop or keep, and for
+    runs that saw the images at different sizes.
+    """
+    squashed = all(_fit(r.get("data", {})) == "squash" for r in records)
+    return "network" if squashed and same_size(*records) else "original"
+
+
+def headline_metrics(record: Record) -> Record:
+    """The metrics of a run at its headline size; {} before its test."""
+    return record.get("metrics", {}).get(headline_size(record), {})
+
+
+def headline_words(*records: Record) -> str:
+    """The headline size of these runs: 256×256, or original size."""
+    described = [r["data"] for r in records if "data" in r]
+    return "original size" if headline_size(*records) == "original" else _sides(described[0]) if described else ""
+
+
+def same_size(*records: Record) -> bool:
+    """Whether these runs saw the reported images at the same size. The crops of their trainings may differ."""
+    described = [r["data"] for r in records if "size" in r.get("data", {})]
+    seen = [_sides(d) if _fit(d) == "squash" else d["roles"]["report"]["fingerprint"] for d in described]
+    return len(set(seen)) < 2
+
+
+def training_size(data: Record, unit: str = "") -> str:
+    """The size that a run's network was trained at: at 256×256, or in crops of 256×256. data: of its record."""
+    return TRAINING_SIZES[_fit(data)].format(_sides(data) + unit)
+
+
+def _fit(data: Record) -> str:
+    return str(data.get("fit", "squash"))  # older runs squashed all images
+
+
+def _sides(data: Record) -> str:
+    return "×".join(map(str, data.get("size", ())))
