@@ -159,7 +159,7 @@ def train_side_by_side(
             pool.shutdown(wait=False, cancel_futures=True)
             for process in [*running.values()]:
                 process.terminate()
-            wait(futures, PATIENCE)
+            wait([future for future in futures if not future.cancelled()], PATIENCE)
             for process in [*running.values()]:
                 process.kill()
             raise
