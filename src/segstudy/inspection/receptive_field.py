@@ -66,14 +66,6 @@ def receptive_fields(
     return fields
 
 
-def _fields(network: nn.Module, height: int, width: int, maps: bool) -> list[ReceptiveField]:
-    """The receptive fields, measured on an image of this size."""
-    whole, pools = _extents(network, height, width, maps, local=False)
-    cut = pools and any(extent is None for _, _, extent in whole.values())
-    local = _extents(network, height, width, maps, local=True)[0] if cut else whole
-    return [ReceptiveField(n, c, s, e, local[n][2] if e is None else e, height) for n, (c, s, e) in whole.items()]
-
-
 def effective_receptive_field(network: nn.Module, image: Tensor) -> Tensor:
     """Influence of each image pixel on the middle of the output: mean absolute gradient over a batch, (H,W).
 
@@ -107,35 +99,34 @@ def field_side(gradient: Tensor, share: float = 0.95) -> float:
     return float(((held < share * held[-1]).sum() + 1) ** 0.5)
 
 
-def _extents(
-    network: nn.Module, height: int, width: int, with_maps: bool, local: bool
-) -> tuple[dict[str, tuple[int, int, int | None]], bool]:
-    """{name: (channels, stride, rows)} of the encoder's maps and the logits; rows is None if the field reaches the edge
-    of the image. And whether the network has global pooling."""
+def _fields(network: nn.Module, height: int, width: int, with_maps: bool) -> list[ReceptiveField]:
+    """The receptive fields of the encoder's maps and the logits, measured on an image of this size."""
     image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
     maps: list[Tensor] = []
     encoder, handles = getattr(encoder_decoder(network), "encoder", None), []
     if with_maps and isinstance(encoder, nn.Module):
         handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(feature_maps_in(tensors_in(out)))))
-    with _Transparent(local) as mode:
+    with _Transparent() as mode:
         logits = network(image)
     for handle in handles:
         handle.remove()
     targets = {f"encoder's map {i}": m for i, m in enumerate(maps, 1)} | {"logits": logits}
-    extents = {}
+    fields = []
     for name, target in targets.items():
         middle = target[0, :, target.shape[2] // 2, target.shape[3] // 2].sum()
-        (gradient,) = torch.autograd.grad(middle, image, retain_graph=True)
+        gradient, *pooled = torch.autograd.grad(middle, [image, *mode.pooled], retain_graph=True, allow_unused=True)
         rows = gradient[0].abs().sum((0, 2)).nonzero()[:, 0].tolist()
-        inside = rows[0] > 0 and rows[-1] < height - 1
-        extents[name] = (target.shape[1], height // target.shape[2], rows[-1] - rows[0] + 1 if inside else None)
-    return extents, mode.pools
+        local = rows[-1] - rows[0] + 1 if rows[0] > 0 and rows[-1] < height - 1 else None
+        whole = any(each is not None and each.any() for each in pooled)
+        stride = height // target.shape[2]
+        fields.append(ReceptiveField(name, target.shape[1], stride, None if whole else local, local, height))
+    return fields
 
 
 class _Transparent(TorchFunctionMode):
     """Inside this context, torch's functions let all gradients pass: see `receptive_fields`.
 
-    local: whether to cut the gradient of global pooling. pools: whether there was any.
+    pooled: results of global pooling, which pass no gradient on: one that has a gradient sees the whole image.
     """
 
     PASS = frozenset(
@@ -148,9 +139,9 @@ class _Transparent(TorchFunctionMode):
     GATES = frozenset({"sigmoid", "sigmoid_", "hardsigmoid", "tanh"})
     WEIGHTED = frozenset({"conv1d", "conv2d", "conv_transpose2d", "linear"})
 
-    def __init__(self, local: bool):
+    def __init__(self) -> None:
         super().__init__()
-        self.local, self.pools = local, False
+        self.pooled: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -168,11 +159,11 @@ class _Transparent(TorchFunctionMode):
             return func(given, torch.full_like(weight, 1 / inputs), *args[2:], **kwargs)
         if name == "max_pool2d":
             return _mean_pool(*args, **kwargs)
-        pooled = func(*args, **kwargs)
-        if isinstance(given, Tensor) and _is_global(name, given, pooled):
-            self.pools = True
-            return pooled.detach() if self.local else pooled
-        return pooled
+        result = func(*args, **kwargs)
+        if isinstance(given, Tensor) and _is_global(name, given, result):
+            result = result.detach().requires_grad_()
+            self.pooled.append(result)
+        return result
 
 
 def _mean_pool(
