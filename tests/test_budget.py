@@ -1,14 +1,18 @@
 """A study's budget: one number of steps for all its runs, and training that ends at a number of steps."""
 
 import dataclasses
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import pytest
+from omegaconf import open_dict
 from test_train import NO_PICTURES, THIN, train
 
+from segstudy import launch
 from segstudy.budget import (
     LEAST,
     VariantTimes,
@@ -25,8 +29,9 @@ from segstudy.config.compose import compose_config
 from segstudy.config.run_names import differences, run_name
 from segstudy.errors import ConfigError
 from segstudy.formatting import parse_duration
-from segstudy.launch import short_names, variants_of
+from segstudy.launch import Sweep, set_budget, short_names, variants_of
 from segstudy.runs.history import read_history
+from segstudy.side_by_side import Job, Outcome
 
 FAST = VariantTimes(step=0.1, validation=1.0, rest=5.0, epoch=10, every=1, most=1000)
 SLOW = VariantTimes(step=0.4, validation=1.0, rest=5.0, epoch=10, every=1, most=1000)
@@ -101,6 +106,8 @@ def test_a_study_trains_at_least_min_steps_even_if_they_take_longer() -> None:
     )
     assert chosen["fitting"] < 20
     assert choose_steps("1h", 1, {"v3": wanted}, ["v3", "v3"], 1)["steps"] == 1000
+    few = dataclasses.replace(wanted, most=30)
+    assert choose_steps("30s", 1, {"v3": few}, ["v3", "v3"], 1)["steps"] == 30
 
 
 def test_a_study_keeps_its_number_and_its_runs_use_it(tmp_path: Path) -> None:
@@ -112,9 +119,37 @@ def test_a_study_keeps_its_number_and_its_runs_use_it(tmp_path: Path) -> None:
     assert cfg.trainer.max_steps == 1000
     with pytest.raises(ConfigError, match=r"1000 steps each, for budget=8min\n.*another study"):
         read_budget(tmp_path, "9min")
-    (tmp_path / "budget.json").write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_budget(tmp_path, "8min")
+    for damaged in ("{", "[]", '{"budget": "8min", "steps": 0}', '{"budget": "8min", "steps": null}'):
+        (tmp_path / "budget.json").write_text(damaged)
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_budget(tmp_path, "8min")
+
+
+def test_one_command_at_a_time_chooses_a_studys_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".trial-killed" / "0").mkdir(parents=True)  # of a killed command
+    cfg = compose_config(["budget=8min", "trainer.max_epochs=null", "trainer.max_steps=30"])
+    with open_dict(cfg):
+        cfg.hydra = {"sweep": {"dir": str(tmp_path), "subdir": "v1"}}
+    trials = []
+
+    def tried(jobs: list[Job], *_: Any) -> list[Outcome]:
+        place = Path(jobs[0].config.hydra.sweep.dir) / "0"
+        place.mkdir()
+        (place / "times.json").write_text('{"step": 0.1, "validation": 1, "test": 1, "timed": 2, "steps_per_epoch": 3}')
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(os.open(tmp_path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        trials.append([p.name for p in tmp_path.glob(".trial-*")])
+        return [Outcome(9, 1, 0, {"ended": (0.5,)})]
+
+    monkeypatch.setattr(launch, "train_side_by_side", tried)
+    for _ in range(2):
+        set_budget(Sweep(cfg, None, None), {"v1": cfg}, [["model=v1"]], 1, 1)  # type: ignore[arg-type]
+    assert len(trials) == 1
+    assert ".trial-killed" not in trials[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["budget.json"]
+    assert "30 steps for each run, as the config asks for" in capsys.readouterr().out
 
 
 def test_variants_are_runs_without_their_seeds() -> None:
@@ -122,6 +157,7 @@ def test_variants_are_runs_without_their_seeds() -> None:
     assert short_names(runs) == ["v1 seed=0", "v1 seed=1", "v2 seed=0"]
     assert variants_of(runs) == {"v1": runs[0], "v2": runs[2]}
     assert short_names([["seed=0", "model=v1"], ["seed=1", "model=v1"]]) == ["v1 seed=0", "v1 seed=1"]
+    assert short_names([["model=v1", "data.size=32"]]) == ["v1"]
 
 
 def test_training_ends_at_a_step_within_an_epoch_with_a_validation_and_a_rate_of_0(tmp_path: Path) -> None:

@@ -77,15 +77,16 @@ def choose_steps(
 ) -> dict[str, Any]:
     """The content of `budget.json`. times: of each variant. runs: the variant of each run. spent: seconds so far.
 
-    The steps are at least `trainer.min_steps`, even if they take longer than the budget. Without that setting: raises
-    ConfigError, with the budget that would be needed, if fewer than LEAST steps fit.
+    The steps are at least `trainer.min_steps`, even if they take longer than the budget, but no more than the config
+    asks for. Without that setting: raises ConfigError, with the budget that would be needed, if fewer than LEAST steps
+    fit.
     """
     given = parse_duration(budget)
     assert given is not None  # checked with the config
     each = [times[variant] for variant in runs]
     fitting = fitting_steps(each, at_once, given * (1 - RESERVE) - spent)
-    steps = max(fitting, *(t.least for t in each))
-    least = min(LEAST, *(t.most for t in each))
+    most = min(t.most for t in each)
+    steps, least = min(most, max(fitting, *(t.least for t in each))), min(LEAST, most)
     if steps < least:
         needed = (total_seconds(each, least, at_once) + spent) / (1 - RESERVE)
         raise ConfigError(
@@ -96,7 +97,7 @@ def choose_steps(
         "budget": budget,
         "steps": steps,
         "fitting": fitting,
-        "asked_for": min(t.most for t in each),
+        "asked_for": most,
         "expected_seconds": spent + total_seconds(each, steps, at_once),
         "at_once": at_once,
         "variants": {name: asdict(t) for name, t in times.items()},
@@ -120,8 +121,8 @@ def write_budget(study: Path, chosen: Mapping[str, Any]) -> None:
         file.write(json.dumps(chosen, indent=1).encode())
 
 
-def read_budget(study: Path, budget: str) -> dict[str, Any] | None:
-    """The content of a study's `budget.json`; None if there is none.
+def read_budget(study: Path, budget: str) -> int | None:
+    """The number of steps in a study's `budget.json`; None if there is none.
 
     Raises ConfigError if it is damaged, or for another budget: runs of a study have equally many steps.
     """
@@ -131,6 +132,8 @@ def read_budget(study: Path, budget: str) -> dict[str, Any] | None:
     try:
         chosen = json.loads(read_text(file))
         steps, before = int(chosen["steps"]), str(chosen["budget"])
+        if steps < 1:
+            raise ValueError(f"{steps} steps")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{file} cannot be read: {error}\n  → remove it, or set another study=NAME") from error
     if before != budget:
@@ -138,7 +141,7 @@ def read_budget(study: Path, budget: str) -> dict[str, Any] | None:
             f"budget={budget}: the runs of {study} have {steps} steps each, for budget={before}\n"
             f"  → budget={before}, or another study=NAME"
         )
-    return chosen
+    return steps
 
 
 def apply_budget(cfg: DictConfig, study: Path) -> None:
@@ -148,13 +151,13 @@ def apply_budget(cfg: DictConfig, study: Path) -> None:
     """
     if cfg.get("budget") is None:
         return
-    chosen = read_budget(study, cfg.budget)
-    if chosen is None:
+    steps = read_budget(study, cfg.budget)
+    if steps is None:
         raise ConfigError(
             f"budget={cfg.budget} is the time of a whole study (-m), and {study} is none with a budget\n"
             "  → trainer.max_time=DD:HH:MM:SS for a single run; a study of one run: add -m"
         )
-    cfg.trainer.max_steps = chosen["steps"]
+    cfg.trainer.max_steps = steps
 
 
 def as_trial(cfg: DictConfig, folder: Path, name: str) -> DictConfig:
@@ -162,7 +165,7 @@ def as_trial(cfg: DictConfig, folder: Path, name: str) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     with open_dict(cfg):
         cfg.budget = None
-        cfg.trainer.min_steps = None  # Lightning would not stop the trial earlier
+        cfg.trainer.min_steps = cfg.trainer.min_epochs = None  # Lightning would not stop the trial earlier
         cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir = str(folder), name
         cfg.callbacks.stage_times = {"_target_": "segstudy.callbacks.stage_times.StageTimes"}
         cfg.logger = {key: value for key, value in (cfg.logger or {}).items() if key in ("tensorboard", "csv")}
@@ -175,7 +178,7 @@ def read_times(cfg: DictConfig, folder: Path, seconds: float) -> VariantTimes:
     """The result of a trial that took so many seconds in all. cfg: of the run that was tried."""
     values = json.loads(read_text(folder / "times.json"))
     epoch, trainer = values["steps_per_epoch"], cfg.trainer
-    limits = [trainer.max_epochs * epoch, trainer.max_steps]
+    limits = [(trainer.max_epochs or 0) * epoch, trainer.max_steps]
     return VariantTimes(
         step=values["step"],
         validation=values["validation"],

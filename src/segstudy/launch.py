@@ -1,5 +1,6 @@
 """Launches the runs of a study: turns its budget into steps, and trains several runs at once where that is faster."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +20,12 @@ from segstudy.build import build_data
 from segstudy.console import print_error, print_line
 from segstudy.display import Display
 from segstudy.errors import ConfigError, SegstudyError, TrainingError
+from segstudy.files import folder_lock
 from segstudy.side_by_side import Job, Outcome, choose_number, train_side_by_side
 from segstudy.sweep import FAILED
+
+TRIAL = ".trial-"
+"""Prefix of the folder in which a study's variants are timed."""
 
 Overrides = Sequence[str]
 """What one run of a study changes, such as model=v1 and seed=0."""
@@ -56,6 +61,7 @@ def launch(
 
     n_jobs: see `choose_number`. A mistake ends the command with exit code 2: Hydra would print a traceback.
     """
+    interruption.place = str(sweep.folder.absolute())
     try:
         configs = {name: sweep.compose(given) for name, given in variants_of(runs).items()}
         number, threads = choose_number(n_jobs, [*configs.values()], len(runs))
@@ -67,7 +73,6 @@ def launch(
         sys.exit(2)
     if number == 1:
         return one_by_one(runs, first)
-    interruption.place = str(sweep.folder.absolute())
     print_line(f"{number} runs at once, {threads} thread{'s' * (threads > 1)} each")
     jobs = (sweep.job(sweep.compose(given, first + i)) for i, given in enumerate(runs))
     with Display(short_names(runs)) as show:
@@ -102,22 +107,25 @@ def set_budget(
             "a study has one budget, and its runs use one device each\n  → trainer.max_steps=N instead of budget"
         )
     (budget,) = budgets
-    chosen = read_budget(sweep.folder, budget)
-    if chosen is not None:
-        print_line(f"budget {budget}: {chosen['steps']} steps for each run, as at the start of this study")
-        return
-    print_line(f"budget {budget}: timing a few steps of {', '.join(configs)} …")
-    times = time_variants(sweep, configs, number, threads)
-    own = {_without_seed(given): name for name, given in variants_of(runs).items()}
-    each = [own[_without_seed(given)] for given in runs]
-    chosen = choose_steps(budget, time.monotonic() - entry.BEGAN, times, each, number)
-    write_budget(sweep.folder, chosen)
-    print_line(describe(chosen, len(runs)))
+    with folder_lock(sweep.folder):  # the same command elsewhere waits, and uses the same number
+        steps = read_budget(sweep.folder, budget)
+        if steps is not None:
+            print_line(f"budget {budget}: {steps} steps for each run, as at the start of this study")
+            return
+        print_line(f"budget {budget}: timing a few steps of {', '.join(configs)} …")
+        times = time_variants(sweep, configs, number, threads)
+        own = {_without_seed(given): name for name, given in variants_of(runs).items()}
+        each = [own[_without_seed(given)] for given in runs]
+        chosen = choose_steps(budget, time.monotonic() - entry.BEGAN, times, each, number)
+        write_budget(sweep.folder, chosen)
+        print_line(describe(chosen, len(runs)))
 
 
 def time_variants(sweep: Sweep, configs: dict[str, DictConfig], number: int, threads: int) -> dict[str, VariantTimes]:
     """The times of each variant, from short trial runs in a temporary folder of the study."""
-    with TemporaryDirectory(dir=sweep.folder, prefix=".trial-") as place:
+    for left in sweep.folder.glob(f"{TRIAL}*"):  # by a killed command
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=sweep.folder, prefix=TRIAL) as place:
         folder = Path(place)
         jobs = [sweep.job(as_trial(cfg, folder, str(i))) for i, cfg in enumerate(configs.values())]
         outcomes = train_side_by_side(jobs, number, threads)
@@ -141,7 +149,7 @@ def variants_of(runs: Sequence[Overrides]) -> dict[str, Overrides]:
 
 def short_names(runs: Sequence[Overrides]) -> list[str]:
     """A name for each run: its model, and the settings that not all of them share."""
-    shared = set.intersection(*map(set, runs)) if len(runs) > 1 else set()
+    shared = set.intersection(*map(set, runs))
     own = [[o for o in given if o.startswith("model=") or o not in shared] for given in runs]
     own = [sorted(given, key=lambda o: not o.startswith("model=")) for given in own]
     return [" ".join(given).removeprefix("model=") or f"run {i + 1}" for i, given in enumerate(own)]
