@@ -64,6 +64,19 @@ def test_figures_are_those_of_the_runs_test(home: Path, card: str) -> None:
     assert "this network" not in card.split("## Limits")[0]
 
 
+def test_figures_of_a_run_with_crops_are_at_original_size(copy: Path) -> None:
+    record = record_of(copy)
+    change(copy, data=record["data"] | {"fit": "crop"})
+    told = model_card(copy, latency=False)
+    miou = record["metrics"]["original"]["miou"]
+    assert f"mIoU: {format_number(miou)}" in told
+    assert "val' (files in the layout of PASCAL VOC 2012), at original size." in told
+    assert "|  | at each image's original size |" in section(told, "Results")
+    assert "| class | IoU (95 %) | recall |" in section(told, "Classes")
+    assert "* Trained in crops of 32×32, tested on whole images" in told
+    assert ModelCard(told).data.eval_results[0].metric_value == round(miou, 4)
+
+
 def test_every_class_with_truth_has_its_row(home: Path, card: str) -> None:
     rows = record_of(home / "a")["classes"]["original"]  # a small one may vanish at the network's size
     told = re.findall(r"^\| (\w+) \| \S+ \(few images\) \| (\S+) \|", section(card, "Classes"), re.MULTILINE)

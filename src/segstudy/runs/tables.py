@@ -63,7 +63,7 @@ def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, A
             continue
         data, report = r["data"], r["data"]["roles"]["report"]
         fingerprint = report.get("fingerprint")
-        images = files.get(fingerprint, [data["size"], fingerprint])
+        images = report.get("files") or files.get(fingerprint) or [data["size"], fingerprint]
         kind = [data["name"], data.get("protocol", ""), report["split"], report["images"], images]
         kind += [r.get("class_names"), data.get("background"), r.get("reproduce")]
         groups.setdefault(json.dumps(kind), {})[name] = r
