@@ -31,8 +31,8 @@ from segstudy.inference.loading import LoadedRun
 from segstudy.inference.model import Model, load
 from segstudy.inference.predict import PredictionTask
 from segstudy.inference.predictions import predict_all
-from segstudy.inference.tiles import tiles_per_batch
 from segstudy.labels import voc_palette
+from segstudy.tiles import tiles_per_batch
 
 Form = Callable[[np.ndarray], Any]
 """A network that takes float32 (B,3,H,W)."""

@@ -14,7 +14,7 @@ from rich.table import Table
 from segstudy.inference import tiles as tiling
 from segstudy.inference.model import as_picture, load
 from segstudy.inference.photos import find_photos
-from segstudy.inference.tiles import Tiles
+from segstudy.tiles import Tiles
 
 
 def agreement(counts: np.ndarray) -> dict[str, float]:

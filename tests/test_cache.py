@@ -18,6 +18,7 @@ from PIL import Image
 
 from segstudy.data import cache as module
 from segstudy.data.cache import Cache, open_cache
+from segstudy.data.fit import Fit
 from segstudy.data.images import Sample, read_pair
 from segstudy.errors import DataError
 
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def build(samples: list[Sample], folder: Path, reader: Any = read, **changes: Any) -> Cache:
-    settings: dict[str, Any] = {"size": SIZE, "num_classes": 21, "recipe": ["test"]} | changes
+    settings: dict[str, Any] = {"fit": Fit(SIZE), "num_classes": 21, "recipe": ["test"]} | changes
     return open_cache(samples, reader, folder=folder, **settings)
 
 
@@ -79,7 +80,7 @@ def test_arrays_equal_pillow_decoding_and_resizing(samples: list[Sample], folder
 
 
 def test_at_its_own_size_an_image_is_not_resampled(samples: list[Sample], folder: Path) -> None:
-    cache = build(samples, folder, size=(40, 56))
+    cache = build(samples, folder, fit=Fit((40, 56)))
     np.testing.assert_array_equal(cache.images[2], np.asarray(Image.open(image_of(samples[2]))))
     np.testing.assert_array_equal(cache.masks[2], np.asarray(Image.open(mask_of(samples[2]))))
 
@@ -114,7 +115,7 @@ def test_second_opening_reads_no_file(samples: list[Sample], folder: Path) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"size": (32, 24)}, {"recipe": ["other"]}, {"num_classes": 22}, "image", "mask", "fewer", "order"],
+    [{"fit": Fit((32, 24))}, {"recipe": ["other"]}, {"num_classes": 22}, "image", "mask", "fewer", "order"],
     ids=str,
 )
 def test_whatever_shapes_the_arrays_gives_another_key(samples: list[Sample], folder: Path, change: Any) -> None:
@@ -220,7 +221,7 @@ def test_disk_that_is_too_small_is_seen_before_reading(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9 << 20, 8 << 20, 1 << 20))
     with pytest.raises(DataError) as caught:
-        build(samples, folder, refuse, size=(512, 512))
+        build(samples, folder, refuse, fit=Fit((512, 512)))
     message = str(caught.value)
     assert f"needs 5 MiB in data.cache_dir={folder}, 1 MiB are free" in message  # 5 images of 512 × 512 × 4 bytes
     assert "data.size" in message
@@ -235,7 +236,7 @@ def test_cache_dir_that_cannot_be_made(samples: list[Sample], tmp_path: Path) ->
 
 def test_damaged_cache_says_which_folder_to_delete(samples: list[Sample], folder: Path) -> None:
     key = build(samples, folder).key
-    os.truncate(folder / key / "images.npy", 1000)
+    os.truncate(folder / key / "images.bin", 1000)
     with pytest.raises(DataError, match=rf"{key} cannot be opened(.|\n)*delete that folder"):
         build(samples, folder)
 
@@ -341,14 +342,14 @@ def test_what_read_returns_is_checked(found: Any, message: str, tmp_path: Path) 
     """At the cache's own size too, where nothing is resized."""
     read: Any = lambda sample: (IMAGE, MASK, "") if sample.name == "good" else found  # noqa: E731
     with pytest.raises(DataError, match=rf"(?s)1 of 2 images cannot be used:\nbad: .*{message}"):
-        open_cache([Sample("good"), Sample("bad")], read, (8, 8), 3, tmp_path, None)
+        open_cache([Sample("good"), Sample("bad")], read, Fit((8, 8)), 3, tmp_path, None)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_read_may_return(tmp_path: Path) -> None:
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     mask = np.array([[0, 1, 2, 255]] * 8, np.uint8).repeat(2, 1)
-    held = open_cache([Sample("a")], lambda _: (image[::-1], mask.T, ""), (8, 8), 3, tmp_path, None)
+    held = open_cache([Sample("a")], lambda _: (image[::-1], mask.T, ""), Fit((8, 8)), 3, tmp_path, None)
     np.testing.assert_array_equal(held.images[0], image[::-1])
     np.testing.assert_array_equal(held.masks[0], mask.T)
     assert held.pixels.tolist() == [[16, 16, 16]]

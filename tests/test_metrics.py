@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, distributed
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from segstudy.data.sampler import EpochSampler
+from segstudy.data.sampler import EpochSampler, EvaluationSampler
 from segstudy.measures.stored_rows import confusion_per_image, total_confusion
 from segstudy.metrics import Confusion, Hallucinated, class_iou, class_table, confusion, failure_modes, summary
 from segstudy.study.analysis.metrics import by_name
@@ -193,13 +193,13 @@ def test_sparse_rows_agree_with_the_confusion_matrix() -> None:
 @pytest.mark.parametrize("length", [1, 2, 7, 8])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_each_image_is_evaluated_once(length: int, world: int) -> None:
-    orders = [list(EpochSampler(length, 0, False, rank, world)) for rank in range(world)]
+    orders = [list(EvaluationSampler(np.full((length, 2), 8), 1, 64, rank, world)) for rank in range(world)]
     assert len({len(order) for order in orders}) == 1  # else the processes would wait for each other for ever
-    assert sorted(i for order in orders for i in order if i >= 0) == list(range(length))
+    assert sorted(i for order in orders for (i,) in order if i >= 0) == list(range(length))
 
 
 def test_processes_train_on_different_images_and_equally_many() -> None:
-    orders = [EpochSampler(7, 3, True, rank, 2) for rank in range(2)]
+    orders = [EpochSampler(7, 3, rank, 2) for rank in range(2)]
     first = [list(order) for order in orders]
     assert [len(f) for f in first] == [len(o) for o in orders] == [3, 3]
     assert len({*first[0], *first[1]}) == 6
@@ -214,7 +214,7 @@ def _evaluate(rank: int, world: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     labels, masks = images(7)
     metric = Confusion(5)
-    for i in EpochSampler(7, 0, False, rank, world):
+    for (i,) in EvaluationSampler(np.full((7, 2), 8), 1, 64, rank, world):
         mask = masks[i] if i >= 0 else torch.full_like(masks[0], 255)  # what the loader gives for −1
         metric.update(labels[i][None], mask[None])
     own = metric.counts.clone()

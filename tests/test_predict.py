@@ -28,8 +28,8 @@ from segstudy.inference.photos import find_photos
 from segstudy.inference.pictures import is_ours, overlay, with_legend
 from segstudy.inference.predict import PredictionPipeline, PredictionTask, kept_classes
 from segstudy.inference.predictions import predict_all
-from segstudy.inference.tiles import Tiles
 from segstudy.inference.tta import TestTimeAugmentation
+from segstudy.tiles import Tiles
 
 
 class Strongest(nn.Module):

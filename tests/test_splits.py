@@ -58,11 +58,11 @@ def test_repeat_factors_by_hand() -> None:
 
 def test_balanced_order_draws_in_proportion_and_keeps_the_epochs_length() -> None:
     repeats = np.array([1.0] * 6 + [4.0, 2.0])
-    order = EpochSampler(8, seed=0, shuffle=True, repeats=repeats)
+    order = EpochSampler(8, seed=0, repeats=repeats)
     drawn: Counter[int] = Counter()
     for epoch in range(300):
         order.set_epoch(epoch)
-        epochs = [position % 8 for position in order]
+        epochs = [position % 8 for _, position in order]
         assert len(epochs) == 8
         expected = 8 * repeats / repeats.sum()
         counts = np.bincount(epochs, minlength=8)
@@ -73,9 +73,9 @@ def test_balanced_order_draws_in_proportion_and_keeps_the_epochs_length() -> Non
 
 def test_balanced_order_is_the_seeds_and_the_epochs() -> None:
     def epoch(seed: int, number: int) -> list[int]:
-        order = EpochSampler(8, seed, True, repeats=np.arange(1.0, 9))
+        order = EpochSampler(8, seed, repeats=np.arange(1.0, 9))
         order.set_epoch(number)
-        return list(order)
+        return [position for _, position in order]
 
     assert epoch(0, 1) == epoch(0, 1)
     assert epoch(0, 1) != epoch(0, 2)
@@ -86,10 +86,10 @@ def test_balanced_order_is_the_seeds_and_the_epochs() -> None:
 def test_a_repeated_image_is_another_position_each_time(world: int) -> None:
     repeats = np.array([1.0] * 6 + [9.0, 1.0])
     for epoch in range(5):
-        plain, orders = [], [EpochSampler(8, 0, True, rank, world, repeats) for rank in range(world)]
+        plain, orders = [], [EpochSampler(8, 0, rank, world, repeats) for rank in range(world)]
         for order in orders:
             order.set_epoch(epoch)
-        positions = [p for turn in zip(*orders, strict=True) for p in turn]  # as one process draws them
+        positions = [p for turn in zip(*orders, strict=True) for _, p in turn]  # as one process draws them
         images = [p % 8 for p in positions]
         for p in positions:
             plain.append(p % 8)
@@ -104,7 +104,7 @@ def test_a_repeated_image_is_augmented_in_another_way_each_time(monkeypatch: pyt
     monkeypatch.setattr("segstudy.data.datamodule.repeat_factors", lambda pixels: np.array([1.0] * 6 + [9.0, 1.0]))
     seen = []
     for data.batch_size in (2, 4):
-        batches = [data.on_after_batch_transfer(data.add_augmentation(b, epoch=0), 0) for b in data.train_dataloader()]
+        batches = [data.on_after_batch_transfer(b, 0) for b in data.train_dataloader()]
         index = torch.cat([b["index"] for b in batches]).tolist()
         seen.append((index, torch.cat([b["image"] for b in batches])))
     (index, image), (again, same) = seen
@@ -113,6 +113,6 @@ def test_a_repeated_image_is_augmented_in_another_way_each_time(monkeypatch: pyt
     sixth = [image[i] for i, n in enumerate(index) if n == 6]
     assert len(sixth) >= 4
     assert not any(torch.equal(a, b) for a, b in combinations(sixth, 2))
-    alone = data.on_after_batch_transfer(data.add_augmentation(data.roles["fit"].__getitems__(range(8)), epoch=0), 0)
+    alone = data.on_after_batch_transfer(data.train_dataloader().dataset.__getitems__([(0, i) for i in range(8)]), 0)
     for n in set(index):  # the first time, and so an image that is not repeated, as without repeating
         assert torch.equal(image[index.index(n)], alone["image"][n])

@@ -22,10 +22,10 @@ from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import evaluate
 from segstudy.inference.loading import EvaluationSpec, LoadedRun, evaluation_config, evaluation_data, load_runs
 from segstudy.inference.model import Model
-from segstudy.inference.tiles import Place, Tiles, blend_tiles, predict_tiled
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, labels_at
 from segstudy.networks.normalize import Normalize
+from segstudy.tiles import Place, Tiles, blend_tiles, predict_tiled
 
 
 def seeded(*layers: nn.Module) -> nn.Sequential:

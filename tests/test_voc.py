@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from conftest import make_voc, save_mask
 from PIL import Image
 
+from segstudy.data.crops import TrainingImages
 from segstudy.data.datasets.voc import CLASSES, VOC
 from segstudy.data.sampler import EpochSampler
 from segstudy.data.transforms.augment import Augment
@@ -55,17 +55,8 @@ def indices(data: VOC, epoch: int = 0) -> list[int]:
     return [i for batch in loader for i in batch["index"].tolist()]
 
 
-def training(data: VOC, epoch: int = 0) -> VOC:
-    """The data as a trainer in training would have it, on one process."""
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        training=True, current_epoch=epoch, global_rank=0, world_size=1, strategy=strategy
-    )
-    return data
-
-
 def transfer(data: VOC, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
+    return data.on_after_batch_transfer(batch, 0)
 
 
 # Classes
@@ -313,13 +304,15 @@ def test_device_cache_gives_the_same_batches(make: Any) -> None:
         pairs = list(zip(getattr(plain, loader)(), getattr(held, loader)(), strict=True))
         assert pairs
         for one, other in pairs:
-            assert one.keys() == other.keys() == {"image", "mask", "index", "drawn"}
-            assert all(torch.equal(one[k], other[k]) for k in one)
+            trained = {"params", "size"} if loader == "train_dataloader" else set()
+            assert one.keys() == other.keys() == {"image", "mask", "index", *trained}
+            assert all(torch.equal(one[k], other[k]) for k in one if k != "size")
 
 
 def test_workers_give_the_same_batches(make: Any) -> None:
     plain, worked = make(), make(workers=1)
     for one, other in zip(plain.train_dataloader(), worked.train_dataloader(), strict=True):
+        assert one.pop("size") == other.pop("size")
         assert all(torch.equal(one[k], other[k]) for k in one)
 
 
@@ -349,11 +342,16 @@ def test_only_training_batches_are_augmented_and_by_epoch_and_index(make: Any) -
     raw = next(iter(data.test_dataloader()))
     plain = transfer(data, dict(raw))
     assert torch.equal(plain["mask"], raw["mask"].long())
-    first = transfer(training(data), dict(raw))
+    images = TrainingImages(data.roles["report"], data.size, data.seed, data.augment)
+
+    def trained(epoch: int) -> dict[str, torch.Tensor]:
+        return transfer(data, images.__getitems__([(epoch, i) for i in raw["index"].tolist()]))
+
+    first = trained(0)
     assert first.keys() == plain.keys()
     assert not torch.equal(first["mask"], plain["mask"])
-    assert torch.equal(transfer(training(data), dict(raw))["image"], first["image"])
-    assert not torch.equal(transfer(training(data, epoch=1), dict(raw))["image"], first["image"])
+    assert torch.equal(trained(0)["image"], first["image"])
+    assert not torch.equal(trained(1)["image"], first["image"])
     assert data.augment is not None
     expected = data.augment(
         raw["image"].permute(0, 3, 1, 2).float() / 255, raw["mask"].long(), data.augment.make_params(3, 0, raw["index"])
@@ -363,13 +361,16 @@ def test_only_training_batches_are_augmented_and_by_epoch_and_index(make: Any) -
 
 def test_a_batch_comes_out_in_the_size_drawn_for_it(make: Any) -> None:
     data = make(augment=Augment(sizes=(2.0, 3.0)), size=32, batch_size=2)
-    raw = next(iter(data.test_dataloader()))
-    sizes = {tuple(transfer(training(data, epoch), dict(raw))["mask"].shape) for epoch in range(12)}
+    loader = data.train_dataloader()
+    sizes = set()
+    for epoch in range(12):
+        loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        batch = transfer(data, next(iter(loader)))
+        sizes.add(tuple(batch["mask"].shape))
     assert sizes == {(2, 64, 64), (2, 96, 96)}
-    batch = transfer(training(data), dict(raw))
     assert batch["image"].shape[2:] == batch["mask"].shape[1:]
-    data.trainer = None
-    assert transfer(data, dict(raw))["mask"].shape == (2, 32, 32)  # evaluation has one size
+    evaluated = transfer(data, next(iter(data.test_dataloader())))
+    assert evaluated["mask"].shape == (2, 32, 32)  # evaluation has one size
 
 
 # Order
@@ -386,10 +387,8 @@ def test_training_order_differs_by_epoch_and_is_the_seeds(make: Any) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_an_epoch(world: int) -> None:
-    parts = [list(EpochSampler(10, 0, True, rank, world)) for rank in range(world)]
+    parts = [list(EpochSampler(10, 0, rank, world)) for rank in range(world)]
     assert {len(p) for p in parts} == {10 // world}
-    together = [i for p in parts for i in p]
+    assert {epoch for p in parts for epoch, _ in p} == {0}
+    together = [i for p in parts for _, i in p]
     assert len(set(together)) == len(together)
-    evaluated = [list(EpochSampler(10, 0, False, rank, world)) for rank in range(world)]
-    assert {len(p) for p in evaluated} == {-(-10 // world)}
-    assert sorted(i for p in evaluated for i in p if i >= 0) == list(range(10))

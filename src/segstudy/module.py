@@ -16,6 +16,7 @@ from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE
 from segstudy.metrics import Confusion, Hallucinated, MeanLoss, class_iou, failure_modes, summary
 from segstudy.optim import cosine, parameter_groups
+from segstudy.tiles import predict_tiled
 
 
 class SegmentationModule(L.LightningModule):
@@ -58,6 +59,15 @@ class SegmentationModule(L.LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         return self._as_logits(self.network(image))
 
+    def _seen(self, image: Tensor) -> Tensor:
+        """The logits of whole images; of large ones (`SegmentationData.tiles_for`), from overlapping tiles."""
+        data = known_data(self.trainer)
+        tiles = data.tiles_for(image.shape[2:]) if data else None
+        if tiles is None:
+            return self(image)
+        # The logarithm of probabilities, since the logits of different tiles have no common scale.
+        return predict_tiled(lambda tile: self(tile).float().softmax(1), image, tiles).clamp(min=1e-12).log()
+
     def _as_logits(self, output: Any) -> Tensor:
         """The network's output with a channel per class. Raises ConfigError if it has another number of channels."""
         if not isinstance(output, Tensor):
@@ -97,7 +107,7 @@ class SegmentationModule(L.LightningModule):
             logits, other = map(self._as_logits, self.network(batch["image"], auxiliary=True))
             loss = self.loss(logits, batch["mask"]) + weight * self.loss(other, batch["mask"])
         else:
-            logits = self(batch["image"])
+            logits = self(batch["image"]) if stage == "train" else self._seen(batch["image"])
             loss = self.loss(logits, batch["mask"])
         mean: Any = loss
         if stage != "train":

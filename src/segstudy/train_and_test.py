@@ -90,7 +90,7 @@ def print_data(data: SegmentationData, origin: str) -> None:
     """Print the images of each role, and warnings about them and about the encoder's weights."""
     for role, images in data.roles.items():
         console.print(f"{role}: {len(images)} images of {data.name} {images.name!r}", highlight=False)
-        for line in images.cache.notes:
+        for line in images.notes:
             print_warning(f"{images.name}: {line}")
     if data.overlap():
         print_warning(f"{data.overlap()} images of the reported split are also training images", "bold red")

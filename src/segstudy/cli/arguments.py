@@ -58,8 +58,8 @@ class ViewOptions:
     def parsed(self) -> tuple[Any, Any]:
         """The test-time augmentation and the tiles, each None if not requested. Raises ConfigError for wrong values."""
         from segstudy.inference.loading import parse_size
-        from segstudy.inference.tiles import Tiles
         from segstudy.inference.tta import TestTimeAugmentation
+        from segstudy.tiles import Tiles
 
         if self.size not in ("train", "original"):
             parse_size(self.size)

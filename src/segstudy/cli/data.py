@@ -50,7 +50,7 @@ def show(
     dataset = build_data(cfg)
     for role, images in dataset.roles.items():
         console.print(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}", highlight=False)
-        for line in images.cache.notes:
+        for line in images.notes:
             console.print(f"  [yellow]{line}", highlight=False)
     pixels = {role: images.pixels for role, images in dataset.roles.items()}
     console.print(class_table(dataset, pixels, f"{name} at {dataset.size[0]}×{dataset.size[1]}"))

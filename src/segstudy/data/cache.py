@@ -1,7 +1,8 @@
-"""The cache: a split at one size, decoded once into memory-mapped uint8 arrays; a batch is a slice of them."""
+"""The cache: a split decoded once into memory-mapped uint8 files; batches are slices of them."""
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -10,7 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from segstudy.data.fit import Fit
 from segstudy.data.images import Sample
 from segstudy.errors import DataError, first_lines
 from segstudy.labels import IGNORE
 
-VERSION = 2
+VERSION = 3
 """Part of the cache's key. Increase it when the same files give other arrays, or an error."""
+
+STATED = 2**30
+"""A cache with more bytes is announced before it is built."""
 
 Read = Callable[[Sample], tuple[np.ndarray, np.ndarray, str]]
 
@@ -56,57 +61,110 @@ def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarr
     return image, mask, str(note)
 
 
-@dataclass(frozen=True)
 class Cache:
-    """images uint8 (N,H,W,3) and masks uint8 (N,H,W), memory-mapped; pixels int64 (N,C): per image and class.
+    """The images and masks of a split, uint8, at the shapes that a `Fit` gives them, and figures about them.
 
+    Memory-mapped files in which the images lie one after another; without them (`data.cache=false`), each access reads
+    and resizes the files of an image. shapes int64 (N,2); pixels int64 (N,C): per image and class.
+    is_uniform: all images have the same shape and are stored, so that `images` and `masks` exist.
     notes: lines about the files for the user, such as conversions and doubtful masks.
     """
 
-    images: np.ndarray
-    masks: np.ndarray
-    pixels: np.ndarray
-    key: str
-    notes: list[str]
+    def __init__(self, home: Path, read_resized: Callable[[int], tuple[np.ndarray, np.ndarray]] | None):
+        """home: the folder that `open_cache` built. read_resized: reads image and mask i, if no arrays are stored.
+
+        Raises OSError or ValueError if a file is missing or damaged.
+        """
+        index = json.loads((home / "index.json").read_text())
+        self.key, self.notes, self.channels = home.name, index["stated"], int(index["channels"])
+        self.shapes, self.pixels = np.load(home / "shapes.npy"), np.load(home / "pixels.npy")
+        self.read_resized = read_resized
+        self.is_uniform = read_resized is None and bool((self.shapes == self.shapes[0]).all())
+        areas = self.shapes.prod(1)
+        self.starts = np.concatenate([[0], np.cumsum(areas)])  # of the masks; images: times `channels`
+        if read_resized is None:
+            self.flat_images = _map_file(home / "images.bin", self.starts[-1] * self.channels)
+            self.flat_masks = _map_file(home / "masks.bin", self.starts[-1])
+
+    def image(self, i: int) -> np.ndarray:
+        """Image i, uint8 (H,W,channels)."""
+        if self.read_resized:
+            return self.read_resized(i)[0]
+        start, end = self.starts[i] * self.channels, self.starts[i + 1] * self.channels
+        return self.flat_images[start:end].reshape(*self.shapes[i], self.channels)
+
+    def mask(self, i: int) -> np.ndarray:
+        """Mask i, uint8 (H,W)."""
+        if self.read_resized:
+            return self.read_resized(i)[1]
+        return self.flat_masks[self.starts[i] : self.starts[i + 1]].reshape(*self.shapes[i])
+
+    def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image and mask i."""
+        return self.read_resized(i) if self.read_resized else (self.image(i), self.mask(i))
+
+    @property
+    def images(self) -> np.ndarray:
+        """All images, (N,H,W,channels), if `is_uniform`."""
+        return self.flat_images.reshape(len(self.shapes), *self.shapes[0], self.channels)
+
+    @property
+    def masks(self) -> np.ndarray:
+        """All masks, (N,H,W), if `is_uniform`."""
+        return self.flat_masks.reshape(len(self.shapes), *self.shapes[0])
+
+
+def _map_file(file: Path, size: int) -> np.ndarray:
+    if file.stat().st_size != size:
+        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes, not {size:,}")
+    return np.memmap(file, np.uint8, "r")
 
 
 def open_cache(
     samples: Sequence[Sample],
     read: Read,
-    size: tuple[int, int],
+    fit: Fit,
     num_classes: int,
     folder: Path,
     recipe: Any,
     ignore_is_explicit: bool = False,
+    stored: bool = True,
+    image_shape: Callable[[Sample], tuple[int, int]] | None = None,
 ) -> Cache:
     """Open the cache of these samples; if missing, build it first, with a progress bar.
 
     recipe: everything else that the arrays depend on (label mapping, seed), as JSON values. ignore_is_explicit: the
-    user has stated that 255 is ignored, so masks with much of it are accepted. Raises DataError that lists unreadable
-    files, or if the disk has too little space.
+    user has stated that 255 is ignored, so masks with much of it are accepted. stored: keep the images and masks;
+    False: only shapes and pixel counts, and each access reads the files. image_shape: (H,W) of a sample's image without
+    decoding it, from which the size of the cache is known before it is built.
+    Raises DataError that lists unreadable files, or if the disk has too little space.
     """
-    key = _key(samples, size, num_classes, recipe)
-    home = folder / key
+    key = cache_key(samples, [fit.values(), num_classes, recipe])
+    home = folder / (key if stored else f"{key}-index")
+
+    def read_resized(sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
+        image, mask, note = read_checked(read, sample, num_classes)
+        return *resize_pair(image, mask, fit.shape(*mask.shape)), note
+
     if not home.is_dir():
-        _build(samples, read, size, num_classes, home, ignore_is_explicit)
+        _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape)
     try:
-        notes = json.loads((home / "index.json").read_text())["stated"]
-        images, masks = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
-        return Cache(images, masks, np.load(home / "pixels.npy"), key, notes)
-    except (OSError, ValueError) as error:
+        return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2])
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"the cache {home} cannot be opened: {error}\n  → delete that folder; it will be built again"
         ) from error
 
 
-def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, recipe: Any) -> str:
-    digest = hashlib.sha256(json.dumps([VERSION, size, num_classes, recipe]).encode())
+def cache_key(samples: Sequence[Sample], recipe: Any) -> str:
+    """A fingerprint of the samples' files and of `recipe` (JSON values). Raises DataError for missing files."""
+    digest = hashlib.sha256(json.dumps([VERSION, recipe]).encode())
     for sample in samples:
         digest.update(sample.name.encode())
         for path in (sample.image, sample.mask):
             if path is not None:
                 try:
-                    status = path.stat()
+                    status = os.stat(path)
                 except OSError as error:
                     raise DataError(f"{path} is listed but missing") from error
                 digest.update(f"{path}|{status.st_size}|{status.st_mtime_ns}".encode())
@@ -114,7 +172,14 @@ def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int, rec
 
 
 def _build(
-    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, home: Path, ignore_is_explicit: bool
+    samples: Sequence[Sample],
+    read_resized: Read,
+    fit: Fit,
+    num_classes: int,
+    home: Path,
+    ignore_is_explicit: bool,
+    stored: bool,
+    image_shape: Callable[[Sample], tuple[int, int]] | None,
 ) -> None:
     folder = home.parent
     # A unique name: processes of several machines may build in the same folder.
@@ -122,13 +187,16 @@ def _build(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(home)
-        _check_space(folder, len(samples) * size[0] * size[1] * 4)
+        if stored:
+            _check_space(folder, _bytes_needed(samples, fit, image_shape), fit)
         work.mkdir()
-        notes, pixels = _write(samples, read, size, num_classes, work)
+        notes, shapes, pixels, channels = _write(samples, read_resized, num_classes, work, stored)
         if not ignore_is_explicit:
-            notes += _check_ignored(samples, pixels, size[0] * size[1])
+            notes += _check_ignored(samples, pixels, shapes.prod(1))
         np.save(work / "pixels.npy", pixels)
-        (work / "index.json").write_text(json.dumps({"stated": notes, "names": [s.name for s in samples]}))
+        np.save(work / "shapes.npy", shapes)
+        names = [s.name for s in samples]
+        (work / "index.json").write_text(json.dumps({"stated": notes, "channels": channels, "names": names}))
         try:
             work.rename(home)
         except OSError:
@@ -143,13 +211,27 @@ def _build(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def _bytes_needed(samples: Sequence[Sample], fit: Fit, image_shape: Callable[[Sample], tuple[int, int]] | None) -> int:
+    """Bytes of the arrays of RGB images and masks; 0 if the images' shapes are not known before they are decoded."""
+    if fit.is_uniform:
+        return len(samples) * math.prod(fit.size) * 4
+    if image_shape is None:
+        return 0
+    shapes = map_parallel(image_shape, samples, "reading sizes")
+    # what is wrong with a file is told when it is decoded
+    return sum(4 * math.prod(fit.shape(*shape)) for shape in shapes if not isinstance(shape, DataError))
+
+
+def _check_space(folder: Path, needed: int, fit: Fit) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
+        smaller = "data.max_side=1024" if fit.mode == "crop" else "a smaller data.size"
         raise DataError(
             f"the cache needs {needed / 2**20:,.0f} MiB in data.cache_dir={folder}, {free / 2**20:,.0f} MiB are free\n"
-            "  → free some space, set data.cache_dir to another disk, or choose a smaller data.size"
+            f"  → free some space, set data.cache_dir to another disk, choose {smaller}, or data.cache=false"
         )
+    if needed > STATED:
+        print(f"building a cache of {needed / 2**30:.1f} GiB in {folder} (data.cache=false: none)")
 
 
 def _remove_abandoned(home: Path) -> None:
@@ -164,44 +246,47 @@ def _remove_abandoned(home: Path) -> None:
 
 
 def _write(
-    samples: Sequence[Sample], read: Read, size: tuple[int, int], num_classes: int, work: Path
-) -> tuple[list[str], np.ndarray]:
-    """Write images.npy and masks.npy into `work`. Returns the notes, and the pixels of each class in each image."""
-    height, width = size
+    samples: Sequence[Sample], read_resized: Read, num_classes: int, work: Path, stored: bool
+) -> tuple[list[str], np.ndarray, np.ndarray, int]:
+    """Write images.bin and masks.bin into `work`, if they are to be stored.
 
-    def prepare(sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        image, mask, note = read_checked(read, sample, num_classes)
-        return *resize_pair(image, mask, size), note
-
+    Returns the notes, each image's shape and pixels of each class, and the number of channels.
+    """
     conversions: Counter[str] = Counter()
-    broken, pixels = [], np.zeros((len(samples), num_classes), np.int64)
+    channels: dict[int, str] = {}
+    broken = []
+    shapes, pixels = np.zeros((len(samples), 2), np.int64), np.zeros((len(samples), num_classes), np.int64)
     # Not written through a memory map: on a full disk that would kill the process instead of raising an error.
-    with open(work / "images.npy", "wb") as images, open(work / "masks.npy", "wb") as masks:
-        _header(images, (len(samples), height, width, 3))
-        _header(masks, (len(samples), height, width))
-        for i, result in enumerate(map_parallel(prepare, samples, "reading images")):
+    with ExitStack() as files:
+        writers = [files.enter_context(open(work / f"{name}.bin", "wb")) for name in ("images", "masks") if stored]
+        for i, result in enumerate(map_parallel(read_resized, samples, "reading images")):
             if isinstance(result, DataError):
                 broken.append(str(result))
                 continue
             image, mask, note = result
-            images.write(image.tobytes())
-            masks.write(mask.tobytes())
+            for writer, array in zip(writers, (image, mask), strict=False):
+                writer.write(array.tobytes())
             conversions[note] += 1
-            pixels[i] = np.bincount(mask.ravel(), minlength=256)[:num_classes]
+            channels.setdefault(image.shape[2], samples[i].name)
+            shapes[i], pixels[i] = mask.shape, np.bincount(mask.ravel(), minlength=256)[:num_classes]
     if broken:
         raise DataError(
             f"{len(broken)} of {len(samples)} images cannot be used:\n{first_lines(broken, 10)}\n"
             "→ repair these files, or remove them from the list"
         )
+    if len(channels) > 1:
+        found = ", ".join(f"{number} ({name})" for number, name in channels.items())
+        raise DataError(f"the images have different numbers of channels: {found}\n  → keep one kind")
     converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)
-    return [f"converted to upright 8-bit RGB: {converted}"] if converted else [], pixels
+    notes = [f"converted to upright 8-bit RGB: {converted}"] if converted else []
+    return notes, shapes, pixels, next(iter(channels))
 
 
-def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: int) -> list[str]:
+def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: np.ndarray) -> list[str]:
     """A note about doubtful masks, in which 255 might be a class; raises DataError if most masks are doubtful.
 
-    Doubtful: only 0 and 255, or more than a third 255 (as a few masks of VOC). pixels: per mask and class; the rest of
-    the `total` pixels of a mask is 255.
+    Doubtful: only 0 and 255, or more than a third 255 (as a few masks of VOC). pixels (N,C): per mask and class; the
+    rest of the `total` (N) pixels of a mask is 255.
     """
     ignored = total - pixels.sum(1)
     is_binary = (pixels[:, 0] > 0) & (ignored > 0) & (pixels[:, 0] + ignored == total)
@@ -226,10 +311,6 @@ def resize_pair(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> t
         image = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
         mask = np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
     return image, mask
-
-
-def _header(file: Any, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words: str) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Base class of the data sets: splits, cache, loaders, and preparation of batches on the device."""
 
+import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -11,15 +12,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segstudy.data.cache import Cache, open_cache, read_checked
+from segstudy.data.cache import Cache, cache_key, open_cache, read_checked
+from segstudy.data.crops import RandomWindows, TrainingImages
 from segstudy.data.dataset import Batch, CachedDataset
-from segstudy.data.images import Sample, read_pair
-from segstudy.data.sampler import EpochSampler, repeat_factors
+from segstudy.data.fit import Fit, sides
+from segstudy.data.images import Sample, header_shape, read_pair
+from segstudy.data.sampler import EpochSampler, EvaluationSampler, repeat_factors
 from segstudy.data.splits import hold_out, rarest_class
-from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, Augment
+from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, NO_AUGMENTATION, Augment
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE
 from segstudy.seeds import derive, permutation
+from segstudy.tiles import Tiles
 
 
 class SegmentationData(L.LightningDataModule):
@@ -29,13 +33,18 @@ class SegmentationData(L.LightningDataModule):
     `test`) gives the result; `select` chooses the epoch or the learning rate: it is `val` if there is a `test`, else
     the share `select_fraction` of train (0: no `select`). Lightning's "val" is `select` if it exists, else `report`.
 
-    size: side of the square, or (height, width); images are resized to it, their aspect ratio is not kept.
+    size: side of the square, or (height, width). fit: squash (images are resized to `size`, their aspect ratio is
+    lost), crop (images keep their own size; training sees random windows of `size`, tests see whole images) or keep
+    (resized with their aspect ratio kept). max_side, keep_side: see `Fit`.
+    tiles: validation and test see images with more than 4·tiles² pixels in overlapping tiles of this side; None: whole.
+    max_class_share: see `RandomWindows`. cache: False reads the files again each time, which needs `workers`.
     augment: of training batches; the default is that of conf/data_common.yaml, None: no augmentation.
     seed: for the order of images, for augmentation and for random subsets.
     workers: number of loader processes; 0 is fastest if the cache is on a local disk.
     cache_dir: folder of the decoded images. device_cache: keep the arrays in the device's memory.
     limit_train: number of training images to use, drawn with the seed; None: all.
-    balanced: draw images with rare classes more often (`repeat_factors`); the length of an epoch is unchanged.
+    balanced: draw images with rare classes more often (`repeat_factors`), and, with crop and keep, windows around every
+    class of an image as often; the length of an epoch is unchanged.
     name: name of the data in records and reports, if it is not the whole published data set.
     """
 
@@ -66,6 +75,12 @@ class SegmentationData(L.LightningDataModule):
         select_fraction: float = 0.0,
         balanced: bool = False,
         name: str | None = None,
+        fit: str = "squash",
+        max_side: int | None = None,
+        keep_side: str = "long",
+        max_class_share: float = 0.75,
+        tiles: int | None = 1024,
+        cache: bool = True,
         **unknown: Any,
     ):
         super().__init__()
@@ -73,22 +88,30 @@ class SegmentationData(L.LightningDataModule):
             known = [p for each in type(self).__mro__ if "__init__" in vars(each) for p in signature(each).parameters]
             raise TypeError(f"{type(self).__name__} has no argument {key!r}{did_you_mean(key, known)}")
         self.name = name or type(self).__name__
-        sides = [size, size] if isinstance(size, int) else list(size)
-        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-            raise ValueError(f"size={size!r}: it must be one side in pixels, or [height, width]")
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, workers={workers} at least 0")
-        self.size = (sides[0], sides[1])
+        if not 0 < max_class_share <= 1:
+            raise ConfigError(f"data.max_class_share must be above 0 and at most 1 (no limit), not {max_class_share}")
+        self.fit = Fit(sides(size), fit, max_side, keep_side)
+        self.tiles = None if tiles is None else Tiles(tiles, overlap=0.25)
+        self.cache, self.max_class_share = cache, max_class_share
+        if augment is not None and augment.scale is None:
+            augment = augment.with_scale((0.5, 2.0) if fit == "crop" else (0.75, 1.5))
         self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
         self.cache_dir = Path(cache_dir).expanduser()
         self.device_cache, self.limit_train, self.select_fraction = device_cache, limit_train, select_fraction
         self.balanced = balanced
         self.roles: dict[str, CachedDataset] = {}
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H,W) of training batches."""
+        return self.fit.size
+
     def __repr__(self) -> str:
         classes = vars(self).get("classes", getattr(type(self), "classes", ()))  # reads no files
         parts = [str(self.name)] * (self.name != type(self).__name__) + [f"{len(classes)} classes"] * bool(classes)
-        parts += [f"{self.size[0]}×{self.size[1]}"]
+        parts += [str(self.fit)]
         parts += [f"{role}: {len(held)} images" for role, held in self.roles.items()] or ["not set up yet"]
         return f"{type(self).__name__}({', '.join(parts)})"
 
@@ -103,6 +126,10 @@ class SegmentationData(L.LightningDataModule):
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
         """(image (H,W,3), mask (H,W), note on conversions): uint8, at original size. The cache checks the result."""
         return read_pair(sample, len(self.classes), self.labels)
+
+    def image_shape(self, sample: Sample) -> tuple[int, int]:
+        """(H,W) of an image, as `read` returns it, from the file's header."""
+        return header_shape(sample.file("image"))
 
     def ignore_is_explicit(self) -> bool:
         """Whether the label mapping mentions 255; if not, masks with much 255 are doubtful."""
@@ -141,8 +168,9 @@ class SegmentationData(L.LightningDataModule):
 
     def _cache(self, samples: Sequence[Sample]) -> Cache:
         return open_cache(
-            samples, self.read, self.size, len(self.classes), self.cache_dir, self.recipe(), self.ignore_is_explicit()
-        )
+            samples, self.read, self.fit, len(self.classes), self.cache_dir, self.recipe(), self.ignore_is_explicit(),
+            self.cache, self.image_shape,
+        )  # fmt: skip
 
     def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:
         """(fit, select): select is the list `val` if there is a `test`, else `select_fraction` of fit, or None."""
@@ -178,11 +206,19 @@ class SegmentationData(L.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Roles, sizes and fingerprints, for the run's record."""
-        roles = {role: {"split": i.name, "images": len(i), "fingerprint": i.key} for role, i in self.roles.items()}
+        roles = {
+            role: {
+                "split": i.name,
+                "images": len(i),
+                "fingerprint": i.key,
+                "files": cache_key(i.samples, [len(self.classes), self.recipe()]),
+            }
+            for role, i in self.roles.items()
+        }
         return {
             "name": self.name,
             "layout": type(self).__name__,
-            "size": list(self.size),
+            **self.fit.values(),
             "protocol": self.protocol(),
             "background": self.background,
             "roles": {"select": None} | roles,
@@ -193,7 +229,7 @@ class SegmentationData(L.LightningDataModule):
         return ""
 
     def pixels(self) -> np.ndarray:
-        """Pixels of each class in `fit` at network size: int64 (C,)."""
+        """Pixels of each class in the images of `fit`, as the network sees them in a test: int64 (C,)."""
         return self.roles["fit"].pixels.sum(0)
 
     def original_mask(self, role: str, index: int) -> Tensor:
@@ -201,55 +237,68 @@ class SegmentationData(L.LightningDataModule):
         mask = read_checked(self.read, self.roles[role].samples[index], len(self.classes))[1]
         return torch.from_numpy(np.array(mask, order="C")).long()
 
+    def tiles_for(self, shape: Sequence[int]) -> Tiles | None:
+        """The tiles in which an evaluation sees an image of this (H,W); None: it is seen as a whole."""
+        return self.tiles if self.tiles and math.prod(shape) > 4 * self.tiles.side**2 else None
+
     # Loaders
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader("fit", train=True)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._loader("select" if "select" in self.roles else "report")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._loader("report")
-
-    def _loader(self, role: str, train: bool = False) -> DataLoader:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        images = self.roles[role].to(device) if self.device_cache else self.roles[role]
-        repeats = repeat_factors(images.pixels) if self.balanced and train else None
+        images, (rank, world) = self._placed("fit"), self._processes()
+        repeats = repeat_factors(images.pixels) if self.balanced else None
+        windows = None if self.fit.mode == "squash" else RandomWindows(self.max_class_share, self.balanced)
+        augment = NO_AUGMENTATION if self.augment is None and windows else self.augment
         return DataLoader(
-            images,
+            TrainingImages(images, self.size, self.seed, augment, windows),
             batch_size=self.batch_size,
-            sampler=EpochSampler(len(images), self.seed, train, rank, world, repeats, self.batch_size),
-            num_workers=0 if self.device_cache else self.workers,
-            pin_memory=device.type == "cuda" and not self.device_cache,
-            persistent_workers=self.workers > 0 and not self.device_cache,
-            drop_last=train,  # batch statistics of one or two remaining images are noise
-            collate_fn=_as_is,
+            sampler=EpochSampler(len(images), self.seed, rank, world, repeats),
+            drop_last=True,  # batch statistics of one or two remaining images are noise
+            **self._loading(),
         )
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        trainer = self.trainer
-        return self.add_augmentation(batch, trainer.current_epoch) if trainer and trainer.training else batch
+    def val_dataloader(self) -> DataLoader:
+        return self.evaluation_loader("select" if "select" in self.roles else "report")
 
-    def add_augmentation(self, batch: Batch, epoch: int) -> Batch:
-        """Add the parameters and output size of the augmentation to a batch.
+    def test_dataloader(self) -> DataLoader:
+        return self.evaluation_loader("report")
 
-        On the CPU, before the batch is transferred, so that no step waits for the GPU.
-        """
-        if self.augment:
-            params = self.augment.make_params(self.seed, epoch, batch["drawn"])
-            batch["params"], batch["size"] = params, self.augment.output_size(params, *self.size)
-        return batch
+    def evaluation_loader(self, role: str) -> DataLoader:
+        """Batches of whole images with the same shape, in which each image of this process occurs once."""
+        images = self._placed(role)
+        order = EvaluationSampler(images.shapes, self.batch_size, self.pixels_per_batch, *self._processes())
+        return DataLoader(images, batch_size=None, sampler=order, **self._loading())
+
+    @property
+    def pixels_per_batch(self) -> int:
+        """The pixels of an evaluation batch with more than one image: those of a training batch, or a million."""
+        return max(self.batch_size * math.prod(self.size), 2**20)
+
+    def _placed(self, role: str) -> CachedDataset:
+        images = self.roles[role]
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return images.to(device) if self.device_cache else images
+
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loading(self) -> dict[str, Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        workers = 0 if self.device_cache else self.workers
+        return {
+            "num_workers": workers,
+            "pin_memory": on_gpu and not self.device_cache,
+            "persistent_workers": workers > 0,
+            "collate_fn": _as_is,
+        }
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """uint8 from the cache → augmented (training only), float image (B,3,H,W) in 0…1 and int64 mask."""
+        """uint8 from the cache → float image (B,3,H,W) in 0…1 and int64 mask; augmented if it holds `params`."""
         # permuted from (B,H,W,3), it already is channels_last
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         mask = batch["mask"].long()
-        if self.augment and "params" in batch:
-            image, mask = self.augment(image, mask, batch["params"], batch["size"])
+        if "params" in batch:
+            augment = self.augment or NO_AUGMENTATION
+            image, mask = augment(image, mask, batch["params"], batch["size"], batch if "theta" in batch else None)
         return {"image": image, "mask": mask, "index": batch["index"]}
 
 

@@ -1,4 +1,4 @@
-"""A split of the data in the cache, indexed by whole batches. Their order: `sampler.py`."""
+"""A split of the data in the cache, indexed by whole batches. Their order: `sampler.py`; random windows: `crops.py`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,23 +13,33 @@ from segstudy.data.images import Sample
 from segstudy.labels import IGNORE
 from segstudy.seeds import derive
 
+Array = Any
+"""A NumPy array or a tensor."""
+
 Batch = dict[str, Any]
-"""Tensors; before augmentation also `size`, the (height, width) after it."""
+"""Tensors; for training also `size`, the (height, width) after augmentation."""
 
 
 class CachedDataset(Dataset):
-    """A split (or part of it) in the cache, indexed by whole batches.
+    """A split (or part of it) in the cache, indexed by whole batches of images with the same shape.
 
-    A batch: image uint8 (B,H,W,3), mask uint8 (B,H,W), index int64 (B) of the images, and drawn int64 (B), the
-    requested positions, which seed the augmentation. Position i + k·N (k = 1, 2, …) is image i of N repeated in the
-    same epoch, with another augmentation. Position −1 is padding, an image whose mask is all 255, so that it counts
-    nowhere: it gives all processes equally many batches.
+    A batch: image uint8 (B,H,W,channels), mask uint8 (B,H,W), and index int64 (B) of the images. Position −1 is
+    padding, an image whose mask is all 255, so that it counts nowhere: it gives all processes equally many batches.
+    notes: lines for the user about the files.
     """
 
-    def __init__(self, name: str, samples: Sequence[Sample], cache: Cache, ids: np.ndarray | None = None):
+    def __init__(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        cache: Cache,
+        ids: np.ndarray | None = None,
+        notes: Sequence[str] | None = None,
+    ):
         self.name, self.cache = name, cache
         self.ids = np.arange(len(samples)) if ids is None else ids
         self.samples = list(samples)
+        self.notes = list(cache.notes if notes is None else notes)
         self.device_arrays: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -41,32 +51,61 @@ class CachedDataset(Dataset):
         return self.cache.pixels[self.ids]
 
     @property
+    def shapes(self) -> np.ndarray:
+        """(H,W) of each image: int64 (N,2)."""
+        return self.cache.shapes[self.ids]
+
+    @property
     def key(self) -> str:
         """Fingerprint of the files and of the selected images."""
         return f"{self.cache.key[:12]}-{derive(0, *(s.name for s in self.samples)):016x}"
 
     def subset(self, positions: np.ndarray) -> "CachedDataset":
-        return CachedDataset(self.name, [self.samples[i] for i in positions], self.cache, self.ids[positions])
+        samples = [self.samples[i] for i in positions]
+        return CachedDataset(self.name, samples, self.cache, self.ids[positions], self.notes)
 
     def to(self, device: torch.device) -> "CachedDataset":
         """Copy the arrays into the memory of `device`; returns self."""
         if self.device_arrays is None:
-            arrays = (self.cache.images[self.ids], self.cache.masks[self.ids])
-            self.device_arrays = tuple(torch.from_numpy(a).to(device) for a in arrays)  # type: ignore[assignment]
+            pairs = [self.cache.pair(i) for i in self.ids.tolist()]
+            flat = (np.concatenate([array.reshape(-1) for array in arrays]) for arrays in zip(*pairs, strict=True))
+            self.device_arrays = tuple(torch.from_numpy(array).to(device) for array in flat)  # type: ignore[assignment]
+            self.starts = np.concatenate([[0], np.cumsum(self.shapes.prod(1))])
         return self
 
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        drawn = torch.tensor(positions)
-        index = torch.where(drawn < 0, drawn, drawn % len(self))
-        if self.device_arrays is not None:
-            rows_on_device = index.clamp(min=0).to(self.device_arrays[0].device)
-            image, mask = (array[rows_on_device] for array in self.device_arrays)
-        else:
-            rows = self.ids[index.clamp(min=0).numpy()]
-            image, mask = torch.from_numpy(self.cache.images[rows]), torch.from_numpy(self.cache.masks[rows])
-        if (padding := index < 0).any():
-            mask[padding.to(mask.device)] = IGNORE
-        return {"image": image, "mask": mask, "index": index, "drawn": drawn}
+    def pair(self, i: int) -> tuple[Array, Array]:
+        """Image uint8 (H,W,channels) and mask uint8 (H,W) of position i: tensors on the device, or NumPy arrays."""
+        if self.device_arrays is None:
+            return self.cache.pair(int(self.ids[i]))
+        (height, width), channels = self.shapes[i].tolist(), self.cache.channels
+        start, end = self.starts[i], self.starts[i + 1]
+        images, masks = self.device_arrays
+        image = images[start * channels : end * channels].view(height, width, channels)
+        return image, masks[start:end].view(height, width)
 
-    def __getitem__(self, position: int) -> Batch:
-        return {key: value[0] for key, value in self.__getitems__([position]).items()}
+    def filled(self, shape: Sequence[int], value: int) -> Array:
+        """A new uint8 array of one value, where the images are: in the device's memory, or in NumPy's."""
+        if self.device_arrays is None:
+            return np.full(shape, value, np.uint8)
+        return torch.full(tuple(shape), value, dtype=torch.uint8, device=self.device_arrays[0].device)
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        index = torch.tensor(positions)
+        rows = index.clamp(min=0)
+        if self.device_arrays is None and self.cache.is_uniform:  # one slice is much faster than one for each image
+            ids = self.ids[rows.numpy()]
+            image, mask = self.cache.images[ids], self.cache.masks[ids]
+        else:
+            shape = (len(rows), *self.shapes[rows[0]])
+            image, mask = self.filled((*shape, self.cache.channels), 0), self.filled(shape, IGNORE)
+            for b, i in enumerate(rows.tolist()):
+                image[b], mask[b] = self.pair(i)
+        if (index < 0).any():
+            mask[(index < 0).numpy()] = IGNORE
+        return {"image": torch.as_tensor(image), "mask": torch.as_tensor(mask), "index": index}
+
+    def __getitem__(self, positions: int | Sequence[int]) -> Batch:
+        """A batch of these positions; of a single one, without the batch dimension."""
+        if isinstance(positions, int):
+            return {key: value[0] for key, value in self.__getitems__([positions]).items()}
+        return self.__getitems__(positions)

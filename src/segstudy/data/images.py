@@ -64,6 +64,16 @@ def read_image(path: Path) -> tuple[np.ndarray, str, int]:
     return to_rgb(picture), note, orientation
 
 
+def header_shape(path: Path) -> tuple[int, int]:
+    """(H,W) of a picture as a viewer shows it, from the file's header. Raises DataError if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            return (width, height) if _exif_orientation(picture) > 4 else (height, width)
+    except PILLOW_ERRORS as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
 def open_upright(path: Path) -> tuple[Image.Image, str, int]:
     """(the picture as a viewer shows it, 8 bits per channel; a note on conversions; its EXIF orientation)."""
     picture = open_picture(path)

@@ -37,7 +37,6 @@ from segstudy.inference.loading import (
 )
 from segstudy.inference.model import TwoChannels
 from segstudy.inference.pictures import save_mask
-from segstudy.inference.tiles import Tiles, predict_tiled
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_at
 from segstudy.metrics import confusion
@@ -45,6 +44,7 @@ from segstudy.precision import choose_device, describe_device
 from segstudy.runs.headline import SIZES
 from segstudy.runs.locking import run_lock
 from segstudy.runs.record import Record, environment
+from segstudy.tiles import Tiles, predict_tiled
 
 Counts = dict[str, np.ndarray]
 """The confusion matrix int64 (C,C) at each of SIZES."""

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from segstudy.data.images import open_upright, to_eight_bits, to_rgb
 from segstudy.errors import DataError
 from segstudy.inference.loading import LoadedRun, load_runs, parse_size
-from segstudy.inference.tiles import Place, Tiles, blend_tiles, join_blocks, tiles_per_batch
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
 from segstudy.precision import AUTOCAST, choose_device, describe_device
 from segstudy.runs.headline import headline_metrics
+from segstudy.tiles import Place, Tiles, blend_tiles, join_blocks, tiles_per_batch
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or RGB or grey values: uint8 (H,W,3) or (H,W), or a tensor (3,H,W), uint8 or float in 0…1."""

@@ -20,9 +20,9 @@ from segstudy.errors import ConfigError, SegstudyError, did_you_mean
 from segstudy.inference.model import Model
 from segstudy.inference.photos import MAX_PIXELS, Photo
 from segstudy.inference.pictures import overlay, save_mask, save_overlay, with_legend
-from segstudy.inference.tiles import Tiles, tiles_per_batch
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence
+from segstudy.tiles import Tiles, tiles_per_batch
 
 LANES = 4
 """Batches that a CPU predicts at the same time, each with a part of the threads. With one batch, all its threads would

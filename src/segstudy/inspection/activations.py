@@ -149,7 +149,7 @@ def inspect_batch(network: nn.Module, batch: Batch, loss: nn.Module) -> list[Lay
 
 def first_batch(data: SegmentationData, device: torch.device) -> Batch:
     """The first batch of training, with its augmentation."""
-    batch = data.add_augmentation(next(iter(data.train_dataloader())), epoch=0)
+    batch = next(iter(data.train_dataloader()))
     return data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
 
 

@@ -1,6 +1,5 @@
 """The user's own images and masks: a folder, and a few lines of YAML that say what the masks mean."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +89,9 @@ class Folder(SegmentationData):
         index_in_pool = {s.name: i for i, s in enumerate(self.pool)}
         whole_pool = all(s.name in index_in_pool for s in samples)
         cache = self._cache(self.pool if whole_pool else samples)
-        cache = replace(cache, notes=[*self.notes, *cache.notes] if name == "train" else [])
+        notes = [*self.notes, *cache.notes] if name == "train" else []
         ids = np.array([index_in_pool[s.name] for s in samples]) if whole_pool else None
-        return CachedDataset(self.titles[name], samples, cache, ids)
+        return CachedDataset(self.titles[name], samples, cache, ids, notes)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
         image, note, orientation = read_image(sample.file("image"))

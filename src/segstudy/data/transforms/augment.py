@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segstudy.data.transforms.base import GREY, Transform
+from segstudy.errors import ConfigError
 from segstudy.labels import IGNORE
 from segstudy.seeds import uniform_numbers
 
@@ -19,7 +23,8 @@ class Augment:
     """Flip, scale, crop, rotation, brightness and contrast, drawn for each image from (seed, epoch, index).
 
     flip: probability of a horizontal flip. scale: range of the zoom, drawn log-uniformly; above 1 it crops, below 1
-    the image is smaller and the area around it is ignored. rotation: largest angle in degrees, to either side.
+    the image is smaller and the area around it is ignored; None: the data set's, 0.75 to 1.5, or 0.5 to 2 with
+    data.fit=crop. rotation: largest angle in degrees, to either side.
     brightness, contrast: largest relative change, applied with probability `colour`. sizes: factors of the batch's
     height and width, one drawn for each batch; the result is rounded to multiples of 32. [1] keeps the size.
     then: further transforms {name: transform}, in this order (see segstudy.data.transforms.color and .mixing).
@@ -29,7 +34,7 @@ class Augment:
     def __init__(
         self,
         flip: float = 0.5,
-        scale: Sequence[float] = (1.0, 1.0),
+        scale: Sequence[float] | None = (1.0, 1.0),
         brightness: float = 0.2,
         contrast: float = 0.2,
         colour: float = 0.5,
@@ -37,13 +42,14 @@ class Augment:
         sizes: Sequence[float] = (1.0,),
         then: Mapping[str, Transform | None] | None = None,
     ):
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
             raise ValueError(f"data.augment.scale must be [low, high] with 0 < low ≤ high, not {list(scale)}")
         if not 0 <= rotation <= 180:
             raise ValueError(f"data.augment.rotation must be an angle in 0…180 degrees, not {rotation}")
         if not sizes or min(sizes) <= 0:
             raise ValueError(f"data.augment.sizes must be factors above 0 ([1]: one size), not {list(sizes)}")
-        self.flip, self.scale, self.rotation, self.sizes = flip, tuple(scale), rotation, tuple(sizes)
+        self.flip, self.rotation, self.sizes = flip, rotation, tuple(sizes)
+        self.scale = None if scale is None else (scale[0], scale[1])
         self.brightness, self.contrast, self.colour = brightness, contrast, colour
         # A transform has its columns even if it is off, so switching it on does not change parameters of the others.
         self.transforms: list[tuple[slice, Transform]] = []
@@ -63,69 +69,92 @@ class Augment:
             self.num_params = ROTATION_COLUMN
 
     def __call__(
-        self, image: Tensor, mask: Tensor, params: Tensor, size: tuple[int, int] | None = None
+        self,
+        image: Tensor,
+        mask: Tensor,
+        params: Tensor,
+        size: tuple[int, int] | None = None,
+        window: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Augment image (B,3,H,W) in 0…1 and mask (B,H,W) in the same way.
 
         params: from `make_params`. size: (H, W) of the output, from `output_size`; None: that of the input.
+        window: a batch of `TrainingImages` with windows, which are interpolated instead of the whole images.
         Output labels ⊆ labels of the image (with mixing: of the batch) ∪ {255}.
         """
         params = params.to(image.device)
         height, width = size or mask.shape[1:]
-        image, mask = self._transform_geometry(self._adjust_color(image, params), mask, params, height, width)
+        mirrored = params[:, 3] < self.flip
+        if window is not None:
+            theta, end = window["theta"], window["end"]
+            image, mask, inside = _interpolate(image, mask, theta, end, (height, width), window["reduction"])
+        elif self.scale == (1.0, 1.0) and not self.rotation and mask.shape[1:] == (height, width):
+            # a flip alone needs no interpolation
+            image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
+            mask, inside = torch.where(mirrored[:, None, None], mask.flip(2), mask), None
+        else:
+            theta = self._affine_map(image, params)
+            image, mask, inside = _interpolate(image, mask, theta, None, (height, width), [1] * len(image))
+        image = self._adjust_color(image, params, inside)
+        if inside is not None:  # outside the image: grey and ignored
+            image, mask = torch.where(inside[:, None], image, GREY), torch.where(inside, mask.long(), IGNORE)
         for columns, transform in self.transforms:
             image, mask = transform(image, mask, params[:, columns])
         return image, mask
 
-    def _adjust_color(self, image: Tensor, params: Tensor) -> Tensor:
+    def _adjust_color(self, image: Tensor, params: Tensor, inside: Tensor | None) -> Tensor:
         # torchvision's functions take one factor for the whole batch; here each image has its own.
         if self.brightness == self.contrast == 0:
             return image
         selected = (params[:, 0] < self.colour).float()
         gain = 1 + selected * self.contrast * (2 * params[:, 1] - 1)
         shift = selected * self.brightness * (2 * params[:, 2] - 1)
-        mean = image.mean((1, 2, 3), keepdim=True)
+        if inside is None:
+            mean = image.mean((1, 2, 3), keepdim=True)
+        else:  # of the pixels that show the image
+            counted = inside[:, None].float()
+            mean = (image.mean(1, keepdim=True) * counted).sum((1, 2, 3), keepdim=True)
+            mean = mean / counted.sum((1, 2, 3), keepdim=True).clamp(min=1)
         gain, shift = gain[:, None, None, None], shift[:, None, None, None]
         return torch.addcmul(mean * (1 - gain) + shift, image, gain).clamp_(0, 1)
 
-    def _transform_geometry(
-        self, image: Tensor, mask: Tensor, params: Tensor, height: int, width: int
-    ) -> tuple[Tensor, Tensor]:
-        mirrored = params[:, 3] < self.flip
-        # a flip alone needs no resampling
-        if self.scale == (1.0, 1.0) and not self.rotation and mask.shape[1:] == (height, width):
-            image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
-            return image, torch.where(mirrored[:, None, None], mask.flip(2), mask)
-        grid = F.affine_grid(
-            self._affine_map(image, params, mirrored), [len(image), 3, height, width], align_corners=False
-        )
-        # Outside the image: grey and ignored. Padded with border values first and replaced afterwards, because zero
-        # padding would blend into the outermost pixels, which have labels.
-        inside = grid.abs().amax(3) <= 1
-        image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        labels = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
-        image = torch.where(inside[:, None], image, GREY)
-        return image, torch.where(inside, labels[:, 0].long(), IGNORE)
+    def with_scale(self, scale: tuple[float, float]) -> "Augment":
+        """The same augmentation with another range of the zoom."""
+        changed = copy(self)
+        changed.scale = scale
+        return changed
 
-    def _affine_map(self, image: Tensor, params: Tensor, mirrored: Tensor) -> Tensor:
-        """The affine maps from output to input coordinates, for `affine_grid`: (B,2,3)."""
+    def zoom(self, params: Tensor) -> Tensor:
+        """The zoom of each image: (B,)."""
+        if self.scale is None:
+            raise ConfigError("the range of the zoom is not known: Augment(scale=[low, high])")
         low, high = map(math.log, self.scale)
-        zoom = torch.exp(low + (high - low) * params[:, 4])
+        return torch.exp(low + (high - low) * params[:, 4])
+
+    def pixel_map(self, params: Tensor) -> Tensor:
+        """The maps from distances (x,y) in output pixels to distances in the image's pixels: (B,2,2).
+
+        A positive angle is anticlockwise.
+        """
+        shrunk = 1 / self.zoom(params)
+        out = torch.zeros(len(params), 2, 2, device=params.device)
+        out[:, 0, 0], out[:, 1, 1] = torch.where(params[:, 3] < self.flip, -shrunk, shrunk), shrunk
+        if self.rotation:
+            angle = math.radians(self.rotation) * (2 * params[:, ROTATION_COLUMN] - 1)
+            cos, sin = angle.cos(), angle.sin()
+            out = out @ torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+        return out
+
+    def _affine_map(self, image: Tensor, params: Tensor) -> Tensor:
+        """The affine maps from output to input coordinates, for `affine_grid`: (B,2,3)."""
         # The output shows a window of the input of half-width 1/zoom. Its centre is drawn so that the window is in the
         # image (zoom > 1), or the image in the window (zoom < 1).
-        room = (1 - 1 / zoom).abs()
-        theta = torch.zeros(len(zoom), 2, 3, device=image.device)
-        theta[:, 0, 0] = torch.where(mirrored, -1 / zoom, 1 / zoom)
-        theta[:, 1, 1] = 1 / zoom
-        theta[:, 0, 2] = room * (2 * params[:, 5] - 1)
-        theta[:, 1, 2] = room * (2 * params[:, 6] - 1)
-        if self.rotation:
-            # A positive angle is anticlockwise. Width and height both span −1…1; their ratio makes it a rotation in
-            # pixels.
-            angle = math.radians(self.rotation) * (2 * params[:, ROTATION_COLUMN] - 1)
-            cos, sin, ratio = angle.cos(), angle.sin(), image.shape[2] / image.shape[3]
-            turn = torch.stack([cos, -sin * ratio, sin / ratio, cos], 1).view(-1, 2, 2)
-            theta[:, :, :2] = theta[:, :, :2] @ turn
+        room = (1 - 1 / self.zoom(params)).abs()
+        theta = torch.cat([self.pixel_map(params), (room[:, None] * (2 * params[:, 5:7] - 1))[..., None]], 2)
+        # Width and height both span −1…1, so distances along x and y count differently.
+        ratio = image.shape[2] / image.shape[3]
+        theta[:, 0, 1] *= ratio
+        theta[:, 1, 0] /= ratio
         return theta
 
     def make_params(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
@@ -150,5 +179,34 @@ class Augment:
         return max(32, 32 * round(factor * height / 32)), max(32, 32 * round(factor * width / 32))
 
 
-DEFAULT_AUGMENTATION = Augment(scale=(0.75, 1.5))
+def _interpolate(
+    image: Tensor, mask: Tensor, theta: Tensor, end: Tensor | None, size: tuple[int, int], reduction: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image (B,C,h,w), mask (B,h,w), and which output pixels show the image, bool (B,h,w).
+
+    theta (B,2,3): maps from output to input coordinates, as for `affine_grid`. end (B,2): the coordinates x and y at
+    which each image ends in the batch; None: 1. reduction: for each image, how many samples along each side of an
+    output pixel are averaged; sorted. Samples are bilinear, labels the nearest. Outside the image, the values at its
+    border are taken: zeros would blend into the outermost pixels, which have labels.
+    """
+    grid = F.affine_grid(theta, [len(image), 1, *size], align_corners=False)
+    inside = (grid >= -1).all(3)
+    inside &= (grid <= 1).all(3) if end is None else (grid <= end[:, None, None]).all(3)
+    labels = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
+    parts, start = [], 0
+    for factor, group in groupby(reduction):
+        some = slice(start, start := start + len(list(group)))
+        finer = grid[some]
+        if factor > 1:
+            shape = [some.stop - some.start, 1, size[0] * factor, size[1] * factor]
+            finer = F.affine_grid(theta[some], shape, align_corners=False)
+        sampled = F.grid_sample(image[some], finer, mode="bilinear", padding_mode="border", align_corners=False)
+        parts.append(F.avg_pool2d(sampled, factor) if factor > 1 else sampled)
+    return torch.cat(parts) if len(parts) > 1 else parts[0], labels[:, 0].to(mask.dtype), inside
+
+
+DEFAULT_AUGMENTATION = Augment(scale=None)
 """The augmentation of conf/data_common.yaml."""
+
+NO_AUGMENTATION = Augment(flip=0, brightness=0, contrast=0)
+"""Windows without zoom."""

@@ -1,0 +1,81 @@
+"""At which height and width the network sees an image: squashed to one size, its own, or scaled to fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segstudy.errors import ConfigError, did_you_mean
+
+MODES = ("squash", "crop", "keep")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The rule that gives an image's shape (H,W) in the cache and in tests; training may see windows of it.
+
+    size (H,W): data.size. mode: squash (every image is resized to `size`, its aspect ratio is lost), crop (images keep
+    their own size; training sees windows of `size`) or keep (resized to `size` with their aspect ratio kept).
+    max_side: with crop, images with a longer side are reduced to it; None: none is. keep_side: with keep, whether the
+    long side fits into `size` (then training pads) or the short side fills it (then training crops).
+    Raises ConfigError for other values, and for settings that another mode would need.
+    """
+
+    size: tuple[int, int]
+    mode: str = "squash"
+    max_side: int | None = None
+    keep_side: str = field(default="long")
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"data.fit={self.mode}: {', '.join(MODES)}{did_you_mean(str(self.mode), MODES)}")
+        if self.max_side is not None:
+            if self.mode != "crop":
+                raise ConfigError(
+                    f"data.max_side={self.max_side} has no effect with data.fit={self.mode}\n"
+                    "  → data.fit=crop, or leave it out"
+                )
+            if not isinstance(self.max_side, int) or self.max_side < 1:
+                raise ConfigError(f"data.max_side must be a number of pixels, or null, not {self.max_side}")
+        if self.keep_side not in ("long", "short"):
+            raise ConfigError(f"data.keep_side={self.keep_side}: long or short")
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all images get the same shape."""
+        return self.mode == "squash"
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """(H,W) at which the network sees an image of this size; a side is at least 1 pixel."""
+        if self.mode == "squash":
+            return self.size
+        if self.mode == "crop":
+            factor = 1.0 if self.max_side is None else min(1.0, self.max_side / max(height, width))
+        else:
+            factors = self.size[0] / height, self.size[1] / width
+            factor = min(factors) if self.keep_side == "long" else max(factors)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    def values(self) -> dict[str, Any]:
+        """What the shapes depend on, as JSON values: part of the cache's key, and of a run's record."""
+        values: dict[str, Any] = {"fit": self.mode, "size": list(self.size)}
+        if self.mode == "crop":
+            values["max_side"] = self.max_side
+        if self.mode == "keep":
+            values["keep_side"] = self.keep_side
+        return values
+
+    def __str__(self) -> str:
+        side = "×".join(map(str, self.size))
+        if self.mode == "squash":
+            return side
+        if self.mode == "keep":
+            return f"{self.keep_side} side in {side}"
+        return f"own size, crops of {side}" + (f", long side at most {self.max_side}" if self.max_side else "")
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """(H,W) of data.size: one side in pixels, or [height, width]. Raises ValueError for anything else."""
+    both = [size, size] if isinstance(size, int) else list(size)
+    if len(both) != 2 or not all(isinstance(side, int) and side >= 1 for side in both):
+        raise ValueError(f"size={size!r}: it must be one side in pixels, or [height, width]")
+    return both[0], both[1]
