@@ -46,7 +46,7 @@ def test_masks_that_are_mostly_unlabelled_are_not_asked_about(tmp_path: Path) ->
         labels = np.zeros((40, 56), np.uint8)
         labels[:4] = 7
         Image.fromarray(labels).save(path)
-    assert build(tmp_path / "root").roles["fit"].cache.notes == []
+    assert build(tmp_path / "root").roles["fit"].notes == []
 
 
 def test_apple_double_files_are_no_images(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_from_python_a_data_set_is_as_in_the_config(name: str, monkeypatch: pyte
     assert vars(data.augment) == vars(configured.augment)
     attributes = {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in ("augment", "trainer")}
     assert attributes == {k: vars(configured)[k] for k in attributes}
-    assert {"size", "batch_size", "select_fraction", "seed", "balanced"} <= attributes.keys()
+    assert {"fit", "batch_size", "select_fraction", "seed", "balanced"} <= attributes.keys()
     assert kind(**arguments, augment=None).augment is None
 
 

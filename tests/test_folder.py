@@ -153,11 +153,11 @@ def test_without_a_description_all_is_guessed_and_told(home: Path, make: Any) ->
     data = make(home)
     assert data.classes == ["class 0", "class 1", "class 2"]
     assert data.background is None
-    told = "\n".join(data.roles["fit"].cache.notes)
+    told = "\n".join(data.roles["fit"].notes)
     assert "pictures (L) whose values are class numbers" in told
     assert "the values 0, 1, 2 that occur" in told
     assert "val: 20% of the images, drawn with split_seed 0" in told
-    assert data.roles["report"].cache.notes == []
+    assert data.roles["report"].notes == []
     (home / "classes.txt").write_text("ground\ncar\ntree\n")
     assert make(home).classes == ["ground", "car", "tree"]
     (home / "classes.txt").unlink()
@@ -294,7 +294,7 @@ def test_a_share_is_drawn_the_same_whatever_is_trained(home: Path, make: Any) ->
     other = make(home, "split_seed: 1")
     assert members(other, "report") != members(data, "report")
     assert other.roles["fit"].cache.key == other.roles["report"].cache.key == data.roles["fit"].cache.key
-    assert len(list((Path(data.cache_dir)).glob("*/images.npy"))) == 3  # one for each size
+    assert len(list((Path(data.cache_dir)).glob("*/images.bin"))) == 3  # one for each size
 
 
 def test_a_class_that_vanishes_at_a_small_size_still_divides_alike(home: Path, make: Any) -> None:

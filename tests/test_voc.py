@@ -170,7 +170,7 @@ def test_labels_of_another_numbering(make: Any, voc_root: Path) -> None:
     assert make(labels={255: 1}).pixels()[:2].tolist() == [6 * 12 * 32, 6 * 12 * 32]
     void = make(labels={255: 255})
     assert void.pixels()[:2].tolist() == [6 * 12 * 32, 0]
-    assert void.roles["fit"].cache.notes == []
+    assert void.roles["fit"].notes == []
 
 
 # Roles

@@ -38,11 +38,15 @@ def show(
     name: Annotated[str, typer.Argument(help="A file of conf/data: voc, scenes, …")],
     root: Annotated[Path | None, typer.Option(help="The folder of the data set (data.root).")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Further settings: data.size=128 …")] = None,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Draw 16 augmented training images, as the network sees them.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Picture file to write.")] = Path("data.png"),
 ) -> None:
     """Show a data set: its classes, their images and pixels, and a picture of sample images with their masks.
 
     Example: segstudy data voc --root photos data.train=trainaug
+    As random windows: segstudy data voc --root photos --crops data.fit=crop data.size=512
     """
     from segstudy.build import build_data
 
@@ -53,8 +57,8 @@ def show(
         for line in images.notes:
             console.print(f"  [yellow]{line}", highlight=False)
     pixels = {role: images.pixels for role, images in dataset.roles.items()}
-    console.print(class_table(dataset, pixels, f"{name} at {dataset.size[0]}×{dataset.size[1]}"))
-    draw_samples(dataset, out)
+    console.print(class_table(dataset, pixels, f"{name}, {dataset.fit}"))
+    (draw_crops if crops else draw_samples)(dataset, out)
     console.print(f"picture: {out}")
 
 
@@ -91,6 +95,20 @@ def draw_samples(dataset: Any, out: Path) -> None:
     images, masks = ([each.numpy() for each in batch[key]] for key in ("image", "mask"))
     pairs = [p for image, mask in zip(images, masks, strict=True) for p in (image, colorize(mask, dataset.palette))]
     rows = [pairs[i : i + 6] for i in range(0, len(pairs) - len(pairs) % 6, 6)] or [pairs]
+    titles = ("image", "mask") * (len(rows[0]) // 2)
+    save(image_grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)
+
+
+def draw_crops(dataset: Any, out: Path, count: int = 16) -> None:
+    """Draw augmented training images of the first epoch beside their masks."""
+    from segstudy.drawing import class_legend, colorize, image_grid, save
+
+    dataset.batch_size = min(count, len(dataset.roles["fit"]))
+    batch = dataset.on_after_batch_transfer(next(iter(dataset.train_dataloader())), 0)
+    images = (batch["image"][:, :3] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    masks = list(batch["mask"].byte().numpy())
+    pairs = [p for image, mask in zip(images, masks, strict=True) for p in (image, colorize(mask, dataset.palette))]
+    rows = [pairs[i : i + 8] for i in range(0, len(pairs) - len(pairs) % 8, 8)] or [pairs]
     titles = ("image", "mask") * (len(rows[0]) // 2)
     save(image_grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)
 

@@ -52,6 +52,6 @@ def restrict_paths(data: DictConfig) -> None:
     Settings of the command line (data.…=…) are merged after this.
     """
     own: dict[str, Any] = {"download": False}
-    if not any(Path(str(data.get("cache_dir"))).expanduser().glob("*/images.npy")):
+    if not any(Path(str(data.get("cache_dir"))).expanduser().glob("*/images.bin")):
         own["cache_dir"] = os.environ.get("SEGSTUDY_CACHE", "~/.cache/segstudy")
     data.update({key: value for key, value in own.items() if key in data})

@@ -25,6 +25,9 @@ from segstudy.labels import IGNORE
 from segstudy.seeds import derive, permutation
 from segstudy.tiles import Tiles
 
+LARGEST_SCORES = 2**32
+"""Largest number of bytes of one image's scores in an evaluation. The loss and the metrics take about twice as much."""
+
 
 class SegmentationData(L.LightningDataModule):
     """Base class of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
@@ -158,6 +161,24 @@ class SegmentationData(L.LightningDataModule):
                 f"  → data.batch_size={max(1, len(fit))} or less, or more images (data.train, data.limit_train)"
             )
         self.roles = {"fit": fit, "report": report} | ({} if select is None else {"select": select})
+        for images in (report, select):
+            if images is not None:
+                self._check_largest(images)
+
+    def _check_largest(self, images: CachedDataset) -> None:
+        """Raise DataError if the scores of the largest image, as the network sees it, take too much memory."""
+        areas = images.shapes.prod(1)
+        needed = int(areas.max()) * len(self.classes) * 4
+        if needed > LARGEST_SCORES:
+            i = int(areas.argmax())
+            height, width = images.shapes[i]
+            fits = math.isqrt(LARGEST_SCORES // (4 * len(self.classes)))
+            raise DataError(
+                f"{images.samples[i].name} has {width}×{height} pixels: "
+                f"scores for {len(self.classes)} classes take {needed / 2**30:.0f} GiB, "
+                f"at most {LARGEST_SCORES / 2**30:.0f} GiB are possible\n"
+                f"  → data.max_side={fits // 100 * 100}, or cut the image into parts"
+            )
 
     def split(self, name: str) -> CachedDataset:
         """A split at network size."""
