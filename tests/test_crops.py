@@ -255,6 +255,12 @@ def test_an_evaluation_sees_each_whole_image_once(make: Any, fit: str) -> None:
     assert len(data.test_dataloader()) == 4  # the three of 60×80 in one batch
 
 
+def test_windows_of_any_size_share_a_cache(make: Any, tmp_path: Path) -> None:
+    first, other = make(size=32), make(size=16)
+    assert first.roles["fit"].key == other.roles["fit"].key
+    assert len(list(tmp_path.glob("*/images.bin"))) == 2  # one for each split
+
+
 def test_without_a_cache_nothing_but_figures_is_stored(make: Any, tmp_path: Path) -> None:
     stored, read = make(), make(cache=False)
     assert sum(file.stat().st_size for file in tmp_path.rglob("*-index/*")) < 10_000

@@ -139,7 +139,7 @@ def open_cache(
     decoding it, from which the size of the cache is known before it is built.
     Raises DataError that lists unreadable files, or if the disk has too little space.
     """
-    key = cache_key(samples, [fit.values(), num_classes, recipe])
+    key = cache_key(samples, [fit.recipe(), num_classes, recipe])
     home = folder / (key if stored else f"{key}-index")
 
     def read_resized(sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:

@@ -56,13 +56,17 @@ class Fit:
         return max(1, round(height * factor)), max(1, round(width * factor))
 
     def values(self) -> dict[str, Any]:
-        """What the shapes depend on, as JSON values: part of the cache's key, and of a run's record."""
+        """The settings that matter with this mode, as JSON values, for a run's record."""
         values: dict[str, Any] = {"fit": self.mode, "size": list(self.size)}
         if self.mode == "crop":
             values["max_side"] = self.max_side
         if self.mode == "keep":
             values["keep_side"] = self.keep_side
         return values
+
+    def recipe(self) -> list[Any]:
+        """What the shapes depend on, as JSON values: part of the cache's key. Windows of any size share a cache."""
+        return [self.mode, self.max_side] if self.mode == "crop" else [self.mode, *self.size, self.keep_side]
 
     def __str__(self) -> str:
         side = "×".join(map(str, self.size))
