@@ -263,3 +263,13 @@ def test_results_at_different_sizes_are_compared_at_original_size(made: Path) ->
     assert compare(squash, crop).difference == compare(whole, crop).difference
     with pytest.raises(DataError, match="same truth"):
         compare(replace(squash, record={}), crop)  # nothing says that it is another size
+
+
+def test_extra_evaluations_of_an_audit_are_at_network_size(tmp_path: Path) -> None:
+    make_run(tmp_path / "keep", about("keep", 24), "speckled", step=2, metrics_tta={"miou": 0.5})
+    make_run(tmp_path / "squash", about("squash", 24), "speckled", step=2, metrics_tta={"miou": 0.5})
+    squash, keep = (audit(tmp_path / name) for name in ("squash", "keep"))
+    assert keep["with views"].formula == "as the first row, at network size"
+    assert keep["with views"].distance is None
+    assert squash["with views"].distance == 0.5 - squash.readings[0].value
+    assert keep["with views"].floor == squash["with views"].floor

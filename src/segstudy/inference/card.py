@@ -268,7 +268,8 @@ def metric_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[
         rows.insert(2, [name, *(cell("miou", size, supported) for size in sizes)])
     extra = {name: record[key] for key, name in EXTRA_METRICS.items() if key in record}
     more = [MISSING] * (len(sizes) - 1)
-    return rows + [[f"mIoU, {name}", format_number(values.get("miou")), *more] for name, values in extra.items()]
+    at = " at network size" if headline_size(record) == "original" else ""
+    return rows + [[f"mIoU, {name}{at}", format_number(values.get("miou")), *more] for name, values in extra.items()]
 
 
 def class_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[str]]:

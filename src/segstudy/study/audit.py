@@ -23,11 +23,11 @@ from segstudy.study.readings import BATCHES, DEFINITIONS, RULES, dataset
 
 SAME = ("dataset", "per image", "per batch", "other batch means")
 """Groups of definitions of mIoU for the same predictions."""
-OTHER_SIZES: dict[Size, tuple[str, str, str]] = {
-    "original": ("at each image's original size", "as the first row", "VOC devkit, mmseg"),
-    "network": ("at the size that the network saw", "as the first row", "notebooks"),
+OTHER_SIZES: dict[Size, tuple[str, str]] = {
+    "original": ("at each image's original size", "VOC devkit, mmseg"),
+    "network": ("at the size that the network saw", "notebooks"),
 }
-"""The size that is not the headline size: name, formula, and who reports at it."""
+"""The size that is not the headline size: its name, and who reports at it."""
 UNMEASURED = (
     "void as an extra class or mapped to background (journey): 255 is not in the counts",
     "soft IoU of probabilities, IoU of each class at a threshold of 0.5: only labels were counted",
@@ -124,17 +124,28 @@ def audit(folder: Path) -> Audit:
         value, low = (void_as_error(k, data["size"]) for k in (counts.counted(), base.counted()))
         readings.append(read("accuracy", "pixel accuracy, void an error", "ΣΣH / all pixels, those of 255 included",
                              "notebooks: (prediction == mask).mean()", value, low))  # fmt: skip
-    other: Size = "original" if size == "network" else "network"
-    readings.append(read("other predictions", *OTHER_SIZES[other], dataset(of_size[other]),
-                         dataset(of_size[other].constant(floor))))  # fmt: skip
-    readings += [
-        read("other predictions", name, "as the first row", "papers, often without saying so",
-             record[key]["miou"], readings[0].floor)
-        for key, name in EXTRA_METRICS.items() if key in record
-    ]  # fmt: skip
-    curve_level = level if dataset(of_size["network"]) == level else None  # the curve is at network size
-    readings += selections(folder, data.get("roles", {}), curve_level)
+    readings += other_predictions(record, of_size, size, floor)
+    network_level = level if dataset(of_size["network"]) == level else None
+    readings += selections(folder, data.get("roles", {}), network_level)
     return Audit(folder.name, record, counts, background, floor, readings)
+
+
+def other_predictions(
+    record: Mapping[str, Any], of_size: Mapping[Size, Counts], size: Size, floor: int
+) -> list[Reading]:
+    """The predictions at the size that is not the headline size, and extra evaluations, which are at network size."""
+    level, network = dataset(of_size[size]), of_size["network"]
+    other: Size = "original" if size == "network" else "network"
+    name, who = OTHER_SIZES[other]
+    value, low = dataset(of_size[other]), dataset(of_size[other].constant(floor))
+    formula = "as the first row" + ", at network size" * (size == "original")
+    same = dataset(network) == level
+    extra = {name: record[key]["miou"] for key, name in EXTRA_METRICS.items() if key in record}
+    return [
+        Reading("other predictions", name, "as the first row", who, value, value - level, low),
+        *(Reading("other predictions", name, formula, "papers, often without saying so", value,
+                  value - level if same else None, dataset(network.constant(floor))) for name, value in extra.items()),
+    ]  # fmt: skip
 
 
 def read_tested(folder: Path) -> tuple[dict[str, Any], dict[Size, Counts]]:
