@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import pytest
+import torch
 from omegaconf import open_dict
 from test_train import NO_PICTURES, THIN, train
 
@@ -181,6 +182,38 @@ def test_a_run_killed_in_its_test_after_a_cut_epoch_is_tested_again_not_trained(
     assert Rates.used == []
     for key in ("metrics", "steps", "epochs", "threads"):
         assert again[key] == once[key], key
+
+
+@pytest.mark.parametrize("step", [4, 7])
+def test_a_run_killed_in_training_continues_to_the_same_steps_and_weights(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = "+callbacks.kill._target_=test_budget.Kill"
+    settings = [*THIN, NO_PICTURES, "trainer.max_steps=8", "trainer.max_epochs=50", kill]
+    whole = train(tmp_path / "whole", *settings)
+    monkeypatch.setattr(Kill, "step", step)
+    with pytest.raises(SystemError):
+        train(tmp_path / "run", *settings)
+    monkeypatch.setattr(Kill, "step", -1)
+    again = train(tmp_path / "run", *settings)
+    for key in ("metrics", "steps", "epochs"):
+        assert again[key] == whole[key], key
+    rows = [read_history(tmp_path / run / "history.csv") for run in ("run", "whole")]
+    for a, b in zip(*rows, strict=True):
+        timed = ("seconds", "speed/images_per_second", "speed/data_wait")
+        assert {k: v for k, v in a.items() if k not in timed} == {k: v for k, v in b.items() if k not in timed}
+    a, b = (torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("run", "whole"))
+    assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
+
+
+class Kill(L.Callback):
+    """Ends a run at a step, without a further checkpoint."""
+
+    step: ClassVar[int] = -1
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise SystemError
 
 
 def test_a_trial_ends_early_and_notes_what_each_stage_takes(tmp_path: Path) -> None:

@@ -7,7 +7,13 @@ import lightning as L
 
 
 class ValidateLastStep(L.Callback):
-    """Validates after the last step of `trainer.max_steps`. Lightning alone does so only at the end of an epoch."""
+    """Validates after the last step of `trainer.max_steps`, and continues after the last whole epoch.
+
+    Lightning alone validates only at the end of an epoch, and with `max_steps` would end the saved epoch once more.
+    """
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if 0 < trainer.max_steps <= trainer.global_step:
