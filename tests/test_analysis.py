@@ -19,11 +19,11 @@ from segstudy.formatting import format_number, format_percent, format_range
 from segstudy.measures.operating_curve import BINS, MARGIN_CATEGORIES
 from segstudy.runs.record import read_record
 from segstudy.runs.tables import comparable, print_study
-from segstudy.study.analysis.analyse import analyse, most_influential_images
+from segstudy.study.analysis.analyse import analyse, compare_pairs, most_influential_images
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import by_name
-from segstudy.study.analysis.plan import Plan, matching, read_plan, read_plan_file
-from segstudy.study.analysis.samples import samples_of_ratio
+from segstudy.study.analysis.plan import Plan, Side, matching, read_plan, read_plan_file
+from segstudy.study.analysis.samples import ComparisonSettings, samples_of_ratio
 from segstudy.study.analysis.support import clusters_of, in_images, supported_classes
 from segstudy.study.analysis.variants import inspected
 from segstudy.study.analysis.verdicts import first_sentence
@@ -112,6 +112,17 @@ def test_one_seed_decides_nothing_about_variants(tests: list[TestResult]) -> Non
     assert found.claims[0].outcome == "undecided"
     assert "One seed" in found.claims[0].words
     assert any("one set of predictions" in w for w in found.warnings)
+
+
+def test_no_interval_of_a_difference_is_wider_than_all_differences() -> None:
+    setting = ComparisonSettings(np.ones(2, bool), True, None, False)
+    miou = {"v1": [0.1, 0.5], "v2": [0.5, 0.9]}
+    samples = {name: MetricSamples(values, [np.zeros(40)] * 2, [0, 1]) for name, values in miou.items()}
+    (d,) = compare_pairs(samples, [(Side("v1", ["v1"]), Side("v2", ["v2"]))], setting, Plan())
+    assert (d.verdict, d.high, d.wide_high) == ("undecided", 1, 1)
+    assert d.low == d.wide_low == pytest.approx(-0.817, abs=1e-3)
+    assert d.words.endswith("to 1.000; two seeds each); " + d.needed)
+    assert d.needed == "this study could not have shown any difference: more seeds or images are needed"
 
 
 def test_the_same_figures_twice_are_equal_or_undecided(tests: list[TestResult]) -> None:

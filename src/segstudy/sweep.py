@@ -158,9 +158,9 @@ class Study(Callback):
 
         Exits on an error: Hydra would turn an exception into a warning.
         """
-        from segstudy.study.report.write import report_study  # slow imports that a single run does not need
-
         try:
+            from segstudy.study.report.write import report_study  # slow imports that a single run does not need
+
             return report_study(folder, console)
         except Exception as error:
             if isinstance(error, SegstudyError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.formatting import format_range, format_signed
+from segstudy.formatting import format_interval, format_signed
 from segstudy.runs.headline import headline_words, same_size
 from segstudy.study.analysis import time_to_accuracy, verdicts
 from segstudy.study.analysis.claims import judge_claims
@@ -110,6 +110,7 @@ def compare_pairs(
     differences = []
     for (a, b), c in compared.items():
         d = decided[a, b]
+        d = replace(d, wide_low=max(d.wide_low, -1.0), wide_high=min(d.wide_high, 1.0))  # no difference is larger
         words = verdicts.verdict_sentence(a, b, setting.miou_name, c, d, plan.margin, deviation)
         needed = verdicts.what_would_decide(c, d)
         if not setting.verdicts:
@@ -117,11 +118,11 @@ def compare_pairs(
             needed = f"no class has truth in {plan.min_images} images: more images are needed"
             words = (
                 f"no verdict: no class has truth in {plan.min_images} images. {b} − {a} in mIoU over all "
-                f"classes with truth is {format_signed(c.delta)} ({format_range(d.wide_low, d.wide_high)})"
+                f"classes with truth is {format_signed(c.delta)} {format_interval(d.wide_low, d.wide_high)}".rstrip()
             )
         differences.append(
             Difference(
-                a, b, "miou", c.delta, c.low, c.high, d.wide_low, d.wide_high, d.p, d.verdict, d.detectable, words,
+                a, b, "miou", c.delta, max(c.low, -1.0), min(c.high, 1.0), d.wide_low, d.wide_high, d.p, d.verdict, d.detectable, words,
                 c.seeds, needed,
             )
         )  # fmt: skip

@@ -58,6 +58,8 @@ def what_would_decide(comparison: Comparison, decision: Decision) -> str:
     """The smallest difference that could have been shown, and what would halve it; "" without an interval."""
     if np.isnan(decision.detectable):
         return ""
+    if decision.detectable > 1:
+        return "this study could not have shown any difference: more seeds or images are needed"
     between = ", between these checkpoints" if min(comparison.seeds) == 1 else ""
     smallest = f"the smallest difference this study could have shown is {format_number(decision.detectable)}{between}"
     return f"{smallest}; {how_to_halve(comparison)}"

@@ -63,7 +63,7 @@ def differences(group: Group) -> Table:
         [
             text.metric_label(d.metric), d.b, d.a, d.verdict, format_signed(d.delta),
             format_interval(d.low, d.high) or NOT_DEFINED, format_interval(d.wide_low, d.wide_high) or NOT_DEFINED,
-            format_number(d.p), f"±{format_number(d.detectable)}",
+            format_number(d.p), "none" if d.detectable > 1 else f"±{format_number(d.detectable)}",
         ]
         for d in group.differences
     ]  # fmt: skip
