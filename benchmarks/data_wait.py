@@ -78,12 +78,14 @@ def alone(settings: list[str], batches: int) -> dict[str, float]:
 def show(figures: dict[str, float], batch: int, console: Console) -> None:
     """The table: the two figures with limits first."""
     table = Table("figure", "value", "limit", title="data wait and memory")
+    step = 1000 * batch / figures["images_per_second"]
     table.add_row("share of a step spent waiting for data", f"{100 * figures['data_wait']:.1f} %", "5 %")
     table.add_row("peak resident memory of the run", f"{figures['peak_resident_gib']:.2f} GiB", "6 GiB")
     table.add_row("training, images/s", f"{figures['images_per_second']:.1f}", "")
-    table.add_row("a step", f"{1000 * batch / figures['images_per_second']:.0f} ms", "")
+    table.add_row("a step", f"{step:.0f} ms", "")
     table.add_row("alone: read a batch from the cache", f"{figures['read_ms']:.1f} ms", "")
-    table.add_row("alone: to the device and augment", f"{figures['transfer_and_augment_ms']:.1f} ms", "")
+    augmenting = figures["transfer_and_augment_ms"]
+    table.add_row("alone: to the device and augment", f"{augmenting:.1f} ms ({100 * augmenting / step:.1f} %)", "")
     console.print(table)
 
 
@@ -93,23 +95,25 @@ def main(
     size: Annotated[int, typer.Option(help="side of the images")] = 256,
     batch: Annotated[int, typer.Option(help="images a step")] = 16,
     model: Annotated[str, typer.Option(help="a file of conf/model")] = "v1",
-    root: Annotated[Path | None, typer.Option(help="a VOC folder; without it: generated scenes, 500×375")] = None,
+    root: Annotated[Path | None, typer.Option(help="a VOC folder; without it: generated scenes")] = None,
+    photos: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the generated scenes")] = "500x375",
     train: Annotated[str, typer.Option(help="the list to train on")] = "train",
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
 ) -> None:
     """Waiting for data and peak memory, in a short real run on VOC."""
     console = Console()
     facts = machine()
+    width, height = map(int, photos.split("x"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        home = voc_root_or_scenes(root, folder / "photos", steps * batch)
+        home = voc_root_or_scenes(root, folder / "photos", steps * batch, height, width)
         settings = [f"model={model}", "data=voc", f"data.root='{home}'", f"data.train={train}", f"data.size={size}"]
         settings += [f"data.batch_size={batch}", f"data.cache_dir='{folder / 'cache'}'", *(overrides or [])]
         figures = fit(settings, folder / "runs", steps) | alone(settings, steps)
     show(figures, batch, console)
     console.print(machine_line(facts), highlight=False)
     used: dict[str, Any] = {"model": model, "steps": steps, "size": size, "batch": batch, "overrides": overrides or []}
-    used["data"] = f"a VOC folder, {train}" if root else "generated scenes"
+    used["data"] = f"a VOC folder, {train}" if root else f"generated scenes of {photos}"
     write_json(out, {"benchmark": "data_wait", "settings": used, "machine": facts, "figures": figures})
 
 
