@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from archetypes import predictors, scene
+from conftest import make_voc
 from rich.console import Console
 
 from segstudy.callbacks.per_image_confusion import dataset_metrics
+from segstudy.data.datasets.scenes import Scenes
+from segstudy.data.datasets.voc import VOC
 from segstudy.errors import DataError
 from segstudy.measures.stored_rows import total_confusion
 from segstudy.runs.headline import headline_metrics, headline_size, headline_words, same_size, training_size
@@ -38,8 +41,9 @@ Masks = Sequence[tuple[str, np.ndarray, np.ndarray]]
 
 
 def about(fit: str | None = None, side: int = 48, key: str = "k", files: str | None = "f", **data: Any) -> dict:
-    """A run's record. fit None and files None: an older one."""
-    report = {"split": "val", "images": 16, "fingerprint": key} | ({} if files is None else {"files": files})
+    """A run's record. fit None and files None: an older one. key: of the sizes of its images."""
+    report = {"split": "val", "images": 16, "fingerprint": key}
+    report |= {} if files is None else {"files": files, "shapes": key}
     told = {"name": "X", "size": [side, side], "background": 0, "protocol": "", "roles": {"report": report}} | data
     told["roles"] = {"fit": {"split": "train", "images": 9, "fingerprint": "t"}} | told["roles"]
     return {"data": told | ({} if fit is None else {"fit": fit}), "class_names": NAMES, "status": "done"}
@@ -117,9 +121,11 @@ def test_runs_at_different_sizes_are_shown_at_original_size() -> None:
     assert headline_size(small, small) == "network"
     assert headline_size(small, large) == "original"
     assert not same_size(small, large)
-    # The training crops may differ: the cached images, and so their fingerprint, are the same.
+    # The training crops may differ, and images may have data.size already.
     assert same_size(about("crop", 16), about("crop", 32))
+    assert same_size(about("squash", 48, "48"), about("crop", 16, "48"))
     assert not same_size(about("keep", 16, "k16"), about("keep", 32, "k32"))
+    assert not same_size(about(None, 16, files=None), about(None, 32, files=None))
     assert same_size(small, {"status": "failed"}, {"data": {"background": 0}})
 
 
@@ -138,8 +144,6 @@ def test_runs_on_the_same_images_form_a_group_whatever_their_size() -> None:
 def test_older_runs_are_compared_at_one_size_only() -> None:
     old = [about(None, side, key, files=None) for side, key in ((24, "s"), (48, "l"), (48, "l"))]
     assert groups_of(*old) == [["0"], ["1", "2"]]
-    # A study that a newer version extends: the same cached images are the same files.
-    assert groups_of(*old, about("squash", 48, "l")) == [["0"], ["1", "2", "3"]]
 
 
 # A group at several sizes
@@ -273,3 +277,22 @@ def test_extra_evaluations_of_an_audit_are_at_network_size(tmp_path: Path) -> No
     assert keep["with views"].distance is None
     assert squash["with views"].distance == 0.5 - squash.readings[0].value
     assert keep["with views"].floor == squash["with views"].floor
+
+
+def test_a_data_set_tells_whether_its_images_and_their_sizes_are_those_of_another(tmp_path: Path) -> None:
+    voc = make_voc(tmp_path)
+
+    def report(size: int, fit: str) -> dict[str, str]:
+        data = VOC(root=voc, batch_size=2, size=size, fit=fit)
+        data.setup()
+        return data.describe()["roles"]["report"]
+
+    small, large, keep = report(8, "squash"), report(16, "squash"), report(8, "keep")
+    crop, windows = report(8, "crop"), report(16, "crop")
+    assert len({r["files"] for r in (small, large, crop, windows, keep)}) == 1
+    assert crop["shapes"] == windows["shapes"]
+    assert len({r["shapes"] for r in (small, large, crop, keep)}) == 4
+    scenes = [Scenes(train_images=4, val_images=2, size=size, batch_size=2) for size in (16, 32)]
+    for data in scenes:
+        data.setup()
+    assert len({data.describe()["roles"]["report"]["files"] for data in scenes}) == 2  # other images are drawn

@@ -1,5 +1,6 @@
 """Base class of the data sets: splits, cache, loaders, and preparation of batches on the device."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -226,13 +227,17 @@ class SegmentationData(L.LightningDataModule):
         return sum(s.name in seen for s in self.roles["report"].samples)
 
     def describe(self) -> dict[str, Any]:
-        """Roles, sizes and fingerprints, for the run's record."""
+        """Roles, sizes and fingerprints, for the run's record.
+
+        files: equal for the same images and labels, whatever their size. shapes: equal for the same sizes in tests.
+        """
         roles = {
             role: {
                 "split": i.name,
                 "images": len(i),
                 "fingerprint": i.key,
                 "files": cache_key(i.samples, [len(self.classes), self.recipe()]),
+                "shapes": hashlib.sha256(i.shapes.tobytes()).hexdigest()[:12],
             }
             for role, i in self.roles.items()
         }

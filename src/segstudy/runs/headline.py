@@ -34,10 +34,10 @@ def headline_words(*records: Record) -> str:
 
 
 def same_size(*records: Record) -> bool:
-    """Whether these runs saw the reported images at the same size. The crops of their trainings may differ."""
+    """Whether these runs saw the reported images at the same size in their tests; the crops of trainings may differ."""
     described = [r["data"] for r in records if "size" in r.get("data", {})]
-    seen = [_sides(d) if _fit(d) == "squash" else d["roles"]["report"]["fingerprint"] for d in described]
-    return len(set(seen)) < 2
+    # Older runs have no "shapes": they squashed all images to one size.
+    return len({d["roles"]["report"].get("shapes", _sides(d)) for d in described}) < 2
 
 
 def training_size(data: Record, unit: str = "") -> str:

@@ -33,9 +33,10 @@ def print_study(folder: Path, console: Console) -> list[str]:
     for group in groups:
         console.print(_table(group))
     if len(groups) > 1:
+        older = any("files" not in r["data"]["roles"]["report"] for r in runs.values() if "data" in r)
         console.print(
             "[bold]several tables: runs on different images, with different protocols or ways of selection cannot be "
-            "compared; older runs at different sizes neither",
+            f"compared{'; runs of an older version: after segstudy evaluate RUN --retest' if older else ''}",
             soft_wrap=True,
         )
     for name, r in named.items():
@@ -54,16 +55,13 @@ def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, A
     run that failed before it opened its data joins the first.
     """
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    reports = [r["data"]["roles"]["report"] for r in runs.values() if "data" in r]
-    files = {report.get("fingerprint"): report["files"] for report in reports if "files" in report}
     without_data = {}
     for name, r in runs.items():
         if "data" not in r:
             without_data[name] = r
             continue
         data, report = r["data"], r["data"]["roles"]["report"]
-        fingerprint = report.get("fingerprint")
-        images = report.get("files") or files.get(fingerprint) or [data["size"], fingerprint]
+        images = report.get("files") or [data["size"], report.get("fingerprint")]
         kind = [data["name"], data.get("protocol", ""), report["split"], report["images"], images]
         kind += [r.get("class_names"), data.get("background"), r.get("reproduce")]
         groups.setdefault(json.dumps(kind), {})[name] = r

@@ -78,7 +78,7 @@ class Scenes(SegmentationData):
         return [Sample(f"{split}_{i:05d}") for i in range(self.counts[split])]
 
     def recipe(self) -> Any:
-        return ["Scenes", VERSION, self.scene_seed]
+        return ["Scenes", VERSION, self.scene_seed, *self.size]
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
         split, index = sample.name.rsplit("_", 1)
