@@ -18,18 +18,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segstudy.drawing import ERRORS
+from segstudy.drawing import ERRORS, as_array
 from segstudy.errors import ConfigError, DataError
 from segstudy.formatting import format_number, format_signed
 from segstudy.measures.error_categories import CATEGORIES
 from segstudy.study.analysis import titles
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
 from segstudy.study.analysis.verdicts import result_sentence
-from segstudy.study.report import html, pictures, plots, write
+from segstudy.study.report import first_screen, html, pictures, plots, write
 from segstudy.study.report.csv import RUN_COLUMNS
 from segstudy.study.report.methods import REFERENCES, cited, methods
 from segstudy.study.report.pictures import CATEGORY_NAMES, Example, GroupPictures
-from segstudy.study.report.text import escape_latex, escape_markdown, format_verdict, shorten
+from segstudy.study.report.text import OUTCOME_WORDS, escape_latex, escape_markdown, format_verdict, shorten
 from segstudy.study.report.write import write_report
 from segstudy.study.results import from_masks
 from segstudy.study.statistics.interval import Estimate
@@ -376,6 +376,8 @@ def test_the_first_sentence_says_what_was_decided() -> None:
     assert open_.startswith("Nothing is decided yet: the largest difference, V2 − V1, is +0.004 mIoU (−0.007 to 0.015;")
     assert open_.endswith("; 4 times the images would halve it.")
     assert "not defined (n/a); V2 has the highest mIoU" in said(difference("V1", "V2", NAN, "undecided"))
+    nothing = group([variant("V1", NAN)] * 2, [difference("V1", "V2", NAN, "undecided")])
+    assert result_sentence(nothing) == "The planned differences are not defined (n/a)."
 
 
 def test_the_reason_is_the_significant_error_that_changed_most() -> None:
@@ -543,3 +545,24 @@ def test_wide_images_stand_in_blocks_of_three(count: int, height: int, width: in
     images = [np.zeros((height, width, 3), np.uint8)] * count
     held = GroupPictures(rows={"image": images, "truth": images})
     assert [len(images[block]) for block in held.blocks] == blocks
+
+
+def test_nothing_overlaps_on_a_first_screen_with_long_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"v{i} encoder=efficientnet_lite2 optim.lr=0.0{i}" for i in range(3)]
+    spilled = {"spilled": Estimate(0.2, 0.1, 0.3, 3)}
+    variants = [replace(variant(name, 0.5), title="a longer title " * 9, metrics=spilled) for name in names]
+    whole = group(variants, [difference(names[0], names[1], -0.1, "undecided")], sentence="It is. " * 40)
+    images = dict.fromkeys(["image", "truth", *names], [np.zeros((32, 112, 3), np.uint8)] * 6)
+    examples = {outcome: Example(np.zeros((9, 9, 3), np.uint8), "") for outcome in OUTCOME_WORDS}
+    legend = {f"a class of a long name {i}": (9, 9, 9) for i in range(12)}
+    held = GroupPictures(images, [str(i) for i in range(6)], legend, dict.fromkeys(names, examples))
+    drawn = []
+    monkeypatch.setattr(first_screen, "as_array", lambda figure: drawn.append(figure) or as_array(figure))
+    first_screen.first_screen(whole, held, variants)
+    (ax,) = drawn[0].axes
+    boxes = [each.get_window_extent() for each in (*ax.texts, *ax.images)]
+    assert len(boxes) > 60
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            width = min(a.x1, b.x1) - max(a.x0, b.x0)
+            assert width < 1 or min(a.y1, b.y1) - max(a.y0, b.y0) < 3, (i, a, b)

@@ -136,7 +136,8 @@ def result_sentence(group: Group) -> str:
     if d is None:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         why = "The planned differences are not defined (n/a)" if group.differences else "No planned pair is complete"
-        return f"{why}; {best.name} has the highest mIoU, {_estimate(best)}."
+        highest = "" if math.isnan(best.miou.value) else f"; {best.name} has the highest mIoU, {_estimate(best)}"
+        return f"{why}{highest}."
     low, high = (-d.wide_high, -d.wide_low) if d.delta < 0 else (d.wide_low, d.wide_high)
     size = f"{format_number(abs(d.delta))} mIoU ({format_number(low)} to {format_number(high)}"
     reason = _reason(group, d)

@@ -30,7 +30,7 @@ from segstudy.study.report.text import (
     verdicts_of,
 )
 
-WIDTH, MARGIN, LABEL = 12.0, 0.15, 0.75
+WIDTH, MARGIN, LABEL = 12.0, 0.15, 0.9
 """Inches."""
 
 TILE, ROW, LINE = 0.6, 1.02, 0.26
@@ -103,7 +103,7 @@ def _outcomes(ax: Axes, variants: list[Variant], held: GroupPictures, x: float, 
     outcomes = outcomes_shown(variants)
     step = (WIDTH - MARGIN - x - 1.45) / max(1, len(outcomes))
     for v in variants:
-        _text(ax, x, y, shorten(v.name, 18), fontweight="bold")
+        _text(ax, x, y, shorten(v.name, 16), fontweight="bold")
         _text(ax, x, y + 0.17, "\n".join(textwrap.wrap(v.title, 24)[:3]), fontsize=7, color=MUTED)
         start = x
         for i, name in enumerate(outcomes):
@@ -123,17 +123,17 @@ def _outcomes(ax: Axes, variants: list[Variant], held: GroupPictures, x: float, 
 
 def _table(ax: Axes, group: Group, variants: list[Variant], x: float, y: float) -> float:
     """Variant, mIoU, difference, parameters, time; returns where it ends."""
-    columns = (x, x + 0.85, x + 2.5, WIDTH - 0.7, WIDTH - MARGIN)
+    columns = (x, x + 0.9, x + 2.3, WIDTH - 0.7, WIDTH - MARGIN)
     rows = [("variant", "mIoU (95 % interval)", "difference", "parameters", "time")]
     for v in variants:
         cost = format_millions(mean_over_runs(v, "parameters")), format_duration(mean_over_runs(v, "seconds"))
-        rows.append((shorten(v.name, 16), format_estimate(v.miou), "", *cost))
+        rows.append((shorten(v.name, 12), format_estimate(v.miou), "", *cost))
     for i, row in enumerate(rows):
         for at, cell in zip(columns, row, strict=True):
             style: dict[str, Any] = {"ha": "right"} if at > WIDTH - 1 else {}
             _text(ax, at, y + 0.05, cell, fontsize=8, fontweight="normal" if i else "bold", **style)
         for d in verdicts_of(group, variants[i - 1])[:1] if i else ():
-            text = f"{VERDICT_WORDS[d.verdict]} {shorten(d.a, 12)} {verdict_size(d)}"
+            text = f"{VERDICT_WORDS[d.verdict]} {shorten(d.a, 9)} {verdict_size(d)}"
             _text(ax, columns[2], y + 0.05, text, fontsize=8, color=COLORS[d.verdict])
         y += LINE
         ax.plot([x, WIDTH - MARGIN], [y, y], color=MUTED if i else INK, linewidth=0.4 if i else 1)
