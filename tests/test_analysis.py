@@ -87,7 +87,7 @@ def test_planned_pairs_and_no_others_get_verdicts(group: Group) -> None:
         assert d.wide_low <= d.low <= d.delta <= d.high <= d.wide_high
         assert d.wide_low > 0
     v3 = group.differences[1]
-    assert group.headline == v3
+    assert group.main_difference == v3
     said = first_sentence([group])
     assert said.startswith(f"v3 is better than v1 by {format_number(v3.delta)} mIoU (")
     mixed = [format_percent(v.outcomes["mixed"]) for v in (group.variants[2], group.variants[0])]

@@ -99,7 +99,7 @@ def study(made: Path, tmp_path: Path) -> Path:
 
 
 def test_squashed_runs_are_shown_at_network_size_and_others_at_original_size() -> None:
-    old, squash, crop, keep = (about(fit) for fit in (None, "squash", "crop", "keep"))
+    old, squash, crop, keep = (about(fit, keep_side="long") for fit in (None, "squash", "crop", "keep"))
     assert [headline_size(r) for r in (old, squash, crop, keep, {})] == [
         "network",
         "network",
@@ -108,8 +108,10 @@ def test_squashed_runs_are_shown_at_network_size_and_others_at_original_size() -
     ]
     assert [headline_words(r) for r in (old, crop, keep, {})] == ["48×48", "original size", "original size", ""]
     assert [training_size(r["data"]) for r in (old, crop, keep)] == [
-        "at 48×48", "in crops of 48×48", "at 48×48 with the aspect kept",
+        "at 48×48", "in crops of 48×48", "at 48×48 (aspect kept, long side)",
     ]  # fmt: skip
+    limited = about("crop", max_side=512)["data"]
+    assert training_size(limited, " pixels") == "in crops of 48×48 pixels (long side at most 512)"
     measured = {"metrics": {"network": {"miou": 0.2}, "original": {"miou": 0.4}}}
     assert headline_metrics(squash | measured) == {"miou": 0.2}
     assert headline_metrics(crop | measured) == {"miou": 0.4}

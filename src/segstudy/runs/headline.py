@@ -8,9 +8,6 @@ SIZES: tuple[Size, ...] = get_args(Size)
 
 Record = Mapping[str, Any]
 
-TRAINING_SIZES = {"squash": "at {}", "crop": "in crops of {}", "keep": "at {} with the aspect kept"}
-"""data.fit → the size that the network is trained at, in words."""
-
 
 def headline_size(*records: Record) -> Size:
     """The size that gives the figures of these runs.
@@ -41,8 +38,11 @@ def same_size(*records: Record) -> bool:
 
 
 def training_size(data: Record, unit: str = "") -> str:
-    """The size that a run's network was trained at: at 256×256, or in crops of 256×256. data: of its record."""
-    return TRAINING_SIZES[_fit(data)].format(_sides(data) + unit)
+    """The size of a run's training images: at 256×256, or in crops of 256×256. data: of its record."""
+    size = _sides(data) + unit
+    if _fit(data) == "crop":
+        return f"in crops of {size}" + (f" (long side at most {data['max_side']})" if data.get("max_side") else "")
+    return f"at {size}" + (f" (aspect kept, {data['keep_side']} side)" if _fit(data) == "keep" else "")
 
 
 def _fit(data: Record) -> str:

@@ -126,7 +126,7 @@ class Group:
         return self.supported if self.supported.any() else np.asarray(self.class_images) > 0
 
     @property
-    def headline(self) -> Difference | None:
+    def main_difference(self) -> Difference | None:
         """The planned difference of the first sentence: the largest of those decided most surely; None without any."""
         known = [d for d in self.differences if not math.isnan(d.delta)]
         return max(known, key=lambda d: (SURENESS[d.verdict], abs(d.delta)), default=None)

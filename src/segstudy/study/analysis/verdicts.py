@@ -128,11 +128,11 @@ REASONS = {
 
 
 def result_sentence(group: Group) -> str:
-    """The result of a group in one sentence: its headline difference, and the error that explains it best."""
+    """The result of a group in one sentence: its main difference, and the error that explains it best."""
     if len(group.variants) == 1:
         (v,) = group.variants
         return f"{v.name} is the only variant, with mIoU {_estimate(v)}: a second variant is needed for a comparison."
-    d = group.headline
+    d = group.main_difference
     if d is None:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         why = "The planned differences are not defined (n/a)" if group.differences else "No planned pair is complete"

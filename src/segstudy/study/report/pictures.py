@@ -149,9 +149,9 @@ def _note(held: Predictions, shown: Collection[str], group: Group) -> str:
 
 def variants_shown(group: Group, names: Sequence[str]) -> list[str]:
     """At most MOST variants: the two of the first sentence, those with the highest mIoU, in the study's order."""
-    headline = group.headline
+    main = group.main_difference
     best = sorted(group.variants, key=lambda v: -v.miou.value if v.miou.value == v.miou.value else 1)
-    wanted = [*((headline.a, headline.b) if headline else ()), *(v.name for v in best), *names]
+    wanted = [*((main.a, main.b) if main else ()), *(v.name for v in best), *names]
     kept = list(dict.fromkeys(name for name in wanted if name in names))[:MOST]
     return [name for name in names if name in kept]
 
