@@ -1,5 +1,6 @@
 """Several runs of a study at once: the same results, and how failed, killed and interrupted ones end."""
 
+import io
 import json
 import os
 import signal
@@ -12,13 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from test_train import NO_PICTURES, ROOT, SMALL, THIN, command, train
 
-from segstudy import side_by_side
+from segstudy import display, side_by_side
 from segstudy.config.compose import compose_config
+from segstudy.display import Display
 from segstudy.errors import ConfigError
 from segstudy.launch import Sweep
-from segstudy.side_by_side import GIB, PATIENCE, choose_number
+from segstudy.side_by_side import GIB, PATIENCE, Outcome, choose_number
 
 AT_ONCE = ["-m", "hydra.launcher.n_jobs=2", "study=s", *SMALL, *THIN, NO_PICTURES]
 LOSSES = """
@@ -125,6 +128,16 @@ def test_as_many_runs_at_once_as_there_are_cores_and_memory(monkeypatch: pytest.
     for wrong in (0, True, "many"):
         with pytest.raises(ConfigError, match=f"n_jobs={wrong}: must be auto, or the number"):
             choose_number(wrong, [small], 12)
+
+
+def test_bars_show_any_name_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(force_terminal=True, width=30, file=io.StringIO())
+    monkeypatch.setattr(display, "console", terminal)
+    with Display(["v1 a=[/x]"]) as show:
+        show(0, "began", "folder")
+        show(0, "step", 3, 20)
+        show(0, "exited", Outcome(3, 1, -9))
+    assert "v1 a=[/x]: its process was killed by signal 9" in terminal.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_what_a_process_needs_can_be_pickled_by_other_launchers_too() -> None:

@@ -533,6 +533,18 @@ def test_a_killed_run_continues_to_the_same_figures(
     assert "already done" in capsys.readouterr().out
 
 
+def test_a_continued_run_has_its_own_threads_and_the_next_one_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*SMALL, *THIN, NO_PICTURES, "trainer.max_epochs=1"]
+    assert main_here(tmp_path, monkeypatch, *settings) == 0
+    (file,) = (tmp_path / "runs").glob("*/*/record.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "running", "threads": 2}))
+    assert main_here(tmp_path, monkeypatch, *settings) == 0
+    assert json.loads(file.read_text())["threads"] == 2
+    assert torch.get_num_threads() == 1
+
+
 def test_time_and_speed_are_those_of_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kill_at.py").write_text(KILL)
     settings = [*SMALL, *THIN, NO_PICTURES, "+callbacks.kill._target_=kill_at.Kill"]

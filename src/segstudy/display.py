@@ -16,7 +16,7 @@ class Display:
     """A bar of the study and one of each running run. Its `show` takes the messages of `train_side_by_side`."""
 
     def __init__(self, names: Sequence[str]):
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[steps]}"))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[steps]}"))
         self.bars = Progress(
             *columns, TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True), console=console,
             disable=not console.is_terminal, transient=True,

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -55,6 +56,7 @@ def task(cfg: DictConfig) -> float | None:
     if sweep and cfg.trainer.devices != 1:
         train_in_own_process(hydra_cfg, folder)
         return selection_score(folder, cfg.checkpoint)
+    threads = torch.get_num_threads()
     try:
         apply_overrides(cfg, hydra_cfg.overrides.task)
         check(cfg, further_checks=[plan_mistakes])
@@ -85,6 +87,8 @@ def task(cfg: DictConfig) -> float | None:
             sys.exit(1)
         FAILED.append(folder.name)
         return None
+    finally:
+        torch.set_num_threads(threads)  # a continued run sets those that it began with; the next run has its own
 
 
 if __name__ == "__main__":
