@@ -1,8 +1,10 @@
 """Windows of images at their own size: the right pixels, without aliasing, the same for the same seed."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,9 @@ from segstudy.data.datamodule import SegmentationData
 from segstudy.data.fit import Fit
 from segstudy.data.images import Sample
 from segstudy.data.transforms.augment import Augment
-from segstudy.errors import ConfigError
+from segstudy.errors import ConfigError, DataError
+from segstudy.losses import CrossEntropy
+from segstudy.module import SegmentationModule
 
 PLAIN: dict[str, Any] = {"brightness": 0, "contrast": 0}
 
@@ -267,3 +271,39 @@ def test_without_a_cache_nothing_but_figures_is_stored(make: Any, tmp_path: Path
     assert read.describe() == stored.describe()
     for one, other in zip(stored.test_dataloader(), read.test_dataloader(), strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_overfit_batches_trains_and_validates_on_the_same_images(make: Any, tmp_path: Path, fit: str) -> None:
+    data = make(fit=fit, augment=Augment(scale=(1, 1)))
+    module = SegmentationModule(torch.nn.Conv2d(3, 4, 1), CrossEntropy(), data.classes)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, overfit_batches=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You requested to overfit")
+        trainer.fit(module, data)
+    assert trainer.global_step == 1
+    assert trainer.callback_metrics["val/miou"] >= 0
+
+
+def test_large_images_are_tested_in_tiles(make: Any, tmp_path: Path) -> None:
+    figures = []
+    for tiles in (None, 16):
+        data = make(tiles=tiles)
+        assert [data.tiles_for(shape) is not None for shape in ((32, 32), (33, 32))] == [False, tiles is not None]
+        torch.manual_seed(0)
+        module = SegmentationModule(torch.nn.Conv2d(3, 4, 1), CrossEntropy(), data.classes)
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        figures += trainer.test(module, data, verbose=False)
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    assert figures[0]["test/loss"] > 0
+
+
+def test_an_image_too_large_for_the_memory_is_named_before_training(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segstudy.data.datamodule.LARGEST_SCORES", 60 * 80 * 4 * 4 - 1)
+    words = r"val0 has 80×60 pixels: scores for 4 classes take 0 GiB, at most 0 GiB are possible\n  → data\.max_side="
+    with pytest.raises(DataError, match=words):
+        make()
+    assert make(fit="keep").size == (32, 32)

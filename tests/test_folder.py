@@ -278,7 +278,7 @@ def test_parts_of_a_pool_keep_their_own_pictures(home: Path, make: Any) -> None:
     for role in ("fit", "report"):
         images = data.roles[role]
         for i, sample in enumerate(images.samples):
-            np.testing.assert_array_equal(images[i]["image"].numpy(), np.asarray(Image.open(str(sample.image))))
+            np.testing.assert_array_equal(images[i]["image"][0].numpy(), np.asarray(Image.open(str(sample.image))))
 
 
 # Splits

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from segstudy.data.dataset import Batch, CachedDataset
@@ -74,12 +73,13 @@ class TrainingImages(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        return {key: value[0] for key, value in self.__getitems__([draw]).items() if isinstance(value, Tensor)}
+    def __getitem__(self, draw: Draw | int) -> Batch:
+        return self.__getitems__([draw])
 
-    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        epoch = draws[0][0]
-        drawn = torch.tensor([position for _, position in draws])
+    def __getitems__(self, draws: Sequence[Draw | int]) -> Batch:
+        # trainer.overfit_batches replaces the sampler by one that yields positions
+        epochs, positions = zip(*(draw if isinstance(draw, tuple) else (0, draw) for draw in draws), strict=True)
+        epoch, drawn = epochs[0], torch.tensor(positions)
         index = drawn % len(self)
         if self.augment is None:
             return self.images.__getitems__(index.tolist())

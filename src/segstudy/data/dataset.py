@@ -105,7 +105,5 @@ class CachedDataset(Dataset):
         return {"image": torch.as_tensor(image), "mask": torch.as_tensor(mask), "index": index}
 
     def __getitem__(self, positions: int | Sequence[int]) -> Batch:
-        """A batch of these positions; of a single one, without the batch dimension."""
-        if isinstance(positions, int):
-            return {key: value[0] for key, value in self.__getitems__([positions]).items()}
-        return self.__getitems__(positions)
+        """A batch of these positions, or of a single one."""
+        return self.__getitems__([positions] if isinstance(positions, int) else positions)
