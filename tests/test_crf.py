@@ -12,6 +12,7 @@ from segstudy.build import build_data
 from segstudy.config.check import check
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claim_folder
+from segstudy.inference import crf as crf_module
 from segstudy.inference.crf import CRF, CRFEvaluation, refine
 from segstudy.inference.loading import load_run
 from segstudy.metrics import Confusion, summary
@@ -54,6 +55,16 @@ def brute_force(probabilities: np.ndarray, image: np.ndarray, crf: CRF) -> np.nd
                 new[i, c] = start[i, c] * math.exp(-cost)
         q = new / new.sum(1, keepdims=True)
     return q.T.reshape(classes, height, width)
+
+
+def test_large_images_are_refined_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, image = random_case(41, 12)
+    crf = CRF(iterations=2, radius=2)
+    whole = refine(probabilities, image, crf)
+    monkeypatch.setattr(crf_module, "PIXELS", 12 * 9)  # strips of nine rows
+    assert torch.equal(refine(probabilities, image, crf), whole)
+    monkeypatch.setattr(crf_module, "PIXELS", 1)  # in strips as high as the reach of the CRF
+    assert torch.equal(refine(probabilities, image, crf), whole)
 
 
 @pytest.mark.parametrize("radius", [6, 2, 1])

@@ -352,7 +352,7 @@ def test_classes_of_an_image_are_those_at_its_original_size() -> None:
     labels[0, :5], labels[1, :2], labels[0, 8:11] = 2, 3, 2
     logits = 9 * torch.nn.functional.one_hot(labels, 4).permute(2, 0, 1)[None].float()
     counts = PerImageConfusion()
-    measures = PerImageErrors(counts)
+    measures = PerImageErrors()
 
     class Data(SegmentationData):
         classes = list("abcd")

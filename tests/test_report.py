@@ -422,7 +422,7 @@ def test_pictures_show_each_outcome_and_say_what_is_missing(tmp_path: Path, monk
     test = replace(from_masks("V1", pairs, CLASSES, 0), folder=tmp_path)
     (tmp_path / "test").mkdir()
     np.savez(tmp_path / "test" / "labels.npz", truth=truth, labels=labels)
-    monkeypatch.setattr(pictures, "_photos", lambda test, truth: None)
+    monkeypatch.setattr(pictures, "_images", lambda test: None)
     whole = group([variant("V1", 0.5, 1)], [])
     shown = pictures.pictures(whole, {"V1": [test]})
     assert list(shown.rows) == ["image", "truth", "V1"]

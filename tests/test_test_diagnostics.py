@@ -56,7 +56,7 @@ class See(nn.Module):
 @pytest.mark.parametrize("side", [1, 5, 9])
 def test_a_convolution_sees_its_kernel(side: int) -> None:
     final = TestDiagnostics()
-    final.first = torch.rand(2, 3, 32, 32)
+    final.middles = list(torch.rand(2, 3, 32, 32))
     module = nn.Module()
     module.network = See(side)
     with torch.inference_mode():

@@ -299,7 +299,7 @@ def test_a_retest_builds_no_callback_that_measures_nothing() -> None:
     assert drop_own_callbacks(cfg) == "; without callbacks.mine (to use: SEGSTUDY_TRUST=my_parts)"
     assert list(cfg.callbacks) == ["best", "pictures"]
     names = [type(c).__name__ for c in build.testing_callbacks(cfg)]
-    assert names == ["PerImageConfusion", "PerImageErrors", "TestDiagnostics", "Pictures"]
+    assert names == ["PerImageConfusion", "TestDiagnostics", "PerImageErrors", "Pictures"]
 
 
 def test_an_encoder_may_load_weights_and_so_stands_only_where_networks_are() -> None:

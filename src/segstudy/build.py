@@ -226,8 +226,9 @@ TESTING = (PerImageConfusion, PerImageErrors, ExtraEvaluation, Pictures, TestDia
 
 def run_callbacks(cfg: DictConfig) -> list[Callback]:
     """The callbacks of every run, and those that the config names."""
-    confusion = PerImageConfusion()
-    callbacks: list[Callback] = [confusion, PerImageErrors(confusion), TestDiagnostics()]
+    callbacks: list[Callback] = [PerImageConfusion(), TestDiagnostics()]
+    if "per_image_errors" not in cfg.callbacks:  # in a run of an earlier version
+        callbacks.append(PerImageErrors())
     for name, part in cfg.callbacks.items():
         if part.get("enabled", True):
             part = OmegaConf.masked_copy(part, [k for k in part if k != "enabled"])

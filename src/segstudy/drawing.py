@@ -8,12 +8,16 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # without pyplot, which would choose a backend for a notebook too
 from matplotlib.patches import Patch
+from PIL import Image
 
 from segstudy.labels import IGNORE
 
 Palette = Sequence[tuple[int, int, int]]
 VOID = (224, 224, 192)
 """Colour of ignored pixels (255): the cream of the VOC devkit."""
+TALL = 1.5
+"""Largest ratio of height to width of the cells of a grid; taller pictures are fitted in."""
+
 ERRORS = {"correct": (235, 235, 235), "missed": (66, 133, 244), "spilled": (255, 160, 0), "mislabelled": (200, 30, 110)}
 
 
@@ -32,21 +36,32 @@ def error_picture(truth: np.ndarray, prediction: np.ndarray, background: int | N
     return colorize(kind, list(ERRORS.values()))
 
 
+def photo_of(image: np.ndarray, factor: int = 1) -> np.ndarray:
+    """What is shown of an image uint8 (H,W,channels): RGB uint8 (⌈H/factor⌉,⌈W/factor⌉,3), the mean of each block of
+    factor×factor pixels. Of more than three channels, the first three; of fewer, the first in grey.
+    """
+    photo = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, 2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(photo)).reduce(factor)) if factor > 1 else photo
+
+
 def image_grid(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
     legend: dict[str, tuple[int, int, int]],
     row_names: Sequence[str] = (),
 ) -> Figure:
-    """Pictures in rows and columns, with a title above each column, a name above each row, and the legend below."""
+    """Pictures in rows and columns, with a title above each column, a name above each row, and the legend below.
+
+    A row is as high as its highest picture at full width, at most TALL times the width; other pictures are fitted in.
+    """
     columns = len(titles)
     lines = -(-len(legend) // max(1, columns))
     gap = 0.17 if row_names else 0.05
     above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles) + gap * bool(row_names)
-    tallest = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
-    height = (1.75 * tallest + gap) * len(rows) + above + 0.1 + 0.24 * lines
+    heights = [1.75 * min(TALL, max(p.shape[0] / p.shape[1] for p in row)) for row in rows]
+    height = sum(heights) + gap * len(rows) + above + 0.1 + 0.24 * lines
     figure = Figure(figsize=(1.75 * columns, height))
-    axes = figure.subplots(len(rows), columns, squeeze=False)
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             ax = axes[r][c]

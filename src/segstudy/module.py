@@ -57,16 +57,17 @@ class SegmentationModule(L.LightningModule):
         self.losses = nn.ModuleDict({"val": MeanLoss(), "test": MeanLoss()})
 
     def forward(self, image: Tensor) -> Tensor:
-        return self._as_logits(self.network(image))
-
-    def _seen(self, image: Tensor) -> Tensor:
-        """The logits of whole images; of large ones (`SegmentationData.tiles_for`), from overlapping tiles."""
-        data = known_data(self.trainer)
+        """The logits of images; outside training, of large ones (`data.tiles_for`) from overlapping tiles."""
+        data = None if self.training or self._trainer is None else known_data(self._trainer)
         tiles = data.tiles_for(image.shape[2:]) if data else None
         if tiles is None:
-            return self(image)
+            return self._as_logits(self.network(image))
+
+        def probabilities(tile: Tensor) -> Tensor:
+            return self._as_logits(self.network(tile)).float().softmax(1)
+
         # The logarithm of probabilities, since the logits of different tiles have no common scale.
-        return predict_tiled(lambda tile: self(tile).float().softmax(1), image, tiles).clamp(min=1e-12).log()
+        return predict_tiled(probabilities, image, tiles).clamp(min=1e-12).log()
 
     def _as_logits(self, output: Any) -> Tensor:
         """The network's output with a channel per class. Raises ConfigError if it has another number of channels."""
@@ -107,7 +108,7 @@ class SegmentationModule(L.LightningModule):
             logits, other = map(self._as_logits, self.network(batch["image"], auxiliary=True))
             loss = self.loss(logits, batch["mask"]) + weight * self.loss(other, batch["mask"])
         else:
-            logits = self(batch["image"]) if stage == "train" else self._seen(batch["image"])
+            logits = self(batch["image"])
             loss = self.loss(logits, batch["mask"])
         mean: Any = loss
         if stage != "train":

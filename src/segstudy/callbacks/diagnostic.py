@@ -14,10 +14,11 @@ from segstudy.ranks import RANK
 class Diagnostic(L.Callback):
     """A callback for optional measures and pictures: an error inside `tolerate_errors` does not end the run.
 
-    not_measured: {what is missing: why}, stored in the record.
+    entries: what it adds to the record. not_measured: {what is missing: why}, stored in the record too.
     """
 
     def __init__(self) -> None:
+        self.entries: dict[str, Any] = {}
         self.not_measured: dict[str, str] = {}
 
     @contextmanager

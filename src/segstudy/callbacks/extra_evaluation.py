@@ -17,10 +17,6 @@ class ExtraEvaluation(Diagnostic):
 
     name: str
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.figures: dict[str, float] = {}
-
     def probabilities(
         self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]
     ) -> Tensor:
@@ -42,4 +38,4 @@ class ExtraEvaluation(Diagnostic):
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.gather_failures(trainer)
         if self.name not in self.not_measured:
-            self.figures = summary(self.counts.compute())
+            self.entries[f"metrics_{self.name}"] = summary(self.counts.compute())

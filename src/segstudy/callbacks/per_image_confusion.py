@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
-from segstudy.callbacks.extra_evaluation import ExtraEvaluation
-from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.data.datamodule import known_data
 from segstudy.errors import TrainingError
 from segstudy.files import atomic_write
@@ -120,10 +118,9 @@ def test_record(callbacks: Iterable[L.Callback], classes: Sequence[str]) -> dict
     """The entries of the record that come from the callbacks of a test."""
     callbacks = list(callbacks)
     counts = next(c for c in callbacks if isinstance(c, PerImageConfusion))
-    entries = {"images_tested": counts.images} | dataset_metrics(counts.total, classes)
-    entries |= {f"metrics_{c.name}": c.figures for c in callbacks if isinstance(c, ExtraEvaluation) and c.figures}
-    failed = (c.not_measured for c in callbacks if isinstance(c, Diagnostic))
-    entries["not_measured"] = {what: why for each in failed for what, why in each.items()}
-    for final in (c for c in callbacks if isinstance(c, TestDiagnostics)):
-        entries |= final.entries
+    entries: dict[str, Any] = {"images_tested": counts.images, "not_measured": {}}
+    entries |= dataset_metrics(counts.total, classes)
+    for callback in (c for c in callbacks if isinstance(c, Diagnostic)):
+        entries["not_measured"] |= callback.not_measured
+        entries |= callback.entries
     return entries

@@ -14,8 +14,22 @@ from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.callbacks.loggers import log_image
 from segstudy.data.datamodule import SegmentationData, data_of
 from segstudy.data.dataset import CachedDataset
-from segstudy.drawing import ERRORS, as_array, class_legend, colorize, error_picture, image_grid, save
+from segstudy.drawing import (
+    ERRORS,
+    as_array,
+    class_legend,
+    colorize,
+    error_picture,
+    image_grid,
+    photo_of,
+    save,
+)
 from segstudy.files import atomic_write
+from segstudy.labels import reduced_labels, reduction
+from segstudy.runs.image_arrays import write_image_arrays
+
+SIDE = 512
+"""Longest side of a stored sample, in pixels."""
 
 
 class Pictures(Diagnostic):
@@ -23,7 +37,8 @@ class Pictures(Diagnostic):
 
     Also once after `first_seconds` of training (None: never), so that there is a first picture within a minute. Written
     as PNG to `pictures/` of the run, and to each logger that supports pictures. The test also writes
-    `test/samples.npz` (image, truth and prediction at network size), for a report on a machine without the data.
+    `test/samples.npz` (image, truth and prediction, reduced to at most SIDE), for a report on a machine without the
+    data.
     gif: join the pictures of all epochs in `progress.gif`.
     """
 
@@ -56,30 +71,30 @@ class Pictures(Diagnostic):
             return
         folder = Path(trainer.default_root_dir)
         with self.tolerate_errors("pictures"):
-            names, images, truths, predictions = self._draw(trainer, module, "final")
+            samples = self._draw(trainer, module, "final")
+            images = dict(zip(("image", "truth", "prediction"), zip(*samples.values(), strict=True), strict=True))
             with atomic_write(folder, "test/samples.npz") as file:
-                np.savez_compressed(file, names=names, image=images, truth=truths, prediction=predictions)
+                write_image_arrays(file, images, names=np.array(list(samples)))
         if self.gif:
             with self.tolerate_errors("gif"):
                 animate(folder / "pictures")
 
-    def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> tuple[Any, ...]:
+    def _draw(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> dict[str, tuple[np.ndarray, ...]]:
+        """Draw the picture; returns (image, truth, prediction) of each image by its name."""
         data = data_of(trainer)
         images = data.roles["report"]
         positions = fixed_samples(images, self.count, data.background)
-        batch = images.__getitems__(positions)
-        pixels, truths = batch["image"].cpu().numpy(), batch["mask"].cpu().numpy()
-        predictions = predict(module, data, batch)
+        samples = {images.samples[i].name: _sample(module, data, images, i) for i in positions}
         rows = [
             (p, colorize(t, data.palette), colorize(q, data.palette), error_picture(t, q, data.background))
-            for p, t, q in zip(pixels, truths, predictions, strict=True)
+            for p, t, q in samples.values()
         ]
-        legend = class_legend([truths, predictions], data.classes, data.palette) | ERRORS
+        legend = class_legend([a for _, *both in samples.values() for a in both], data.classes, data.palette) | ERRORS
         figure = image_grid(rows, ("image", "truth", "prediction", "error"), legend)
         with atomic_write(Path(trainer.default_root_dir), f"pictures/{name}.png") as file:
             save(figure, file)
         log_image(trainer, "predictions", as_array(figure))
-        return [images.samples[i].name for i in positions], pixels, truths, predictions
+        return samples
 
 
 def animate(folder: Path, seconds: float = 0.7) -> Path:
@@ -100,6 +115,17 @@ def animate(folder: Path, seconds: float = 0.7) -> Path:
     with atomic_write(folder, "progress.gif") as written:
         frames[0].save(written, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return folder / "progress.gif"
+
+
+def _sample(
+    module: L.LightningModule, data: SegmentationData, images: CachedDataset, position: int
+) -> tuple[np.ndarray, ...]:
+    """Image (H,W,3), truth and prediction (H,W) of one image, uint8, reduced so that no side is above SIDE."""
+    batch = images.__getitems__([position])  # one at a time: images can have different shapes
+    image, truth = batch["image"][0].cpu().numpy(), batch["mask"][0].cpu().numpy()
+    factor = reduction(truth.shape, SIDE)
+    labels = predict(module, data, batch)[0]
+    return photo_of(image, factor), reduced_labels(truth, factor), reduced_labels(labels, factor)
 
 
 def predict(module: L.LightningModule, data: SegmentationData, batch: dict[str, torch.Tensor]) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from segstudy.callbacks.diagnostic import Diagnostic
+from segstudy.callbacks.per_image_errors import middle
 from segstudy.callbacks.training_metrics import metrics_on_training_images
 from segstudy.data.datamodule import data_of
 from segstudy.inspection.receptive_field import effective_receptive_field, field_side, receptive_fields
@@ -19,7 +20,7 @@ class TestDiagnostics(Diagnostic):
     they exceed the test metrics shows the overfitting.
     receptive_field, in pixels at network size: `theoretical` (None: the whole image, or too large to measure),
     `without_pooling`, and `effective`: the side of the square that would hold 95 % of the gradient of the middle logit
-    (mean over up to eight test images).
+    (mean over the middles, no larger than in training, of up to eight test images).
     """
 
     __test__ = False  # not a test class for pytest
@@ -27,31 +28,30 @@ class TestDiagnostics(Diagnostic):
     def __init__(self, images: int = 500):
         super().__init__()
         self.images = images
-        self.entries: dict[str, Any] = {}
-        self.first: Tensor | None = None
+        self.middles: list[Tensor] = []
 
     def on_test_batch_start(  # type: ignore[override]
         self, trainer: L.Trainer, module: L.LightningModule, batch: dict[str, Tensor], batch_idx: int, *_: Any
     ) -> None:
-        if batch_idx == 0:
-            height, width = batch["image"].shape[2:]
-            self.first = batch["image"][: max(1, min(8, 8 * 256**2 // (height * width)))]  # gradients take memory
+        images = middle(batch["image"], data_of(trainer).size)
+        wanted = max(1, min(8, 8 * 256**2 // images[0, 0].numel()))  # gradients take memory
+        if not self.middles or images.shape[1:] == self.middles[0].shape:
+            self.middles += images[: wanted - len(self.middles)].clone()
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data = data_of(trainer)
         images = min(self.images, len(data.roles["fit"]), len(data.roles["report"]))
         with self.tolerate_errors("metrics_fit"):
             self.entries["metrics_fit"] = {"images": images} | metrics_on_training_images(trainer, module, images)
-        if trainer.is_global_zero and self.first is not None:
+        if trainer.is_global_zero:
             with self.tolerate_errors("receptive_field"):
                 self.entries["receptive_field"] = self._receptive_field(module)
-        self.first = None
+        self.middles = []
 
     def _receptive_field(self, module: L.LightningModule) -> dict[str, float | None]:
-        assert self.first is not None
         network: torch.nn.Module = module.network  # type: ignore[assignment]
-        effective = field_side(effective_receptive_field(network, self.first.float()))
+        effective = field_side(effective_receptive_field(network, torch.stack(self.middles).float()))
         with torch.inference_mode(False), torch.enable_grad():
-            height, width = self.first.shape[2:]
+            height, width = self.middles[0].shape[1:]
             field = receptive_fields(network, (height, width), maps=False)[-1]
         return {"theoretical": field.extent, "without_pooling": field.local, "effective": effective}

@@ -4,6 +4,7 @@ import lightning as L
 import torch
 
 from segstudy.data.datamodule import data_of
+from segstudy.data.sampler import batches_of_same_shape
 from segstudy.metrics import Confusion, summary
 from segstudy.seeds import derive, permutation
 
@@ -36,8 +37,8 @@ def metrics_on_training_images(trainer: L.Trainer, module: L.LightningModule, im
     chosen = permutation(len(fit), derive(data.seed, "training metrics"), 0)[:images].tolist()
     mine = chosen[trainer.global_rank :: trainer.world_size]
     counts = Confusion(len(data.classes)).to(module.device)
-    for start in range(0, len(mine), data.batch_size):
-        batch = fit.__getitems__(mine[start : start + data.batch_size])
+    for members in batches_of_same_shape(fit.shapes[mine], data.batch_size, data.pixels_per_batch):
+        batch = fit.__getitems__([mine[i] for i in members])
         batch = data.on_after_batch_transfer({k: v.to(module.device) for k, v in batch.items()}, 0)
         with trainer.precision_plugin.forward_context():
             labels = module(batch["image"]).argmax(1)

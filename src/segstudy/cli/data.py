@@ -88,12 +88,16 @@ def class_table(data: Any, pixels: Mapping[str, Any], title: str = "") -> Table:
 def draw_samples(dataset: Any, out: Path) -> None:
     """Draw up to twelve training images beside their masks."""
     from segstudy.callbacks.pictures import fixed_samples
-    from segstudy.drawing import class_legend, colorize, image_grid, save
+    from segstudy.drawing import class_legend, colorize, image_grid, photo_of, save
+    from segstudy.labels import reduced_labels, reduction
 
     fit = dataset.roles["fit"]
-    batch = fit.__getitems__(fixed_samples(fit, min(12, len(fit)), dataset.background))
-    images, masks = ([each.numpy() for each in batch[key]] for key in ("image", "mask"))
-    pairs = [p for image, mask in zip(images, masks, strict=True) for p in (image, colorize(mask, dataset.palette))]
+    pairs, masks = [], []
+    for i in fixed_samples(fit, min(12, len(fit)), dataset.background):
+        image, mask = fit.pair(i)
+        factor = reduction(mask.shape, 512)
+        masks.append(reduced_labels(mask, factor))
+        pairs += [photo_of(image, factor), colorize(masks[-1], dataset.palette)]
     rows = [pairs[i : i + 6] for i in range(0, len(pairs) - len(pairs) % 6, 6)] or [pairs]
     titles = ("image", "mask") * (len(rows[0]) // 2)
     save(image_grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)

@@ -66,6 +66,15 @@ def trains_otherwise(trainer: str, conf: Path = CONF) -> bool:
     return bool(differences(OmegaConf.create({"trainer": settings("auto")}), OmegaConf.create({"trainer": named})))
 
 
+EARLIER = {
+    "optim.decay_norms": True,
+    "trainer.max_steps": -1,
+    "callbacks.per_image_errors._target_": "segstudy.callbacks.per_image_errors.PerImageErrors",
+    "callbacks.per_image_errors.max_side": 1024,
+}
+"""The behaviour before these settings existed."""
+
+
 def differences(old: DictConfig, new: DictConfig) -> list[str]:
     """The settings in which two configs describe different runs, as `key: old → new`."""
 
@@ -75,8 +84,7 @@ def differences(old: DictConfig, new: DictConfig) -> list[str]:
         return {k: v for key, value in cfg.items() for k, v in flat(value, f"{prefix}{key}.").items()}
 
     a, b = (flat(OmegaConf.to_container(c, resolve=False)) for c in (old, new))
-    # the behaviour before these settings existed
-    a = {"optim.decay_norms": True, "trainer.max_steps": -1} | a
+    a = {key: value for key, value in EARLIER.items() if key in b} | a
     names = {".".join(k.split(".")[:2]) for k in {*a, *b} if k.startswith("callbacks.")}
     idle = [f"{name}." for name in names if a.get(f"{name}.enabled") is b.get(f"{name}.enabled") is False]
     if not any(c.get("optim.optimizer.weight_decay") for c in (a, b)):

@@ -14,6 +14,9 @@ Slices = tuple[slice, slice]
 Pairs = list[tuple[Slices, Slices, Tensor]]
 """For each offset in half of the window: the first pixels of the pairs, the second pixels, and their weights."""
 
+PIXELS = 2**20
+"""Larger images are refined in strips of about so many pixels."""
+
 
 @dataclass(frozen=True)
 class CRF:
@@ -58,7 +61,7 @@ def refine(probabilities: Tensor, image: Tensor, crf: CRF | None = None) -> Tens
     filters approximately; here the sums within the window are exact. Each kernel is normalised symmetrically,
     k ← kᵢⱼ / √(Σⱼkᵢⱼ · Σᵢkᵢⱼ), as in the original's code, so that the weights mean the same for any radius and at
     borders. Mean field itself approximates the CRF's marginals; it stops after `iterations`.
-    Memory: 2·radius·(radius + 1) float32 numbers per pixel.
+    Memory: 2·radius·(radius + 1) float32 numbers per pixel, of at most about PIXELS at a time.
     """
     crf = crf or CRF()
     if probabilities.ndim == 3 and image.ndim == 3:
@@ -69,9 +72,21 @@ def refine(probabilities: Tensor, image: Tensor, crf: CRF | None = None) -> Tens
             f"probabilities {tuple(probabilities.shape)} and image {tuple(image.shape)} of {image.dtype} do not fit\n"
             "  expected: probabilities (C,H,W) and an RGB image (H,W,3) of torch.uint8, or both with a batch in front"
         )
-    start = probabilities.float()
     if crf.iterations == 0:
-        return start
+        return probabilities.float()
+    margin = crf.radius * (crf.iterations + 1)  # nothing further away has an influence, so strips change nothing
+    images, _, height, width = probabilities.shape
+    rows = max(margin, PIXELS // (images * width))
+    strips = []
+    for top in range(0, height, rows):
+        first = max(0, top - margin)
+        part = slice(first, top + rows + margin)
+        strips.append(_refine_whole(probabilities[:, :, part], image[:, part], crf)[:, :, top - first :][:, :, :rows])
+    return torch.cat(strips, 2)
+
+
+def _refine_whole(probabilities: Tensor, image: Tensor, crf: CRF) -> Tensor:
+    start = probabilities.float()
     evidence = start.clamp_min(torch.finfo(torch.float32).tiny).log()  # a probability of 0 has no logarithm
     pairs = weighted_pairs(image, crf)
     refined = start

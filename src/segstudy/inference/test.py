@@ -32,8 +32,7 @@ def test(
     `record["metrics"]` holds the metrics, `counts` and `sums` the values of each image. Raises TrainingError if the
     images could not be measured.
     """
-    counts = PerImageConfusion()
-    errors = PerImageErrors(counts)
+    counts, errors = PerImageConfusion(), PerImageErrors()
     accelerator = choose_device(device, precision)[0]
     where: dict[str, Any] = {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"dataloaders": data}
     with TemporaryDirectory() as folder:

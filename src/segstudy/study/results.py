@@ -117,10 +117,12 @@ def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResul
 
 
 def at_one_size(tests: Sequence[TestResult]) -> list[TestResult]:
-    """The tests, all at original size and without `sums` if the runs saw the images at different sizes."""
-    if same_size(*(t.record for t in tests)):
-        return list(tests)
-    return [replace(t, counts=t.original or t.counts, original=None, sums={}) for t in tests]
+    """The tests, all at original size and without `sums` if the runs saw the images at different sizes; without `sums`
+    alone if they measured them at different sizes."""
+    if not same_size(*(t.record for t in tests)):
+        return [replace(t, counts=t.original or t.counts, original=None, sums={}) for t in tests]
+    measured_at = {t.record.get("measured_at", "network size") for t in tests}
+    return list(tests) if len(measured_at) == 1 else [replace(t, sums={}) for t in tests]
 
 
 def from_masks(

@@ -66,26 +66,27 @@ def _text(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
     ax.text(x, y, printable, **(look | style))
 
 
-def _picture(ax: Axes, x: float, y: float, width: float, array: np.ndarray, smooth: bool = False) -> float:
-    """Draw a picture with its upper left corner at (x, y); returns its height."""
-    height = width * array.shape[0] / array.shape[1]
-    place = (x, x + width, y + height, y)
+def _picture(
+    ax: Axes, x: float, y: float, width: float, height: float, array: np.ndarray, smooth: bool = False
+) -> None:
+    """Draw a picture as large as fits into a place with its upper left corner at (x, y), in its middle."""
+    scale = min(width / array.shape[1], height / array.shape[0])
+    right, down = (width - scale * array.shape[1]) / 2, (height - scale * array.shape[0]) / 2
+    place = (x + right, x + width - right, y + height - down, y + down)
     ax.imshow(array, extent=place, interpolation="antialiased" if smooth else "nearest", aspect="auto")
-    return height
 
 
 def _images(ax: Axes, held: GroupPictures, y: float) -> float:
     """The same images through all variants, and the legend; returns where they end."""
     blocks = held.blocks
     width = 4.5 / max(len(row[blocks[0]]) for row in held.rows.values())
+    height = (width - 0.02) / held.cell
     for block in blocks:
         for name, row in held.rows.items():
-            heights = [
-                _picture(ax, LABEL + i * width, y, width - 0.02, array, name == "image")
-                for i, array in enumerate(row[block])
-            ]
-            _text(ax, MARGIN, y + max(heights) / 2, shorten(name, 8), va="center", fontweight="bold")
-            y += max(heights) + 0.02
+            for i, array in enumerate(row[block]):
+                _picture(ax, LABEL + i * width, y, width - 0.02, height, array, name == "image")
+            _text(ax, MARGIN, y + height / 2, shorten(name, 8), va="center", fontweight="bold")
+            y += height + 0.02
         y += 0.08
     x, y = MARGIN, y + 0.05
     for name, color in held.legend.items():
@@ -113,7 +114,7 @@ def _outcomes(ax: Axes, variants: list[Variant], held: GroupPictures, x: float, 
                 ax.add_patch(Rectangle((start, y + 0.62), 1.25 * share, 0.14, facecolor=color, edgecolor=PAPER))
                 start += 1.25 * share
             if example := held.examples.get(v.name, {}).get(name):
-                _picture(ax, place, y, TILE, example.picture, True)
+                _picture(ax, place, y, TILE, TILE, example.picture, True)
             ax.add_patch(Rectangle((place, y + 0.64), 0.05, 0.28, facecolor=color))
             _text(ax, place + 0.08, y + 0.63, format_percent(share), fontsize=8, fontweight="bold")
             _text(ax, place + 0.08, y + 0.78, OUTCOME_WORDS[name][0], fontsize=7, color=MUTED)

@@ -52,8 +52,8 @@ class Section:
     """A group of variants with its plots and pictures.
 
     shown: the variants of the first screen. images: "image", "truth" and each variant → the same images; blocks: their
-    columns that stand side by side. examples: variant → outcome → picture. sheets: large pictures; sheets_left_out:
-    number of those without room.
+    columns that stand side by side; cell: width / height of their places. examples: variant → outcome → picture.
+    sheets: large pictures; sheets_left_out: number of those without room.
     """
 
     number: int
@@ -62,6 +62,7 @@ class Section:
     shown: Sequence[Variant] = ()
     images: Mapping[str, Sequence[Embedded]] = field(default_factory=dict)
     blocks: Sequence[slice] = ()
+    cell: float = 1.0
     legend: Mapping[str, str] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, Embedded]] = field(default_factory=dict)
     sheets: Sequence[Embedded] = ()
@@ -89,7 +90,7 @@ def make_section(group: Group, number: int, folder: Path, held: GroupPictures, b
     legend = {name: f"rgb({red} {green} {blue})" for name, (red, green, blue) in held.legend.items()}
     section = Section(
         number, group, draw_plots(group, number, folder), [v for v in group.variants if v.name in names], images,
-        held.blocks, legend, examples, sheets, len(held.sheets) - len(sheets), held.note,
+        held.blocks, held.cell, legend, examples, sheets, len(held.sheets) - len(sheets), held.note,
     )  # fmt: skip
     return section, used
 
@@ -186,6 +187,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "data": " ".join(filter(None, [data.get("name"), data.get("protocol")])),
         "size": training_size(data).removeprefix("at "),
+        "errors measured at": record.get("measured_at"),
         **roles,
         "checkpoint": record.get("checkpoint"),
         "encoder from": origin if "(" in origin else Path(origin).name,

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -12,13 +11,14 @@ from scipy import ndimage
 from segstudy.build import build_data
 from segstudy.config.run_folder import read_config
 from segstudy.config.trust import restrict_paths
-from segstudy.drawing import ERRORS, as_array, class_legend, colorize, image_grid
+from segstudy.data.dataset import CachedDataset
+from segstudy.drawing import ERRORS, as_array, class_legend, colorize, image_grid, photo_of
 from segstudy.errors import SegstudyError
 from segstudy.formatting import format_signed
-from segstudy.labels import IGNORE
+from segstudy.labels import IGNORE, reduced_labels, reduction
 from segstudy.measures.error_categories import CATEGORIES, error_categories
 from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
-from segstudy.runs.headline import same_size
+from segstudy.runs.image_arrays import read_image_arrays
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
 from segstudy.study.report.text import SPILLED, shorten
@@ -85,28 +85,60 @@ class GroupPictures:
         images = next(iter(self.rows.values()), ())
         if not len(images):
             return []
-        height, width = images[0].shape[:2]
-        side_by_side = WIDE_COLUMNS if width > 2 * height else len(images)
+        side_by_side = WIDE_COLUMNS if self.cell > 2 else len(images)
         return [slice(start, start + side_by_side) for start in range(0, len(images), side_by_side)]
+
+    @property
+    def cell(self) -> float:
+        """Width / height of the place of each image: the median over the images; others are fitted in."""
+        images = next(iter(self.rows.values()), ())
+        return float(np.median([image.shape[1] / image.shape[0] for image in images])) if len(images) else 1.0
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The reported images uint8 (N,H,W,3), their truth (N,H,W), and the labels of each variant's first seed (N,H,W).
+    """The truth (H,W) of each reported image, and the labels (H,W) of each variant's first seed, as measured.
 
-    stored: None, or the indices of the images that the runs saved, if the data set is not on this machine.
+    images: the run's reported images; None if they are not on this machine. stored: those that the run saved at its
+    test, by index.
     """
 
-    photos: np.ndarray
-    truth: np.ndarray
-    labels: Mapping[str, np.ndarray]
-    stored: Sequence[int] | None = None
+    truth: Sequence[np.ndarray]
+    predicted: Mapping[str, Sequence[np.ndarray]]
+    images: CachedDataset | None = None
+    stored: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    def labels(self, name: str, index: int) -> np.ndarray:
+        """A variant's labels at the size of the truth: not all variants need have been tested at one size."""
+        return _resized(self.predicted[name][index], self.truth[index].shape, Image.Resampling.NEAREST)
+
+    def photo(self, index: int) -> np.ndarray:
+        """An image uint8 (H,W,3) at the size of its truth; grey if it is neither on this machine nor stored."""
+        photo = self.current_photo(index)
+        if photo is None:
+            stored = self.stored.get(index, np.full((1, 1, 3), BLANK))
+            return _resized(stored, self.truth[index].shape, Image.Resampling.BILINEAR)
+        return photo
+
+    def current_photo(self, index: int) -> np.ndarray | None:
+        """The image in the data set on this machine; None if there is none with the mask that the test had."""
+        if self.images is None:
+            return None
+        image, mask = self.images.pair(index)
+        factor = reduction(mask.shape, max(self.truth[index].shape))
+        same = np.array_equal(reduced_labels(mask, factor), self.truth[index])
+        return photo_of(image, factor) if same else None
+
+
+def _resized(array: np.ndarray, shape: Sequence[int], way: Image.Resampling) -> np.ndarray:
+    """An image or labels, uint8, at `shape` = (H,W)."""
+    if array.shape[:2] == tuple(shape):
+        return array
+    return np.asarray(Image.fromarray(array).resize((shape[1], shape[0]), way))
 
 
 def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> GroupPictures:
-    """The pictures of a group's predictions; none if the runs saved no labels, or labels of different sizes."""
-    if not same_size(*(test.record for runs in seeds.values() for test in runs)):
-        return GroupPictures(note="No pictures: the runs saw the images at different sizes.")
+    """The pictures of a group's predictions; none if the runs saved no labels."""
     shown = {name: seeds[name][0] for name in variants_shown(group, list(seeds))}
     held = _predictions(shown)
     if held is None:
@@ -117,33 +149,35 @@ def pictures(group: Group, seeds: Mapping[str, Sequence[TestResult]]) -> GroupPi
     # one variant: from the worst to the best
     spread = worst[np.linspace(0, max(0, np.isfinite(scores).sum() - 1), min(SHOWN, len(worst))).round().astype(int)]
     influential = [index for index, _, _ in group.most_influential] or list(dict.fromkeys(spread.tolist()))
-    chosen = list((held.stored or influential)[:SHOWN])
-    labels = {"truth": held.truth[chosen], **{name: of_variant[chosen] for name, of_variant in held.labels.items()}}
-    rows = {name: [colorize(a, group.palette) for a in masks] for name, masks in labels.items()}
+    here = all(held.current_photo(index) is not None for index in influential[:SHOWN])
+    chosen = list(influential if here else held.stored or influential)[:SHOWN]
+    masks = {"truth": [held.truth[i] for i in chosen]}
+    masks |= {name: [held.labels(name, i) for i in chosen] for name in held.predicted}
+    rows = {name: [colorize(a, group.palette) for a in of_row] for name, of_row in masks.items()}
     shares = {index: f" ({format_signed(100 * share, 1)} %)" for index, _, share in group.most_influential}
     titles = {index: f"{first.names[index]}{shares.get(index, '')}" for index in chosen}
     lowest = {int(i): f"{first.names[i]} (mIoU of this image {scores[i]:.3f})" for i in worst[:4]}
     influence = "; in brackets: the image's share of the influence on a planned difference, + in favour of the variant"
     return GroupPictures(
-        rows={"image": list(held.photos[chosen]), **rows},
+        rows={"image": [held.photo(i) for i in chosen], **rows},
         names=[first.names[index] for index in chosen],
-        legend=class_legend(list(labels.values()), group.classes, group.palette),
-        examples={name: _examples(name, held, group, first.names) for name in held.labels},
+        legend=class_legend([a for of_row in masks.values() for a in of_row], group.classes, group.palette),
+        examples={name: _examples(name, held, group, first.names) for name in held.predicted},
         sheets={
             f"The errors in these images{influence * bool(shares)}.": _error_sheet(titles, held, group),
             "The images with the lowest mIoU of the classes in their truth, mean over the variants.": _error_sheet(
                 lowest, held, group
             ),
         },
-        note=_note(held, shown, group),
+        note=_note(held, here, shown, group),
     )
 
 
-def _note(held: Predictions, shown: Collection[str], group: Group) -> str:
-    """How the images were chosen, and what is missing, in sentences."""
+def _note(held: Predictions, here: bool, shown: Collection[str], group: Group) -> str:
+    """How the images were chosen, and what is missing, in sentences. here: the images are on this machine."""
     chosen = INFLUENTIAL if group.most_influential else "From the worst predicted image to the best."
-    parts = [STORED] if held.stored else [chosen] if held.stored is None else [chosen, GONE]
-    lacking = [name for name in shown if name not in held.labels]
+    parts = [chosen] if here else [STORED] if held.stored else [chosen, GONE]
+    lacking = [name for name in shown if name not in held.predicted]
     return " ".join(parts + ([f"No stored predictions: {', '.join(lacking)}."] if lacking else []))
 
 
@@ -161,21 +195,13 @@ def _predictions(tests: Mapping[str, TestResult]) -> Predictions | None:
     saved = {name: arrays for name, test in tests.items() if (arrays := _saved(test, "labels"))}
     if not saved:
         return None
-    first = next(iter(saved))
-    test, truth = tests[first], saved[first]["truth"]
+    first = max(saved, key=lambda name: saved[name]["truth"][0].size)  # the variant that saw the largest images
     labels = {name: arrays["labels"] for name, arrays in saved.items()}
-    photos = _photos(test, truth)
-    if photos is not None:
-        return Predictions(photos, truth, labels)
-    photos = np.full((*truth.shape, 3), BLANK)
-    samples = _samples(test)
-    for index, photo in samples.items():
-        photos[index] = photo
-    return Predictions(photos, truth, labels, list(samples))
+    return Predictions(saved[first]["truth"], labels, _images(tests[first]), _samples(tests[first]))
 
 
-def _photos(test: TestResult, truth: np.ndarray) -> np.ndarray | None:
-    """The images uint8 (N,H,W,3) of the run's data set; None if it is not on this machine, or has other masks."""
+def _images(test: TestResult) -> CachedDataset | None:
+    """The reported images of the run's data set; None if it is not on this machine."""
     if test.folder is None:
         return None
     try:
@@ -184,29 +210,19 @@ def _photos(test: TestResult, truth: np.ndarray) -> np.ndarray | None:
         images = build_data(cfg).roles["report"]
     except (SegstudyError, OSError):
         return None
-    same_names = [s.name for s in images.samples] == list(test.names)
-    if not same_names or not np.array_equal(images.cache.masks[images.ids], truth):
-        return None
-    return np.asarray(images.cache.images[images.ids])
+    return images if [s.name for s in images.samples] == list(test.names) else None
 
 
 def _samples(test: TestResult) -> dict[int, np.ndarray]:
     """The images that the run saved at its test, by index."""
     saved = _saved(test, "samples")
-    pairs = zip(saved["names"].tolist(), saved["image"], strict=True) if saved else ()
-    return {test.names.index(name): image for name, image in pairs if name in test.names}
+    pairs = zip(saved["names"], saved["image"], strict=True) if saved else ()
+    return {test.names.index(str(name)): image for name, image in pairs if str(name) in test.names}
 
 
-def _saved(test: TestResult, name: str) -> dict[str, np.ndarray]:
+def _saved(test: TestResult, name: str) -> Mapping[str, Sequence[np.ndarray]]:
     """The arrays of a file of the run's test; {} if it is missing or damaged."""
-    file = test.folder / "test" / f"{name}.npz" if test.folder else None
-    if file is None or not file.is_file():
-        return {}
-    try:
-        with np.load(file) as kept:
-            return dict(kept)
-    except (OSError, ValueError, EOFError, BadZipFile):
-        return {}
+    return read_image_arrays(test.folder / "test" / f"{name}.npz") if test.folder else {}
 
 
 def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> np.ndarray:
@@ -216,16 +232,19 @@ def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> 
     """
     rows = [
         [
-            held.photos[index],
+            held.photo(index),
             colorize(held.truth[index], group.palette),
-            *(category_picture(held.truth[index], labels[index], group.background) for labels in held.labels.values()),
+            *(
+                category_picture(held.truth[index], held.labels(name, index), group.background)
+                for name in held.predicted
+            ),
         ]
         for index in titles
     ]
-    legend = class_legend([held.truth[list(titles)]], group.classes, group.palette)
+    legend = class_legend([held.truth[index] for index in titles], group.classes, group.palette)
     errors = ("confused", "foreign") if group.background is None else CATEGORIES[2:]
     legend |= {CATEGORY_NAMES[name]: CATEGORY_COLORS[name] for name in errors}
-    names = [shorten(name, 16) for name in held.labels]
+    names = [shorten(name, 16) for name in held.predicted]
     return as_array(image_grid(rows, ["image", "truth", *names], legend, list(titles.values())))
 
 
@@ -237,14 +256,15 @@ def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | No
 def _examples(name: str, held: Predictions, group: Group, names: Sequence[str]) -> dict[str, Example]:
     """For each outcome, the variant's largest object with it, and its largest spilled area."""
     largest: dict[str, tuple[int, int, tuple[slice, slice], str]] = {}
-    for index, (truth, labels) in enumerate(zip(held.truth[:SEARCHED], held.labels[name], strict=False)):
-        for kind, area, place, words in _areas(truth, labels, group):
+    for index in range(min(SEARCHED, len(held.truth))):
+        for kind, area, place, words in _areas(held.truth[index], held.labels(name, index), group):
             if area > largest.get(kind, (0,))[0]:
                 largest[kind] = area, index, place, words
     found = {}
     for kind, (_, index, place, words) in largest.items():
-        window = _window(place, held.truth.shape[1:])
-        photo, truth, labels = (a[index][window] for a in (held.photos, held.truth, held.labels[name]))
+        truth = held.truth[index]
+        window = _window(place, truth.shape)
+        photo, truth, labels = (a[window] for a in (held.photo(index), truth, held.labels(name, index)))
         found[kind] = Example(_tinted(photo, truth, labels, group), f"{words}, in {names[index]}")
     return found
 
