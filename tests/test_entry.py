@@ -189,3 +189,13 @@ def test_a_search_without_a_select_role_is_refused(capsys: pytest.CaptureFixture
             sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "data": data}))
         assert ended.value.code == 2
         assert "data.select_fraction=0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["launcher", "sweeper"])
+def test_a_budget_with_another_launcher_or_a_search_is_refused(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hydra = {"launcher": {"_target_": "hydra_plugins.segstudy_launcher.SegstudyLauncher"}}
+    hydra |= {part: {"_target_": "hydra_plugins.of_others.Other"}}
+    with pytest.raises(SystemExit) as ended:
+        sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "budget": "8min"}))
+    assert ended.value.code == 2
+    assert "with hydra/launcher=segstudy" in capsys.readouterr().err

@@ -34,9 +34,9 @@ PLANNED: list[list[str]] = []
 NOT_BY_TORCHRUN = """torchrun cannot start a study (-m): each of its runs starts its own processes
   → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
 
-
-NO_BUDGET = """budget is for a study whose variants the command lists: a search does not know its variants beforehand
-  → trainer.max_steps=N and hydra.sweeper.n_trials=N"""
+NO_BUDGET = """budget is for a study whose variants the command lists, with hydra/launcher=segstudy: a search does not know its
+variants beforehand, and other launchers do not time them
+  → trainer.max_steps=N; for a search also hydra.sweeper.n_trials=N"""
 
 NO_SELECT_ROLE = """a search chooses by validation mIoU, but here validation uses the reported split: the reported mIoU
 would be too high
@@ -46,6 +46,16 @@ would be too high
 def is_search(config: DictConfig) -> bool:
     """Whether a search (hparams_search=…) chooses the runs, not the command line."""
     return "BasicSweeper" not in (OmegaConf.select(config, "hydra.sweeper._target_") or "BasicSweeper")
+
+
+def sweep_mistake(config: DictConfig) -> str | None:
+    """Why a sweep cannot begin; None if it can."""
+    own_launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).endswith("SegstudyLauncher")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return NOT_BY_TORCHRUN
+    if config.get("budget") and (is_search(config) or not own_launcher):
+        return NO_BUDGET
+    return NO_SELECT_ROLE if is_search(config) and not has_select_role(config) else None
 
 
 def has_select_role(config: DictConfig) -> bool:
@@ -114,11 +124,8 @@ class Study(Callback):
     at its end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            print_error(ConfigError(NOT_BY_TORCHRUN))
-            sys.exit(2)
-        if is_search(config) and (config.get("budget") or not has_select_role(config)):
-            print_error(ConfigError(NO_BUDGET if config.get("budget") else NO_SELECT_ROLE))
+        if mistake := sweep_mistake(config):
+            print_error(ConfigError(mistake))
             sys.exit(2)
         # Hydra writes this file next and would follow a symbolic link.
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
