@@ -32,10 +32,12 @@ from segstudy.study.report.methods import methods
 from segstudy.study.report.pictures import pictures
 from segstudy.study.report.tables import metrics
 from segstudy.study.report.write import write_report
-from segstudy.study.results import DIFFERENT_SIZES, from_masks, read_run, read_study, runs_by_variant
+from segstudy.study.results import NOT_COMPARED, from_masks, read_run, read_study, runs_by_variant
 
 NAMES = ["background", "a", "b", "c", "d", "e"]
 IMAGES = [(str(i), scene(i, 48)) for i in range(16)]
+
+SENTENCE = "Compared at original size: the runs saw the images at different sizes; how they fail is not compared."
 
 Masks = Sequence[tuple[str, np.ndarray, np.ndarray]]
 
@@ -159,7 +161,7 @@ def test_runs_at_different_sizes_are_compared_at_original_size_without_how_they_
     findings, [tests] = analyse_study(study, plan)
     [group] = findings.groups
     assert group.title == "X at original size: 16 images of 'val'"
-    assert group.sentence.endswith(f" Compared at original size: {DIFFERENT_SIZES}.")
+    assert group.sentence.endswith(SENTENCE)
     assert group.sentence in findings.sentence
     for variant, story in zip(group.variants, ("speckled", "core only", "holed"), strict=True):
         own = [from_masks("", predicted(story, seed), NAMES, 0).counts.whole().iou.mean() for seed in (0, 1)]
@@ -168,7 +170,7 @@ def test_runs_at_different_sizes_are_compared_at_original_size_without_how_they_
         assert (variant.outcomes, variant.offsets, variant.history) == ({}, [], [[], []])
         assert set(variant.metrics) == {"image_miou", "worst"}
     assert all(t.sums == {} for t in tests)
-    assert [(c.outcome, c.words) for c in group.claims[:3]] == [("not measured", DIFFERENT_SIZES)] * 3
+    assert [(c.outcome, c.words) for c in group.claims[:3]] == [("not measured", NOT_COMPARED)] * 3
     assert group.claims[3].outcome != "not measured"
     assert not any("older version" in warning for warning in group.warnings)
     rows = [row[0] for row in metrics(group).rows]
@@ -181,7 +183,7 @@ def test_the_report_of_runs_at_different_sizes_says_so_on_every_page(study: Path
     findings, _ = analyse_study(study, Plan(min_images=5))
     page = write_report(findings, study).read_text()
     for text in (page, (study / "report.md").read_text(), (study / "table.tex").read_text()):
-        assert DIFFERENT_SIZES in text
+        assert SENTENCE in text
         assert "X at original size" in text
     assert (study / "first_screen.png").is_file()
     assert "at 24×24 pixels or in crops of 16×16 pixels or in crops of 32×32 pixels" in methods(findings)[0]
@@ -200,6 +202,16 @@ def test_crops_of_different_sizes_are_compared_in_how_they_fail(study: Path) -> 
     assert all("cells" in t.sums for t in tests)
     sentence = analyse_study(study, Plan(min_images=5))[0].groups[0].sentence
     assert "original size" not in sentence
+
+
+def test_errors_measured_at_different_sizes_are_not_compared(study: Path) -> None:
+    for seed in (0, 1):
+        (study / f"v1_{seed}" / "record.json").unlink()
+    record = json.loads((study / "v2_0" / "record.json").read_text())
+    (study / "v2_0" / "record.json").write_text(json.dumps(record | {"measured_at": "half"}))
+    findings, [tests] = analyse_study(study, Plan(min_images=5))
+    assert all(t.sums == {} for t in tests)
+    assert findings.groups[0].sentence.endswith(f" {NOT_COMPARED.capitalize()}.")
 
 
 # Where figures are shown

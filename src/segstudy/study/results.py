@@ -21,7 +21,8 @@ from segstudy.study.counts import Counts, read_counts
 
 Records = Mapping[str, Mapping[str, Any]]
 
-DIFFERENT_SIZES = "the runs saw the images at different sizes; how they fail is not compared"
+NOT_COMPARED = "how the runs fail was measured at different sizes and is not compared"
+"""Why the tests of `at_one_size` have no `sums`."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from segstudy.study.analysis.support import comparison_settings, in_images
 from segstudy.study.analysis.titles import variant_titles
 from segstudy.study.analysis.variants import measure_variants
 from segstudy.study.analysis.warnings import cross_checks, group_warnings
-from segstudy.study.results import DIFFERENT_SIZES, TestResult, read_study, runs_by_variant
+from segstudy.study.results import NOT_COMPARED, TestResult, read_study, runs_by_variant
 from segstudy.study.statistics import multiplicity
 from segstudy.study.statistics.comparison import MetricSamples
 
@@ -60,7 +60,6 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
     pairs, absent = planned_pairs(seeds, plan)
     differences = compare_pairs(miou, pairs, setting, plan)
     warnings += absent + group_warnings(tests, variants, setting, plan, compared=bool(differences))
-    different_sizes = "" if same_size(*(t.record for t in tests)) else f" Compared at original size: {DIFFERENT_SIZES}."
     group = Group(
         title=title,
         classes=list(first.classes),
@@ -82,7 +81,7 @@ def analyse(tests: Sequence[TestResult], plan: Plan, title: str) -> Group:
         significant=significant_differences(seeds, ratios, pairs, setting),
         miou_name=setting.miou_name,
     )
-    return replace(group, sentence=verdicts.result_sentence(group) + different_sizes)
+    return replace(group, sentence=" ".join([verdicts.result_sentence(group), *_not_compared(tests)]))
 
 
 def planned_pairs(variants: RunsByVariant, plan: Plan) -> tuple[list[tuple[Side, Side]], list[str]]:
@@ -154,6 +153,15 @@ def most_influential_images(
         if image[2] and len(found) < most:
             found.setdefault(image[0], image)
     return list(found.values())
+
+
+def _not_compared(tests: Sequence[TestResult]) -> list[str]:
+    """A sentence on what could not be compared, if any."""
+    if all(t.sums for t in tests):
+        return []
+    if same_size(*(t.record for t in tests)):
+        return [f"{NOT_COMPARED.capitalize()}."]
+    return ["Compared at original size: the runs saw the images at different sizes; how they fail is not compared."]
 
 
 def _title(tests: Sequence[TestResult]) -> str:

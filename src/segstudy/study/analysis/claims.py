@@ -19,7 +19,7 @@ from segstudy.study.analysis.samples import (
     samples_of_metric,
     samples_of_miou,
 )
-from segstudy.study.results import DIFFERENT_SIZES, TestResult
+from segstudy.study.results import NOT_COMPARED, TestResult
 from segstudy.study.statistics import comparison, multiplicity
 from segstudy.study.statistics.bootstrap_check import image_weights
 from segstudy.study.statistics.comparison import Comparison, MetricSamples
@@ -79,7 +79,7 @@ def _compare(
         return found
     tests = [t for runs in (*a, *b) for t in runs]
     if not all(t.sums for t in tests):
-        return DIFFERENT_SIZES
+        return NOT_COMPARED
     if claim.at == "equal_spill" and any("offset_margins" not in t.sums for t in tests if t.background is not None):
         return "an older version tested its runs, or they are masks → segstudy evaluate RUN --retest"
     if claim.figure == "epochs_to_90":
