@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ def _table(runs: Mapping[str, dict[str, Any]]) -> Table:
 def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The records under short names: the model, and the choices that not all runs of the study share.
 
-    Single settings (with a dot) are included only if the names would be equal without them; a part of the user's own
-    (loss._target_=my_loss.MyLoss) always is.
+    Single settings (with a dot) are included only if the names would be equal without them, by the last part of their
+    name (fit=crop for data.fit=crop); a part of the user's own (loss._target_=my_loss.MyLoss) always is.
     """
     recorded = {
         name: [c.replace("._target_=", "=") for c in r["changes"]] for name, r in runs.items() if "changes" in r
@@ -113,10 +114,18 @@ def variants(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     shared = set.intersection(*map(set, recorded.values())) if len(recorded) > 1 else set()
     same = ("study=", "trainer=") if len(recorded) == 1 else ("study=",)
     shared |= {c for given in recorded.values() for c in given if c.startswith(same)}
+    keys = {c.partition("=")[0] for given in changes.values() for c in given[1:] if c not in shared}
+    last = Counter(key.rpartition(".")[2] for key in keys)
+
+    def written(change: str) -> str:
+        key, equals, value = change.partition("=")
+        end = key.rpartition(".")[2]
+        return f"{end if last[end] == 1 else key}{equals}{value.rpartition('/')[2]}"
+
     for dotted in (False, True):
         short = {}
         for name, (model, *rest) in changes.items():
-            own = [c.rsplit("/", 1)[-1] for c in rest if c not in shared and (dotted or "." not in c.partition("=")[0])]
+            own = [written(c) for c in rest if c not in shared and (dotted or "." not in c.partition("=")[0])]
             short[name] = " ".join([model.removeprefix("model="), *own])
         if len(set(short.values())) == len(short):
             return {short[name]: r for name, r in runs.items()}
