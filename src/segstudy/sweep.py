@@ -34,8 +34,8 @@ PLANNED: list[list[str]] = []
 NOT_BY_TORCHRUN = """torchrun cannot start a study (-m): each of its runs starts its own processes
   → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
 
-NO_BUDGET = """budget is for a study whose variants the command lists, with hydra/launcher=segstudy: a search does not know
-its variants beforehand, and other launchers do not time them
+NO_BUDGET = """budget is for a study whose variants the command lists, with hydra/launcher=segstudy: a search does not
+know its variants beforehand, and other launchers do not time them
   → trainer.max_steps=N; for a search also hydra.sweeper.n_trials=N"""
 
 NO_SELECT_ROLE = """a search chooses by validation mIoU, but here validation uses the reported split: the reported mIoU
