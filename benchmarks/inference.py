@@ -26,6 +26,7 @@ from segstudy.build import build_network
 from segstudy.config.compose import compose_config
 from segstudy.console import console, silence_warnings
 from segstudy.data.datasets.scenes import draw_scene
+from segstudy.data.fit import Fit
 from segstudy.inference.export import FORMATS, READERS, WRITERS, export
 from segstudy.inference.loading import LoadedRun
 from segstudy.inference.model import Model, load
@@ -68,7 +69,7 @@ def end_to_end(model: Model, folder: Path, place: Path, task: PredictionTask) ->
 @torch.inference_mode()
 def alone(model: Model, images: int, batch: int) -> float:
     """Images per second of the network on random tensors that lie on its device."""
-    tensors = torch.rand(batch, 3, *model.size, device=model.device).to(memory_format=torch.channels_last)
+    tensors = torch.rand(batch, 3, *model.fit.size, device=model.device).to(memory_format=torch.channels_last)
     began = now(model.device)
     for _ in range(images // batch):
         with model.autocast():
@@ -172,21 +173,21 @@ def main(
     measured: dict[str, Any] = {}
     models = [load(run, device)] if run else [untrained(name, size or 256, device) for name in networks.split(",")]
     for model in models:
-        model.size = (size, size) if size else model.size
+        model.fit = Fit((size, size)) if size else model.fit
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         home = root or photos(place / "photos", images)
         task = PredictionTask(batch=batch, alpha=0.5 if overlay else None)
         for model in models:
-            at_a_time = batch or tiles_per_batch(model.size[0] * model.size[1], model.device)
+            at_a_time = batch or tiles_per_batch(model.fit.size[0] * model.fit.size[1], model.device)
             paired: dict[str, list[float]] = {"predict, end to end": [], "network alone, random tensors": []}
             for turn in range(rounds + 1):
                 speeds = end_to_end(model, home, place, task), alone(model, images, at_a_time)
                 for values, speed in zip(paired.values(), speeds, strict=True):
                     values += [speed] if turn else []  # the first warms up
             found = forms(model, place) if others else {}
-            results = in_turns(found, model.size, at_a_time, rounds, images)
-            title = f"{model.name}, {'×'.join(map(str, model.size))}, batches of {at_a_time}"
+            results = in_turns(found, model.fit.size, at_a_time, rounds, images)
+            title = f"{model.name}, {'×'.join(map(str, model.fit.size))}, batches of {at_a_time}"
             share = show(paired, results, title)
             measured[model.name] = {"batch": at_a_time, "end_to_end": paired, "share": share, "forms": results}
     console.print(machine_line(facts), highlight=False)

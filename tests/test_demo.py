@@ -162,7 +162,7 @@ def test_what_is_refused_is_said_in_one_sentence(tmp_path: Path) -> None:
         assert str(tmp_path) not in note
     with pytest.raises(DataError, match=r"0\.012 million pixels; the limit is 0\.01 million"):
         open_photo(tmp_path / "photo.jpg", max_pixels=10_000)
-    with pytest.raises(DataError, match="too large to be predicted at its original size"):
+    with pytest.raises(DataError, match="one would see this photo at 2000×2001, which is too large"):
         ask([model()], np.zeros((2001, 2000, 3), np.uint8), "original")
     assert "one of train, original" in note_of(demo.segment({"path": str(tmp_path / "photo.jpg")}, "20000x20000", 60))
     assert "other files and addresses are not read" in note_of(demo.segment({"path": "/etc/hostname"}, "train", 60))

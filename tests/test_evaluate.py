@@ -326,7 +326,7 @@ def test_what_a_run_must_have(home: Path, tmp_path: Path) -> None:
     cfg = OmegaConf.load(folder / "config.yaml")
     cfg.data.size = 48
     OmegaConf.save(cfg, folder / "config.yaml")
-    with pytest.raises(ConfigError, match=r"(?s)different sizes.*48×48.*--size 32x32"):
+    with pytest.raises(ConfigError, match=r"(?s)different sizes.*32×32.*48×48.*--size original"):
         command(home / "a", folder)
     cfg.data._target_ = "os.system"
     OmegaConf.save(cfg, folder / "config.yaml")

@@ -208,7 +208,7 @@ def test_confidence_is_the_mean_highest_probability() -> None:
     assert means == pytest.approx([0.7, 0.9])
     assert labels_and_mean_confidence(chances[0].log() + 3, (4, 4), probabilities=False)[1] == pytest.approx(0.7)
     model = model_of(seeded(nn.Conv2d(3, 5, 1)), 5)
-    photo = model.resized(Image.fromarray(smooth(20, 30)), "original")
+    photo = smooth(20, 30)
     picture = Image.fromarray(photo)
     whole, parts = (model.labels(picture, "original", tiles=tiles)[1] for tiles in (None, Tiles(8)))
     assert whole == pytest.approx(parts, rel=1e-5)

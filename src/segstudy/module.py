@@ -16,7 +16,7 @@ from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE
 from segstudy.metrics import Confusion, Hallucinated, MeanLoss, class_iou, failure_modes, summary
 from segstudy.optim import cosine, parameter_groups
-from segstudy.tiles import predict_tiled
+from segstudy.tiles import logits_in_tiles
 
 
 class SegmentationModule(L.LightningModule):
@@ -60,14 +60,11 @@ class SegmentationModule(L.LightningModule):
         """The logits of images; outside training, of large ones (`data.tiles_for`) from overlapping tiles."""
         data = None if self.training or self._trainer is None else known_data(self._trainer)
         tiles = data.tiles_for(image.shape[2:]) if data else None
-        if tiles is None:
-            return self._as_logits(self.network(image))
 
-        def probabilities(tile: Tensor) -> Tensor:
-            return self._as_logits(self.network(tile)).float().softmax(1)
+        def logits(part: Tensor) -> Tensor:
+            return self._as_logits(self.network(part))
 
-        # The logarithm of probabilities, since the logits of different tiles have no common scale.
-        return predict_tiled(probabilities, image, tiles).clamp(min=1e-12).log()
+        return logits(image) if tiles is None else logits_in_tiles(logits, image, tiles)
 
     def _as_logits(self, output: Any) -> Tensor:
         """The network's output with a channel per class. Raises ConfigError if it has another number of channels."""

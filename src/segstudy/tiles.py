@@ -62,6 +62,15 @@ class Tiles:
         return [(hump / total[start : start + len(hump)]).float() for start, hump in zip(starts, humps, strict=True)]
 
 
+DEFAULT_SIDE = 1024
+"""Side of the tiles in which large images are tested, if data.tiles does not say otherwise."""
+
+
+def tiles_of_large(shape: Sequence[int], side: int | None) -> Tiles | None:
+    """The tiles in which an image of `shape` (H,W) is seen, if it has more than 4·side² pixels; None: as a whole."""
+    return Tiles(side, overlap=0.25) if side and math.prod(shape) > 4 * side**2 else None
+
+
 def tiles_per_batch(pixels: int, device: torch.device) -> int:
     """Batch size for tiles with so many pixels. Larger batches are not faster, and fill a CPU's memory."""
     return max(1, (2**22 if device.type == "cuda" else 2**19) // pixels)
@@ -114,6 +123,19 @@ def predict_tiled(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Til
 
         whole.append(join_blocks(shape, blend_tiles(shape, tiles, chances, tiles_per_batch(side**2, image.device))))
     return torch.stack(whole)
+
+
+def logits_in_tiles(network: Callable[[Tensor], Tensor], image: Tensor, tiles: Tiles) -> Tensor:
+    """Logits float32 (B,C,H,W) of images in overlapping tiles. network: tiles (n,3,h,w) → logits.
+
+    The logarithms of the blended probabilities, since the logits of different tiles have no common scale.
+    """
+    return as_logits(predict_tiled(lambda tile: network(tile).float().softmax(1), image, tiles))
+
+
+def as_logits(probabilities: Tensor) -> Tensor:
+    """Logits with these probabilities, which are overwritten."""
+    return probabilities.clamp_(min=1e-12).log_()
 
 
 def join_blocks(shape: Sequence[int], blocks: Iterable[tuple[int, int, Tensor]]) -> Tensor:

@@ -57,7 +57,7 @@ class ViewOptions:
 
     def parsed(self) -> tuple[Any, Any]:
         """The test-time augmentation and the tiles, each None if not requested. Raises ConfigError for wrong values."""
-        from segstudy.inference.loading import parse_size
+        from segstudy.data.fit import parse_size
         from segstudy.inference.tta import TestTimeAugmentation
         from segstudy.tiles import Tiles
 

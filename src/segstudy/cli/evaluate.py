@@ -75,13 +75,12 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
     from segstudy.runs.tables import print_classes
 
     views, tiles = options.parsed()
-    size = "original" if tiles and options.size == "train" else options.size
-    wanted = EvaluationSpec(settings, options.data, options.split, size)
+    wanted = EvaluationSpec(settings, options.data, options.split, options.size, tiles is not None)
     members = load_runs(folders)
     cfg = evaluation_config(members, wanted)
     dataset = evaluation_data(cfg, members, wanted)
     images, device = dataset.roles["report"], tests.device_line(cfg)
-    at = "original size" if size == "original" else "×".join(map(str, dataset.size))
+    at = dataset.fit.seen
     at += f", in tiles of {tiles.side}×{tiles.side} that overlap by {tiles.overlap:g}" if tiles else ""
     console.print(f"{len(images)} images of {dataset.name} {images.name!r} at {at}; {device}", highlight=False)
     for line in tests.trained_on(dataset, members):
@@ -101,6 +100,6 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
     if options.save_masks:
         print_line(f"masks of {last}: {options.save_masks}")
     if options.json:
-        about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": size}
+        about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": options.size}
         about |= {"views": views and vars(views), "tiles": tiles and vars(tiles), "own_test": lines, "device": device}
         tests.write_json(rows, about, options.json)

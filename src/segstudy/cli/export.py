@@ -72,5 +72,6 @@ def print_export(done: Any, kind: str) -> None:
         print_line(f"not compared, since the network does not accept it: {line}")
     sides = "×".join(map(str, done.metadata["input_shape"]))
     fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed ({'; '.join(done.why_not_more)})"
-    print_line(f"input: image {sides}, float32, RGB in 0…1{fixed}")
+    resize = done.metadata["preprocessing"]["resize"]
+    print_line(f"input: image {sides}, float32, RGB in 0…1{fixed}; a photo is {resize}")
     print_line(f"written: {done.path} ({size(done.path) / 1e6:.1f} MB)")

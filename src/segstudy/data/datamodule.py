@@ -24,7 +24,7 @@ from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, NO_AUGMENTATI
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.labels import IGNORE
 from segstudy.seeds import derive, permutation
-from segstudy.tiles import Tiles
+from segstudy.tiles import DEFAULT_SIDE, Tiles, tiles_of_large
 
 LARGEST_SCORES = 2**32
 """Largest number of bytes of one image's scores in an evaluation. The loss and the metrics take about twice as much."""
@@ -83,7 +83,7 @@ class SegmentationData(L.LightningDataModule):
         max_side: int | None = None,
         keep_side: str = "long",
         max_class_share: float = 0.75,
-        tiles: int | None = 1024,
+        tiles: int | None = DEFAULT_SIDE,
         cache: bool = True,
         **unknown: Any,
     ):
@@ -97,7 +97,9 @@ class SegmentationData(L.LightningDataModule):
         if not 0 < max_class_share <= 1:
             raise ConfigError(f"data.max_class_share must be above 0 and at most 1 (no limit), not {max_class_share}")
         self.fit = Fit(sides(size), fit, max_side, keep_side)
-        self.tiles = None if tiles is None else Tiles(tiles, overlap=0.25)
+        if tiles is not None and tiles < 1:
+            raise ConfigError(f"data.tiles={tiles}: the side of a tile in pixels, or null for none")
+        self.tiles = tiles
         self.cache, self.max_class_share = cache, max_class_share
         if augment is not None and augment.scale is None:
             augment = augment.with_scale((0.5, 2.0) if fit == "crop" else (0.75, 1.5))
@@ -166,19 +168,23 @@ class SegmentationData(L.LightningDataModule):
             if images is not None:
                 self._check_largest(images)
 
-    def _check_largest(self, images: CachedDataset) -> None:
-        """Raise DataError if the scores of the largest image, as the network sees it, take too much memory."""
+    def _check_largest(self, images: CachedDataset, smaller: str = "") -> None:
+        """Raise DataError if the scores of the largest image, as the network sees it, take too much memory.
+
+        smaller: the setting for another size, without its value.
+        """
         areas = images.shapes.prod(1)
         needed = int(areas.max()) * len(self.classes) * 4
         if needed > LARGEST_SCORES:
             i = int(areas.argmax())
             height, width = images.shapes[i]
-            fits = math.isqrt(LARGEST_SCORES // (4 * len(self.classes)))
+            fits = math.isqrt(LARGEST_SCORES // (4 * len(self.classes))) // 100 * 100
+            smaller = smaller or ("data.max_side" if self.fit.mode == "crop" else "data.size")
             raise DataError(
                 f"{images.samples[i].name} has {width}×{height} pixels: "
                 f"scores for {len(self.classes)} classes take {needed / 2**30:.0f} GiB, "
                 f"at most {LARGEST_SCORES / 2**30:.0f} GiB are possible\n"
-                f"  → data.max_side={fits // 100 * 100}, or cut the image into parts"
+                f"  → {smaller}={fits} or less, or cut the image into parts"
             )
 
     def split(self, name: str) -> CachedDataset:
@@ -187,6 +193,18 @@ class SegmentationData(L.LightningDataModule):
         if not samples:
             raise DataError(f"the split {name!r} lists no images")
         return CachedDataset(name, samples, self._cache(samples))
+
+    def report_at(self, fit: Fit) -> None:
+        """Let the network see the reported images by another rule: read from their files, without a copy on the disk.
+
+        Raises DataError as `setup` does.
+        """
+        if fit == self.fit:
+            return
+        self.fit, self.cache, self.device_cache = fit, False, False
+        report = self.roles["report"]
+        self.roles["report"] = CachedDataset(report.name, report.samples, self._cache(report.samples))
+        self._check_largest(self.roles["report"], "--size")
 
     def _cache(self, samples: Sequence[Sample]) -> Cache:
         return open_cache(
@@ -265,7 +283,7 @@ class SegmentationData(L.LightningDataModule):
 
     def tiles_for(self, shape: Sequence[int]) -> Tiles | None:
         """The tiles in which an evaluation sees an image of this (H,W); None: it is seen as a whole."""
-        return self.tiles if self.tiles and math.prod(shape) > 4 * self.tiles.side**2 else None
+        return tiles_of_large(shape, self.tiles)
 
     # Loaders
 

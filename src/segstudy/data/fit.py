@@ -1,7 +1,8 @@
 """At which height and width the network sees an image: squashed to one size, its own, or scaled to fit."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segstudy.errors import ConfigError, did_you_mean
@@ -39,6 +40,26 @@ class Fit:
         if self.keep_side not in ("long", "short"):
             raise ConfigError(f"data.keep_side={self.keep_side}: long or short")
 
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "Fit":
+        """From the `data` of a config or a record. Older ones have a size alone: all images were squashed."""
+        mode, max_side, keep_side = data.get("fit", "squash"), data.get("max_side"), data.get("keep_side", "long")
+        return cls(sides(data["size"]), mode, max_side, keep_side)
+
+    def at(self, size: str, tiled: bool = False) -> "Fit":
+        """The rule for --size. train: as in the run's test; original: each image's own size; N or HEIGHTxWIDTH: resized
+        to it, with the aspect ratio kept if the run's test keeps it.
+
+        tiled: with --tiles, which cut images of their own size unless a size is given: train is then original for a run
+        that resizes all images. Raises ConfigError for any other text.
+        """
+        if size == "train" and (self.mode == "crop" or not tiled):
+            return self
+        if size in ("train", "original"):
+            return replace(self, mode="crop", max_side=None)
+        mode = "squash" if self.mode == "squash" else "keep"
+        return replace(self, size=parse_size(size), mode=mode, max_side=None)
+
     @property
     def is_uniform(self) -> bool:
         """Whether all images get the same shape."""
@@ -68,13 +89,31 @@ class Fit:
         """What the shapes depend on, as JSON values: part of the cache's key. Windows of any size share a cache."""
         return [self.mode, self.max_side] if self.mode == "crop" else [self.mode, *self.size, self.keep_side]
 
-    def __str__(self) -> str:
-        side = "×".join(map(str, self.size))
+    @property
+    def seen(self) -> str:
+        """What the network sees in a test, in words: original size; 256×256; 256×256, aspect kept."""
+        if self.mode == "crop":
+            return "original size" + (f", long side at most {self.max_side}" if self.max_side else "")
+        kept = ", aspect kept" + ", short side" * (self.keep_side == "short")
+        return "×".join(map(str, self.size)) + kept * (self.mode == "keep")
+
+    @property
+    def instruction(self) -> str:
+        """What to do with an image before the network sees it, in words."""
+        size = "×".join(map(str, self.size)) + " (height × width)"
         if self.mode == "squash":
-            return side
+            return f"resized to {size}, bilinear, aspect ratio not kept"
         if self.mode == "keep":
-            return f"{self.keep_side} side in {side}"
-        return f"own size, crops of {side}" + (f", long side at most {self.max_side}" if self.max_side else "")
+            until = "it fits into" if self.keep_side == "long" else "it covers"
+            return f"resized until {until} {size}, bilinear, aspect ratio kept"
+        return "at its own size" + (
+            f"; if its long side has more than {self.max_side} pixels, resized to that, bilinear, aspect ratio kept"
+            if self.max_side
+            else ""
+        )
+
+    def __str__(self) -> str:
+        return self.seen + (f", crops of {'×'.join(map(str, self.size))}" if self.mode == "crop" else "")
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
@@ -83,3 +122,11 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
     if len(both) != 2 or not all(isinstance(side, int) and side >= 1 for side in both):
         raise ValueError(f"size={size!r}: it must be one side in pixels, or [height, width]")
     return both[0], both[1]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(H,W) of --size N or --size HEIGHTxWIDTH. Raises ConfigError for any other text."""
+    found = [int(side) for side in re.split("[x×]", text) if side.isdecimal()]
+    if not re.fullmatch(r"\d+([x×]\d+)?", text) or min(found) < 1:
+        raise ConfigError(f"--size {text}: not train, original, a side (256) or HEIGHTxWIDTH (384x512)")
+    return found[0], found[-1]

@@ -32,6 +32,7 @@ from segstudy.data.datasets.pet import Pet
 from segstudy.data.datasets.sbd import VOCSBD
 from segstudy.data.datasets.scenes import Scenes
 from segstudy.data.datasets.voc import VOC
+from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError, DataError
 from segstudy.files import atomic_write, open_to_read, write_text
 from segstudy.formatting import MISSING, format_duration, format_millions, format_number
@@ -153,7 +154,7 @@ def jinja_environment() -> Environment:
     jinja.globals |= {
         "table": markdown_table, "counted": counted, "roles": ROLES, "metric_table": metric_table,
         "class_table": class_table, "failure_table": failure_table,
-        "headline_words": headline_words, "training_size": training_size,
+        "fit_of": Fit.of, "headline_words": headline_words, "training_size": training_size,
     }  # fmt: skip
     return jinja
 

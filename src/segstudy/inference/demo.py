@@ -41,8 +41,8 @@ MAX_BYTES = 32 * 2**20
 """Largest uploaded file."""
 MAX_PIXELS = 50_000_000
 """Default limit for a photo; phone cameras stay below it."""
-ORIGINAL_PIXELS = 4_000_000
-"""Limit for a photo that is predicted at its original size: a U-Net needs about 2 KiB for each pixel."""
+SEEN_PIXELS = 4_000_000
+"""Most pixels at which a network sees a photo: a U-Net needs about 2 KiB for each."""
 SHOWN = 1024
 """The longer side, in pixels, at which predictions are shown and measured."""
 HEIGHT = 420
@@ -110,20 +110,23 @@ def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
     """Each network's prediction of a photo (H,W,3) at one of SIZES, interpolated to the shown size.
 
-    Raises DataError for another size, and for a photo too large to be predicted at its original size.
+    Raises DataError for another size, and for a photo that a network would see with too many pixels.
     """
     if size not in SIZES:
         raise DataError(f"The size must be one of {', '.join(SIZES)}.")
-    pixels = photo.shape[0] * photo.shape[1]
-    if size == "original" and pixels > ORIGINAL_PIXELS:
-        raise DataError(
-            f"A photo of {pixels / 1e6:.3g} million pixels is too large to be predicted at its original size (limit: "
-            f"{ORIGINAL_PIXELS / 1e6:g} million): choose the training size, or use `segstudy predict`."
-        )
+    picture = Image.fromarray(photo)
+    for model in models:
+        (height, width), _ = model.input_of(photo.shape[:2], size)
+        if height * width > SEEN_PIXELS:
+            raise DataError(
+                f"{model.name} would see this photo at {width}×{height}, which is too large (limit: "
+                f"{SEEN_PIXELS / 1e6:g} million pixels): make it smaller, choose another size, or use "
+                "`segstudy predict`."
+            )
     found = []
     for model in models:
         began = time.perf_counter()
-        labels, confidence = labels_and_confidence(model.scores(photo, size), shown_size(photo))
+        labels, confidence = labels_and_confidence(model.scores(picture, size), shown_size(photo))
         found.append(Answer(model, labels, confidence, time.perf_counter() - began))
     return found
 
@@ -186,7 +189,7 @@ class Demo:
         except DataError as error:
             note = str(error)
         except torch.OutOfMemoryError:
-            note = "There is not enough memory for this photo: choose the training size."
+            note = "There is not enough memory for this photo: make it smaller, or choose another size."
         except Exception:  # a bug: the visitor sees that there is one, the terminal shows it
             log.exception("on a photo")
             note = "The server failed on this photo; its terminal shows the error."
@@ -229,9 +232,9 @@ class Demo:
         return [["all", percent(share)], *(pairs if len(pairs) > 1 else [])]
 
     def about(self) -> list[list[str]]:
-        """Name, folder, training size, test mIoU and classes of each network."""
+        """Name, folder, sizes of training and test, test mIoU and classes of each network."""
         return [
-            [m.name, m.folder.name, "×".join(map(str, m.size)), f"{headline_metrics(m.record)['miou']:.3f}",
+            [m.name, m.folder.name, str(m.fit), f"{headline_metrics(m.record)['miou']:.3f}",
              ", ".join(m.classes)]
             for m in self.models
         ]  # fmt: skip
@@ -240,12 +243,12 @@ class Demo:
 def page(demo: Demo, examples: Sequence[Path] = ()) -> "gradio.Blocks":
     """The page: its components and their events."""
     gr = _gradio()
-    trained = ", ".join(sorted({"×".join(map(str, m.size)) for m in demo.models}))
-    sizes = [(f"as trained ({trained})", "train"), ("the photo's own", "original")]
+    tested = " or ".join(sorted({m.fit.seen for m in demo.models}))
+    sizes = [(f"as tested ({tested})", "train"), ("the photo's own", "original")]
     drawings, tables, maps = [], [], []
     with gr.Blocks(title="segstudy demo", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as blocks:
         with gr.Accordion("The networks", open=False):
-            gr.Dataframe(demo.about(), headers=["run", "folder", "trained at", "test mIoU", "classes"], wrap=True)
+            gr.Dataframe(demo.about(), headers=["run", "folder", "input", "test mIoU", "classes"], wrap=True)
         with gr.Row():
             photo = gr.Image(
                 type="filepath", sources=["upload", "clipboard"], height=240, label="Photo", elem_id="photo"

@@ -23,13 +23,13 @@ from segstudy.config.check import check
 from segstudy.config.trust import is_trusted
 from segstudy.console import console
 from segstudy.data.datamodule import SegmentationData
+from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError
 from segstudy.files import move, remove, write_text
 from segstudy.formatting import format_number
 from segstudy.inference.loading import (
     EvaluationSpec,
     LoadedRun,
-    OriginalSize,
     evaluation_config,
     evaluation_data,
     load_runs,
@@ -44,7 +44,7 @@ from segstudy.precision import choose_device, describe_device
 from segstudy.runs.headline import SIZES
 from segstudy.runs.locking import run_lock
 from segstudy.runs.record import Record, environment
-from segstudy.tiles import Tiles, predict_tiled
+from segstudy.tiles import Tiles, logits_in_tiles, predict_tiled
 
 Counts = dict[str, np.ndarray]
 """The confusion matrix int64 (C,C) at each of SIZES."""
@@ -54,8 +54,8 @@ class Evaluation(L.LightningModule):
     """Confusion matrices, at both sizes, of each member and of their ensemble; with views, also of both with views.
 
     A member's logits are interpolated to an image's original size, as in its own test. The ensemble and views average
-    probabilities, and these are interpolated. With tiles, each network predicts the image in tiles. The last row's
-    labels at original size are saved in `masks`.
+    probabilities, and these are interpolated. tiles: in which each network sees every image; None: in which it sees
+    large ones, as in the run's test. The last row's labels at original size are saved in `masks`.
     """
 
     def __init__(
@@ -70,30 +70,20 @@ class Evaluation(L.LightningModule):
         self.networks = nn.ModuleList(TwoChannels(m.network) for m in members)
         self.counts: dict[str, dict[str, Tensor]] = {}
 
-    def scores(self, image: Tensor) -> dict[str, Tensor]:
-        """Row → logits or probabilities (B,C,H,W) of an image in 0…1."""
+    def scores(self, image: Tensor, tiles: Tiles | None = None) -> dict[str, Tensor]:
+        """Row → logits or probabilities (B,C,H,W) of an image in 0…1, which the networks see in tiles or as a whole."""
         rows: dict[str, Tensor] = {}
         for views in [None, self.views] if self.views else [None]:
-            seen = {name: self._seen(n, image, views) for name, n in zip(self.names, self.networks, strict=True)}
+            seen = {name: _seen(n, image, views, tiles) for name, n in zip(self.names, self.networks, strict=True)}
             if len(seen) > 1:
-                each = seen.values() if views or self.tiles else [logits.float().softmax(1) for logits in seen.values()]
+                each = seen.values() if views else [logits.float().softmax(1) for logits in seen.values()]
                 seen[f"ensemble of {len(seen)}"] = torch.stack(list(each)).mean(0)
             rows |= {f"{name}, with views" if views else name: scores for name, scores in seen.items()}
         return rows
 
-    def _seen(self, network: nn.Module, image: Tensor, views: TestTimeAugmentation | None = None) -> Tensor:
-        """Logits (B,C,H,W) of an image; probabilities with views or tiles."""
-
-        def seen(part: Tensor) -> Tensor:
-            return views.mean_probability(network, part) if views else network(part)
-
-        if self.tiles is None:
-            return seen(image)
-        return predict_tiled(lambda tile: seen(tile) if views else seen(tile).float().softmax(1), image, self.tiles)
-
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         data: SegmentationData = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = self.scores(batch["image"])
+        rows = self.scores(batch["image"], self.tiles or data.tiles_for(batch["image"].shape[2:]))
         for i, index in enumerate(batch["index"].tolist()):
             original = data.original_mask("report", index).to(self.device)
             for name, scores in rows.items():
@@ -108,6 +98,17 @@ class Evaluation(L.LightningModule):
         classes = len(self.trainer.datamodule.classes)  # type: ignore[attr-defined]
         sums = self.counts.setdefault(name, {})
         sums[size] = sums.get(size, 0) + confusion(labels[None], mask[None], classes)
+
+
+def _seen(network: nn.Module, image: Tensor, views: TestTimeAugmentation | None, tiles: Tiles | None) -> Tensor:
+    """Logits (B,C,H,W) of an image; probabilities with views."""
+    if views is None:
+        return logits_in_tiles(network, image, tiles) if tiles else network(image)
+
+    def mean(part: Tensor) -> Tensor:
+        return views.mean_probability(network, part)
+
+    return predict_tiled(mean, image, tiles) if tiles else mean(image)
 
 
 def evaluate(
@@ -190,17 +191,12 @@ def device_line(cfg: DictConfig) -> str:
 def other_images(data: SegmentationData, record: Mapping[str, Any]) -> str:
     """How the evaluated images or their size differ from the run's own test; "" if they are the same."""
     own, now = {"protocol": ""} | record["data"], data.describe()
-    if isinstance(data.roles["report"], OriginalSize):
-        now["size"] = ["original"]
     tested_on, here = (values["roles"]["report"] for values in (own, now))
     now["protocol"] = protocol_of_images(now["protocol"], record.get("images_tested", math.inf), tested_on["images"])
-    both = {k: (own[k], now[k]) for k in ("name", "size", "protocol")}
-    both |= {k: (tested_on[k], here[k]) for k in ("split", "images")}
-    return ", ".join(f"{k} {_plain(b)} (the run's own test: {_plain(a)})" for k, (a, b) in both.items() if a != b)
-
-
-def _plain(value: Any) -> str:
-    return "×".join(map(str, value)) if isinstance(value, list) else repr(value)
+    both: dict[str, tuple[Any, Any]] = {k: (repr(own[k]), repr(now[k])) for k in ("name", "protocol")}
+    both["seen at"] = Fit.of(own).seen, data.fit.seen
+    both |= {k: (repr(tested_on[k]), repr(here[k])) for k in ("split", "images")}
+    return ", ".join(f"{k} {b} (the run's own test: {a})" for k, (a, b) in both.items() if a != b)
 
 
 def against_record(metrics: Mapping[str, Any], data: SegmentationData, record: Mapping[str, Any]) -> str:

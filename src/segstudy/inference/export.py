@@ -20,6 +20,7 @@ from torch.fx.experimental import _config as symbols
 
 from segstudy import __version__
 from segstudy.build import build_network
+from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError, ExportError, first_line
 from segstudy.files import move
 from segstudy.inference.card import write_card
@@ -146,7 +147,7 @@ def _write_and_compare(model: Model, kind: str, path: Path) -> ExportResult:
                 else:
                     _write_weights(model, kind, path, about)
                 exported = READERS[kind](path, model)
-                rows, refused = compare_outputs(model.network, exported, comparison_shapes(model.size, dynamic))
+                rows, refused = compare_outputs(model.network, exported, comparison_shapes(model.fit.size, dynamic))
             worst = max(rows, key=lambda row: row.difference / row.allowed)
             if worst.agrees:
                 return ExportResult(path, about, dynamic, why, rows, refused)
@@ -234,7 +235,9 @@ def compare_outputs(
 def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
     """What a program needs to use the file, as JSON values."""
     normalize = normalize_of(model.plain)
-    height, width = model.size
+    height, width = model.fit.size
+    # Other sizes than the training size are refused by a file with fixed axes.
+    fit = model.fit if "height" in dynamic else Fit(model.fit.size)
     shape = {0: 1, 1: 3, 2: height, 3: width} | {axis: name for axis, name in AXES.items() if name in dynamic}
     return {
         "segstudy": __version__,
@@ -254,7 +257,8 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
             **(normalize.values() if normalize else {}),
             "normalisation": "inside the network" if normalize else "none",
             "trained_at": [height, width],
-            "resize": "bilinear, to trained_at",
+            "resize": fit.instruction,
+            **fit.values(),
         },
     }
 
@@ -281,7 +285,7 @@ def without_local_paths(value: Any) -> Any:
 
 def trace(model: Model, dynamic: Sequence[str]) -> ExportedProgram:
     """The network traced by torch.export. With dynamic sides, the example's sides are no multiples of a stride."""
-    height, width = model.size
+    height, width = model.fit.size
     height, width = (height + 3, width + 35) if "height" in dynamic else (height, width)
     example = synthetic_images(2 if "batch" in dynamic else 1, height, width)
     shapes = {axis: torch.export.Dim.DYNAMIC for axis, name in AXES.items() if name in dynamic}

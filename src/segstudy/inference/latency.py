@@ -37,7 +37,7 @@ class Latency:
 
 
 def measure_latency(model: Model, seconds: float = 3.0) -> Latency:
-    """Measure the speed on the model's device, in its precision, at its training size.
+    """Measure the speed on the model's device, in its precision, for images of its training size.
 
     seconds: duration of the passes with one image; each larger batch takes a third of it.
     """
@@ -48,7 +48,7 @@ def measure_latency(model: Model, seconds: float = 3.0) -> Latency:
     p50, p95 = (float(np.percentile(times, p)) for p in (50, 95))
     batch, speed = 1, 1 / p50
     for larger in BATCHES:
-        if model.device.type == "cpu" and larger * math.prod(model.size) > CPU_PIXELS:
+        if model.device.type == "cpu" and larger * math.prod(model.fit.size) > CPU_PIXELS:
             break
         try:
             _pass(model, larger)
@@ -73,7 +73,7 @@ def _times(model: Model, batch: int, seconds: float, fewest: int, most: int) -> 
 @torch.inference_mode()
 def _pass(model: Model, batch: int) -> float:
     """Seconds of one pass from image to labels, until the device has finished."""
-    image = torch.rand(batch, 3, *model.size, device=model.device).to(memory_format=torch.channels_last)
+    image = torch.rand(batch, 3, *model.fit.size, device=model.device).to(memory_format=torch.channels_last)
     began = _now(model.device)
     with model.autocast():
         model.network(image).argmax(1)

@@ -1,15 +1,12 @@
 """Load finished runs: their tested networks, and the images to evaluate them on."""
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -20,9 +17,8 @@ from segstudy.config.paths import CONF
 from segstudy.config.run_folder import read_config
 from segstudy.config.run_names import MACHINE_SETTINGS
 from segstudy.config.trust import restrict_paths
-from segstudy.data.cache import read_checked
 from segstudy.data.datamodule import SegmentationData
-from segstudy.data.dataset import Batch, CachedDataset
+from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError, did_you_mean, first_lines
 from segstudy.networks.normalize import normalize_before, normalize_of
 from segstudy.runs.checkpoints import load_state, set_normalization, weights_file
@@ -66,13 +62,14 @@ class EvaluationSpec:
     """The images to evaluate on; the defaults are the first run's.
 
     settings: of the machine and the data (data.root=…, data.val=…). data: another file of conf/data. split: a role
-    (fit, select, report) or a list. size of the network's input: train, original (each its own), N, or HEIGHTxWIDTH.
+    (fit, select, report) or a list. size of the network's input: see `Fit.at`. tiled: with --tiles.
     """
 
     settings: Sequence[str] = ()
     data: str | None = None
     split: str | None = None
     size: str = "train"
+    tiled: bool = False
 
 
 def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
@@ -113,24 +110,24 @@ def other_settings(settings: Sequence[str]) -> list[str]:
 def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> DictConfig:
     """The first run's config with the wanted data, for one device.
 
-    Raises ConfigError for settings of other groups, and if the members' sizes differ and no size is given.
+    Raises ConfigError for settings of other groups, and if the members saw images differently and no size is given.
     """
     if other := [s for s in other_settings(wanted.settings) if not s.startswith("data.")]:
         raise ConfigError(f"{' '.join(other)}: after the runs, only data.… and machine settings can be set")
-    if sized := [s for s in wanted.settings if s.startswith("data.size=")]:
-        raise ConfigError(f"{sized[0]}: use --size N (or HEIGHTxWIDTH) instead")
+    if sized := [s for s in wanted.settings if s.startswith(("data.size=", "data.fit="))]:
+        raise ConfigError(f"{sized[0]}: use --size (original, N or HEIGHTxWIDTH) instead")
     cfg = copy.deepcopy(members[0].cfg)
     if wanted.data:
         cfg.data = _other_data(cfg, wanted.data)
     restrict_paths(cfg.data)
     cfg.merge_with_dotlist(list(wanted.settings))
-    trained = {m.name: parse_size(m.cfg.data.size) for m in members}
-    if wanted.size == "train" and len(set(trained.values())) > 1:
-        found = "\n  ".join(f"{name}: {h}×{w}" for name, (h, w) in trained.items())
-        size = "x".join(map(str, trained[members[0].name]))
-        raise ConfigError(f"the runs were trained at different sizes\n  {found}\n  → choose one: --size {size}")
-    if wanted.size not in ("train", "original"):
-        cfg.data.size = list(parse_size(wanted.size))
+    seen = {m.name: Fit.of(m.cfg.data).at(wanted.size, wanted.tiled).seen for m in members}
+    if len(set(seen.values())) > 1:
+        found = "\n  ".join(f"{name}: {size}" for name, size in seen.items())
+        raise ConfigError(
+            f"the runs' networks see images at different sizes\n  {found}\n"
+            "  → one size for all: --size original; or test each run alone"
+        )
     # all images, even for a smoke run
     cfg.trainer.update({**ONE_DEVICE, "limit_test_batches": 1.0, "fast_dev_run": False})
     check(cfg, False, ("data", "trainer"))
@@ -138,7 +135,7 @@ def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> D
 
 
 def _other_data(cfg: DictConfig, name: str) -> DictConfig:
-    """The config conf/data/NAME.yaml with the run's size, batch size, workers and device cache."""
+    """The config conf/data/NAME.yaml with the run's fit, batch size, workers and caches."""
     known = sorted(p.stem for p in (CONF / "data").glob("*.yaml"))
     if name not in known:
         if Path(name).is_dir():
@@ -146,18 +143,9 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
         raise ConfigError(f"--data {name}: no such data{did_you_mean(name, known)} ({', '.join(known)})")
     other = compose_config([f"data={name}"]).data
     OmegaConf.set_struct(other, False)
-    other.update({k: cfg.data[k] for k in ("size", "batch_size", "workers", "device_cache")})
+    kept = ("size", "fit", "max_side", "keep_side", "tiles", "batch_size", "workers", "cache", "device_cache")
+    other.update({k: cfg.data[k] for k in kept if k in cfg.data})  # configs of older runs lack some
     return other
-
-
-def parse_size(size: int | Sequence[int] | str) -> tuple[int, int]:
-    """(H,W) from data.size or --size: N or HEIGHTxWIDTH. Raises ConfigError for any other text."""
-    if isinstance(size, str):
-        found = [int(side) for side in re.split("[x×]", size) if side.isdecimal()]
-        if not re.fullmatch(r"\d+([x×]\d+)?", size) or min(found) < 1:
-            raise ConfigError(f"--size {size}: not train, original, a side (256) or HEIGHTxWIDTH (384x512)")
-        return found[0], found[-1]
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: EvaluationSpec) -> SegmentationData:
@@ -174,20 +162,5 @@ def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: Evalu
             roles = ", ".join(f"{role} ({images.name})" for role, images in data.roles.items())
             message = f"--split {wanted.split}: {type(data).__name__} has no such split\n  → a role: {roles}"
             raise ConfigError(message) from error
-    if wanted.size == "original":
-        data.roles["report"] = OriginalSize(data.roles["report"], data)
-        data.batch_size, data.device_cache = 1, False
+    data.report_at(data.fit.at(wanted.size, wanted.tiled))
     return data
-
-
-class OriginalSize(CachedDataset):
-    """A split with images in their original size, read from the files. The batch size is 1."""
-
-    def __init__(self, images: CachedDataset, data: SegmentationData):
-        super().__init__(images.name, images.samples, images.cache, images.ids)
-        self.data = data
-
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        image, mask, _ = read_checked(self.data.read, self.samples[positions[0]], len(self.data.classes))
-        pixels, labels = (torch.from_numpy(np.array(a, order="C"))[None] for a in (image, mask))
-        return {"image": pixels, "mask": labels, "index": torch.tensor(positions)}

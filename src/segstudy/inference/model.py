@@ -1,5 +1,6 @@
 """Predict photos with a trained run: `segstudy.load("runs/study/v4").predict("photo.jpg")`."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,15 +11,26 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from segstudy.data.datamodule import LARGEST_SCORES
+from segstudy.data.fit import Fit
 from segstudy.data.images import open_upright, to_eight_bits, to_rgb
 from segstudy.errors import DataError
-from segstudy.inference.loading import LoadedRun, load_runs, parse_size
+from segstudy.inference.loading import LoadedRun, load_runs
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, scores_at
 from segstudy.module import two_channels
 from segstudy.precision import AUTOCAST, choose_device, describe_device
 from segstudy.runs.headline import headline_metrics
-from segstudy.tiles import Place, Tiles, blend_tiles, join_blocks, tiles_per_batch
+from segstudy.tiles import (
+    DEFAULT_SIDE,
+    Place,
+    Tiles,
+    as_logits,
+    blend_tiles,
+    join_blocks,
+    tiles_of_large,
+    tiles_per_batch,
+)
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or RGB or grey values: uint8 (H,W,3) or (H,W), or a tensor (3,H,W), uint8 or float in 0…1."""
@@ -38,9 +50,10 @@ class TwoChannels(nn.Module):
 class Model:
     """A trained network with its classes and colours.
 
-    classes: names. palette: an RGB colour for each. background: number of the background class, or None. size: training
-    size (H,W). network: image float (B,3,H,W) in 0…1 → logits (B,C,H,W). plain: the run's own network, which may have
-    one channel for two classes. device_line: device and precision, and why.
+    classes: names. palette: an RGB colour for each. background: number of the background class, or None. fit: at which
+    size the run's test sees an image. tiles: side of the tiles in which it sees a large one. network: image float
+    (B,3,H,W) in 0…1 → logits (B,C,H,W). plain: the run's own network, which may have one channel for two classes.
+    device_line: device and precision, and why.
     """
 
     def __init__(self, member: LoadedRun, device: str = "auto"):
@@ -49,7 +62,7 @@ class Model:
         self.classes: list[str] = list(member.record["class_names"])
         self.palette = [tuple(rgb) for rgb in member.record["palette"]]
         self.background: int | None = member.record["data"].get("background")
-        self.size = parse_size(member.cfg.data.size)
+        self.fit, self.tiles = Fit.of(member.cfg.data), member.cfg.data.get("tiles", DEFAULT_SIDE)
         accelerator, self.precision, reason = choose_device(device, member.cfg.trainer.precision)
         self.device = torch.device(accelerator)
         self.device_line = describe_device(accelerator, self.precision, reason)
@@ -70,8 +83,9 @@ class Model:
     ) -> Any:
         """Labels uint8 (H,W) in the photo's own size; of a list of photos, a list.
 
-        size: of the image that the network sees: train (as its test; with tiles, original), original, N or
-        HEIGHTxWIDTH. views: average these. tiles: see it in parts. Raises DataError for what is no photo.
+        size: of the image that the network sees, as `Fit.at` describes: train (as in the run's test), original, N or
+        HEIGHTxWIDTH. views: average these. tiles: see it in parts; None: only large images, as in the run's test.
+        Raises DataError for what is no photo.
         """
         if isinstance(photo, list):
             return [self.predict(each, size, views, tiles) for each in photo]
@@ -79,13 +93,9 @@ class Model:
 
     def probabilities(self, photo: Photo, size: str = "train", views: TestTimeAugmentation | None = None) -> np.ndarray:
         """float32 (C,H,W) in the photo's own size, interpolated from the network's where they differ."""
-        image = as_image(photo)
-        scores = self.scores(image, size, views)
-        return scores_at(scores if views else scores.softmax(0), image.shape[:2]).cpu().numpy()
-
-    def scores(self, image: np.ndarray, size: str = "train", views: TestTimeAugmentation | None = None) -> Tensor:
-        """Logits float32 (C,h,w) of an image uint8 (H,W,3), at the network's size; with views, probabilities."""
-        return self.batch_scores(self.resized(Image.fromarray(image), size)[None], views)[0].float()
+        picture = as_picture(photo)
+        scores = self.scores(picture, size, views).float()
+        return scores_at(scores if views else scores.softmax(0), (picture.height, picture.width)).cpu().numpy()
 
     @torch.inference_mode()
     def labels(
@@ -102,23 +112,54 @@ class Model:
         batch: tiles in a batch. advance: called with the share of the picture predicted since the last call.
         """
         shape = picture.height, picture.width
-        if tiles is None:
-            scores = self.batch_scores(self.resized(picture, size)[None], views)
-            advance(1)
-            return labels_and_mean_confidence(scores[0], shape, views is not None)
-        if size not in ("train", "original"):
-            picture = Image.fromarray(self.resized(picture, size))
-        seen = picture.height, picture.width
-        blocks = self.tiled(picture, tiles, views, batch, advance)
-        if seen != shape:
-            return labels_and_mean_confidence(join_blocks(seen, blocks), shape)
+        seen, parts = self.input_of(shape, size, tiles)
+        if parts is None or seen != shape:
+            scores = self.scores(picture, size, views, tiles, batch, advance)
+            return labels_and_mean_confidence(scores, shape, views is not None)
         labels, total = np.empty(shape, np.uint8), 0.0
-        for top, left, block in blocks:
+        for top, left, block in self.tiled(picture, parts, views, batch, advance):  # the scores of a part at a time
             best, winner = block.max(0)
             rows, columns = winner.shape
             labels[top : top + rows, left : left + columns] = winner.to(torch.uint8).cpu().numpy()
             total += best.sum(dtype=torch.float64).item()
         return labels, total / labels.size
+
+    @torch.inference_mode()
+    def scores(
+        self,
+        picture: Image.Image,
+        size: str = "train",
+        views: TestTimeAugmentation | None = None,
+        tiles: Tiles | None = None,
+        batch: int | None = None,
+        advance: Callable[[float], None] = lambda share: None,
+    ) -> Tensor:
+        """Logits (C,h,w) of an upright picture, at the network's size; with views, probabilities.
+
+        Raises DataError if they would take too much memory.
+        """
+        seen, tiles = self.input_of((picture.height, picture.width), size, tiles)
+        if (needed := math.prod(seen) * len(self.classes) * 4) > LARGEST_SCORES:
+            raise DataError(
+                f"a photo of {picture.width}×{picture.height} pixels, seen at {seen[1]}×{seen[0]}: scores for "
+                f"{len(self.classes)} classes take {needed / 2**30:.0f} GiB, at most {LARGEST_SCORES / 2**30:.0f} GiB "
+                "are possible\n  → size original with tiles (--size original --tiles 512), or a smaller photo"
+            )
+        if tiles is None:
+            scores = self.batch_scores(self.resized(picture, seen)[None], views)[0]
+            advance(1)
+            return scores
+        if seen != (picture.height, picture.width):
+            picture = Image.fromarray(self.resized(picture, seen))
+        whole = join_blocks(seen, self.tiled(picture, tiles, views, batch, advance))
+        return whole if views else as_logits(whole)
+
+    def input_of(
+        self, shape: tuple[int, int], size: str = "train", tiles: Tiles | None = None
+    ) -> tuple[tuple[int, int], Tiles | None]:
+        """(H,W) at which the network sees a picture of `shape` (H,W), and in which tiles; None: as a whole."""
+        seen = self.fit.at(size, tiles is not None).shape(*shape)
+        return seen, tiles or tiles_of_large(seen, self.tiles)
 
     def tiled(
         self,
@@ -143,17 +184,12 @@ class Model:
         batch = batch or tiles_per_batch(tiles.side**2, self.device)
         return blend_tiles((picture.height, picture.width), tiles, chances, batch)
 
-    def image_shape(self, size: str) -> tuple[int, int]:
-        """(H,W) of the network's input, for any size except original. Raises ConfigError for any other text."""
-        return self.size if size == "train" else parse_size(size)
-
-    def resized(self, picture: Image.Image, size: str = "train") -> np.ndarray:
-        """The picture at the size of the network's input, RGB uint8 (h,w,3)."""
+    def resized(self, picture: Image.Image, shape: tuple[int, int]) -> np.ndarray:
+        """The picture at `shape` (h,w), RGB uint8 (h,w,3), resized in the same way as in a data set's cache."""
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
-        height, width = picture.size[::-1] if size == "original" else self.image_shape(size)
-        if picture.size != (width, height):  # resized in the same way as a data set's cache
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        if picture.size != shape[::-1]:
+            picture = picture.resize(shape[::-1], Image.Resampling.BILINEAR)
         return np.array(picture)
 
     @torch.inference_mode()

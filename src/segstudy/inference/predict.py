@@ -33,8 +33,6 @@ LARGEST = 16
 """Largest batch: its scores stay in memory until they are written."""
 HELD = 100_000_000
 """Limit for pixels of photos (4 bytes each while decoded) and scores in memory; a larger photo is processed alone."""
-WHOLE = 2**22
-"""At size=original, a photo with more pixels is predicted in tiles, since its feature maps would fill the memory."""
 
 Row = dict[str, Any]
 
@@ -54,11 +52,6 @@ class PredictionTask:
     keep: tuple[int, ...] | None = None
     alpha: float | None = None
     max_pixels: int = MAX_PIXELS
-
-    @property
-    def batched(self) -> bool:
-        """Whether all photos have the same size at the network's input."""
-        return self.tiles is None and self.size != "original"
 
 
 @dataclass(frozen=True)
@@ -87,6 +80,10 @@ class PredictionPipeline:
     ):
         """advance: called with the number of photos predicted since the last call; a fraction of 1 with tiles."""
         self.model, self.task, self.out, self.advance = model, task, out, advance
+        fit = model.fit.at(task.size, task.tiles is not None)
+        one_shape, tiles = model.input_of(fit.size, task.size, task.tiles)
+        self.batch_shape = one_shape if fit.is_uniform and tiles is None else None
+        """(H,W) at which the network sees all photos, in batches; None: one by one, since they differ or are large."""
         self.stopped = False
 
     def run(self, photos: Sequence[Photo]) -> Iterator[Row | Failure]:
@@ -117,9 +114,9 @@ class PredictionPipeline:
 
     def _batch_size(self, photos: int, threads: int) -> tuple[int, int, int]:
         """(photos in a batch, concurrent batches, scores of a photo)."""
-        if not self.task.batched:
+        if self.batch_shape is None:
             return 1, 1, 0
-        pixels = math.prod(self.model.image_shape(self.task.size))
+        pixels = math.prod(self.batch_shape)
         size = min(self.task.batch or min(LARGEST, tiles_per_batch(pixels, self.model.device)), photos)
         lanes = 1
         if self.model.device.type == "cpu":
@@ -130,7 +127,7 @@ class PredictionPipeline:
         """Decode a photo, and resize it if all are predicted at one size."""
         try:
             picture = open_upright(photo.file)[0]
-            pixels = self.model.resized(picture, self.task.size) if self.task.batched else None
+            pixels = self.model.resized(picture, self.batch_shape) if self.batch_shape else None
             kept = picture if pixels is None or self.task.alpha is not None else None
             return OpenedPhoto(photo, picture.size, pixels, kept)
         except Exception as error:  # on a damaged file, Pillow raises errors of many types
@@ -142,10 +139,9 @@ class PredictionPipeline:
         ready = [each for each in opened if isinstance(each, OpenedPhoto)]
         task = self.task
         found: Iterable[Tensor | tuple[np.ndarray, float]] = []
-        if ready and not task.batched:  # one photo, with progress within it
-            picture = ready[0].picture
-            tiles = task.tiles or (Tiles(512) if picture.width * picture.height > WHOLE else None)
-            found = [self.model.labels(picture, task.size, task.views, tiles, task.batch, self.advance_part)]
+        if ready and self.batch_shape is None:  # one photo, with progress within it
+            settings = task.size, task.views, task.tiles, task.batch
+            found = [self.model.labels(ready[0].picture, *settings, self.advance_part)]
         else:
             if ready:
                 found = self.model.batch_scores(np.stack([each.pixels for each in ready]), task.views).cpu()

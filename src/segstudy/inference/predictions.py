@@ -109,9 +109,10 @@ def settings(model: Model, task: PredictionTask) -> dict[str, Any]:
     checksum = 0
     for name, values in sorted(model.network.state_dict().items()):
         checksum = zlib.crc32(values.cpu().contiguous().view(-1).numpy().tobytes(), zlib.crc32(name.encode(), checksum))
+    seen = model.fit.at(task.size, task.tiles is not None)
     return {
         "weights": f"{checksum:08x}",
-        "size": "original" if task.tiles and task.size == "train" else task.size,
+        "size": "original" if seen == model.fit.at("original") else task.size,
         "tiles": [task.tiles.side, task.tiles.overlap] if task.tiles else None,
         "tta": [task.views.flip, list(task.views.scales)] if task.views else None,
         "classes": [name for _, name in area_columns(model, task.keep)],
