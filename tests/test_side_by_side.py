@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from segstudy.config.compose import compose_config
 from segstudy.display import Display
 from segstudy.errors import ConfigError
 from segstudy.launch import Sweep
-from segstudy.side_by_side import GIB, PATIENCE, Outcome, choose_number
+from segstudy.side_by_side import GIB, Job, Outcome, choose_number, train_side_by_side
 
 AT_ONCE = ["-m", "hydra.launcher.n_jobs=2", "study=s", *SMALL, *THIN, NO_PICTURES]
 LOSSES = """
@@ -106,11 +108,34 @@ def test_ctrl_c_ends_all_runs_and_leaves_what_the_same_command_continues(tmp_pat
         study = tmp_path / "runs" / "s"
         trains = wait_until(lambda: len(list(study.glob("*/checkpoints/last.ckpt"))) == 2, 300)
         os.killpg(process.pid, signal.SIGINT if trains else signal.SIGKILL)  # to all processes, as a terminal does
-        _, err = process.communicate(timeout=PATIENCE / 2)  # the third run, not yet begun, is not waited for
+        _, err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert err == f"\ninterrupted; the same command continues {study}\n"
     assert [json.loads(p.read_text())["status"] for p in study.glob("*/record.json")] == ["running", "running"]
     assert wait_until(lambda: not session_lives(process.pid), 10)
+
+
+class ShortProcess(SimpleNamespace):
+    """A process that tells of its run and ends."""
+
+    def start(self) -> None:
+        self.args[2].send(("began", "folder"))
+
+    def terminate(self) -> None:
+        pass
+
+    kill = terminate
+
+
+def test_an_interrupted_study_does_not_wait_for_runs_that_have_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(side_by_side, "_context", lambda: SimpleNamespace(Pipe=Pipe, Process=ShortProcess))
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train_side_by_side([Job(compose_config([]), None, None)] * 3, 1, 1, interrupted)  # type: ignore[arg-type]
+    assert time.monotonic() - began < side_by_side.PATIENCE / 2
 
 
 def test_as_many_runs_at_once_as_there_are_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def time_variants(sweep: Sweep, configs: dict[str, DictConfig], number: int, thr
         for i, (name, cfg) in enumerate(configs.items()):
             outcome = outcomes[i]
             if outcome.failure is not None:
-                raise TrainingError(f"{name} cannot be timed: {outcome.failure}")
+                raise TrainingError(f"{name} cannot be timed, so no run was started: {outcome.failure}")
             start = 0 if number > 1 else outcome.started  # one by one, runs need no process of their own
             times[name] = read_times(cfg, folder / str(i), outcome.seconds - start)
     return times

@@ -36,8 +36,8 @@ GIB = 2**30
 PROCESS_BYTES, PIXEL_BYTES = GIB, 8 * 1024
 """Memory of a process, and of each pixel of a batch in training: 5 to 7.5 KiB were measured for V1…V4 and `strong`."""
 
-PATIENCE = 60
-"""Seconds that a process has to end after SIGTERM, before it is killed."""
+PATIENCE = 20
+"""Seconds that a process has to end after SIGTERM, before it is killed: its run continues all the same."""
 
 
 @dataclass(frozen=True)
