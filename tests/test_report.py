@@ -11,6 +11,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ from segstudy.drawing import ERRORS, as_array
 from segstudy.errors import ConfigError, DataError
 from segstudy.formatting import format_number, format_signed
 from segstudy.measures.error_categories import CATEGORIES
+from segstudy.runs.image_arrays import write_image_arrays
 from segstudy.study.analysis import titles
 from segstudy.study.analysis.findings import ClaimResult, Difference, Findings, Group, Variant
 from segstudy.study.analysis.verdicts import result_sentence
@@ -566,3 +568,41 @@ def test_nothing_overlaps_on_a_first_screen_with_long_names(monkeypatch: pytest.
         for b in boxes[:i]:
             width = min(a.x1, b.x1) - max(a.x0, b.x0)
             assert width < 1 or min(a.y1, b.y1) - max(a.y0, b.y0) < 3, (i, a, b)
+
+
+def test_pictures_of_images_of_different_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored at half their size; a second variant was tested at another size, and one image has changed since."""
+    shapes = [(20, 30), (64, 16), (24, 24)]
+    masks = [np.zeros((2 * h, 2 * w), np.uint8) for h, w in shapes]
+    for mask in masks:
+        mask[:16, :12] = 1
+    whole = [np.full((*mask.shape, 3), 40 * i, np.uint8) for i, mask in enumerate(masks)]
+    truth = [mask[1::2, 1::2] for mask in masks]
+    tests = {}
+    for name, labels in (("V1", truth), ("V2", [np.ones((8, 8), np.uint8)] * 3)):
+        file = tmp_path / name / "test" / "labels.npz"
+        file.parent.mkdir(parents=True)
+        with file.open("wb") as opened:
+            write_image_arrays(opened, {"labels": labels, "truth": truth if name == "V1" else labels})
+        pairs = [(str(i), t, t) for i, t in enumerate(truth)]
+        tests[name] = [replace(from_masks(name, pairs, CLASSES, 0), folder=tmp_path / name)]
+    data = SimpleNamespace(pair=lambda i: (whole[i], masks[i]))
+    monkeypatch.setattr(pictures, "_images", lambda test: data)
+    both = group([variant("V1", 0.5, 1), variant("V2", 0.5, 1)], [])
+    shown = pictures.pictures(both, tests)
+    assert "images are grey" not in shown.note
+    assert {name: [a.shape[:2] for a in row] for name, row in shown.rows.items()} == dict.fromkeys(
+        ("image", "truth", "V1", "V2"), shapes
+    )
+    assert [int(photo.mean()) for photo in shown.rows["image"]] == [0, 40, 80]
+    np.testing.assert_array_equal(shown.rows["V1"][1], shown.rows["truth"][1])
+    assert (shown.rows["V2"][1] == both.palette[1]).all()
+    assert shown.cell == 1  # the median
+    assert shown.blocks == [slice(0, 3)]
+    masks[2][8, 8] = 2  # no middle pixel of a block
+    assert "images are grey" not in pictures.pictures(both, tests).note
+    masks[2][9, 9] = 2
+    changed = pictures.pictures(both, tests)
+    assert changed.note.endswith(pictures.GONE)
+    assert [int(photo.mean()) for photo in changed.rows["image"]] == [0, 40, pictures.BLANK]
+    assert len(first_screen.first_screen(both, shown, both.variants)) > 0
