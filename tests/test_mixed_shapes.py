@@ -1,22 +1,25 @@
 """Runs whose images have different shapes: what their tests write, and what pictures show of them."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from test_crops import Painted
 from torch import nn
 from torch.utils.data import DataLoader
 
 import segstudy
-from segstudy.callbacks import pictures
+from segstudy.callbacks import per_image_confusion, pictures
 from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.callbacks.per_image_errors import PerImageErrors, measured_at, middle
+from segstudy.callbacks.pictures import Pictures
+from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.drawing import image_grid, photo_of
+from segstudy.inference.crf import CRFEvaluation
+from segstudy.inference.tta import TTAEvaluation
 from segstudy.labels import IGNORE, reduced_labels, reduced_logits, reduction
 from segstudy.runs.image_arrays import Compressed, read_image_arrays, write_image_arrays
 
@@ -175,40 +178,45 @@ def test_a_damaged_file_holds_no_images(tmp_path: Path) -> None:
         assert read_image_arrays(file) == {}
 
 
-class Ragged:
-    """The reported images as a split of a data set gives them, one at a time."""
-
-    samples = [SimpleNamespace(name=f"image {i}") for i in range(len(SHAPES))]
-    pixels = np.array([np.bincount(one["mask"].ravel(), minlength=256)[:3] for one in images()])
-
-    def __len__(self) -> int:
-        return len(SHAPES)
-
-    def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        (one,) = (images()[i] for i in positions)
-        return {key: torch.as_tensor(value)[None] for key, value in one.items()}
-
-
-@pytest.fixture
-def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    data = SimpleNamespace(
-        roles={"report": Ragged()}, background=0, classes=CLASSES, palette=[(0, 0, 0), (0, 90, 200), (200, 40, 0)],
-        on_after_batch_transfer=lambda batch, _: {"image": batch["image"].permute(0, 3, 1, 2) / 255},
+def test_a_test_of_whole_images(tmp_path: Path) -> None:
+    """All that a run's test measures and draws, with data.fit=crop; the largest images are seen in tiles."""
+    data = Painted(size=32, batch_size=3, fit="crop", tiles=16, cache_dir=str(tmp_path / "cache"), augment=None)
+    network = nn.Conv2d(3, 4, 3, padding=1)
+    model = segstudy.SegmentationModule(network, nn.CrossEntropyLoss(ignore_index=IGNORE), data.classes, background=0)
+    diagnostics = [
+        PerImageErrors(64), TestDiagnostics(), Pictures(count=4), TTAEvaluation(scales=[1, 1.5]), CRFEvaluation(1, 1),
+    ]  # fmt: skip
+    confusion = PerImageConfusion()
+    trainer = L.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[confusion, *diagnostics],
     )  # fmt: skip
-    monkeypatch.setattr(pictures, "data_of", lambda trainer: data)
-    return SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, loggers=[], global_step=0, current_epoch=0)
+    trainer.test(model, datamodule=data, verbose=False)
+    record = per_image_confusion.test_record([confusion, *diagnostics], data.classes)
+    assert record["not_measured"] == {}
+    assert record["images_tested"] == 6
+    assert record["measured_at"] == "share of network size: 1/2 for 5 images, 1/4 for 1 images"
+    assert record["receptive_field"]["theoretical"] == 3
+    assert record["metrics_fit"]["images"] == 6
+    assert record["metrics"]["network"] == record["metrics"]["original"]
+    assert {"metrics_tta", "metrics_crf"} <= record.keys()
+    labels, samples = (read_image_arrays(tmp_path / "test" / f"{name}.npz") for name in ("labels", "samples"))
+    assert [a.shape for a in labels["labels"]] == [(30, 40), (21, 49), (60, 17), (30, 40), (2, 38), (30, 40)]
+    for name, truth, image in zip(samples["names"], samples["truth"], samples["image"], strict=True):
+        assert truth.shape == Painted.shapes[int(str(name)[-1])]
+        np.testing.assert_array_equal(image[..., 0], 10 * truth)
 
 
-def test_pictures_of_different_shapes(trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_large_images_are_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "SIDE", 40)
-    callback = pictures.Pictures(count=4)
-    callback.on_test_end(trainer, module())
-    assert callback.not_measured == {}
-    saved = read_image_arrays(tmp_path / "test" / "samples.npz")
-    shapes = {name: a.shape for name, a in zip(saved["names"], saved["truth"], strict=True)}
-    reduced = {"image 0": (20, 30), "image 1": (32, 16), "image 2": (24, 24), "image 3": (20, 30)}
-    assert shapes == reduced
-    assert [a.shape[:2] for a in saved["image"]] == [a.shape for a in saved["prediction"]] == list(shapes.values())
+    data = Painted(size=32, batch_size=3, fit="crop", cache_dir=str(tmp_path), augment=None)
+    data.setup()
+    model = segstudy.SegmentationModule(nn.Conv2d(3, 4, 1), nn.CrossEntropyLoss(), data.classes)
+    assert [a.shape for a in pictures._sample(model, data, data.roles["report"], 1)] == [
+        (11, 25, 3),
+        (11, 25),
+        (11, 25),
+    ]
 
 
 def test_each_row_of_a_grid_is_as_high_as_its_pictures() -> None:
