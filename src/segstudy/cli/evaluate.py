@@ -38,7 +38,8 @@ def evaluate(
     """Test finished runs again, on their own images or on others with the same classes.
 
     Several runs are also tested as an ensemble: the mean of their probabilities at the network's size, interpolated to
-    the original size. --retest repeats each run's own test and writes the results into its folder.
+    the original size. Their networks must see images at one size: runs of different data.fit need --size original.
+    --retest repeats each run's own test and writes the results into its folder.
     Example: segstudy evaluate runs/study/v1 runs/study/v4 data.root=photos --tta flip --save-masks masks
     """
     silence_warnings()

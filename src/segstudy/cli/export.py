@@ -37,7 +37,8 @@ def export(
     """Write a run's network for other programs: image in 0…1 → logits, with normalisation, classes and colours.
 
     The exported file is run and compared with PyTorch at several sizes before it is kept. state_dict and hub
-    hold only weights, for segstudy's own network; segstudy.load opens hub's folder.
+    hold only weights, for segstudy's own network; segstudy.load opens hub's folder. Height and width of the input are
+    free where the format allows it. The file says how to prepare an image: `preprocessing` in its metadata.
     Example: segstudy export runs/study/v4 --format onnx --out v4.onnx
     """
     from segstudy.inference import export as exports

@@ -39,8 +39,9 @@ def predict(
     *,
     options: PredictOptions,
 ) -> None:
-    """Predict photos: masks of the same size, colour overlays, and a table with each class's share.
+    """Predict photos: masks of the photos' sizes, colour overlays, and a table with each class's share.
 
+    The network sees a photo as the images of the run's test: at data.size, or with data.fit=crop at its own size.
     The same command continues after an interruption: photos with predictions are skipped. Unreadable photos are listed
     at the end; the exit code is then 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
     """

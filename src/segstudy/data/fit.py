@@ -106,7 +106,7 @@ class Fit:
         if self.mode == "keep":
             until = "it fits into" if self.keep_side == "long" else "it covers"
             return f"resized until {until} {size}, bilinear, aspect ratio kept"
-        return "at its own size" + (
+        return "seen at its own size" + (
             f"; if its long side has more than {self.max_side} pixels, resized to that, bilinear, aspect ratio kept"
             if self.max_side
             else ""
