@@ -49,15 +49,15 @@ class ViewOptions:
     size: Annotated[
         str,
         typer.Option(
-            help="""Size of the network's input. train: as in the run's test (data.fit); original: the image's own; N or
-            HEIGHTxWIDTH: resized to it, or to fit into it if the run keeps the aspect ratio."""
+            help="Size of the network's input. train: as in the run's test (data.fit); original: the image's own; N or "
+            "HEIGHTxWIDTH: resized to it, or to fit into it if the run keeps the aspect ratio."
         ),
     ] = "train"
     tiles: Annotated[
         int | None,
         typer.Option(
-            help="""Predict in square tiles of this side, at original size or --size. Default: the run's data.tiles, for large
-            images only."""
+            help="Predict in square tiles of this side, at original size or --size. Default: large images alone, in tiles "
+            "of the run's data.tiles."
         ),
     ] = None
     overlap: Annotated[float, typer.Option(help="Overlap of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5
