@@ -56,8 +56,8 @@ class ViewOptions:
     tiles: Annotated[
         int | None,
         typer.Option(
-            help="Predict in square tiles of this side, at original size or --size. Default: large images alone, in tiles "
-            "of the run's data.tiles."
+            help="Predict in square tiles of this side, at original size or --size. Default: large images alone, "
+            "in tiles of the run's data.tiles."
         ),
     ] = None
     overlap: Annotated[float, typer.Option(help="Overlap of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5
