@@ -67,6 +67,10 @@ def holding(image: np.ndarray, mask: np.ndarray | None = None) -> type[Painted]:
     return type("One", (Painted,), {"shapes": (image.shape[:2],) * 3, "images": names})
 
 
+def named_shapes() -> list[tuple[str, tuple[int, int]]]:
+    return [(f"{split}{i}", shape) for split in ("train", "val") for i, shape in enumerate(Painted.shapes)]
+
+
 def batches(data: Painted, epoch: int = 0) -> list[dict[str, torch.Tensor]]:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
@@ -138,6 +142,16 @@ def test_an_image_smaller_than_the_window_is_padded(make: Any) -> None:
         torch.testing.assert_close(pixels[:, labels == 1], torch.full_like(pixels[:, labels == 1], 200 / 255))
 
 
+@pytest.mark.parametrize("rotation", [0.0, 45.0])
+def test_what_lies_beyond_an_image_does_not_darken_its_border(make: Any, rotation: float) -> None:
+    white = {name: (np.full((*s, 3), 255, np.uint8), np.zeros(s, np.uint8)) for name, s in named_shapes()}
+    kind = type("White", (Painted,), {"images": white})
+    data = make(kind, augment=Augment(scale=(0.25, 0.6), rotation=rotation, **PLAIN))
+    for batch in batches(data) + batches(data, 1):
+        counted = batch["image"].permute(0, 2, 3, 1)[batch["mask"] != 255]
+        torch.testing.assert_close(counted, torch.ones_like(counted))
+
+
 @pytest.mark.parametrize(
     "settings", [{"rotation": 40.0}, {"scale": (0.4, 2.5)}, {"rotation": 180.0, "scale": (0.5, 2)}]
 )
@@ -156,7 +170,9 @@ def test_every_shape_gives_whole_batches(make: Any) -> None:
     found = batches(data)
     assert [tuple(b["image"].shape) for b in found] == [(3, 3, 40, 24)] * 2
     assert [tuple(b["mask"].shape) for b in found] == [(3, 40, 24)] * 2
-    assert sorted(i for b in found for i in b["index"].tolist()) == list(range(6))
+    order = [position for _, position in data.train_dataloader().sampler]
+    assert [i for b in found for i in b["index"].tolist()] == order  # not sorted by zoom: neighbours are mixed
+    assert sorted(order) == list(range(6))
 
 
 def test_a_window_depends_on_seed_epoch_and_index_alone(make: Any) -> None:

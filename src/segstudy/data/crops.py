@@ -56,8 +56,8 @@ class TrainingImages(Dataset):
 
     A batch: `image` uint8 (B,h,w,channels), `mask` uint8 (B,h,w), `index` int64 (B) of the images; with `augment` also
     `params`, its parameters, and `size`, the (height, width) after it. With `windows`, `image` and `mask` hold the part
-    of each image that its window needs, padded to the largest; the batch has the keys of `Windows` as well, and is
-    sorted by `reduction`. Everything depends on (seed, epoch, position) alone.
+    of each image that its window needs, padded to the largest, and the batch has the keys of `_windows` as well.
+    Everything depends on (seed, epoch, position) alone.
     """
 
     def __init__(
@@ -88,15 +88,12 @@ class TrainingImages(Dataset):
         if self.windows is None:
             return self.images.__getitems__(index.tolist()) | {"params": params, "size": size}
         zoom = self.augment.zoom(params).double().numpy()
-        order = np.argsort(reductions(zoom), kind="stable")
-        drawn, index, params, zoom = drawn[order], index[order], params[order], zoom[order]
         extent = np.array(size) / zoom[:, None]  # (B,2) in pixels of the image
         turn = self.augment.pixel_map(params).double().numpy()
         tries = uniform_numbers(derive(self.seed, "windows"), epoch, drawn, 2 * TRIES).double().numpy()
         tries[:, :2] = params[:, 5:7].flip(1)  # y before x
         batch = self._windows(index.tolist(), self.windows, extent, turn, size, tries.reshape(-1, TRIES, 2))
-        batch["reduction"] = reductions(zoom)
-        return batch | {"index": index, "params": params, "size": size}
+        return batch | {"index": index, "params": params, "size": size, "reduction": reductions(zoom)}
 
     def _windows(
         self,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -186,23 +185,25 @@ def _interpolate(
 
     theta (B,2,3): maps from output to input coordinates, as for `affine_grid`. end (B,2): the coordinates x and y at
     which each image ends in the batch; None: 1. reduction: for each image, how many samples along each side of an
-    output pixel are averaged; sorted. Samples are bilinear, labels the nearest. Outside the image, the values at its
-    border are taken: zeros would blend into the outermost pixels, which have labels.
+    output pixel are averaged. Samples are bilinear, labels the nearest. Outside the image, the values at its border are
+    taken: zeros would blend into the outermost pixels, which have labels.
     """
     grid = F.affine_grid(theta, [len(image), 1, *size], align_corners=False)
     inside = (grid >= -1).all(3)
     inside &= (grid <= 1).all(3) if end is None else (grid <= end[:, None, None]).all(3)
     labels = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
-    parts, start = [], 0
-    for factor, group in groupby(reduction):
-        some = slice(start, start := start + len(list(group)))
-        finer = grid[some]
-        if factor > 1:
-            shape = [some.stop - some.start, 1, size[0] * factor, size[1] * factor]
-            finer = F.affine_grid(theta[some], shape, align_corners=False)
+    out = image.new_empty(*image.shape[:2], *size)
+    factors = sorted(set(reduction))
+    for factor in factors:
+        members = [i for i, each in enumerate(reduction) if each == factor]
+        some = torch.tensor(members, device=image.device) if len(factors) > 1 else slice(None)
+        shape = [len(members), 1, size[0] * factor, size[1] * factor]
+        finer = F.affine_grid(theta[some], shape, align_corners=False) if factor > 1 else grid[some]
+        if end is not None:
+            finer = finer.minimum(end[some, None, None])  # what lies beyond is not the image
         sampled = F.grid_sample(image[some], finer, mode="bilinear", padding_mode="border", align_corners=False)
-        parts.append(F.avg_pool2d(sampled, factor) if factor > 1 else sampled)
-    return torch.cat(parts) if len(parts) > 1 else parts[0], labels[:, 0].to(mask.dtype), inside
+        out[some] = F.avg_pool2d(sampled, factor) if factor > 1 else sampled
+    return out, labels[:, 0].to(mask.dtype), inside
 
 
 DEFAULT_AUGMENTATION = Augment(scale=None)
