@@ -239,6 +239,19 @@ def test_damaged_cache_says_which_folder_to_delete(samples: list[Sample], folder
     os.truncate(folder / key / "images.bin", 1000)
     with pytest.raises(DataError, match=rf"{key} cannot be opened(.|\n)*delete that folder"):
         build(samples, folder)
+    os.truncate(folder / key / "shapes.npy", 0)  # as a power failure leaves it
+    with pytest.raises(DataError, match=rf"{key} cannot be opened"):
+        build(samples, folder)
+
+
+def test_few_images_wait_in_memory_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    started: list[str] = []
+    results = module.map_parallel(lambda s: started.append(s.name), [Sample(str(i)) for i in range(50)], "")
+    for written in range(50):
+        next(results)
+        time.sleep(0.002)
+        assert len(started) <= written + 6
 
 
 # What 255 means

@@ -4,13 +4,14 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import save_mask
 from PIL import Image
 
-from segstudy.data.images import Sample, read_image, read_mask, read_pair, to_eight_bits
+from segstudy.data.images import Sample, header_shape, read_image, read_mask, read_pair, to_eight_bits
 from segstudy.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -159,6 +160,15 @@ def test_damaged_files_raise_nothing_but_data_errors(tmp_path: Path) -> None:
 
 
 # EXIF
+
+
+@pytest.mark.parametrize(("name", "turn"), [("a.png", 1), ("a.png", 6), ("a.jpg", 3), ("a.jpg", 8), ("a.tif", 6)])
+def test_the_shape_is_known_without_decoding(tmp_path: Path, name: str, turn: int, monkeypatch: Any) -> None:
+    path = tmp_path / name
+    Image.fromarray(COLOURS).save(path, exif=exif(turn) if turn > 1 else None)
+    expected = read_image(path)[0].shape[:2]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda picture: pytest.fail("decoded"))
+    assert header_shape(path) == expected
 
 
 @pytest.mark.parametrize("turn", TURNS)

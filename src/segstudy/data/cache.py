@@ -8,11 +8,10 @@ import shutil
 import sys
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ class Cache:
     def __init__(self, home: Path, read_resized: Callable[[int], tuple[np.ndarray, np.ndarray]] | None):
         """home: the folder that `open_cache` built. read_resized: reads image and mask i, if no arrays are stored.
 
-        Raises OSError or ValueError if a file is missing or damaged.
+        Raises OSError, ValueError, KeyError or EOFError if a file is missing or damaged.
         """
         index = json.loads((home / "index.json").read_text())
         self.key, self.notes, self.channels = home.name, index["stated"], int(index["channels"])
@@ -150,7 +149,7 @@ def open_cache(
         _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape)
     try:
         return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(
             f"the cache {home} cannot be opened: {error}\n  → delete that folder; it will be built again"
         ) from error
@@ -325,8 +324,15 @@ def map_parallel(work: Callable[[Sample], Any], samples: Sequence[Sample], words
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # In chunks: so fast reading does not fill the memory, and an error in writing ends it soon.
-        chunks = (samples[start : start + 256] for start in range(0, len(samples), 256))
-        done = chain.from_iterable(pool.map(attempt, chunk) for chunk in chunks)
-        yield from track(done, words, len(samples), transient=True, disable=not sys.stdout.isatty())
+    def results() -> Iterator[Any]:
+        threads = os.cpu_count() or 1
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: deque[Future[Any]] = deque()
+            for sample in samples:
+                waiting.append(pool.submit(attempt, sample))
+                if len(waiting) > 2 * threads:  # no more: large images would fill the memory
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    yield from track(results(), words, len(samples), transient=True, disable=not sys.stdout.isatty())

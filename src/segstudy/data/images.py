@@ -69,7 +69,9 @@ def header_shape(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            return (width, height) if _exif_orientation(picture) > 4 else (height, width)
+            exif = Image.Image.getexif(picture)  # PngImageFile's own would decode the whole picture
+            is_turned = _exif_orientation(exif) > 4 and picture.format != "TIFF"  # Pillow turns TIFF by itself
+            return (width, height) if is_turned else (height, width)
     except PILLOW_ERRORS as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -78,7 +80,7 @@ def open_upright(path: Path) -> tuple[Image.Image, str, int]:
     """(the picture as a viewer shows it, 8 bits per channel; a note on conversions; its EXIF orientation)."""
     picture = open_picture(path)
     note = "16-bit" if picture.info["16-bit"] else MODE_NAMES.get(picture.mode, picture.mode)
-    orientation = _exif_orientation(picture)
+    orientation = _exif_orientation(picture.getexif())
     if orientation != 1:
         note = (note + " EXIF-rotated").strip()
         picture = ImageOps.exif_transpose(picture)
@@ -193,8 +195,8 @@ def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
     return values[::down, ::right]
 
 
-def _exif_orientation(picture: Image.Image) -> int:
-    orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+def _exif_orientation(exif: Image.Exif) -> int:
+    orientation = exif.get(EXIF_ORIENTATION, 1)
     return int(orientation) if orientation in range(2, 9) else 1  # some cameras write 0, which is not defined
 
 
@@ -212,6 +214,8 @@ def open_picture(path: Path) -> Image.Image:
             raise
     except FileNotFoundError as error:
         raise DataError(f"{path} is listed but missing") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} cannot be read: {error}\n  → cut image and mask into parts") from error
     except PILLOW_ERRORS as error:
         raise DataError(f"{path} cannot be read: {_lost_link(path) or error}") from error
     picture.info["16-bit"] = any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
