@@ -97,7 +97,7 @@ def test_conversions_are_stated_and_stay_stated(samples: list[Sample], folder: P
     for sample in samples[:2]:
         Image.open(image_of(sample)).convert("L").save(image_of(sample))
     first = build(samples, folder)
-    assert first.notes == ["converted to upright 8-bit RGB: 2 greyscale"]
+    assert first.notes == ["converted to upright 8-bit images: 2 greyscale"]
     assert build(samples, folder, refuse).notes == first.notes
 
 

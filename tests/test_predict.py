@@ -245,10 +245,10 @@ def test_batches_share_the_threads(
 def test_what_was_written_before_a_full_disk_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = predicting.save_mask
 
-    def full(labels: np.ndarray, folder: Path, name: Path, palette: Any) -> None:
+    def full(labels: np.ndarray, folder: Path, name: Path, *others: Any) -> None:
         if name.name == "3.png":
             raise OSError("No space left on device")
-        save(labels, folder, name, palette)
+        save(labels, folder, name, *others)
 
     monkeypatch.setattr(predicting, "save_mask", full)
     for i in range(16):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import make_voc
 from omegaconf import OmegaConf
-from PIL import Image
 from test_evaluate import train
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -209,8 +208,7 @@ def test_confidence_is_the_mean_highest_probability() -> None:
     assert labels_and_mean_confidence(chances[0].log() + 3, (4, 4), probabilities=False)[1] == pytest.approx(0.7)
     model = model_of(seeded(nn.Conv2d(3, 5, 1)), 5)
     photo = smooth(20, 30)
-    picture = Image.fromarray(photo)
-    whole, parts = (model.labels(picture, "original", tiles=tiles)[1] for tiles in (None, Tiles(8)))
+    whole, parts = (model.labels(photo, "original", tiles=tiles)[1] for tiles in (None, Tiles(8)))
     assert whole == pytest.approx(parts, rel=1e-5)
     assert whole == pytest.approx(model.probabilities(photo, "original").max(0).mean(), rel=1e-5)
 

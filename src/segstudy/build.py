@@ -61,15 +61,17 @@ def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
         yield
 
 
-def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) -> tuple[nn.Module, str]:
-    """The network in its initial state, and the origin of its encoder's weights.
+def build_network(
+    cfg: DictConfig, num_classes: int, load_weights: bool = True, channels: int = 3
+) -> tuple[nn.Module, str]:
+    """The network in its initial state, and the origin of its encoder's weights. channels: of its image.
 
     Raises WeightsError if the weights cannot be loaded, and ConfigError if a constructor refuses its arguments.
     """
     try:
         # The random stream is for layers that initialise() cannot re-initialise.
         with stream(cfg.seed, "build"), nullcontext() if load_weights else without_weights():
-            network = instantiate(cfg.network, num_classes=num_classes)
+            network = instantiate(_with_channels(cfg.network, channels), num_classes=num_classes)
     except Exception as error:  # instantiate wraps what a constructor raises
         cause = _cause(error)
         raise (cause if isinstance(cause, WeightsError) else ConfigError(str(cause))) from error
@@ -88,10 +90,28 @@ def build_network(cfg: DictConfig, num_classes: int, load_weights: bool = True) 
     return network.to(memory_format=torch.channels_last), origin
 
 
+def _with_channels(network: DictConfig, channels: int) -> DictConfig:
+    """A network's config with `in_channels` for it and its encoder. Raises ConfigError if one does not accept it."""
+    if channels == 3:
+        return network
+    network = DictConfig(OmegaConf.to_container(network, resolve=True))
+    for place, part in (("network", network), ("encoder", network.get("encoder"))):
+        if part is None:
+            continue
+        known, more = parameters(locate(part._target_))
+        if "in_channels" not in known and not more:
+            raise ConfigError(
+                f"{part._target_} has no argument in_channels, and the images have {channels} channels\n"
+                f"  → add it to its constructor, or choose another {place}, or data.channels=[…] with three of them"
+            )
+        part.in_channels = channels
+    return network
+
+
 def build_start(cfg: DictConfig, data: SegmentationData) -> tuple[nn.Module, str, dict[str, Any] | None]:
     """The network at the start of training, the origin of its encoder's weights, and the record entry of `start_from`
     (None if not set)."""
-    network, origin = build_network(cfg, len(data.classes), load_weights=cfg.start_from is None)
+    network, origin = build_network(cfg, len(data.classes), cfg.start_from is None, data.channels)
     started = None
     if cfg.start_from is not None:
         started = start_from(network, Path(cfg.start_from))
@@ -100,17 +120,17 @@ def build_start(cfg: DictConfig, data: SegmentationData) -> tuple[nn.Module, str
 
 
 def build_model(
-    name: str, *settings: str, classes: Sequence[str], background: int | None = None, seed: int = 0
+    name: str, *settings: str, classes: Sequence[str], background: int | None = None, seed: int = 0, channels: int = 3
 ) -> SegmentationModule:
     """A named model (a file of conf/model), ready to train: network, loss, optimizer and schedule.
 
     settings: as on the command line: "encoder=resnet18", "loss=dice", "optim.lr=1e-4". classes: names of the data's
-    classes. background: number of the background class, if there is one. Raises ConfigError for an unknown name or
-    setting.
+    classes. background: number of the background class, if there is one. channels: of the images. Raises
+    ConfigError for an unknown name or setting.
     """
     classes = class_names(classes)
     cfg = checked_config([f"model={name}", f"seed={seed}", *settings])
-    network, _ = build_network(cfg, len(classes))
+    network, _ = build_network(cfg, len(classes), channels=channels)
     return build_module(cfg, network, ClassInfo(classes, background))
 
 

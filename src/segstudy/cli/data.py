@@ -105,13 +105,13 @@ def draw_samples(dataset: Any, out: Path) -> None:
 
 def draw_crops(dataset: Any, out: Path, count: int = 16) -> None:
     """Draw augmented training images of the first epoch beside their masks."""
-    from segstudy.drawing import class_legend, colorize, image_grid, save
+    from segstudy.drawing import class_legend, colorize, image_grid, photo_of, save
 
     dataset.batch_size = min(count, len(dataset.roles["fit"]))
     batch = dataset.on_after_batch_transfer(next(iter(dataset.train_dataloader())), 0)
-    images = (batch["image"][:, :3] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    images = (batch["image"] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     masks = list(batch["mask"].byte().numpy())
-    pairs = [p for image, mask in zip(images, masks, strict=True) for p in (image, colorize(mask, dataset.palette))]
+    pairs = [p for i, m in zip(images, masks, strict=True) for p in (photo_of(i), colorize(m, dataset.palette))]
     rows = [pairs[i : i + 8] for i in range(0, len(pairs) - len(pairs) % 8, 8)] or [pairs]
     titles = ("image", "mask") * (len(rows[0]) // 2)
     save(image_grid(rows, titles, class_legend(masks, dataset.classes, dataset.palette)), out)
@@ -123,14 +123,20 @@ def check_data(
     about: Annotated[
         Path | None, typer.Option(help="Its description (data.about), if not FOLDER/dataset.yaml.")
     ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="How images are read: data.channels=5 data.value_range=[0,10000]")
+    ] = None,
 ) -> None:
     """List all problems of your own images and masks, and propose a dataset.yaml if there is none.
 
     Exit code 1 if training is impossible. Example: segstudy data check photos
+    With more than three channels, or more than 8 bits: segstudy data check fields data.channels=5
     """
+    from segstudy.data.bands import Bands
     from segstudy.data.folder.check import check_folder
 
-    report = check_folder(folder.expanduser(), about)
+    cfg = config_of(["data=folder", "data.root=unopened", *(settings or [])])
+    report = check_folder(folder.expanduser(), about, Bands.of(cfg.data))
     for line in report.notes:
         console.print(line, highlight=False, markup=False)
     if report.label_map is not None and report.counts:

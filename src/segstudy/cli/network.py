@@ -28,6 +28,7 @@ def network(
     """
     from segstudy.build import build_network
     from segstudy.config.targets import locate
+    from segstudy.data.bands import Bands
 
     given = [*(overrides or []), *placeholders(overrides or [])]
     cfg = config_of(given)
@@ -35,7 +36,7 @@ def network(
     if classes is None and names is None:
         raise ConfigError(f"{cfg.data._target_} reads its classes from its files\n  → --classes N")
     number = classes or len(names or ())
-    built, _ = build_network(cfg, number, load_weights=False)
+    built, _ = build_network(cfg, number, load_weights=False, channels=Bands.of(cfg.data).number)
     plain = all(o.startswith(("model=", "data=", "data.")) for o in given)
     name = next((o.removeprefix("model=") for o in reversed(given) if o.startswith("model=")), "v1")
     title = " ".join(overrides or ["model=v1"])

@@ -19,13 +19,17 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from segstudy.data.bands import UnknownRange, propose_range
 from segstudy.data.fit import Fit
-from segstudy.data.images import Sample
+from segstudy.data.images import Sample, resize_image
 from segstudy.errors import DataError, first_lines
 from segstudy.labels import IGNORE
 
 VERSION = 3
 """Part of the cache's key. Increase it when the same files give other arrays, or an error."""
+
+SAMPLE = 20
+"""Images whose values are looked at if their range is not known."""
 
 STATED = 2**30
 """A cache with more bytes is announced before it is built."""
@@ -33,7 +37,7 @@ STATED = 2**30
 Read = Callable[[Sample], tuple[np.ndarray, np.ndarray, str]]
 
 
-def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray, str]:
+def read_checked(read: Read, sample: Sample, num_classes: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray, str]:
     """Call `read` and check its result: arrays of other types would be stored as wrong bytes.
 
     Raises DataError that names the sample if the result does not follow `SegmentationData.read`.
@@ -45,8 +49,9 @@ def read_checked(read: Read, sample: Sample, num_classes: int) -> tuple[np.ndarr
     message = (
         f"{sample.name}: read() returned an image {image.dtype} {image.shape} and a mask {mask.dtype} {mask.shape}\n"
     )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(message + "  → the image must be uint8 (H,W,3): RGB in 0…255")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
+        kind = ": RGB in 0…255" if channels == 3 else ""
+        raise DataError(message + f"  → the image must be uint8 (H,W,{channels}){kind} (data.channels)")
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise DataError(message + "  → the mask must be uint8 (H,W): class numbers, 255 for ignored pixels")
     if image.shape[:2] != mask.shape or mask.size == 0:
@@ -129,6 +134,7 @@ def open_cache(
     ignore_is_explicit: bool = False,
     stored: bool = True,
     image_shape: Callable[[Sample], tuple[int, int]] | None = None,
+    channels: int = 3,
 ) -> Cache:
     """Open the cache of these samples; if missing, build it first, with a progress bar.
 
@@ -142,11 +148,11 @@ def open_cache(
     home = folder / (key if stored else f"{key}-index")
 
     def read_resized(sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        image, mask, note = read_checked(read, sample, num_classes)
+        image, mask, note = read_checked(read, sample, num_classes, channels)
         return *resize_pair(image, mask, fit.shape(*mask.shape)), note
 
     if not home.is_dir():
-        _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape)
+        _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape, channels)
     try:
         return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2])
     except (OSError, ValueError, KeyError, EOFError) as error:
@@ -179,6 +185,7 @@ def _build(
     ignore_is_explicit: bool,
     stored: bool,
     image_shape: Callable[[Sample], tuple[int, int]] | None,
+    channels: int,
 ) -> None:
     folder = home.parent
     # A unique name: processes of several machines may build in the same folder.
@@ -187,9 +194,9 @@ def _build(
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(home)
         if stored:
-            _check_space(folder, _bytes_needed(samples, fit, image_shape), fit)
+            _check_space(folder, (channels + 1) * _pixels_needed(samples, fit, image_shape), fit)
         work.mkdir()
-        notes, shapes, pixels, channels = _write(samples, read_resized, num_classes, work, stored)
+        notes, shapes, pixels = _write(samples, read_resized, num_classes, work, stored)
         if not ignore_is_explicit:
             notes += _check_ignored(samples, pixels, shapes.prod(1))
         np.save(work / "pixels.npy", pixels)
@@ -210,15 +217,15 @@ def _build(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _bytes_needed(samples: Sequence[Sample], fit: Fit, image_shape: Callable[[Sample], tuple[int, int]] | None) -> int:
-    """Bytes of the arrays of RGB images and masks; 0 if the images' shapes are not known before they are decoded."""
+def _pixels_needed(samples: Sequence[Sample], fit: Fit, image_shape: Callable[[Sample], tuple[int, int]] | None) -> int:
+    """Pixels of all images in the cache; 0 if the images' shapes are not known before they are decoded."""
     if fit.is_uniform:
-        return len(samples) * math.prod(fit.size) * 4
+        return len(samples) * math.prod(fit.size)
     if image_shape is None:
         return 0
     shapes = map_parallel(image_shape, samples, "reading sizes")
     # what is wrong with a file is told when it is decoded
-    return sum(4 * math.prod(fit.shape(*shape)) for shape in shapes if not isinstance(shape, DataError))
+    return sum(math.prod(fit.shape(*shape)) for shape in shapes if not isinstance(shape, DataError))
 
 
 def _check_space(folder: Path, needed: int, fit: Fit) -> None:
@@ -246,19 +253,23 @@ def _remove_abandoned(home: Path) -> None:
 
 def _write(
     samples: Sequence[Sample], read_resized: Read, num_classes: int, work: Path, stored: bool
-) -> tuple[list[str], np.ndarray, np.ndarray, int]:
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Write images.bin and masks.bin into `work`, if they are to be stored.
 
-    Returns the notes, each image's shape and pixels of each class, and the number of channels.
+    Returns the notes, and each image's shape and pixels of each class.
     """
     conversions: Counter[str] = Counter()
-    channels: dict[int, str] = {}
-    broken = []
+    broken, unknown = [], []
     shapes, pixels = np.zeros((len(samples), 2), np.int64), np.zeros((len(samples), num_classes), np.int64)
     # Not written through a memory map: on a full disk that would kill the process instead of raising an error.
     with ExitStack() as files:
         writers = [files.enter_context(open(work / f"{name}.bin", "wb")) for name in ("images", "masks") if stored]
         for i, result in enumerate(map_parallel(read_resized, samples, "reading images")):
+            if isinstance(result, UnknownRange):
+                unknown.append(result)
+                if len(unknown) == SAMPLE:
+                    break
+                continue
             if isinstance(result, DataError):
                 broken.append(str(result))
                 continue
@@ -266,19 +277,17 @@ def _write(
             for writer, array in zip(writers, (image, mask), strict=False):
                 writer.write(array.tobytes())
             conversions[note] += 1
-            channels.setdefault(image.shape[2], samples[i].name)
             shapes[i], pixels[i] = mask.shape, np.bincount(mask.ravel(), minlength=256)[:num_classes]
+    if unknown:
+        raise DataError(f"{unknown[0]}\n{propose_range(unknown)}")
     if broken:
         raise DataError(
             f"{len(broken)} of {len(samples)} images cannot be used:\n{first_lines(broken, 10)}\n"
             "→ repair these files, or remove them from the list"
         )
-    if len(channels) > 1:
-        found = ", ".join(f"{number} ({name})" for number, name in channels.items())
-        raise DataError(f"the images have different numbers of channels: {found}\n  → keep one kind")
     converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)
-    notes = [f"converted to upright 8-bit RGB: {converted}"] if converted else []
-    return notes, shapes, pixels, next(iter(channels))
+    notes = [f"converted to upright 8-bit images: {converted}"] if converted else []
+    return notes, shapes, pixels
 
 
 def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: np.ndarray) -> list[str]:
@@ -307,7 +316,7 @@ def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: np.ndar
 def resize_pair(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Resize to `size` = (H, W): the image by bilinear interpolation with antialiasing, the mask by nearest."""
     if mask.shape != size:
-        image = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        image = resize_image(image, size)
         mask = np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
     return image, mask
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from segstudy.data.bands import Bands
 from segstudy.data.cache import Cache, cache_key, open_cache, read_checked
 from segstudy.data.crops import RandomWindows, TrainingImages
 from segstudy.data.dataset import Batch, CachedDataset
@@ -41,6 +42,7 @@ class SegmentationData(L.LightningDataModule):
     lost), crop (images keep their own size; training sees random windows of `size`, tests see whole images) or keep
     (resized with their aspect ratio kept). max_side, keep_side: see `Fit`.
     tiles: validation and test see images with more than 4·tiles² pixels in overlapping tiles of this side; None: whole.
+    channels, value_range: see `Bands`.
     max_class_share: see `RandomWindows`. cache: False reads the files again each time, which needs `workers`.
     augment: of training batches; the default is that of conf/data_common.yaml, None: no augmentation.
     seed: for the order of images, for augmentation and for random subsets.
@@ -85,6 +87,8 @@ class SegmentationData(L.LightningDataModule):
         max_class_share: float = 0.75,
         tiles: int | None = DEFAULT_SIDE,
         cache: bool = True,
+        channels: int | Sequence[int] | None = None,
+        value_range: Sequence[float] | None = None,
         **unknown: Any,
     ):
         super().__init__()
@@ -101,6 +105,9 @@ class SegmentationData(L.LightningDataModule):
             raise ConfigError(f"data.tiles={tiles}: the side of a tile in pixels, or null for none")
         self.tiles = tiles
         self.cache, self.max_class_share = cache, max_class_share
+        self.bands = Bands.of({"channels": channels, "value_range": value_range})
+        if self.channels != 3 and augment is not None:
+            augment.require_channels(self.channels)
         if augment is not None and augment.scale is None:
             augment = augment.with_scale((0.5, 2.0) if fit == "crop" else (0.75, 1.5))
         self.batch_size, self.augment, self.seed, self.workers = batch_size, augment, seed, workers
@@ -114,10 +121,15 @@ class SegmentationData(L.LightningDataModule):
         """(H,W) of training batches."""
         return self.fit.size
 
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image."""
+        return self.bands.number
+
     def __repr__(self) -> str:
         classes = vars(self).get("classes", getattr(type(self), "classes", ()))  # reads no files
         parts = [str(self.name)] * (self.name != type(self).__name__) + [f"{len(classes)} classes"] * bool(classes)
-        parts += [str(self.fit)]
+        parts += [str(self.fit)] + [str(self.bands)] * (not self.bands.are_photos)
         parts += [f"{role}: {len(held)} images" for role, held in self.roles.items()] or ["not set up yet"]
         return f"{type(self).__name__}({', '.join(parts)})"
 
@@ -130,8 +142,8 @@ class SegmentationData(L.LightningDataModule):
         raise NotImplementedError("a data set lists its samples")
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        """(image (H,W,3), mask (H,W), note on conversions): uint8, at original size. The cache checks the result."""
-        return read_pair(sample, len(self.classes), self.labels)
+        """(image (H,W,channels), mask (H,W), note on conversions): uint8, at original size, checked by the cache."""
+        return read_pair(sample, len(self.classes), self.labels, self.bands.read)
 
     def image_shape(self, sample: Sample) -> tuple[int, int]:
         """(H,W) of an image, as `read` returns it, from the file's header."""
@@ -207,9 +219,10 @@ class SegmentationData(L.LightningDataModule):
         self._check_largest(self.roles["report"], "--size")
 
     def _cache(self, samples: Sequence[Sample]) -> Cache:
+        recipe = self.recipe() if self.bands.are_photos else [self.recipe(), self.bands.recipe()]
         return open_cache(
-            samples, self.read, self.fit, len(self.classes), self.cache_dir, self.recipe(), self.ignore_is_explicit(),
-            self.cache, self.image_shape,
+            samples, self.read, self.fit, len(self.classes), self.cache_dir, recipe, self.ignore_is_explicit(),
+            self.cache, self.image_shape, self.channels,
         )  # fmt: skip
 
     def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:
@@ -263,6 +276,7 @@ class SegmentationData(L.LightningDataModule):
             "name": self.name,
             "layout": type(self).__name__,
             **self.fit.values(),
+            **self.bands.values(),
             "protocol": self.protocol(),
             "background": self.background,
             "roles": {"select": None} | roles,
@@ -278,7 +292,7 @@ class SegmentationData(L.LightningDataModule):
 
     def original_mask(self, role: str, index: int) -> Tensor:
         """The mask at its original size, int64 (H,W)."""
-        mask = read_checked(self.read, self.roles[role].samples[index], len(self.classes))[1]
+        mask = read_checked(self.read, self.roles[role].samples[index], len(self.classes), self.channels)[1]
         return torch.from_numpy(np.array(mask, order="C")).long()
 
     def tiles_for(self, shape: Sequence[int]) -> Tiles | None:
@@ -336,7 +350,7 @@ class SegmentationData(L.LightningDataModule):
         }
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """uint8 from the cache → float image (B,3,H,W) in 0…1 and int64 mask; augmented if it holds `params`."""
+        """uint8 from the cache → float image (B,channels,H,W) in 0…1 and int64 mask; augmented if it holds `params`."""
         # permuted from (B,H,W,3), it already is channels_last
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         mask = batch["mask"].long()

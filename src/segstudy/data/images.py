@@ -1,15 +1,16 @@
 """Reading of images and masks; errors say what is wrong with the file and what to do."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.io import loadmat
 
+from segstudy.data.tiff import INSTALL, SUFFIXES, is_readable, several_pictures, tiff_shape
 from segstudy.errors import DataError, first_few
 from segstudy.labels import IGNORE
 
@@ -60,31 +61,50 @@ def read_image(path: Path) -> tuple[np.ndarray, str, int]:
     The note is "" for plain RGB. Raises DataError for floating-point values, and for values that would be almost black
     or white with 8 bits.
     """
-    picture, note, orientation = open_upright(path)
-    return to_rgb(picture), note, orientation
+    picture = open_picture(path)
+    notes = ["16-bit" if picture.info["16-bit"] else MODE_NAMES.get(picture.mode, picture.mode)]
+    if picture.info["pictures"] > 1:
+        notes.append(f"first of {picture.info['pictures']} pictures")
+    orientation = exif_orientation(picture.getexif())
+    if orientation != 1:
+        notes.append("EXIF-rotated")
+        picture = ImageOps.exif_transpose(picture)
+    return to_rgb(to_eight_bits(picture, str(path))), " ".join(filter(None, notes)), orientation
 
 
 def header_shape(path: Path) -> tuple[int, int]:
-    """(H,W) of a picture as a viewer shows it, from the file's header. Raises DataError if it cannot be read."""
+    """(H,W) of an image as a viewer shows it, from the file's header. Raises DataError if it cannot be read."""
+    if path.suffix.lower() == ".npy":
+        height, width, _ = open_array(path).shape
+        return height, width
     try:
         with Image.open(path) as picture:
             width, height = picture.size
             exif = Image.Image.getexif(picture)  # PngImageFile's own would decode the whole picture
-            is_turned = _exif_orientation(exif) > 4 and picture.format != "TIFF"  # Pillow turns TIFF by itself
+            is_turned = exif_orientation(exif) > 4 and picture.format != "TIFF"  # Pillow turns TIFF by itself
             return (width, height) if is_turned else (height, width)
     except PILLOW_ERRORS as error:
+        if path.suffix.lower() in SUFFIXES and is_readable():
+            return tiff_shape(path)[:2]
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def open_upright(path: Path) -> tuple[Image.Image, str, int]:
-    """(the picture as a viewer shows it, 8 bits per channel; a note on conversions; its EXIF orientation)."""
-    picture = open_picture(path)
-    note = "16-bit" if picture.info["16-bit"] else MODE_NAMES.get(picture.mode, picture.mode)
-    orientation = _exif_orientation(picture.getexif())
-    if orientation != 1:
-        note = (note + " EXIF-rotated").strip()
-        picture = ImageOps.exif_transpose(picture)
-    return to_eight_bits(picture, str(path)), note, orientation
+def open_array(path: Path) -> np.ndarray:
+    """The numbers (H,W,channels) of a .npy file, not yet read into memory. Raises DataError for any other array."""
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is listed but missing") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as an array of numbers: {error}") from error
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.dtype.kind not in "uif" or 0 in values.shape:
+        raise DataError(
+            f"{path} holds an array of shape {values.shape} and type {values.dtype}\n"
+            "  expected: numbers of shape (height, width, channels) or (height, width)"
+        )
+    return values
 
 
 def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Image:
@@ -168,10 +188,13 @@ def read_mask(
 
 
 def read_pair(
-    sample: Sample, num_classes: int, mapping: Mapping[int, int] | None = None
+    sample: Sample,
+    num_classes: int,
+    mapping: Mapping[int, int] | None = None,
+    read: Callable[[Path], tuple[np.ndarray, str, int]] = read_image,
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """(image (H,W,3), mask (H,W), a note on conversions), by `read_image` and `read_mask`; their sizes are equal."""
-    image, note, orientation = read_image(sample.file("image"))
+    """(image (H,W,channels), mask (H,W), a note on conversions), by `read` and `read_mask`; their sizes are equal."""
+    image, note, orientation = read(sample.file("image"))
     mask = read_mask(sample.file("mask"), num_classes, mapping, orientation)
     require_same_size(sample, image, mask, orientation)
     return image, mask, note
@@ -188,6 +211,16 @@ def require_same_size(sample: Sample, image: np.ndarray, mask: np.ndarray, orien
         )
 
 
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image uint8 (H,W,C) at `size` = (H, W), by bilinear interpolation with antialiasing."""
+    if image.shape[:2] == size:
+        return image
+    # with four channels, Pillow would take the last one for transparency
+    parts = [image] if image.shape[2] == 3 else [image[..., c] for c in range(image.shape[2])]
+    parts = [np.array(Image.fromarray(part).resize(size[::-1], Image.Resampling.BILINEAR)) for part in parts]
+    return parts[0] if image.shape[2] == 3 else np.stack(parts, 2)
+
+
 def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
     """An array (H,W), turned as a viewer turns a picture with this EXIF orientation (1…8)."""
     values = values.swapaxes(0, 1) if orientation > 4 else values
@@ -195,31 +228,62 @@ def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
     return values[::down, ::right]
 
 
-def _exif_orientation(exif: Image.Exif) -> int:
+def exif_orientation(exif: Image.Exif) -> int:
+    """The orientation (1…8) in a picture's EXIF tags."""
     orientation = exif.get(EXIF_ORIENTATION, 1)
     return int(orientation) if orientation in range(2, 9) else 1  # some cameras write 0, which is not defined
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The decoded picture. info["16-bit"]: whether the file has 16 bits per channel, which the mode RGB hides."""
+    """The decoded picture. Raises DataError for a file that cannot be read, and for several pages or frames.
+
+    info["16-bit"]: whether the file has 16 bits per channel, which the mode RGB hides. info["pictures"]: their number,
+    above 1 for photos with a preview or another exposure behind the first.
+    """
     try:
-        picture = Image.open(path)
-        try:
+        with open(path, "rb") as file:
+            picture = Image.open(file)
             if picture.format == "EPS":  # Pillow would run it with Ghostscript
                 raise DataError(f"{path} is PostScript, a program and not a picture\n  → save it as PNG or JPEG")
-            layout = str(picture.tile)
+            number, layout = _pictures(picture), str(picture.tile)
+            if number > 1 and picture.format != "MPO":
+                raise DataError(several_pictures(path, number))
             picture.load()
-        except BaseException:
-            picture.close()
-            raise
+            picture.getexif()  # while the file is open
     except FileNotFoundError as error:
         raise DataError(f"{path} is listed but missing") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} cannot be read: {error}\n  → cut image and mask into parts") from error
     except PILLOW_ERRORS as error:
-        raise DataError(f"{path} cannot be read: {_lost_link(path) or error}") from error
+        raise DataError(f"{path} cannot be read: {_why_unread(path, error)}") from error
     picture.info["16-bit"] = any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
+    picture.info["pictures"] = number
     return picture
+
+
+def _pictures(picture: Image.Image) -> int:
+    """The number of pages or frames. Smaller copies and masks, which a TIFF marks as such, do not count."""
+    frames = getattr(picture, "n_frames", 1)
+    if frames == 1 or picture.format != "TIFF":
+        return frames
+    kinds = []
+    for frame in range(frames):
+        picture.seek(frame)
+        kinds.append(picture.tag_v2.get(254, 0))  # type: ignore[attr-defined]  # NewSubfileType: 1 smaller, 4 mask
+    picture.seek(0)
+    return max(1, sum(kind & 5 == 0 for kind in kinds))
+
+
+def _why_unread(path: Path, error: Exception) -> str:
+    """Why Pillow could not read a file, on one line."""
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error)
+    if path.suffix.lower() not in SUFFIXES:
+        return _lost_link(path) or "it is no picture of a known format"
+    if not is_readable():
+        return f"as TIFF of an unusual kind it needs data.channels (its number of channels) and {INSTALL}"
+    _, _, channels, kind = tiff_shape(path)
+    return f"it has {channels} channels of {kind}: set data.channels={channels} (or a list of them)"
 
 
 def _lost_link(path: Path) -> str:

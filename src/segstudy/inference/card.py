@@ -26,6 +26,7 @@ from PIL import Image
 
 from segstudy.config.run_folder import read_config
 from segstudy.config.run_names import hyperparameters
+from segstudy.data.bands import Bands
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.datasets.ade20k import ADE20K
 from segstudy.data.datasets.pet import Pet
@@ -119,12 +120,14 @@ def model_card(folder: Path, latency: bool = True, license: str | None = None) -
     settings = hyperparameters(cfg, str(record.get("changes", [folder.resolve().name])[0]).removeprefix("model="))
     layout = str(record["data"].get("layout", record["data"]["name"]))
     name = DATA_NAMES.get(layout, f"data set {layout}")
+    bands = Bands.of(cfg.data)
     values: dict[str, Any] = {
         "record": record,
         "settings": {part: LOCAL_PATH.sub(r".../\1", str(value)) for part, value in settings.items()},
         "batch_size": cfg.data.get("batch_size"),
         "command": LOCAL_PATH.sub(r".../\1", " ".join(command(record).replace("`", "").split())),
         "license": license,
+        "input": "an RGB photo" if bands.are_photos else f"an image ({bands})",
         "folder_name": " ".join(folder.resolve().name.split()),
         "picture": (folder / "pictures" / "final.png").is_file(),
         "data_name": name if record["data"]["name"] == layout else f"{record['data']['name']}: {name}",

@@ -25,7 +25,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from segstudy.data.images import PILLOW_ERRORS, read_image
+from segstudy.data.bands import Bands
+from segstudy.data.images import PILLOW_ERRORS, resize_image
+from segstudy.data.tiff import SUFFIXES
+from segstudy.drawing import photo_of
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.loading import load_each_run
 from segstudy.inference.model import Model
@@ -89,12 +92,15 @@ class Answer:
         return [((self.labels == c) * opacity, self.model.classes[c]) for c in there]
 
 
-def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """An uploaded file as RGB uint8 (H,W,3). Raises DataError, with one sentence, if it is no photo or too large."""
+def open_photo(path: Path, max_pixels: int = MAX_PIXELS, bands: Bands | None = None) -> np.ndarray:
+    """An uploaded file as uint8 (H,W,channels), RGB by default. Raises DataError, with one sentence, if it is no photo
+    or too large."""
+    bands = bands or Bands()
     try:
         with pixel_limit(max_pixels):
-            Image.open(path, formats=FORMATS).close()
-            return read_image(path)[0]
+            if bands.are_photos or path.suffix.lower() not in SUFFIXES:
+                Image.open(path, formats=FORMATS).close()
+            return bands.read(path)[0]
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])
         raise DataError(
@@ -108,13 +114,12 @@ def open_photo(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
-    """Each network's prediction of a photo (H,W,3) at one of SIZES, interpolated to the shown size.
+    """Each network's prediction of a photo (H,W,channels) at one of SIZES, interpolated to the shown size.
 
     Raises DataError for another size, and for a photo that a network would see with too many pixels.
     """
     if size not in SIZES:
         raise DataError(f"The size must be one of {', '.join(SIZES)}.")
-    picture = Image.fromarray(photo)
     for model in models:
         (height, width), _ = model.input_of(photo.shape[:2], size)
         if height * width > SEEN_PIXELS:
@@ -126,7 +131,7 @@ def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
     found = []
     for model in models:
         began = time.perf_counter()
-        labels, confidence = labels_and_confidence(model.scores(picture, size), shown_size(photo))
+        labels, confidence = labels_and_confidence(model.scores(photo, size), shown_size(photo))
         found.append(Answer(model, labels, confidence, time.perf_counter() - began))
     return found
 
@@ -184,7 +189,7 @@ class Demo:
         note = ""
         try:
             if photo:
-                pixels = open_photo(self.uploaded(photo["path"]), self.max_pixels)
+                pixels = open_photo(self.uploaded(photo["path"]), self.max_pixels, self.models[0].bands)
                 return self._shown(pixels, ask(self.models, pixels, size), opacity)
         except DataError as error:
             note = str(error)
@@ -196,11 +201,11 @@ class Demo:
         return [note, None, *([] for _ in self.models), *(None for _ in self.models), [], *self.redraw(None, 0)]
 
     def _shown(self, pixels: np.ndarray, found: list[Answer], opacity: float) -> list[Any]:
-        """The values of `segment` for a photo (H,W,3) and its predictions."""
+        """The values of `segment` for a photo (H,W,channels) and its predictions."""
         height, width = shown_size(pixels)
-        shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        shown = resize_image(np.ascontiguousarray(photo_of(pixels)), (height, width))
         note = "Confidence is the network's probability of the predicted class; it can be high for a wrong class."
-        if pixels.shape != shown.shape:
+        if pixels.shape[:2] != shown.shape[:2]:
             note += f" The photo has {pixels.shape[1]}×{pixels.shape[0]} pixels and is shown and measured at "
             note += f"{width}×{height}."
         means = [f"{a.model.name}: mean confidence {a.confidence.mean():.2f}, {a.seconds:.2f} s" for a in found]
@@ -373,6 +378,9 @@ def open_demo(folders: Sequence[Path], uploads: Path, device: str = "auto", max_
             model.name = model.folder.name
         elif len(models) == 1:  # a single model needs no longer name
             model.name = model.name.partition(" ")[0]
+    if len({model.bands for model in models}) > 1:
+        found = "\n  ".join(f"{model.name}: {model.bands}" for model in models)
+        raise ConfigError(f"the runs see other channels of an image\n  {found}\n  → show them one by one")
     return Demo(models, uploads, max_pixels)
 
 

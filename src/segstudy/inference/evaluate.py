@@ -22,6 +22,7 @@ from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
 from segstudy.config.trust import is_trusted
 from segstudy.console import console
+from segstudy.data.bands import Bands
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError
@@ -190,10 +191,12 @@ def device_line(cfg: DictConfig) -> str:
 
 def other_images(data: SegmentationData, record: Mapping[str, Any]) -> str:
     """How the evaluated images or their size differ from the run's own test; "" if they are the same."""
-    own, now = {"protocol": ""} | record["data"], data.describe()
+    own, now = {"protocol": ""} | Bands().values() | record["data"], data.describe()
     tested_on, here = (values["roles"]["report"] for values in (own, now))
     now["protocol"] = protocol_of_images(now["protocol"], record.get("images_tested", math.inf), tested_on["images"])
-    both: dict[str, tuple[Any, Any]] = {k: (repr(own[k]), repr(now[k])) for k in ("name", "protocol")}
+    both: dict[str, tuple[Any, Any]] = {
+        k: (repr(own[k]), repr(now[k])) for k in ("name", "protocol", *Bands().values())
+    }
     both["seen at"] = Fit.of(own).seen, data.fit.seen
     both |= {k: (repr(tested_on[k]), repr(here[k])) for k in ("split", "images")}
     return ", ".join(f"{k} {b} (the run's own test: {a})" for k, (a, b) in both.items() if a != b)

@@ -49,7 +49,7 @@ Runner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Comparison:
-    """An exported network's output compared with PyTorch's, for images (batch,3,height,width).
+    """An exported network's output compared with PyTorch's, for images (batch,channels,height,width).
 
     difference: largest difference of logits. largest: PyTorch's largest logit. agreement: share of pixels with the same
     class.
@@ -147,12 +147,15 @@ def _write_and_compare(model: Model, kind: str, path: Path) -> ExportResult:
                 else:
                     _write_weights(model, kind, path, about)
                 exported = READERS[kind](path, model)
-                rows, refused = compare_outputs(model.network, exported, comparison_shapes(model.fit.size, dynamic))
+                rows, refused = compare_outputs(
+                    model.network, exported, comparison_shapes(model.fit.size, dynamic), model.bands.number
+                )
             worst = max(rows, key=lambda row: row.difference / row.allowed)
             if worst.agrees:
                 return ExportResult(path, about, dynamic, why, rows, refused)
             reason = (
-                f"differs from PyTorch by {worst.difference:.2g} at {worst.batch}×3×{worst.height}×{worst.width}; "
+                f"differs from PyTorch by {worst.difference:.2g} "
+                f"at {worst.batch}×{model.bands.number}×{worst.height}×{worst.width}; "
                 f"allowed is {TOLERANCE:g} of {max(1, worst.largest):.3g}"
             )
         except ConfigError:
@@ -196,23 +199,23 @@ def comparison_shapes(size: tuple[int, int], dynamic: Sequence[str]) -> list[tup
     return sizes if "batch" in dynamic else list(dict.fromkeys((1, h, w) for _, h, w in sizes))
 
 
-def synthetic_images(batch: int, height: int, width: int) -> Tensor:
-    """Smooth colours with some noise, float32 (B,3,H,W) in 0…1, the same at each call."""
+def synthetic_images(batch: int, height: int, width: int, channels: int = 3) -> Tensor:
+    """Smooth colours with some noise, float32 (B,channels,H,W) in 0…1, the same at each call."""
     generator = torch.Generator().manual_seed(0)
     smooth = nn.functional.interpolate(
-        torch.rand(batch, 3, 5, 5, generator=generator), (height, width), mode="bilinear"
+        torch.rand(batch, channels, 5, 5, generator=generator), (height, width), mode="bilinear"
     )
     return (smooth + 0.1 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
 
 
 def compare_outputs(
-    network: nn.Module, exported: Runner, sizes: Sequence[tuple[int, int, int]]
+    network: nn.Module, exported: Runner, sizes: Sequence[tuple[int, int, int]], channels: int = 3
 ) -> tuple[list[Comparison], list[str]]:
     """A comparison for each (batch, height, width), and the sizes that the network does not accept, with its error."""
     rows: list[Comparison] = []
     refused: list[str] = []
     for batch, height, width in sizes:
-        image = synthetic_images(batch, height, width)
+        image = synthetic_images(batch, height, width, channels)
         try:
             expected = network(image)
         except RuntimeError as error:
@@ -238,12 +241,14 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
     height, width = model.fit.size
     # Other sizes than the training size are refused by a file with fixed axes.
     fit = model.fit if "height" in dynamic else Fit(model.fit.size)
-    shape = {0: 1, 1: 3, 2: height, 3: width} | {axis: name for axis, name in AXES.items() if name in dynamic}
+    bands, c = model.bands, model.bands.number
+    names = "RGB" if bands.channels is None else f"{c} channels"
+    shape = {0: 1, 1: c, 2: height, 3: width} | {axis: name for axis, name in AXES.items() if name in dynamic}
     return {
         "segstudy": __version__,
         "run": model.name,
         "commit": model.record.get("git"),
-        "input": "image: float32 (batch,3,height,width), RGB in 0…1",
+        "input": f"image: float32 (batch,{c},height,width), {names} in 0…1",
         "output": "logits: float32 (batch,classes,height,width)"
         + ("" if kind in WRITERS else "; a single channel is the logit of class 1 against class 0"),
         "input_shape": list(shape.values()),
@@ -252,7 +257,8 @@ def metadata(model: Model, kind: str, dynamic: Sequence[str]) -> dict[str, Any]:
         "background": model.background,
         "preprocessing": {
             "layout": "NCHW",
-            "channels": "RGB",
+            "channels": names,
+            **({} if bands.are_photos else bands.values() | {"channels": names}),
             "range": [0, 1],
             **(normalize.values() if normalize else {}),
             "normalisation": "inside the network" if normalize else "none",
@@ -287,7 +293,7 @@ def trace(model: Model, dynamic: Sequence[str]) -> ExportedProgram:
     """The network traced by torch.export. With dynamic sides, the example's sides are no multiples of a stride."""
     height, width = model.fit.size
     height, width = (height + 3, width + 35) if "height" in dynamic else (height, width)
-    example = synthetic_images(2 if "batch" in dynamic else 1, height, width)
+    example = synthetic_images(2 if "batch" in dynamic else 1, height, width, model.bands.number)
     shapes = {axis: torch.export.Dim.DYNAMIC for axis, name in AXES.items() if name in dynamic}
     # Otherwise, the example's padding to the stride (empty or not) would become a condition on all other sizes.
     with symbols.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
@@ -353,7 +359,7 @@ def _read_onnx(path: Path, model: Model) -> Runner:
 
 
 def _read_weights(path: Path, model: Model) -> Runner:
-    network, _ = build_network(model.cfg, len(model.classes), load_weights=False)
+    network, _ = build_network(model.cfg, len(model.classes), load_weights=False, channels=model.bands.number)
     load_state(network, path)
     return TwoChannels(network.eval())
 

@@ -73,7 +73,8 @@ def _times(model: Model, batch: int, seconds: float, fewest: int, most: int) -> 
 @torch.inference_mode()
 def _pass(model: Model, batch: int) -> float:
     """Seconds of one pass from image to labels, until the device has finished."""
-    image = torch.rand(batch, 3, *model.fit.size, device=model.device).to(memory_format=torch.channels_last)
+    image = torch.rand(batch, model.bands.number, *model.fit.size, device=model.device)
+    image = image.to(memory_format=torch.channels_last)
     began = _now(model.device)
     with model.autocast():
         model.network(image).argmax(1)

@@ -17,6 +17,7 @@ from segstudy.config.paths import CONF
 from segstudy.config.run_folder import read_config
 from segstudy.config.run_names import MACHINE_SETTINGS
 from segstudy.config.trust import restrict_paths
+from segstudy.data.bands import Bands
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError, did_you_mean, first_lines
@@ -37,7 +38,7 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
     file = weights_file(folder, checkpoint or record.get("checkpoint", "last"))
     if not file.is_file():
         raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
-    network, _ = build_network(cfg, len(record["class_names"]), load_weights=False)
+    network, _ = build_network(cfg, len(record["class_names"]), False, record["data"].get("channels", 3))
     load_state(network, file)
     if not set_normalization(network, record):  # a user's own network; older versions normalised in the data
         normalize_before(network, **record["normalisation"])
@@ -121,6 +122,10 @@ def evaluation_config(members: Sequence[LoadedRun], wanted: EvaluationSpec) -> D
         cfg.data = _other_data(cfg, wanted.data)
     restrict_paths(cfg.data)
     cfg.merge_with_dotlist(list(wanted.settings))
+    bands = {m.name: str(Bands.of(m.cfg.data)) for m in members}
+    if len(set(bands.values())) > 1:
+        found = "\n  ".join(f"{name}: {each}" for name, each in bands.items())
+        raise ConfigError(f"the runs see other channels of an image\n  {found}\n  → evaluate them one by one")
     seen = {m.name: Fit.of(m.cfg.data).at(wanted.size, wanted.tiled).seen for m in members}
     if len(set(seen.values())) > 1:
         found = "\n  ".join(f"{name}: {size}" for name, size in seen.items())
@@ -144,6 +149,7 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
     other = compose_config([f"data={name}"]).data
     OmegaConf.set_struct(other, False)
     kept = ("size", "fit", "max_side", "keep_side", "tiles", "batch_size", "workers", "cache", "device_cache")
+    kept += ("channels", "value_range")
     other.update({k: cfg.data[k] for k in kept if k in cfg.data})  # configs of older runs lack some
     return other
 
@@ -155,6 +161,11 @@ def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: Evalu
     """
     data = build_data(cfg)
     same_classes(members[0].record["class_names"], str(members[0].folder), data.classes, f"data {cfg.data._target_}")
+    channels = members[0].record["data"].get("channels", 3)
+    if data.channels != channels:
+        raise ConfigError(
+            f"{members[0].name} sees {channels} channels of an image, data.channels gives {data.channels}"
+        )
     if wanted.split is not None:
         try:
             data.roles["report"] = data.roles.get(wanted.split) or data.split(wanted.split)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from segstudy.data.tiff import geo_tags
 from segstudy.errors import ConfigError, did_you_mean
 from segstudy.inference.pictures import is_ours
 
@@ -25,14 +26,18 @@ Image.preinit()  # makes Pillow try the common formats first
 
 @dataclass(frozen=True)
 class Photo:
-    """A file, and the path of its prediction below the output folder, without a suffix."""
+    """A file, and the path of its prediction below the output folder, without a suffix.
+
+    georeferenced: it is a GeoTIFF that can be read; then its mask is one too.
+    """
 
     file: Path
     place: Path
+    georeferenced: bool = False
 
     @property
     def mask(self) -> Path:
-        return Path(f"{self.place}.png")
+        return Path(f"{self.place}.tif" if self.georeferenced else f"{self.place}.png")
 
     @property
     def overlay(self) -> Path:
@@ -58,10 +63,8 @@ def find_photos(words: Sequence[str]) -> tuple[list[Photo], int]:
     base = os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent) for path in named])
     places = {absolute: Path(os.path.relpath(absolute, base)) for absolute in photos}
     stems = Counter(str(place.with_suffix("")).casefold() for place in places.values())
-    found = [
-        Photo(photos[absolute], place if stems[str(place.with_suffix("")).casefold()] > 1 else place.with_suffix(""))
-        for absolute, place in places.items()
-    ]
+    unique = {a: p if stems[str(p.with_suffix("")).casefold()] > 1 else p.with_suffix("") for a, p in places.items()}
+    found = [Photo(photos[a], place, bool(geo_tags(photos[a]))) for a, place in unique.items()]
     return sorted(found, key=lambda photo: natural(photo.place)), ours
 
 
@@ -91,9 +94,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def looks_like_photo(file: Path) -> bool:
-    """Whether Pillow reads files with this suffix."""
+    """Whether files with this suffix can be images."""
     suffix = file.suffix.lower()
-    return Image.registered_extensions().get(suffix) in Image.OPEN and suffix not in NO_PHOTOS
+    return suffix == ".npy" or (Image.registered_extensions().get(suffix) in Image.OPEN and suffix not in NO_PHOTOS)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from segstudy.data.tiff import Tags, tiff_mask
 from segstudy.drawing import VOID
 from segstudy.files import atomic_write, open_to_read
 
@@ -19,11 +20,20 @@ LARGEST = 4096
 Colour = tuple[int, int, int]
 
 
-def save_mask(labels: np.ndarray, folder: Path, name: str | Path, palette: Sequence[Sequence[int]]) -> None:
-    """Write labels uint8 (H,W) as an indexed PNG with `atomic_write`: the values are the classes, 255 is void."""
+def save_mask(
+    labels: np.ndarray, folder: Path, name: str | Path, palette: Sequence[Sequence[int]], tags: Tags | None = None
+) -> None:
+    """Write labels uint8 (H,W) as an indexed PNG with `atomic_write`: the values are the classes, 255 is void.
+
+    tags: those of a GeoTIFF; then the mask is one too.
+    """
     colours = np.zeros((256, 3), np.uint8)
     colours[255] = VOID
     colours[: len(palette)] = palette
+    if tags:
+        with atomic_write(folder, name) as file:
+            file.write(tiff_mask(labels, colours, OURS, tags))
+        return
     picture = Image.fromarray(labels)
     picture.putpalette(colours.ravel().tolist())
     text = PngInfo()
@@ -42,7 +52,8 @@ def is_ours(file: Path) -> bool:
     """Whether a file is a mask or an overlay that segstudy wrote."""
     try:
         with open_to_read(file) as opened, Image.open(opened) as picture:
-            return picture.info.get("Software", picture.info.get("comment")) in (OURS, OURS.encode())
+            software = getattr(picture, "tag_v2", {}).get(305)
+            return picture.info.get("Software", picture.info.get("comment", software)) in (OURS, OURS.encode())
     except Exception:  # no picture, or a damaged one
         return False
 

@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segstudy.data.images import open_upright
+from segstudy.data.images import header_shape, resize_image
+from segstudy.data.tiff import geo_tags
+from segstudy.drawing import photo_of
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
 from segstudy.inference.model import Model
 from segstudy.inference.photos import MAX_PIXELS, Photo
@@ -64,12 +66,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class OpenedPhoto:
-    """A decoded photo. size: width and height. pixels: at the network's size, if batched. picture: if needed later."""
+    """A decoded photo. shape: (H,W). pixels: at the network's size, if batched. image: at its own, if needed later."""
 
     photo: Photo
-    size: tuple[int, int]
+    shape: tuple[int, int]
     pixels: Any
-    picture: Any
+    image: Any
 
 
 class PredictionPipeline:
@@ -96,7 +98,7 @@ class PredictionPipeline:
         waiting: deque[tuple[int, Future]] = deque()
         held = 0
         try:
-            for pixels, batch in batches(photos, size, scores):
+            for pixels, batch in batches(photos, size, scores, self.model.bands.number):
                 while waiting and (len(waiting) >= lanes + AHEAD or held + pixels > HELD):
                     written, future = waiting.popleft()
                     yield from outcomes(future)
@@ -126,10 +128,10 @@ class PredictionPipeline:
     def _read(self, photo: Photo) -> OpenedPhoto | Failure:
         """Decode a photo, and resize it if all are predicted at one size."""
         try:
-            picture = open_upright(photo.file)[0]
-            pixels = self.model.resized(picture, self.batch_shape) if self.batch_shape else None
-            kept = picture if pixels is None or self.task.alpha is not None else None
-            return OpenedPhoto(photo, picture.size, pixels, kept)
+            image = self.model.bands.read(photo.file)[0]
+            pixels = resize_image(image, self.batch_shape) if self.batch_shape else None
+            kept = image if pixels is None or self.task.alpha is not None else None
+            return OpenedPhoto(photo, image.shape[:2], pixels, kept)
         except Exception as error:  # on a damaged file, Pillow raises errors of many types
             return Failure(photo.file, why_unread(photo.file, error, self.task.max_pixels))
 
@@ -141,7 +143,7 @@ class PredictionPipeline:
         found: Iterable[Tensor | tuple[np.ndarray, float]] = []
         if ready and self.batch_shape is None:  # one photo, with progress within it
             settings = task.size, task.views, task.tiles, task.batch
-            found = [self.model.labels(ready[0].picture, *settings, self.advance_part)]
+            found = [self.model.labels(ready[0].image, *settings, self.advance_part)]
         else:
             if ready:
                 found = self.model.batch_scores(np.stack([each.pixels for each in ready]), task.views).cpu()
@@ -159,9 +161,9 @@ class PredictionPipeline:
     def _write(self, opened: OpenedPhoto, found: Tensor | tuple[np.ndarray, float]) -> Row:
         """Write a photo's mask and overlay from its scores or labels; returns its row of the table."""
         model, task, photo = self.model, self.task, opened.photo
-        width, height = opened.size
+        height, width = opened.shape
         if isinstance(found, Tensor):
-            found = labels_and_mean_confidence(found, (height, width), task.views is not None)
+            found = labels_and_mean_confidence(found, opened.shape, task.views is not None)
         labels, confidence = found
         # Pillow maps and counts uint8 values directly; NumPy would convert them to int64.
         if task.keep is not None and model.background is not None:
@@ -170,10 +172,13 @@ class PredictionPipeline:
         areas = [count / labels.size for count in Image.fromarray(labels).histogram()[: len(model.classes)]]
         try:
             if task.alpha is not None:
-                drawn = overlay(opened.picture, labels, model.palette, task.alpha, model.background)
+                drawn = overlay(
+                    Image.fromarray(photo_of(opened.image)), labels, model.palette, task.alpha, model.background
+                )
                 shown = {name: (model.palette[c], areas[c]) for c, name in enumerate(model.classes) if areas[c]}
                 save_overlay(with_legend(drawn, shown), self.out, photo.overlay)
-            save_mask(labels, self.out, photo.mask, model.palette)
+            tags = geo_tags(photo.file) if photo.georeferenced else []
+            save_mask(labels, self.out, photo.mask, model.palette, tags)
         except OSError as error:
             raise ConfigError(f"--out {self.out} cannot be written: {error}") from error
         row: Row = {"file": os.path.abspath(photo.file), "mask": photo.mask.as_posix(), "width": width}
@@ -181,12 +186,12 @@ class PredictionPipeline:
         return row | {f"area_{name}": round(areas[c], 6) for c, name in area_columns(model, task.keep)}
 
 
-def batches(photos: Sequence[Photo], size: int, scores: int) -> Iterator[tuple[int, list[Photo]]]:
+def batches(photos: Sequence[Photo], size: int, scores: int, channels: int = 3) -> Iterator[tuple[int, list[Photo]]]:
     """Batches of at most `size` photos, and what each holds in memory: the photos' pixels, and `scores` for each."""
     batch: list[Photo] = []
     total = 0
     for photo in photos:
-        pixels = pixels_of(photo.file)
+        pixels = pixels_of(photo.file) * channels // 3
         if batch and (len(batch) == size or total + pixels > HELD // 2):
             yield total, batch
             batch, total = [], 0
@@ -196,10 +201,9 @@ def batches(photos: Sequence[Photo], size: int, scores: int) -> Iterator[tuple[i
 
 
 def pixels_of(file: Path) -> int:
-    """How many pixels a picture's header states; 0 if it cannot be read."""
+    """How many pixels a file's header states; 0 if it cannot be read."""
     try:
-        with Image.open(file) as picture:
-            return picture.width * picture.height
+        return math.prod(header_shape(file))
     except Exception:  # what is wrong is told when it is decoded
         return 0
 

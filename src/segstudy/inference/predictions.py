@@ -11,6 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segstudy.console import console, print_line
+from segstudy.data.tiff import INSTALL, has_geo_tags, is_readable
 from segstudy.errors import ConfigError, first_lines
 from segstudy.files import read_csv, read_text, write_csv, write_text
 from segstudy.inference.evaluate import write_json
@@ -141,6 +142,8 @@ def predict_all(
     done, skipped = len(todo) - len(failures), len(photos) - len(todo)
     for failure in failures:
         print_line(failure.message, "red")
+    if not is_readable() and (geo := sum(has_geo_tags(photo.file) for photo in photos)):
+        print_line(f"{geo} photos are GeoTIFFs, their masks are not: this needs tifffile\n  → {INSTALL}", "yellow")
     counts = [f"{done} of {len(photos)} photos predicted"]
     counts += [f"{skipped} already have predictions (--overwrite predicts them again)"] * bool(skipped)
     counts += [f"{ours} files skipped that are predictions themselves"] * bool(ours)

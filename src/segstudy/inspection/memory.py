@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from segstudy.networks.normalize import input_channels
 from segstudy.precision import AUTOCAST
 
 
@@ -38,7 +39,7 @@ def memory_advice(module: L.LightningModule, batch_size: int, size: tuple[int, i
 
     def fits(batch: int, side: int) -> bool:
         try:
-            image = torch.zeros(batch, 3, side, side, device=device)
+            image = torch.zeros(batch, input_channels(module), side, side, device=device)
             mask = torch.zeros(batch, side, side, dtype=torch.int64, device=device)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 loss = module.loss(module(image), mask)  # type: ignore[operator]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from segstudy.inspection.summary import encoder_decoder, feature_maps_in, tensors_in
-from segstudy.networks.normalize import normalize_of
+from segstudy.networks.normalize import input_channels, normalize_of
 
 HEIGHTS = (512, 2048)
 """Heights of the images on which receptive fields are measured; the second is used if the first is too small."""
@@ -101,11 +101,13 @@ def field_side(gradient: Tensor, share: float = 0.95) -> float:
 
 def _fields(network: nn.Module, height: int, width: int, with_maps: bool) -> list[ReceptiveField]:
     """The receptive fields of the encoder's maps and the logits, measured on an image of this size."""
-    image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
+    channels = input_channels(network)
+    image = torch.ones(1, channels, height, width, dtype=torch.float64, requires_grad=True)
     maps: list[Tensor] = []
     encoder, handles = getattr(encoder_decoder(network), "encoder", None), []
     if with_maps and isinstance(encoder, nn.Module):
-        handles.append(encoder.register_forward_hook(lambda _, __, out: maps.extend(feature_maps_in(tensors_in(out)))))
+        hook = encoder.register_forward_hook(lambda _, __, out: maps.extend(feature_maps_in(tensors_in(out), channels)))
+        handles.append(hook)
     with _Transparent() as mode:
         logits = network(image)
     for handle in handles:

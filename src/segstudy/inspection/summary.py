@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segstudy.errors import ConfigError
+from segstudy.networks.normalize import input_channels
 
 PUBLISHED = {
     "v1": (2_686_613, 27.4),
@@ -44,7 +45,7 @@ class Layer:
 
 
 def describe(network: nn.Module, height: int, width: int) -> list[Layer]:
-    """Every module of a network, outer before inner, for one image (3,height,width); the first is the network itself.
+    """Every module of a network, outer before inner, for one image of this size; the first is the network itself.
 
     FLOP are counted by torch's `FlopCounterMode`: convolutions (also transposed), linear layers, matrix products and
     attention, a multiplication and an addition as 2. Sums, normalisation and activations are not counted.
@@ -59,7 +60,7 @@ def describe(network: nn.Module, height: int, width: int) -> list[Layer]:
         module.register_forward_hook(lambda _, __, output, name=name: note_shape(name, output))
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad(), torch.device("meta"):
-        network(torch.zeros(1, 3, height, width))
+        network(torch.zeros(1, input_channels(network), height, width))
     counted = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
     # names as in the counter: they begin with the class of the network; a module with several names has the last one
     names = {m: f"{type(network).__name__}.{n}".strip(".") for n, m in network.named_modules(remove_duplicate=False)}
@@ -126,7 +127,7 @@ def encoder_decoder(network: nn.Module) -> nn.Module:
 
 
 def trace_architecture(network: nn.Module, height: int, width: int) -> Architecture:
-    """The feature maps of an encoder-decoder for one image (3,height,width), and its skips.
+    """The feature maps of an encoder-decoder for one image (channels,height,width), and its skips.
 
     Of the decoder: its last map at each resolution. A skip is a map of the encoder with respect to which the decoder's
     output has a gradient. Raises ConfigError for a network without encoder or decoder.
@@ -148,11 +149,11 @@ def trace_architecture(network: nn.Module, height: int, width: int) -> Architect
     for step in _decoder_steps(found["decoder"]):
         step.register_forward_hook(lambda _, __, output: note("steps", feature_maps_in(tensors_in(output))))
     with torch.device("meta"):
-        image = torch.zeros(1, 3, height, width)
+        image = torch.zeros(1, input_channels(network), height, width)
         logits = network(image)
     used = torch.autograd.grad([t.sum() for t in made["decoder"]], made["given"], allow_unused=True)
     read = {given.shape[1:] for given, gradient in zip(made["given"], used, strict=True) if gradient is not None}
-    maps = feature_maps_in(made["encoder"])
+    maps = feature_maps_in(made["encoder"], image.shape[1])
     by_height = {m.shape[2]: m for m in feature_maps_in(made["decoder"]) + made.get("steps", [])}
     up = [by_height[rows] for rows in sorted(by_height)]
     drawn = [("image", image), *(("encoder", m) for m in maps), *(("bridge", m) for m in made["bridge"])]
@@ -174,12 +175,12 @@ def _decoder_steps(decoder: nn.Module) -> list[nn.Module]:
     return [m for m in steps if not isinstance(m, nn.Identity)]
 
 
-def feature_maps_in(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors that are feature maps: (B,C,H,W) with C > 0, and not the image.
+def feature_maps_in(tensors: Iterable[Tensor], image: int = 3) -> list[Tensor]:
+    """The tensors that are feature maps: (B,C,H,W) with C > 0, and not the image, which has `image` channels.
 
     smp's encoders return the image first, and a map without channels at a stride that they skip.
     """
-    return [t for i, t in enumerate(tensors) if t.dim() == 4 and t.shape[1] > (3 if i == 0 else 0)]
+    return [t for i, t in enumerate(tensors) if t.dim() == 4 and t.shape[1] not in ((0, image) if i == 0 else (0,))]
 
 
 def tensors_in(output: Any) -> list[Tensor]:

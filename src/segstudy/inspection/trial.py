@@ -11,6 +11,7 @@ from torch import nn
 
 from segstudy.errors import ConfigError, first_line
 from segstudy.inspection.memory import out_of_memory
+from segstudy.networks.normalize import input_channels
 
 
 def check_trains(
@@ -59,7 +60,7 @@ def _failure(network: nn.Module, batch_size: int, size: tuple[int, int], device:
     try:
         trial.to(device).train()
         with torch.device(device):
-            trial(torch.zeros(batch_size, 3, *size)).float().sum().backward()
+            trial(torch.zeros(batch_size, input_channels(network), *size)).float().sum().backward()
     except Exception as error:  # networks and torch's operations may raise anything
         return error
     return None

@@ -1,4 +1,4 @@
-"""Encoders: normalised image (B,3,H,W) → feature maps, finest first. Each has the maps' `channels` and `strides`."""
+"""Encoders: normalised image (B,C,H,W) → feature maps, finest first. Each has the maps' `channels` and `strides`."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ import timm
 from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, did_you_mean, first_line
-from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from segstudy.networks.weights import imagenet_state, load_file, packaged_state
+from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, of_channels
+from segstudy.networks.weights import adapt_channels, imagenet_state, load_file, packaged_state
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
@@ -41,7 +41,8 @@ class Encoder(nn.Module):
     """Interface of encoders that load weights or need another normalisation than ImageNet's.
 
     The network normalises its image (in 0…1) with `mean` and `std`. Any other module with `channels` and `strides` can
-    be an encoder too: it gets an image normalised with ImageNet's mean and std.
+    be an encoder too: it gets an image normalised with ImageNet's mean and std. in_channels: argument of the
+    constructors, the channels of the image.
     """
 
     channels: list[int]
@@ -50,6 +51,7 @@ class Encoder(nn.Module):
     std: Sequence[float] = IMAGENET_STD
     weights: str | None = None
     weights_origin: str = "random"
+    in_channels: int = 3
 
     def load_weights(self, weights: str | None) -> None:
         """Load the weights "imagenet", "auto" (ImageNet if available) or a file, with their mean and std; None: random.
@@ -67,6 +69,8 @@ class Encoder(nn.Module):
             stored = load_file(self._body(), Path(weights).expanduser(), getattr(self, "name", type(self).__name__))
             self.mean, self.std = stored.get("mean", self.mean), stored.get("std", self.std)
             self.weights_origin = str(weights)
+        if self.in_channels != len(self.mean) and not self.weights_origin.startswith("random"):
+            self.weights_origin += f", first convolution adapted to {self.in_channels} channels"
 
     def _body(self) -> nn.Module:
         """The module that weights are loaded into."""
@@ -82,9 +86,10 @@ def encoder_of(network: nn.Module) -> Encoder | None:
     return encoder if isinstance(encoder, Encoder) else None
 
 
-def normalize_for(encoder: nn.Module) -> Normalize:
+def normalize_for(encoder: nn.Module, in_channels: int = 3) -> Normalize:
     """The image normalisation that an encoder expects: its own, or ImageNet's if it is no `Encoder`."""
-    return Normalize(encoder.mean, encoder.std) if isinstance(encoder, Encoder) else Normalize()
+    mean, std = (encoder.mean, encoder.std) if isinstance(encoder, Encoder) else (IMAGENET_MEAN, IMAGENET_STD)
+    return Normalize(of_channels(mean, in_channels), of_channels(std, in_channels))
 
 
 class PreactEncoder(Encoder):
@@ -93,11 +98,14 @@ class PreactEncoder(Encoder):
     Block: BN, ELU, conv3×3 in→out, BN, ELU, max pooling 2, conv3×3 out→out.
     """
 
-    def __init__(self, widths: Sequence[int] = (64, 64, 128, 128, 256), weights: str | None = None):
+    def __init__(
+        self, widths: Sequence[int] = (64, 64, 128, 128, 256), weights: str | None = None, in_channels: int = 3
+    ):
         super().__init__()
+        self.in_channels = in_channels
         self.channels = list(widths)
         self.strides = [2**i for i in range(len(widths))]
-        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.BatchNorm2d(a), nn.ELU(inplace=True), nn.Conv2d(a, b, 3, padding=1),
@@ -133,13 +141,15 @@ class DoubleConvEncoder(Encoder):
         down: str = "maxpool",
         bias: bool = False,
         weights: str | None = None,
+        in_channels: int = 3,
     ):
         super().__init__()
+        self.in_channels = in_channels
         if down not in ("maxpool", "strided"):
             raise ValueError(f"encoder.down must be maxpool or strided, not {down!r}")
         self.channels = list(widths)
         self.strides = [2**i for i in range(len(widths))]
-        self.first = DoubleConv(3, widths[0], bias)
+        self.first = DoubleConv(in_channels, widths[0], bias)
         self.downs = nn.ModuleList(
             nn.MaxPool2d(2) if down == "maxpool" else nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1]
         )
@@ -160,14 +170,14 @@ class LibraryEncoder(Encoder):
     Raises ValueError with similar names if `name` is unknown, and for an architecture without a pyramid of maps.
     """
 
-    def __init__(self, name: str, weights: str | None = "auto", depth: int = 5):
+    def __init__(self, name: str, weights: str | None = "auto", depth: int = 5, in_channels: int = 3):
         super().__init__()
-        self.name = name
+        self.name, self.in_channels = name, in_channels
         if name.startswith("tu-") and not timm.is_model(name[3:]):
             known = [f"tu-{each}" for each in timm.list_models()]
             raise ValueError(f"no encoder is called {name!r}{did_you_mean(name, known)}")
         try:
-            self.body = smp.encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
+            self.body = smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=None)
         except KeyError:  # its message lists every name
             raise ValueError(
                 f"no encoder is called {name!r}{did_you_mean(name, smp.encoders.get_encoder_names())}"
@@ -207,7 +217,7 @@ class LibraryEncoder(Encoder):
                 stacklevel=4,
             )
             return
-        self.body.load_state_dict(state)
+        self.body.load_state_dict(adapt_channels(state, self.body.state_dict()))
         if settings:
             self.mean, self.std = settings["mean"], settings["std"]
         self.weights_origin = "imagenet"

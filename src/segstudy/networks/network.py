@@ -28,7 +28,7 @@ class Head(nn.Sequential):
 
 
 class Network(nn.Module):
-    """Image (B,3,H,W) in 0…1 → logits (B,num_classes,H,W), any H and W.
+    """Image (B,in_channels,H,W) in 0…1 → logits (B,num_classes,H,W), any H and W.
 
     The image is normalised with the encoder's mean and std (ImageNet's if it is no `Encoder`) and padded to a multiple
     of the encoder's stride; the logits are cropped back.
@@ -45,9 +45,10 @@ class Network(nn.Module):
         decoder: Callable[..., nn.Module],
         head: Callable[[int, int], nn.Module],
         auxiliary: float = 0.0,
+        in_channels: int = 3,
     ):
         super().__init__()
-        self.normalize = normalize_for(encoder)
+        self.normalize = normalize_for(encoder, in_channels)
         self.encoder = encoder
         self.bridge = bridge(encoder.channels[-1])
         self.decoder = decoder([*encoder.channels[:-1], self.bridge.channels], encoder.strides)

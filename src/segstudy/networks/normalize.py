@@ -10,8 +10,18 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES = ("mean", "std")
 
 
+def of_channels(values: Sequence[float], channels: int) -> list[float]:
+    """Mean or std of RGB for images with other channels, as `adapt_channels` treats the weights of the three colours.
+
+    One channel: the average; more than three: repeated in turn.
+    """
+    if len(values) == channels:
+        return list(values)
+    return [sum(values) / len(values)] if channels == 1 else [values[c % len(values)] for c in range(channels)]
+
+
 class Normalize(nn.Module):
-    """(image − mean) / std of each channel; image float (B,3,H,W) in 0…1. The defaults are ImageNet's.
+    """(image − mean) / std of each channel; image float (B,C,H,W) in 0…1. The defaults are ImageNet's.
 
     For your own network: `nn.Sequential(Normalize(), network)`. persistent: save mean and std with the weights. A file
     of weights without them (of an older version) leaves both unchanged.
@@ -28,7 +38,7 @@ class Normalize(nn.Module):
     ):
         super().__init__()
         self.persistent = persistent
-        # (3,1,1), not (1,3,1,1): Module.to(memory_format=…) leaves tensors of three dimensions alone.
+        # (C,1,1), not (1,C,1,1): Module.to(memory_format=…) leaves tensors of three dimensions alone.
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -72,6 +82,13 @@ class Normalize(nn.Module):
 def normalize_of(network: nn.Module) -> Normalize | None:
     """The layer that normalises a network's image; None if there is none."""
     return next((part for part in network.modules() if isinstance(part, Normalize)), None)
+
+
+def input_channels(network: nn.Module) -> int:
+    """The number of channels of a network's image: those of its `Normalize`, else of its first convolution, else 3."""
+    if (normalize := normalize_of(network)) is not None:
+        return normalize.mean.numel()
+    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
 
 
 def normalization_state(network: nn.Module) -> dict[str, Tensor]:

@@ -9,14 +9,16 @@ from segstudy.networks.encoders import LibraryEncoder, normalize_for
 
 
 class SMPNetwork(nn.Module):
-    """Image (B,3,H,W) in 0…1 → logits (B,num_classes,H,W) by `arch` (Unet, DeepLabV3Plus, …) around `encoder`.
+    """Image (B,C,H,W) in 0…1 → logits (B,num_classes,H,W) by `arch` (Unet, DeepLabV3Plus, …) around `encoder`.
 
     Only the name and weights of `encoder` are used; bridge, decoder and head are those of the architecture. So under
     bf16 the logits are bf16 too: about one pixel of a thousand is a tie, which goes to the first class.
     Raises ValueError for an unknown architecture or an encoder that is not the library's.
     """
 
-    def __init__(self, num_classes: int, encoder: LibraryEncoder, arch: str = "Unet", **options: object):
+    def __init__(
+        self, num_classes: int, encoder: LibraryEncoder, arch: str = "Unet", in_channels: int = 3, **options: object
+    ):
         super().__init__()
         known = architectures()
         if arch.lower() == "dpt":
@@ -28,10 +30,11 @@ class SMPNetwork(nn.Module):
             raise ValueError(f"network.arch={arch!r} is unknown{did_you_mean(arch, list(known.values()))}")
         if not isinstance(encoder, LibraryEncoder):
             raise ValueError("network=smp needs a library encoder: add encoder=resnet34 or encoder.name=…")
-        self.normalize = normalize_for(encoder)
+        self.normalize = normalize_for(encoder, in_channels)
         self.model = library.create_model(
-            arch.lower(), encoder_name=encoder.name, encoder_weights=None, in_channels=3, classes=num_classes, **options
-        )
+            arch.lower(), encoder_name=encoder.name, encoder_weights=None, in_channels=in_channels, classes=num_classes,
+            **options,
+        )  # fmt: skip
         if not encoder.weights_origin.startswith("random"):
             want, state = self.model.encoder.state_dict(), encoder.body.state_dict()
             # the encoder of a shallow architecture lacks the last layers

@@ -26,6 +26,22 @@ PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "encoder.", "backbone
 """Prefixes that wrappers add to an encoder's names, the outermost first."""
 
 
+def adapt_channels(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for RGB images as weights for images with another number of channels: only the first convolution differs.
+
+    As smp and timm do it: for one channel, the sum over the three colours; for others, the colours' weights repeated in
+    turn, times 3 / channels, so that the sums keep their scale.
+    """
+    adapted = dict(have)
+    for key, new in want.items():
+        old = have.get(key, new)
+        if old.ndim == new.ndim == 4 and old.shape[1] == 3 != new.shape[1] and old.shape[::2] == new.shape[::2]:
+            channels = new.shape[1]
+            repeated = old[:, [c % 3 for c in range(channels)]] * (3 / channels)
+            adapted[key] = old.sum(1, keepdim=True) if channels == 1 else repeated
+    return adapted
+
+
 def load_file(body: nn.Module, path: Path, name: str) -> dict[str, list[float]]:
     """Load a state dict file (torch or safetensors) of torchvision, timm, smp or segstudy into an encoder.
 
@@ -39,7 +55,7 @@ def load_file(body: nn.Module, path: Path, name: str) -> dict[str, list[float]]:
     except WeightsError as error:
         raise WeightsError(f"encoder.weights={error}") from error
     want = body.state_dict()
-    state = max(_spellings(have, want), key=lambda s: sum(k in want for k in s))
+    state = adapt_channels(max(_spellings(have, want), key=lambda s: sum(k in want for k in s)), want)
     known = {k: v for k, v in state.items() if k in want or not k.removeprefix("model.").startswith(CLASSIFIER)}
     if lines := mismatches(known, want):
         raise WeightsError(f"encoder.weights={path} does not fit the encoder {name!r}:\n" + "\n".join(lines))
@@ -90,7 +106,7 @@ def packaged_state(name: str, want: Mapping[str, Tensor]) -> tuple[dict[str, Ten
     if not files:
         return None
     entries = read_state(files[0]).values()  # the classifier comes last, and an encoder has none
-    state = dict(zip(want, entries, strict=False))
+    state = adapt_channels(dict(zip(want, entries, strict=False)), want)
     if lines := mismatches(state, want):
         raise WeightsError(f"the package {package.name} does not fit the encoder {name!r}:\n" + "\n".join(lines))
     return state, package.name.replace("_", "-")

@@ -10,6 +10,7 @@ from scipy import ndimage
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.images import Sample
 from segstudy.data.transforms.augment import Augment
+from segstudy.errors import ConfigError
 from segstudy.labels import IGNORE, voc_palette
 
 Field = np.ndarray
@@ -71,6 +72,8 @@ class Scenes(SegmentationData):
         **loading: Any,
     ):
         super().__init__(size, batch_size, augment, **loading)
+        if not self.bands.are_photos:
+            raise ConfigError("data=scenes draws RGB images: leave out data.channels and data.value_range")
         self.counts = {"train": train_images, "val": val_images}
         self.scene_seed = scene_seed
 

@@ -1,7 +1,7 @@
 """`segstudy data check`: all problems of the user's folder in one report."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segstudy.data.bands import Bands, UnknownRange, propose_range
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import PixelsOfKeys, find_classes, is_binary, pixels_of_keys, pixels_per_class
@@ -19,7 +20,7 @@ from segstudy.data.folder.description import Description, read_description
 from segstudy.data.folder.formats import MaskFormat
 from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
-from segstudy.data.images import Sample, read_image, require_same_size
+from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
 from segstudy.errors import ConfigError, DataError, SegstudyError
 from segstudy.labels import IGNORE
@@ -29,6 +30,8 @@ MIN_IMAGES, MIN_PIXEL_SHARE = 5, 1e-4
 
 IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 """Classes with these names are listed under `ignore` in the proposed dataset.yaml."""
+
+UNKNOWN_RANGE = "images whose range of values is not known"
 
 INVALID_SPLIT = "the split of dataset.yaml is not possible"
 
@@ -57,15 +60,16 @@ class FolderReport:
 
 @dataclass(frozen=True)
 class PairCheck:
-    """Result for an image and its mask. errors: {title: message}; digest: hash of the image's pixels, "" if unreadable;
-    pixels: {key in the mask: count}."""
+    """Result for an image and its mask. errors: {title: error}; digest: hash of the image's pixels, "" if unreadable;
+    pixels: {key in the mask: count}; note: on conversions of the image."""
 
-    errors: dict[str, str]
+    errors: dict[str, DataError]
     digest: str
     pixels: PixelsOfKeys
+    note: str = ""
 
 
-def check_folder(root: Path, about: Path | None = None) -> FolderReport:
+def check_folder(root: Path, about: Path | None = None, bands: Bands | None = None) -> FolderReport:
     """Check every file of a folder, reading them as `data=folder` does. about: its description (None: dataset.yaml)."""
     report = FolderReport()
     try:
@@ -77,11 +81,13 @@ def check_folder(root: Path, about: Path | None = None) -> FolderReport:
         return report
     plan = _plan_split(report, scan, description)
     report.problems += [*scan.problems, *plan.problems]
-    results = map_parallel(partial(check_pair, scan.format), scan.samples, "checking")
+    results = map_parallel(partial(check_pair, scan.format, bands or Bands()), scan.samples, "checking")
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
     used = {s.name for s in plan.members()}
     _add_unreadable(report, checks, used)
     report.notes = [*scan.notes, *plan.notes]
+    outside = Counter(check.note for check in checks.values() if "outside" in check.note)
+    report.notes += [f"{count} images {note.partition(' ')[2]}" for note, count in outside.items()]
     try:
         counted = {name: check.pixels for name, check in checks.items() if name in used}
         report.label_map, unknown = find_classes(counted, scan.format, description)
@@ -104,28 +110,30 @@ def check_folder(root: Path, about: Path | None = None) -> FolderReport:
     return report
 
 
-def check_pair(mask_format: MaskFormat, sample: Sample) -> PairCheck:
+def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairCheck:
     """Decode an image and its mask, and collect the errors of both."""
-    errors: dict[str, str] = {}
-    image, mask, orientation = None, None, 1
+    errors: dict[str, DataError] = {}
+    image, mask, note, orientation = None, None, "", 1
     pixels: PixelsOfKeys = {}
     try:
         mask, keys = mask_format.read(sample)
         pixels = pixels_of_keys(mask, keys)
     except DataError as error:
-        errors["masks that cannot be read"] = str(error).splitlines()[0]
+        errors["masks that cannot be read"] = error
     try:
-        image, _, orientation = read_image(sample.file("image"))
+        image, note, orientation = bands.read(sample.file("image"))
+    except UnknownRange as error:
+        errors[UNKNOWN_RANGE] = error
     except DataError as error:
-        errors["images that cannot be read"] = str(error).splitlines()[0]
+        errors["images that cannot be read"] = error
     if image is None:
         return PairCheck(errors, "", pixels)
     if mask is not None:
         try:
             require_same_size(sample, image, mask_format.orient(mask, orientation, image.shape[:2]), orientation)
         except DataError as error:
-            errors["sizes that differ"] = str(error).splitlines()[0]
-    return PairCheck(errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), pixels)
+            errors["sizes that differ"] = error
+    return PairCheck(errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), pixels, note)
 
 
 def _plan_split(report: FolderReport, scan: FolderScan, description: Description) -> SplitPlan:
@@ -140,12 +148,17 @@ def _plan_split(report: FolderReport, scan: FolderScan, description: Description
 def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used: set[str]) -> None:
     """Add unreadable files and differing sizes: as errors if a list uses the files, else as warnings."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
+    unknown: list[UnknownRange] = []
     for name, check in checks.items():
-        for title, message in check.errors.items():
+        for title, error in check.errors.items():
+            message = str(error).splitlines()[0]
             text = message if name in message else f"{name}: {message}"
             grouped[title, "error" if name in used else "warning"].append(text)
+            if isinstance(error, UnknownRange):
+                unknown.append(error)
     for (title, severity), items in grouped.items():
-        report.add(title if severity == "error" else f"{title} (in no list)", items, severity)
+        advice = propose_range(unknown).replace("\n→ ", "\n") if title == UNKNOWN_RANGE else ""
+        report.add(title if severity == "error" else f"{title} (in no list)", items, severity, advice)
 
 
 def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, PairCheck]) -> dict[str, list[Sample]]:

@@ -11,7 +11,7 @@ from segstudy.data.folder.counts import count_labels, find_classes, pixels_per_c
 from segstudy.data.folder.description import read_description
 from segstudy.data.folder.scan import raise_errors, scan_folder
 from segstudy.data.folder.split import ROLES, make_split
-from segstudy.data.images import Sample, read_image, require_same_size
+from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
 
 VERSION = 1
@@ -94,7 +94,7 @@ class Folder(SegmentationData):
         return CachedDataset(self.titles[name], samples, cache, ids, notes)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        image, note, orientation = read_image(sample.file("image"))
+        image, note, orientation = self.bands.read(sample.file("image"))
         indices, keys = self.format.read(sample)
         labels = self.label_map.labels(indices, keys, f"{sample.mask} ({sample.name})")
         mask = self.format.orient(labels, orientation, image.shape[:2])

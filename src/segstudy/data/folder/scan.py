@@ -12,7 +12,7 @@ from segstudy.data.folder.formats import Coco, MaskFormat, coco_format, detect_f
 from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
 

@@ -53,6 +53,7 @@ class Augment:
         # A transform has its columns even if it is off, so switching it on does not change parameters of the others.
         self.transforms: list[tuple[slice, Transform]] = []
         self.num_params = FIRST_EXTRA_COLUMN
+        self.names: dict[str, Transform] = {}
         for name, transform in (then or {}).items():
             if transform is None:
                 continue
@@ -64,6 +65,7 @@ class Augment:
             self.num_params = columns.stop
             if transform.probability:
                 self.transforms.append((columns, transform))
+                self.names[name] = transform
         if not (rotation or self.transforms or self.sizes != (1.0,)):
             self.num_params = ROTATION_COLUMN
 
@@ -75,7 +77,7 @@ class Augment:
         size: tuple[int, int] | None = None,
         window: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Augment image (B,3,H,W) in 0…1 and mask (B,H,W) in the same way.
+        """Augment image (B,C,H,W) in 0…1 and mask (B,H,W) in the same way.
 
         params: from `make_params`. size: (H, W) of the output, from `output_size`; None: that of the input.
         window: a batch of `TrainingImages` with windows, which are interpolated instead of the whole images.
@@ -116,6 +118,15 @@ class Augment:
             mean = mean / counted.sum((1, 2, 3), keepdim=True).clamp(min=1)
         gain, shift = gain[:, None, None, None], shift[:, None, None, None]
         return torch.addcmul(mean * (1 - gain) + shift, image, gain).clamp_(0, 1)
+
+    def require_channels(self, number: int) -> None:
+        """Raise ConfigError if a transform cannot be applied to images with this number of channels."""
+        for name, transform in self.names.items():
+            if transform.needs_rgb and number != 3:
+                raise ConfigError(
+                    f"data.augment.then.{name} changes hue and saturation, which images with {number} channels do not "
+                    f"have\n  → data.augment.then.{name}.probability=0 (or augment=default)"
+                )
 
     def with_scale(self, scale: tuple[float, float]) -> "Augment":
         """The same augmentation with another range of the zoom."""

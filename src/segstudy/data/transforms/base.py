@@ -13,9 +13,11 @@ class Transform:
     """A change of a batch, applied to each image with `probability`; other images stay bitwise unchanged.
 
     num_params: number of random numbers per image; the first one decides whether the image is selected.
+    needs_rgb: it makes sense for RGB only.
     """
 
     num_params = 1
+    needs_rgb = False
 
     def __init__(self, probability: float = 0.0):
         self.probability = fraction("probability", self, probability)
@@ -25,7 +27,7 @@ class Transform:
         return params
 
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Change image (B,3,H,W) in 0…1 and mask (B,H,W). params: of `make_params`. Output labels ⊆ input's ∪ {255}."""
+        """Change image (B,C,H,W) in 0…1 and mask (B,H,W). params: of `make_params`. Output labels ⊆ input's ∪ {255}."""
         raise NotImplementedError("a transform defines __call__")
 
     def selected(self, params: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class HueSaturation(Transform):
     """Changes saturation and hue. saturation: largest relative change. hue: largest rotation (1: the full circle)."""
 
     num_params = 3
+    needs_rgb = True
 
     def __init__(self, saturation: float = 0.3, hue: float = 0.05, probability: float = 0.0):
         super().__init__(probability)

@@ -1,0 +1,180 @@
+"""Which channels of an image file the network sees, and how their values become 8 bits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segstudy.data.images import (
+    apply_orientation,
+    exif_orientation,
+    open_array,
+    open_picture,
+    read_image,
+    to_eight_bits,
+)
+from segstudy.data.tiff import SUFFIXES, read_tiff
+from segstudy.errors import ConfigError, DataError
+
+SHARES = ((0.1, "over 10 %"), (0.01, "1 to 10 %"), (0.001, "0.1 to 1 %"), (0.0, "less than 0.1 %"))
+"""How a note tells which share of an image's values is outside data.value_range: above each limit."""
+
+
+class UnknownRange(DataError):
+    """An image's values are not 8 bits, and data.value_range is not set. lowest, highest: its finite values."""
+
+    def __init__(self, name: str, values: np.ndarray):
+        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        self.lowest, self.highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        self.kind = str(values.dtype)
+        found = f"{self.kind} values from {self.lowest:g} to {self.highest:g}"
+        super().__init__(f"{name} holds {found}: which ones are dark and bright? (data.value_range)")
+
+
+def propose_range(errors: Sequence[UnknownRange]) -> str:
+    """One line about all values that were found, and one with the setting."""
+    low, high = min(e.lowest for e in errors), max(e.highest for e in errors)
+    kinds = ", ".join(sorted({e.kind for e in errors}))
+    return (
+        f"a sample of {len(errors)} images holds {kinds} values from {low:g} to {high:g}\n"
+        f"→ data.value_range=[{low:g},{high:g}], or the part of it that matters (values outside are clipped)"
+    )
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The settings data.channels and data.value_range.
+
+    channels: None (RGB), the number of channels that every file has, or a list of a file's channels, from 0, in this
+    order. value_range (low, high): mapped linearly to 0…255; values outside are clipped. None: the files hold 8 bits,
+    or are photos (see `to_eight_bits`). Raises ConfigError for anything else.
+    """
+
+    channels: int | tuple[int, ...] | None = None
+    value_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        each = self.channels if isinstance(self.channels, tuple) else (self.channels,)
+        lowest = 0 if isinstance(self.channels, tuple) else 1
+        if self.channels is not None and (not each or any(type(c) is not int or c < lowest for c in each)):
+            raise ConfigError(
+                f"data.channels={self.shown}: a number, a list of a file's channels from 0 ([0,3,2]), or null (RGB)"
+            )
+        limits = self.value_range
+        numeric = limits is None or all(isinstance(limit, int | float) for limit in limits)
+        if limits is not None and (not numeric or len(limits) != 2 or not limits[0] < limits[1]):
+            raise ConfigError(f"data.value_range must be [low, high] with low < high, or null, not {list(limits)}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Bands":
+        """From the settings of a data set (`cfg.data`); those of older versions lack the keys."""
+        channels, value_range = settings.get("channels"), settings.get("value_range")
+        return cls(
+            channels if isinstance(channels, int) or channels is None else tuple(channels),
+            None if value_range is None else tuple(value_range),
+        )
+
+    @property
+    def number(self) -> int:
+        """The number of channels that the network sees."""
+        return len(self.channels) if isinstance(self.channels, tuple) else self.channels or 3
+
+    @property
+    def are_photos(self) -> bool:
+        """Whether files are read as RGB photos: neither setting is used."""
+        return self.channels is None and self.value_range is None
+
+    @property
+    def shown(self) -> Any:
+        return list(self.channels) if isinstance(self.channels, tuple) else self.channels
+
+    def recipe(self) -> list[Any]:
+        """What cached images depend on, as JSON values."""
+        return [self.shown, None if self.value_range is None else list(self.value_range)]
+
+    def values(self) -> dict[str, Any]:
+        """For a run's record, as JSON values."""
+        channels, value_range = self.recipe()
+        bands = channels if isinstance(channels, list) else None
+        return {"channels": self.number, "bands": bands, "value_range": value_range}
+
+    def __str__(self) -> str:
+        names = "RGB" if self.channels is None else f"{self.number} channels"
+        names += f" ({', '.join(map(str, self.channels))} of the file)" if isinstance(self.channels, tuple) else ""
+        return names + ("" if self.value_range is None else ", values from {:g} to {:g}".format(*self.value_range))
+
+    def read(self, path: Path) -> tuple[np.ndarray, str, int]:
+        """(uint8 (H,W,number), turned upright by its EXIF orientation; a note on conversions; the EXIF orientation).
+
+        Raises DataError for a file that has other channels, and UnknownRange.
+        """
+        if self.are_photos and path.suffix.lower() != ".npy":
+            return read_image(path)
+        values, orientation = self._stored(path)
+        image, note = self.convert(values, str(path))
+        return apply_orientation(image, orientation), note, orientation
+
+    def _stored(self, path: Path) -> tuple[np.ndarray, int]:
+        """(the values (H,W,C) of a file, EXIF orientation). Without value_range, pictures have 8 bits per channel."""
+        if path.suffix.lower() == ".npy":
+            return open_array(path), 1
+        if path.suffix.lower() in SUFFIXES:
+            return read_tiff(path)
+        picture = open_picture(path)
+        return picture_values(picture, self.value_range is not None, str(path)), exif_orientation(picture.getexif())
+
+    def convert(self, values: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+        """(uint8 (H,W,number), a note) of all the values (H,W,C) of a file. name: for errors."""
+        values = self._selected(values, name)
+        if self.value_range is None:
+            if values.dtype != np.uint8:
+                raise UnknownRange(name, values)
+            return np.ascontiguousarray(values), ""
+        image, outside = np.empty(values.shape, np.uint8), 0
+        low, high = self.value_range
+        for c in range(values.shape[2]):  # one by one: as float64, they take eight times the memory
+            band = values[..., c]
+            outside += band.size - int(((band >= low) & (band <= high)).sum())  # NaN is outside
+            scaled = (np.clip(band, low, high, dtype=np.float64) - low) * 255 / (high - low)
+            image[..., c] = np.nan_to_num(scaled).round()
+        share = outside / values.size
+        beyond = next((f" with {words} outside data.value_range" for limit, words in SHARES if share > limit), "")
+        return image, f"{values.dtype}{beyond}"
+
+    def _selected(self, values: np.ndarray, name: str) -> np.ndarray:
+        """The wanted ones of a file's channels (H,W,C); grey is repeated for RGB."""
+        found = values.shape[2]
+        if isinstance(self.channels, tuple):
+            if max(self.channels) < found:
+                return values[..., list(self.channels)]
+            raise DataError(f"{name} has the channels 0…{found - 1}, and data.channels={self.shown} asks for others")
+        if found == self.number:
+            return values
+        if self.channels is None and found == 1:
+            return np.repeat(values, 3, 2)
+        advice = f"data.channels={found}"
+        if found > self.number:
+            advice += f", or those to use: data.channels=[{','.join(map(str, range(self.number)))}]"
+        height, width = values.shape[:2]
+        wanted = f"data.channels={self.channels}" if self.channels else "RGB"
+        raise DataError(f"{name} ({height}×{width}) has {found} channels, not {self.number} ({wanted})\n  → {advice}")
+
+
+def picture_values(picture: Image.Image, raw: bool, name: str = "the picture") -> np.ndarray:
+    """The values (H,W,C) of a picture that Pillow has opened; palettes and inks become RGB.
+
+    raw: as stored; False: as 8 bits. Raises DataError for 16-bit colours if raw, since Pillow keeps only 8 bits.
+    """
+    if raw and picture.info.get("16-bit") and len(picture.getbands()) > 1:
+        raise DataError(f"{name} has 16 bits per channel, of which only 8 can be read\n  → save it as TIFF or .npy")
+    if not raw:
+        picture = to_eight_bits(picture, name)
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    elif picture.mode not in ("L", "LA", "RGB", "RGBA", "F") and not picture.mode.startswith("I"):
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    values = np.asarray(picture)
+    return values[..., None] if values.ndim == 2 else values
