@@ -148,8 +148,8 @@ def _other_data(cfg: DictConfig, name: str) -> DictConfig:
         raise ConfigError(f"--data {name}: no such data{did_you_mean(name, known)} ({', '.join(known)})")
     other = compose_config([f"data={name}"]).data
     OmegaConf.set_struct(other, False)
-    kept = ("size", "fit", "max_side", "keep_side", "tiles", "batch_size", "workers", "cache", "device_cache")
-    kept += ("channels", "value_range")
+    kept = ("size", "fit", "max_side", "keep_side", "tiles", "batch_size", "workers", "cache", "device_cache",
+            "channels", "value_range")  # fmt: skip
     other.update({k: cfg.data[k] for k in kept if k in cfg.data})  # configs of older runs lack some
     return other
 

@@ -63,13 +63,15 @@ class Encoder(nn.Module):
         self.weights = weights
         if not LOADS_WEIGHTS.get():
             return
+        adapted = self.in_channels != 3
         if weights in ("imagenet", "auto"):
             self._load_imagenet(weights)
         elif weights is not None:
-            stored = load_file(self._body(), Path(weights).expanduser(), getattr(self, "name", type(self).__name__))
+            name = getattr(self, "name", type(self).__name__)
+            stored, adapted = load_file(self._body(), Path(weights).expanduser(), name)
             self.mean, self.std = stored.get("mean", self.mean), stored.get("std", self.std)
             self.weights_origin = str(weights)
-        if self.in_channels != len(self.mean) and not self.weights_origin.startswith("random"):
+        if adapted and not self.weights_origin.startswith("random"):
             self.weights_origin += f", first convolution adapted to {self.in_channels} channels"
 
     def _body(self) -> nn.Module:

@@ -85,10 +85,9 @@ def normalize_of(network: nn.Module) -> Normalize | None:
 
 
 def input_channels(network: nn.Module) -> int:
-    """The number of channels of a network's image: those of its `Normalize`, else of its first convolution, else 3."""
-    if (normalize := normalize_of(network)) is not None:
-        return normalize.mean.numel()
-    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+    """The number of channels of a network's image: those of its `Normalize`, else its `in_channels`, else 3."""
+    normalize = normalize_of(network)
+    return getattr(network, "in_channels", 3) if normalize is None else normalize.mean.numel()
 
 
 def normalization_state(network: nn.Module) -> dict[str, Tensor]:

@@ -42,10 +42,11 @@ def adapt_channels(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> di
     return adapted
 
 
-def load_file(body: nn.Module, path: Path, name: str) -> dict[str, list[float]]:
+def load_file(body: nn.Module, path: Path, name: str) -> tuple[dict[str, list[float]], bool]:
     """Load a state dict file (torch or safetensors) of torchvision, timm, smp or segstudy into an encoder.
 
-    Leaves out a classifier. Returns the mean and std that the file of a whole network holds, else {}. name: for errors.
+    Leaves out a classifier. Returns the mean and std that the file of a whole network holds, else {}; and whether the
+    first convolution was adapted. name: for errors.
     Raises WeightsError with the first entries that are missing, unexpected or of another shape.
     """
     if not path.is_file():
@@ -55,12 +56,14 @@ def load_file(body: nn.Module, path: Path, name: str) -> dict[str, list[float]]:
     except WeightsError as error:
         raise WeightsError(f"encoder.weights={error}") from error
     want = body.state_dict()
-    state = adapt_channels(max(_spellings(have, want), key=lambda s: sum(k in want for k in s)), want)
+    spelled = max(_spellings(have, want), key=lambda s: sum(k in want for k in s))
+    state = adapt_channels(spelled, want)
     known = {k: v for k, v in state.items() if k in want or not k.removeprefix("model.").startswith(CLASSIFIER)}
     if lines := mismatches(known, want):
         raise WeightsError(f"encoder.weights={path} does not fit the encoder {name!r}:\n" + "\n".join(lines))
     nn.Module.load_state_dict(body, {k: v for k, v in state.items() if k in want}, strict=False)
-    return {n: v.flatten().tolist() for n in NAMES for k, v in have.items() if k.endswith(f"normalize.{n}")}
+    stored = {n: v.flatten().tolist() for n in NAMES for k, v in have.items() if k.endswith(f"normalize.{n}")}
+    return stored, any(state[k] is not spelled[k] for k in spelled)
 
 
 def mismatches(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> list[str]:
