@@ -17,6 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
+from segstudy.data.bands import Bands
 from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError
 from segstudy.formatting import format_number
@@ -174,7 +175,7 @@ def test_speed_is_measured_in_the_runs_precision(home: Path) -> None:
 class Sleepy:
     """What `measure_latency` uses of a model: its network is as slow for one image as for many."""
 
-    fit, device, precision = Fit((256, 256)), torch.device("cpu"), "32-true"
+    fit, bands, device, precision = Fit((256, 256)), Bands(), torch.device("cpu"), "32-true"
 
     def __init__(self) -> None:
         self.batches: list[int] = []

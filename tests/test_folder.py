@@ -107,7 +107,7 @@ def members(data: Folder, role: str) -> set[str]:
 def truth(data: Folder) -> dict[str, np.ndarray]:
     """The labels of each image in the caches."""
     images = data.roles.values()
-    return {s.name: each[i]["mask"].numpy() for each in images for i, s in enumerate(each.samples)}
+    return {s.name: each[i]["mask"][0].numpy() for each in images for i, s in enumerate(each.samples)}
 
 
 # Kinds of masks
