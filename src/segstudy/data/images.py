@@ -26,7 +26,7 @@ MODE_NAMES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "P
 MAX_12_BIT = 4095
 """A 16-bit picture without a larger value uses at most 12 bits: divided by 257, it would be almost black."""
 
-SAVE_AS_8_BIT = "  → save it with 8 bits per channel and the brightness that it should have"
+SAVE_AS_8_BIT = "save it with 8 bits per channel and the brightness that it should have"
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,21 @@ def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Imag
     Raises DataError for floating-point values, and for 16-bit values that would become almost black or white.
     name: for the error.
     """
-    if picture.mode == "F":
-        raise DataError(f"{name} holds floating-point values, not a photo\n  → save it with 8 or 16 bits per channel")
-    if not picture.mode.startswith("I"):
+    if picture.mode != "F" and not picture.mode.startswith("I"):
         _refuse_dark(picture, name)
         return picture
     extrema: Any = picture.getextrema()
     lowest, highest = extrema
+    if picture.mode == "F":
+        raise DataError(
+            f"{name} holds floating-point values from {lowest:g} to {highest:g}, not a photo\n"
+            f"  → data.value_range=[{lowest:g},{highest:g}], or save it with 8 or 16 bits per channel"
+        )
     if lowest < 0 or highest > 65535 or 255 < highest <= MAX_12_BIT:
         raise DataError(
             f"{name} holds values from {lowest} to {highest}: "
-            f"scaled from 0…65535 to 8 bits, it would be almost black or white\n{SAVE_AS_8_BIT}"
+            "scaled from 0…65535 to 8 bits, it would be almost black or white\n"
+            f"  → data.value_range=[{lowest},{highest}], or {SAVE_AS_8_BIT}"
         )
     deep = highest > 255
     values = np.empty(picture.size[::-1], np.uint8)
@@ -142,7 +146,7 @@ def _refuse_dark(picture: Image.Image, name: str) -> None:
     if max(highest) <= MAX_12_BIT >> 8:
         raise DataError(
             f"{name} has 16 bits per channel and no value above {MAX_12_BIT}: "
-            f"with 8 bits, it would be almost black\n{SAVE_AS_8_BIT}"
+            f"with 8 bits, it would be almost black\n  → {SAVE_AS_8_BIT}; as TIFF, with data.value_range"
         )
 
 
