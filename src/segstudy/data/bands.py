@@ -122,7 +122,7 @@ class Bands:
         if path.suffix.lower() == ".npy":
             return open_array(path), 1
         if path.suffix.lower() in SUFFIXES:
-            return read_tiff(path)
+            return apply_orientation(*read_tiff(path)), 1  # upright with its mask, as Pillow reads TIFF
         picture = open_picture(path)
         return picture_values(picture, self.value_range is not None, str(path)), exif_orientation(picture.getexif())
 
