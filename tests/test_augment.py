@@ -246,7 +246,7 @@ def test_the_batch_that_came_in_is_not_changed() -> None:
 
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (-1.0, 1.0), (1.5, 0.5), (1.0,), (0.5, 1.0, 2.0)])
 def test_impossible_scale_is_refused(scale: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"data\.augment\.scale must be \[low, high\] with 0 < low ≤ high, not \["):
+    with pytest.raises(ValueError, match=r"data\.augment\.scale must be \[low, high\] with 0 < low ≤ high, not "):
         Augment(scale=scale)
 
 
@@ -658,6 +658,8 @@ def test_a_batch_of_one_has_no_partner(name: str) -> None:
     ("make", "words"),
     [
         (lambda: Augment(rotation=-1), r"data\.augment\.rotation must be an angle in 0…180 degrees, not -1"),
+        (lambda: Augment(scale=0.5), r"data\.augment\.scale must be \[low, high\] with 0 < low ≤ high, not 0\.5"),  # type: ignore[arg-type]
+        (lambda: Augment(sizes=["a"]), r"data\.augment\.sizes must be factors"),  # type: ignore[list-item]
         (lambda: Augment(sizes=[]), r"data\.augment\.sizes must be factors"),
         (lambda: Augment(sizes=[0.0, 1.0]), r"data\.augment\.sizes .*not \[0\.0, 1\.0\]"),
         (lambda: Augment(then={"odd": 3}), r"data\.augment\.then\.odd must be a Transform"),  # type: ignore[dict-item]

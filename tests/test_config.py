@@ -276,6 +276,7 @@ def test_what_a_switch_may_be_beside_true_and_false() -> None:
         ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: must be a whole number"),
         ("trainer.limit_train_batches=true", "trainer.limit_train_batches=True: must be a number"),
         ("data.size=abc", "data.size=abc: must be a whole number or a list of them"),
+        ("data.tiles=[64,32]", "data.tiles=[64, 32]: must be a whole number"),
         ("data.batch_size=true", "data.batch_size=True: must be a whole number"),
         ("data.augment.then.mixup.probability=yes", "data.augment.then.mixup.probability=yes: must be a number"),
         ("callbacks.pictures.first_seconds=no", "callbacks.pictures.first_seconds=no: must be a number"),

@@ -245,6 +245,7 @@ def test_the_shape_that_the_network_sees(fit: Fit, shapes: dict[tuple[int, int],
         ({"mode": "croop"}, r"data\.fit=croop: squash, crop, keep; did you mean crop\?"),
         ({"max_side": 100}, r"data\.max_side=100 has no effect with data\.fit=squash"),
         ({"mode": "crop", "max_side": 0}, r"data\.max_side must be a number of pixels"),
+        ({"mode": "crop", "keep_side": "short"}, r"data\.keep_side=short has no effect with data\.fit=crop"),
         ({"mode": "keep", "keep_side": "both"}, r"data\.keep_side=both: long or short"),
     ],
 )

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segstudy.config.compose import nested_keys
 from segstudy.config.targets import settings_of
@@ -133,12 +133,13 @@ def _not_a_boolean(parameter: inspect.Parameter, value: Any) -> str | None:
 
 
 def _not_a_number(parameter: inspect.Parameter, value: Any) -> str | None:
-    """The allowed types of a numeric parameter if `value` is a string, a boolean, or a fraction for a whole number."""
+    """The allowed types of a numeric parameter if `value` is another one, such as a fraction for a whole number."""
     kinds = _types(parameter.annotation)
     lists = [k for k in kinds if get_origin(k) is collections.abc.Sequence]
     if not {int, float} & {*kinds} or not {*kinds} - {*lists} <= {int, float, NoneType}:
         return None
-    if not isinstance(value, str | bool) and (not isinstance(value, float) or float in kinds):
+    others = (str, bool, DictConfig, *([] if lists else [ListConfig]), *([] if float in kinds else [float]))
+    if not isinstance(value, others):
         return None  # null is checked by `mistaken_nulls`
     number = "a number" if float in kinds else "a whole number"
     return number + " or a list of them" * bool(lists)

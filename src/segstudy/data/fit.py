@@ -39,6 +39,10 @@ class Fit:
                 raise ConfigError(f"data.max_side must be a number of pixels, or null, not {self.max_side}")
         if self.keep_side not in ("long", "short"):
             raise ConfigError(f"data.keep_side={self.keep_side}: long or short")
+        if self.keep_side == "short" and self.mode != "keep":
+            raise ConfigError(
+                f"data.keep_side=short has no effect with data.fit={self.mode}\n  → data.fit=keep, or leave it out"
+            )
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "Fit":
@@ -56,7 +60,7 @@ class Fit:
         if size == "train" and (self.mode == "crop" or not tiled):
             return self
         if size in ("train", "original"):
-            return replace(self, mode="crop", max_side=None)
+            return replace(self, mode="crop", max_side=None, keep_side="long")
         mode = "squash" if self.mode == "squash" else "keep"
         return replace(self, size=parse_size(size), mode=mode, max_side=None)
 

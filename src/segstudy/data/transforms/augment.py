@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segstudy.data.transforms.base import GREY, Transform
+from segstudy.data.transforms.base import GREY, Transform, are_numbers, is_positive_range
 from segstudy.errors import ConfigError
 from segstudy.labels import IGNORE
 from segstudy.seeds import uniform_numbers
@@ -41,12 +41,12 @@ class Augment:
         sizes: Sequence[float] = (1.0,),
         then: Mapping[str, Transform | None] | None = None,
     ):
-        if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
-            raise ValueError(f"data.augment.scale must be [low, high] with 0 < low ≤ high, not {list(scale)}")
+        if scale is not None and not is_positive_range(scale):
+            raise ValueError(f"data.augment.scale must be [low, high] with 0 < low ≤ high, not {scale}")
         if not 0 <= rotation <= 180:
             raise ValueError(f"data.augment.rotation must be an angle in 0…180 degrees, not {rotation}")
-        if not sizes or min(sizes) <= 0:
-            raise ValueError(f"data.augment.sizes must be factors above 0 ([1]: one size), not {list(sizes)}")
+        if not (are_numbers(sizes) and sizes and min(sizes) > 0):
+            raise ValueError(f"data.augment.sizes must be factors above 0 ([1]: one size), not {sizes}")
         self.flip, self.rotation, self.sizes = flip, rotation, tuple(sizes)
         self.scale = None if scale is None else (scale[0], scale[1])
         self.brightness, self.contrast, self.colour = brightness, contrast, colour

@@ -1,6 +1,7 @@
 """Base class of the transforms that are applied after the geometric ones, and functions that they share."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,11 +63,19 @@ def setting_name(transform: Transform) -> str:
 
 def positive_range(name: str, transform: Transform, values: Sequence[float]) -> tuple[float, float]:
     """Return `values`, which must be [low, high] with 0 < low ≤ high. Raises ValueError."""
-    if len(values) != 2 or not 0 < values[0] <= values[1]:
-        raise ValueError(
-            f"{setting_name(transform)}.{name} must be [low, high] with 0 < low ≤ high, not {list(values)}"
-        )
+    if not is_positive_range(values):
+        raise ValueError(f"{setting_name(transform)}.{name} must be [low, high] with 0 < low ≤ high, not {values}")
     return values[0], values[1]
+
+
+def is_positive_range(values: Any) -> bool:
+    """Whether `values` is [low, high] with 0 < low ≤ high."""
+    return are_numbers(values) and len(values) == 2 and 0 < values[0] <= values[1]
+
+
+def are_numbers(values: Any) -> bool:
+    """Whether `values` is a list of numbers."""
+    return isinstance(values, Sequence) and all(isinstance(value, int | float) for value in values)
 
 
 def fraction(name: str, transform: Transform, value: float) -> float:
