@@ -184,12 +184,12 @@ def test_a_run_killed_in_its_test_after_a_cut_epoch_is_tested_again_not_trained(
         assert again[key] == once[key], key
 
 
-@pytest.mark.parametrize("step", [4, 7])
+@pytest.mark.parametrize(("step", "fit"), [(4, "squash"), (7, "crop")])
 def test_a_run_killed_in_training_continues_to_the_same_steps_and_weights(
-    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, fit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill = "+callbacks.kill._target_=test_budget.Kill"
-    settings = [*THIN, NO_PICTURES, "trainer.max_steps=8", "trainer.max_epochs=50", kill]
+    settings = [*THIN, NO_PICTURES, f"data.fit={fit}", "trainer.max_steps=8", "trainer.max_epochs=50", kill]
     whole = train(tmp_path / "whole", *settings)
     monkeypatch.setattr(Kill, "step", step)
     with pytest.raises(SystemError):
