@@ -207,7 +207,7 @@ def _interpolate(
     factors = sorted(set(reduction))
     for factor in factors:
         members = [i for i, each in enumerate(reduction) if each == factor]
-        some = torch.tensor(members, device=image.device) if len(factors) > 1 else slice(None)
+        some: Any = torch.tensor(members, device=image.device) if len(factors) > 1 else slice(None)
         shape = [len(members), 1, size[0] * factor, size[1] * factor]
         finer = F.affine_grid(theta[some], shape, align_corners=False) if factor > 1 else grid[some]
         if end is not None:
