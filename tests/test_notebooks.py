@@ -46,9 +46,10 @@ def execute(name: str, folder: Path, kernel: KernelManager, **settings: Any) -> 
     given["SEGSTUDY_CACHE"] = os.environ["SEGSTUDY_CACHE"]
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     start = nbformat.v4.new_code_cell(
+        f"import os\nos.chdir({str(folder)!r})\n"  # first of all: the folder of the notebook before is gone
         "%reset -f\nimport os\n"
         "for key in [key for key in os.environ if key.startswith('NOTEBOOK_')]:\n    del os.environ[key]\n"
-        f"os.environ |= {given!r}\nos.chdir({str(folder)!r})"
+        f"os.environ |= {given!r}"
     )
     notebook.cells.insert(0, start)
     NotebookClient(notebook, timeout=120, km=kernel).execute()
