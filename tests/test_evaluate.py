@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,15 @@ def test_testing_again_is_refused(home: Path, tmp_path: Path) -> None:
     (folder / "record.json").write_text(json.dumps(record | {"status": "running"}))
     with pytest.raises(ConfigError, match="is not finished"):
         retest(folder)
+
+
+def test_a_folder_without_class_names_gets_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = SimpleNamespace(record={"class_names": ["background", "cat"]}, folder=Path("a"))
+    for about, said in ((None, r"(?s)data Folder \(2\).*→ .*data\.about="), ("x.yaml", r"'class 0'\s.*'class 1'$")):
+        found = SimpleNamespace(classes=["class 0", "class 1"], name="Folder", about=about)
+        monkeypatch.setattr("segstudy.inference.loading.build_data", lambda cfg, found=found: found)
+        with pytest.raises(ConfigError, match=said):
+            evaluation_data(OmegaConf.create({}), [member], EvaluationSpec())  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

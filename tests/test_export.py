@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import segstudy
+from segstudy.cli.export import print_export
 from segstudy.cli.main import app
 from segstudy.errors import ConfigError, ExportError
 from segstudy.inference import export as exports
@@ -90,6 +92,28 @@ def test_the_file_says_what_it_is(home: Path, written: Path) -> None:
     assert report["dynamic"] == list(DYNAMIC_AXES[0])
     assert "batch×3×height×width" in (home / "said.txt").read_text()
     assert sorted(p.name for p in home.iterdir()) == ["net.json", "net.onnx", "run", "said.txt"]
+
+
+def test_an_earlier_export_is_replaced_and_this_is_said(home: Path, tmp_path: Path) -> None:
+    words = home / "run", "--out", tmp_path / "net.safetensors", "--format", "state_dict"
+    assert "an earlier export" not in command(*words)
+    assert "an earlier export of this name was replaced" in command(*words)
+
+
+def test_the_channels_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = {
+        "input_shape": ["batch", 5, "height", "width"],
+        "preprocessing": {"channels": "5 channels", "resize": "seen at its own size"},
+    }
+    row = SimpleNamespace(batch=2, height=64, width=32, difference=0.0, largest=1.0, agreement=1.0)
+    (tmp_path / "net.onnx").touch()
+    print_export(
+        SimpleNamespace(comparisons=[row], metadata=about, refused=[], dynamic=(0, 2, 3), path=tmp_path / "net.onnx"),
+        "onnx",
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2×5×64×32" in said
+    assert "image batch×5×height×width, float32, 5 channels in 0…1; a photo" in said
 
 
 def test_torch_export(home: Path, tmp_path: Path) -> None:

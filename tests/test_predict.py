@@ -119,6 +119,13 @@ def test_patterns_are_expanded(tmp_path: Path) -> None:
     assert found(tmp_path / "odd[1].png") == ["odd[1].png"]
 
 
+def test_a_folder_with_masks_is_noted(command: Any, tmp_path: Path) -> None:
+    for name in ("images/a.png", "masks/a.png"):
+        write(tmp_path / "photos" / name)
+    assert "photos/masks is predicted too, as photos → name photos/images" in command("photos")
+    assert "predicted too" not in command("photos/images", "--out", "other")
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     write(tmp_path / "photo.png")
     (tmp_path / "empty").mkdir()

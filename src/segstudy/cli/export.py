@@ -50,12 +50,15 @@ def export(
     name = " ".join(word for word in model.name.split() if not word.startswith("study="))
     place = exports.output_path(out, name, format.value)
     exports.require_packages(format.value)
+    earlier = place.exists()
     try:
         with console.status(f"writing {place} and running it …"):
             done = exports.export(model, format.value, place)
     except OSError as error:
         raise ConfigError(f"{place} cannot be written: {error}") from error
     print_export(done, format.value)
+    if earlier:
+        print_line("an earlier export of this name was replaced (--out names another)", "yellow")
     if json:
         write_json([asdict(row) for row in done.comparisons], {"format": format.value} | done.as_json(), json)
 
@@ -66,13 +69,13 @@ def print_export(done: Any, kind: str) -> None:
     for column in ("images", "largest difference", "largest logit", "pixels of equal class"):
         table.add_column(column, justify="right")
     for row in done.comparisons:
-        shape = f"{row.batch}×3×{row.height}×{row.width}"
+        shape = f"{row.batch}×{done.metadata['input_shape'][1]}×{row.height}×{row.width}"
         table.add_row(shape, f"{row.difference:.1e}", f"{row.largest:.3g}", f"{row.agreement:.4%}")
     console.print(table)
     for line in done.refused:
         print_line(f"not compared, since the network does not accept it: {line}")
     sides = "×".join(map(str, done.metadata["input_shape"]))
     fixed = "" if len(done.dynamic) == 3 else f"; numbers are fixed ({'; '.join(done.why_not_more)})"
-    resize = done.metadata["preprocessing"]["resize"]
-    print_line(f"input: image {sides}, float32, RGB in 0…1{fixed}; a photo is {resize}")
+    image = done.metadata["preprocessing"]
+    print_line(f"input: image {sides}, float32, {image['channels']} in 0…1{fixed}; a photo is {image['resize']}")
     print_line(f"written: {done.path} ({size(done.path) / 1e6:.1f} MB)")

@@ -160,7 +160,13 @@ def evaluation_data(cfg: DictConfig, members: Sequence[LoadedRun], wanted: Evalu
     Raises ConfigError if its classes differ from the members', or it has no such split.
     """
     data = build_data(cfg)
-    same_classes(members[0].record["class_names"], str(members[0].folder), data.classes, f"data {cfg.data._target_}")
+    try:
+        same_classes(members[0].record["class_names"], str(members[0].folder), data.classes, f"data {data.name}")
+    except ConfigError as error:
+        if getattr(data, "about", "") is None and len(data.classes) == len(members[0].record["class_names"]):
+            hint = "if they are the same classes: data.about=the training images' dataset.yaml"
+            raise ConfigError(f"{error}\n  → {hint}") from error
+        raise
     channels = members[0].record["data"].get("channels", 3)
     if data.channels != channels:
         raise ConfigError(

@@ -134,6 +134,9 @@ def predict_all(
     """
     with pixel_limit(task.max_pixels):
         photos, ours = find_photos(words)
+        for word in words:
+            if all((Path(word).expanduser() / name).is_dir() for name in ("images", "masks")):
+                print_line(f"{word}/masks is predicted too, as photos → name {Path(word, 'images')}", "yellow")
         predictions = Predictions(out, model, task, overwrite)
         todo = predictions.todo(photos)
         began = time.perf_counter()
