@@ -70,11 +70,14 @@ class Cache:
 
     Memory-mapped files in which the images lie one after another; without them (`data.cache=false`), each access reads
     and resizes the files of an image. shapes int64 (N,2); pixels int64 (N,C): per image and class.
+    keeps_sizes: every image has its original size.
     is_uniform: all images have the same shape and are stored, so that `images` and `masks` exist.
     notes: lines about the files for the user, such as conversions and doubtful masks.
     """
 
-    def __init__(self, home: Path, read_resized: Callable[[int], tuple[np.ndarray, np.ndarray]] | None):
+    def __init__(
+        self, home: Path, read_resized: Callable[[int], tuple[np.ndarray, np.ndarray]] | None, keeps_sizes: bool
+    ):
         """home: the folder that `open_cache` built. read_resized: reads image and mask i, if no arrays are stored.
 
         Raises OSError, ValueError, KeyError or EOFError if a file is missing or damaged.
@@ -82,7 +85,7 @@ class Cache:
         index = json.loads((home / "index.json").read_text())
         self.key, self.notes, self.channels = home.name, index["stated"], int(index["channels"])
         self.shapes, self.pixels = np.load(home / "shapes.npy"), np.load(home / "pixels.npy")
-        self.read_resized = read_resized
+        self.read_resized, self.keeps_sizes = read_resized, keeps_sizes
         self.is_uniform = read_resized is None and bool((self.shapes == self.shapes[0]).all())
         areas = self.shapes.prod(1)
         self.starts = np.concatenate([[0], np.cumsum(areas)])  # of the masks; images: times `channels`
@@ -154,7 +157,7 @@ def open_cache(
     if not home.is_dir():
         _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape, channels)
     try:
-        return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2])
+        return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2], fit.keeps_sizes)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(
             f"the cache {home} cannot be opened: {error}\n  → delete that folder; it will be built again"

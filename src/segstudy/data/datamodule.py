@@ -292,7 +292,11 @@ class SegmentationData(L.LightningDataModule):
 
     def original_mask(self, role: str, index: int) -> Tensor:
         """The mask at its original size, int64 (H,W)."""
-        mask = read_checked(self.read, self.roles[role].samples[index], len(self.classes), self.channels)[1]
+        images = self.roles[role]
+        if images.cache.keeps_sizes:  # no second decoding of the files
+            mask = images.cache.mask(int(images.ids[index]))
+        else:
+            mask = read_checked(self.read, images.samples[index], len(self.classes), self.channels)[1]
         return torch.from_numpy(np.array(mask, order="C")).long()
 
     def tiles_for(self, shape: Sequence[int]) -> Tiles | None:

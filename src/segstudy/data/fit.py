@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from segstudy.errors import ConfigError, did_you_mean
@@ -24,7 +24,7 @@ class Fit:
     size: tuple[int, int]
     mode: str = "squash"
     max_side: int | None = None
-    keep_side: str = field(default="long")
+    keep_side: str = "long"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -68,6 +68,11 @@ class Fit:
     def is_uniform(self) -> bool:
         """Whether all images get the same shape."""
         return self.mode == "squash"
+
+    @property
+    def keeps_sizes(self) -> bool:
+        """Whether every image keeps its own size."""
+        return self.mode == "crop" and self.max_side is None
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """(H,W) at which the network sees an image of this size; a side is at least 1 pixel."""
