@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from segstudy.data.folder.formats import (
-    Coco,
-    MaskFormat,
-    detect_format,
-    fill_polygon,
-    polygon_area,
-    read_color_mask,
-    read_index_mask,
-    read_labelme,
-    rle_counts,
-    rle_mask,
-)
+from segstudy.data.folder.coco import Coco, rle_counts, rle_mask
+from segstudy.data.folder.formats import detect_format
+from segstudy.data.folder.labelme import read_labelme
+from segstudy.data.folder.mask_format import MaskFormat
+from segstudy.data.folder.pictures import read_color_mask, read_index_mask
+from segstudy.data.folder.shapes import fill_polygon, polygon_area
 from segstudy.data.images import Sample, apply_orientation
 from segstudy.errors import DataError
 

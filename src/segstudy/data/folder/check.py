@@ -17,7 +17,7 @@ from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import PixelsOfKeys, find_classes, is_binary, pixels_of_keys, pixels_per_class
 from segstudy.data.folder.description import Description, read_description
-from segstudy.data.folder.formats import MaskFormat
+from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
 from segstudy.data.images import Sample, require_same_size

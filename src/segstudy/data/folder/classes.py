@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.formats import BACKGROUND, MaskFormat, Rgb, read_rows, read_text
+from segstudy.data.folder.mask_format import BACKGROUND, MaskFormat, Rgb
+from segstudy.data.folder.text import read_rows, read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
 from segstudy.labels import IGNORE, voc_palette
 

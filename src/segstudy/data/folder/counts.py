@@ -11,7 +11,7 @@ import numpy as np
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap, make_label_map
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.formats import MaskFormat
+from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.scan import Problem, problem
 from segstudy.data.images import Sample
 from segstudy.errors import DataError, did_you_mean, first_few, first_lines

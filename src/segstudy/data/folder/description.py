@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from yaml import YAMLError
 
-from segstudy.data.folder.formats import BACKGROUND
+from segstudy.data.folder.mask_format import BACKGROUND
 from segstudy.errors import ConfigError, DataError, did_you_mean
 
 Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segstudy.data.folder.classes import read_classes
+from segstudy.data.folder.coco import Coco, coco_format
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.formats import Coco, MaskFormat, coco_format, detect_format, read_rows
+from segstudy.data.folder.formats import detect_format
+from segstudy.data.folder.mask_format import MaskFormat
+from segstudy.data.folder.text import read_rows
 from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
 

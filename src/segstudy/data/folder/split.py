@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.formats import read_text
 from segstudy.data.folder.scan import IMAGES, FolderScan, Problem, problem
+from segstudy.data.folder.text import read_text
 from segstudy.data.images import Sample, image_name
 from segstudy.data.splits import folds, hold_out
 from segstudy.errors import ConfigError, DataError, did_you_mean

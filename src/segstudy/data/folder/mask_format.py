@@ -1,0 +1,51 @@
+"""What all mask formats have in common: each mask is decoded to an indexed mask.
+
+A key is the name of a class in the file: "7", "128,0,0" or "dog". classes.py maps keys to classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segstudy.data.images import Sample, apply_orientation
+
+IndexedMask = tuple[np.ndarray, list[str]]
+"""(indices uint8 (H,W), list of keys that they index)."""
+
+Rgb = tuple[int, int, int]
+
+BACKGROUND = "background"
+"""Key of the pixels that no annotation covers."""
+
+
+@dataclass(frozen=True)
+class MaskFormat:
+    """How the masks of a folder are decoded. summary: the recognised format, in one line.
+
+    on_upright_image: for annotations whose size fits both, whether they are drawn on the image after EXIF rotation;
+    None for pictures. keys: all possible keys, if the file lists them. palette: {key: colour} of an indexed picture.
+    """
+
+    name: str
+    summary: str
+    read: Callable[[Sample], IndexedMask]
+    on_upright_image: bool | None = None
+    keys: tuple[str, ...] = ()
+    palette: Mapping[str, Rgb] = field(default_factory=dict)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the masks are annotations (outlines of objects), not pictures."""
+        return self.on_upright_image is not None
+
+    def orient(self, mask: np.ndarray, orientation: int, shape: tuple[int, ...]) -> np.ndarray:
+        """The mask (H,W) rotated like its image. orientation: its EXIF orientation; shape: its size, rotated.
+
+        A picture is drawn on the stored pixels; annotations are on the stored or the rotated image, by their size.
+        """
+        if self.annotated:
+            fits_stored = mask.shape == (shape[::-1] if orientation > 4 else shape)
+            if mask.shape == shape and (self.on_upright_image or not fits_stored):
+                return mask
+        return apply_orientation(mask, orientation)
