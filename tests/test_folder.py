@@ -469,7 +469,7 @@ def test_text_files_are_utf_8_with_or_without_a_mark(home: Path, make: Any) -> N
     (home / "names.txt").write_bytes("sky\nbäume\nc\n".encode("utf-8-sig"))
     assert make(home, "classes: names.txt").classes == ["sky", "bäume", "c"]
     (home / "names.txt").write_bytes("sky\nbäume\nc\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"names\.txt cannot be read: (.|\n)*UTF-8"):
+    with pytest.raises(DataError, match=r"names\.txt is not UTF-8 text: byte 0xe4 in line 2\n(.|\n)*UTF-8"):
         make(home)
 
 

@@ -1,6 +1,7 @@
 """Reading of images and masks; errors say what is wrong with the file and what to do."""
 
 import struct
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,11 @@ class Sample:
 
 
 def image_name(path: Path | str) -> str:
-    """The name that an image and its mask share: the path below their folder, without suffix."""
-    return Path(path).with_suffix("").as_posix()
+    """The name that an image and its mask share: the path below their folder, without suffix.
+
+    Unicode is composed (NFC): some systems write `ä` as two characters, others as one.
+    """
+    return unicodedata.normalize("NFC", Path(path).with_suffix("").as_posix())
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str, int]:

@@ -1,5 +1,6 @@
 """dataset.yaml: the description of the user's folder."""
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from yaml import YAMLError
 
 from segstudy.data.folder.mask_format import BACKGROUND
+from segstudy.data.folder.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean
 
 Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1
@@ -37,7 +39,8 @@ class Description(BaseModel):
     background: Any = Field(BACKGROUND, description="a class or its number, or null")  # the default need not exist
     images: str = Field("images", description=PATH)
     masks: str = Field("masks", description=PATH)  # a folder of pictures or LabelMe files, or a COCO file
-    pairs: str | None = Field(None, description=PATH)  # a CSV with the columns image, mask, optionally split and group
+    # CSV files with the columns image, mask, optionally split and group; or lists with an image and a mask in each line
+    pairs: list[str] = Field([], description="a CSV or list, or several: [train.txt, val.txt]")
     train: str | None = Field(None, description="a list file, a sub-folder of the images, or a value of column split")
     val: str | Share | None = Field(None, description=PART)
     test: str | Share | None = Field(None, description=PART)
@@ -48,7 +51,7 @@ class Description(BaseModel):
 
     _places: list[Path] = PrivateAttr(default_factory=list)
 
-    @field_validator("ignore", mode="before")
+    @field_validator("ignore", "pairs", mode="before")
     @classmethod
     def _as_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | int) else value
@@ -101,7 +104,7 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
 def _read_yaml(file: Path) -> dict[str, Any]:
     """The keys and values in a YAML file; null is left out where it means the default."""
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.load(file))
+        given: Any = OmegaConf.to_container(OmegaConf.load(io.StringIO(read_text(file))))
     except (YAMLError, OmegaConfBaseException, OSError) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(given, dict):

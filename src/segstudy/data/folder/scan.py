@@ -11,11 +11,10 @@ from segstudy.data.folder.coco import Coco, coco_format
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import detect_format
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.text import read_rows
+from segstudy.data.folder.names import IMAGES, columns, path_ends
+from segstudy.data.folder.text import read_rows, read_text
 from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
 
@@ -136,31 +135,63 @@ def _from_coco(coco: Coco, images: dict[str, Path], problems: list[Problem]) -> 
     )
 
 
-def _from_pairs(description: Description, pairs: str) -> FolderScan:
-    root, path = description.root, description.require("pairs", pairs)
-    rows = read_rows(path)
-    columns = list(rows[0]) if rows else []
-    if not {"image", "mask"} <= set(columns):
-        raise DataError(f"{path} needs the columns image and mask\n  found: {', '.join(columns) or 'no rows'}")
-    column = description.group if description.group in columns else "group"
+def _from_pairs(description: Description, pairs: Sequence[str]) -> FolderScan:
+    root = description.root
+    rows = [row for name in pairs for row in _pairs_in(description.require("pairs", name))]
+    column = description.group if description.group and any(description.group in row for row in rows) else "group"
     samples: dict[str, Sample] = {}
     split_of, missing, duplicates = {}, [], []
     for row in rows:
-        image, mask = root / row["image"], root / row["mask"]
-        name = image_name(row["image"])
-        absent = [str(p) for p in (image, mask) if not p.is_file()]
-        missing += absent
-        if name in samples:
-            duplicates.append(name)
-        elif not absent:
-            samples[name] = Sample(name, image, mask, row.get(column) or "")
+        image = _existing(row["image"], root, root / description.images)
+        mask = _existing(row["mask"], root, root / description.masks)
+        missing += [row[kind] or f"row without {kind}" for kind, file in (("image", image), ("mask", mask)) if not file]
+        if image is None or mask is None:
+            continue
+        name = image_name(image.relative_to(root) if image.is_relative_to(root) else image)
+        if name not in samples:
+            samples[name] = Sample(name, image, mask, row.get(column, ""))
             if row.get("split"):
                 split_of[name] = row["split"]
+        elif (samples[name].image, samples[name].mask) != (image, mask):
+            duplicates.append(f"{name} with {_below(root, samples[name].mask)} and {_below(root, mask)}")
     if not samples:
-        raise DataError(f"no pair in {path} exists: {first_few(missing)}\n  → write paths relative to {root}")
+        raise DataError(
+            f"no pair in {', '.join(pairs)} exists: {first_few(missing) or 'no rows'}\n"
+            f"  → write paths relative to {root}"
+        )
     mask_format = detect_format([s.mask for s in samples.values() if s.mask], _has_palette(description))
-    problems = problem(f"files of {path.name} that are missing", missing) + _same_name(duplicates)
+    problems = [
+        *problem(f"files of {', '.join(pairs)} that are missing", missing),
+        *problem("images with two masks, or two files of one name", duplicates),
+    ]
     return FolderScan(mask_format, list(samples.values()), split_of=split_of, problems=problems)
+
+
+def _pairs_in(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV with the columns image and mask, or of a list with an image and a mask in each line."""
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    listed = [columns(line) for line in lines]
+    if all(len(each) == 2 for each in listed):  # no header
+        return [dict(zip(("image", "mask"), each, strict=True)) for each in listed]
+    rows = [{key.lower(): value for key, value in row.items()} for row in read_rows(path)]
+    if not rows or not {"image", "mask"} <= rows[0].keys():
+        raise DataError(
+            f"{path} needs the columns image and mask, or two files in each line: images/a.jpg masks/a.png\n"
+            f"  found: {first_few(lines, 3) or 'no lines'}"
+        )
+    return rows
+
+
+def _existing(text: str, *homes: Path) -> Path | None:
+    """The file that a path in a table means: as written, or the longest end of it that exists below `homes`."""
+    if text and (homes[0] / text).is_file():
+        return homes[0] / text
+    candidates = (home / end for end in path_ends(text) for home in homes)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _below(root: Path, file: Path | None) -> str:
+    return str(file.relative_to(root)) if file and file.is_relative_to(root) else str(file)
 
 
 def _same_name(items: list[str]) -> list[Problem]:

@@ -1,14 +1,14 @@
 """The split of the user's folder into train, val and test: by lists, by random shares, or by folds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.scan import IMAGES, FolderScan, Problem, problem
+from segstudy.data.folder.names import ImageNames, agree, columns, same_last_part
+from segstudy.data.folder.scan import FolderScan, Problem, problem
 from segstudy.data.folder.text import read_text
-from segstudy.data.images import Sample, image_name
+from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
 from segstudy.errors import ConfigError, DataError, did_you_mean
 
@@ -125,36 +125,73 @@ def _read_lists(
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
     """({role: images}, problems of the lists)."""
     by_name = {s.name: s for s in scan.samples}
-    lists, unreadable, unknown = {}, [], []
+    known = ImageNames([*by_name, *scan.without_mask])
+    lists, unreadable, meanings = {}, [], Meanings()
     for role, spec in specs.items():
         if not isinstance(spec, str):
             continue
         try:
-            names = read_list(spec, description, scan)
+            lines = read_list(spec, description, scan)
         except DataError as error:
             unreadable.append(f"{role}: {error}")
             continue
-        lists[role] = [by_name[n] for n in dict.fromkeys(names) if n in by_name]
-        unknown += [f"{role}: {n}" for n in names if n not in by_name]
-        if not names:
+        names = dict.fromkeys(meanings.add(role, line, known, by_name) for line in lines)
+        lists[role] = [by_name[n] for n in names if n is not None]
+        if not lines:
             unreadable.append(f"{role}: the list {spec} is empty")
-    problems = problem("lists that are missing or empty", unreadable)
-    return lists, problems + problem("names in lists without image or mask", unknown)
+    return lists, problem("lists that are missing or empty", unreadable) + meanings.problems()
+
+
+@dataclass
+class Meanings:
+    """What the lines of all lists mean: `line_of` each image, and the lines that name no image or several."""
+
+    line_of: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
+    other_masks: list[str] = field(default_factory=list)
+
+    def add(self, role: str, line: str, known: ImageNames, by_name: Mapping[str, Sample]) -> str | None:
+        """The image with a mask that a line means, or None."""
+        found = known.find_in_line(line)
+        if not found or (len(found) == 1 and found[0] not in by_name):
+            self.unknown.append(f"{role}: {line}")
+            return None
+        if len(found) > 1:
+            self.ambiguous.append(f"{role}: {line} may mean {' or '.join(found[:3])}")
+            return None
+        (name,) = found
+        first = self.line_of.setdefault(name, line)
+        if not agree(first, line):
+            self.ambiguous.append(f"{role}: {line} and {first} both mean {name}")
+        mask = by_name[name].mask
+        listed = next(iter(columns(line)[1:]), None)
+        if listed and mask is not None and mask.suffix != ".json" and not same_last_part(listed, mask.name):
+            self.other_masks.append(f"{role}: {line}, but the mask that is used is {mask.name}")
+        return name
+
+    def problems(self) -> list[Problem]:
+        by_folder = "write the path below the folder of images, such as train/a"
+        by_pairs = "in dataset.yaml, pairs: the lists, such as [train.txt, val.txt]"
+        return [
+            *problem("names in lists without image or mask", self.unknown),
+            *problem("names in lists that are ambiguous", self.ambiguous, advice=by_folder),
+            *problem("masks in lists that are not of their image's name", self.other_masks, advice=by_pairs),
+        ]
 
 
 def read_list(spec: str, description: Description, scan: FolderScan) -> list[str]:
-    """The names in a list, also those without an image in the folder.
+    """The lines of a list as they are written, or the names of its images.
 
     spec: a value of the column split, a list file (with or without .txt), or a sub-folder of the images.
     Raises DataError if it is none of these.
     """
     if spec in scan.split_of.values():
         return [n for n, split in scan.split_of.items() if split == spec]
-    known = {s.name for s in scan.samples}
     if path := description.find(spec) or description.find(f"{spec}.txt"):
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-        return [line if line in known else _name_in_line(line, description.images) for line in lines]
-    if inside := [n for n in sorted(known) if n.startswith(f"{spec}/")]:
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    folder = spec.removeprefix(f"{description.images}/").strip("/")
+    if inside := sorted(s.name for s in scan.samples if s.name.startswith(f"{folder}/")):
         return inside
     root, lists = description.root, description.list_files()
     hint = did_you_mean(spec, [*lists, *scan.split_of.values()])
@@ -163,12 +200,6 @@ def read_list(spec: str, description: Description, scan: FolderScan) -> list[str
         f"{hint}\n  found the lists: {', '.join(lists) or 'none'}\n"
         "  → set train, val and test (in dataset.yaml or as data.train=…) to one of them, or val to a share: 0.2"
     )
-
-
-def _name_in_line(line: str, images: str) -> str:
-    """The name of an image, from a line that may be a path and have a suffix."""
-    path = Path(line.removeprefix(f"{images}/"))
-    return image_name(path) if path.suffix.lower() in IMAGES else path.as_posix()
 
 
 def _lists_named_as_roles(scan: FolderScan, description: Description) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Which image is meant by a text in a list, a table or an annotation file: each tool writes names in its own way."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+
+from segstudy.data.images import image_name
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
+"""Suffixes of images."""
+
+_FILE_ENDS = re.compile(rf"({'|'.join(map(re.escape, (*IMAGES, '.gif')))})(?=[\s,;\"']|$)", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[\s,;]+")
+
+
+def path_ends(text: str) -> list[str]:
+    """A path as it may be written, with / between its parts, and its ends without the first folders, longest first.
+
+    Quotes, surrounding blanks, `.`, `..` and empty parts are dropped: `C:\\set\\images\\a.jpg` gives
+    `C:/set/images/a.jpg`, `set/images/a.jpg`, `images/a.jpg`, `a.jpg`.
+    """
+    plain = unicodedata.normalize("NFC", text).strip().strip("\"'").replace("\\", "/")
+    parts = [part for part in map(str.strip, plain.split("/")) if part not in ("", ".", "..")]
+    return ["/".join(parts[i:]) for i in range(len(parts))]
+
+
+class ImageNames:
+    """Finds the image that a text means: its name, its file, or a path on any machine that ends with its name.
+
+    names: those of `image_name`. A name without the first folders is enough where it is unique.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self._names: dict[str, str] = {}
+        self._by_end: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            whole, *ends = path_ends(name) or [name]
+            self._names[whole] = name
+            for end in ends:
+                self._by_end[end].append(name)
+
+    def find(self, text: str) -> list[str]:
+        """The image that a text means: one name; none if it is unknown; several if it may mean each of them.
+
+        The text must end with the name, or the name with the text: `val/a` never means `train/a`.
+        """
+        whole, *ends = path_ends(text) or [""]
+        for each in (whole, _without_suffix(whole)):
+            if each in self._names:
+                return [self._names[each]]
+            if each in self._by_end:
+                return list(self._by_end[each])
+        known = (each for end in ends for each in (end, _without_suffix(end)) if each in self._names)
+        return [self._names[each] for each in known][:1]
+
+    def find_in_line(self, line: str) -> list[str]:
+        """As `find`, for a line of a list, in which a mask or labels may follow the image: `images/a.jpg masks/a.png`.
+
+        Names may contain blanks and commas.
+        """
+        for text in [*columns(line)[:1], line, *_shorter(line)]:
+            found = self.find(text)
+            in_one_column = not _SEPARATOR.search(text.replace("\\", "/").rpartition("/")[0])
+            if found and (in_one_column or found[0] in (text, _without_suffix(text)) or text in columns(line)):
+                return found
+        return []
+
+
+def agree(one: str, other: str) -> bool:
+    """Whether two lines of lists may mean the same file: their paths are equal, or one is the end of the other."""
+    a, b = (f"/{_first_path(line)}" for line in (one, other))
+    return a.endswith(b) or b.endswith(a)
+
+
+def same_last_part(one: str, other: str) -> bool:
+    """Whether two paths end with the same name, whatever their suffixes."""
+    return _first_path(one).rpartition("/")[2] == _first_path(other).rpartition("/")[2]
+
+
+def _first_path(line: str) -> str:
+    text = next(iter(columns(line) or _SEPARATOR.split(line.strip())))
+    return _without_suffix(next(iter(path_ends(text)), ""))
+
+
+def columns(line: str) -> list[str]:
+    """The files that a line names, such as an image and its mask; [] for a line without suffixes."""
+    ends = [match.end() for match in _FILE_ENDS.finditer(line)]
+    return [line[a:b].strip(" \t,;\"'") for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+
+
+def _shorter(line: str) -> list[str]:
+    """The line without its last word, its last two, …; [] for a line with suffixes."""
+    ends = [match.start() for match in _SEPARATOR.finditer(line.strip())]
+    return [] if columns(line) else [line.strip()[:end] for end in reversed(ends)]
+
+
+def _without_suffix(path: str) -> str:
+    return image_name(path) if path.lower().endswith((*IMAGES, ".gif")) else path
