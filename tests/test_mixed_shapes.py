@@ -17,7 +17,7 @@ from segstudy.callbacks.per_image_confusion import PerImageConfusion
 from segstudy.callbacks.per_image_errors import PerImageErrors, measured_at, middle
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
-from segstudy.drawing import image_grid, photo_of
+from segstudy.drawing import WIDTH, image_grid, photo_of
 from segstudy.inference.crf import CRFEvaluation
 from segstudy.inference.tta import TTAEvaluation
 from segstudy.labels import IGNORE, reduced_labels, reduced_logits, reduction
@@ -221,8 +221,8 @@ def test_samples_of_large_images_are_reduced(tmp_path: Path, monkeypatch: pytest
 
 def test_each_row_of_a_grid_is_as_high_as_its_pictures() -> None:
     rows = [[np.zeros((height, width, 3), np.uint8)] * 2 for height, width in ((50, 100), (100, 100), (400, 100))]
-    figure = image_grid(rows, ["image", "truth"], {})
-    figure.draw_without_rendering()
-    boxes = [figure.axes[2 * r].get_position(original=True) for r in range(3)]
-    width, height = figure.get_size_inches()
-    assert [box.height * height / (box.width * width) for box in boxes] == pytest.approx([0.5, 1, 1.5], rel=0.06)
+    images = image_grid(rows, ["image", "truth"], {}).axes[0].images
+    left, right, bottom, top = np.array([images[2 * r].get_extent() for r in range(3)]).T
+    assert (top - bottom) == pytest.approx(WIDTH * np.array([0.5, 1, 1.5]))
+    assert (right - left) == pytest.approx(WIDTH * np.array([1, 1, 1.5 / 4]))  # the third is fitted in
+    assert (bottom[:-1] > top[1:]).all()

@@ -17,6 +17,8 @@ VOID = (224, 224, 192)
 """Colour of ignored pixels (255): the cream of the VOC devkit."""
 TALL = 1.5
 """Largest ratio of height to width of the cells of a grid; taller pictures are fitted in."""
+WIDTH, GUTTER = 1.65, 0.05
+"""Width of a column of a grid and of the gap beside it, in inches."""
 
 ERRORS = {"correct": (235, 235, 235), "missed": (66, 133, 244), "spilled": (255, 160, 0), "mislabelled": (200, 30, 110)}
 
@@ -58,27 +60,36 @@ def image_grid(
     lines = -(-len(legend) // max(1, columns))
     gap = 0.17 if row_names else 0.05
     above = 0.13 + 0.15 * max(title.count("\n") + 1 for title in titles) + gap * bool(row_names)
-    heights = [1.75 * min(TALL, max(p.shape[0] / p.shape[1] for p in row)) for row in rows]
-    height = sum(heights) + gap * len(rows) + above + 0.1 + 0.24 * lines
-    figure = Figure(figsize=(1.75 * columns, height))
-    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
-    for r, row in enumerate(rows):
+    heights = [WIDTH * min(TALL, max(p.shape[0] / p.shape[1] for p in row)) for row in rows]
+    size = (WIDTH + GUTTER) * columns + GUTTER, sum(heights) + gap * len(rows) + above + 0.15 + 0.16 * lines
+    figure = Figure(figsize=size)
+    # One pair of axes, in inches: a pair for each picture takes longer than all the rest.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    top = size[1] - above
+    for r, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for c, picture in enumerate(row):
-            ax = axes[r][c]
-            ax.imshow(picture, interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            left = GUTTER + c * (WIDTH + GUTTER)
+            axes.imshow(picture, interpolation="nearest", extent=_fitted(picture, left, top, height), aspect="auto")
             if r == 0:
-                ax.set_title(titles[c], fontsize=9, pad=15 if row_names else None)
+                bottom = top + (0.2 if row_names else 0.07)
+                axes.text(left + WIDTH / 2, bottom, titles[c], fontsize=9, ha="center", va="bottom")
             if c == 0 and row_names:
-                ax.annotate(row_names[r], (0, 1), (0, 2), "axes fraction", "offset points", fontsize=7)
+                axes.text(left, top + 0.03, row_names[r], fontsize=7, va="bottom")
+        top -= height + gap
+    axes.set(xlim=(0, size[0]), ylim=(0, size[1]))
     colors = {name: (red / 255, green / 255, blue / 255) for name, (red, green, blue) in legend.items()}
     patches = [Patch(facecolor=color, edgecolor="0.6", label=name) for name, color in colors.items()]
-    bottom = (0.1 + 0.22 * lines) / height
-    space = gap / ((height - above - bottom * height + gap) / len(rows) - gap)
     figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
-    figure.subplots_adjust(left=0.02, right=0.99, top=1 - above / height, bottom=bottom, wspace=0.03, hspace=space)
     return figure
+
+
+def _fitted(picture: np.ndarray, left: float, top: float, height: float) -> tuple[float, float, float, float]:
+    """(left, right, bottom, top) of a picture in the middle of a cell of WIDTH × `height`, as large as it fits in."""
+    scale = min(WIDTH / picture.shape[1], height / picture.shape[0])
+    high, wide = scale * picture.shape[0], scale * picture.shape[1]
+    x, y = left + (WIDTH - wide) / 2, top - (height - high) / 2
+    return x, x + wide, y - high, y
 
 
 def class_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette: Palette) -> dict:

@@ -22,7 +22,6 @@ from segstudy.drawing import (
     error_picture,
     image_grid,
     photo_of,
-    save,
 )
 from segstudy.files import atomic_write
 from segstudy.labels import reduced_labels, reduction
@@ -90,10 +89,10 @@ class Pictures(Diagnostic):
             for p, t, q in samples.values()
         ]
         legend = class_legend([a for _, *both in samples.values() for a in both], data.classes, data.palette) | ERRORS
-        figure = image_grid(rows, ("image", "truth", "prediction", "error"), legend)
+        picture = as_array(image_grid(rows, ("image", "truth", "prediction", "error"), legend))
         with atomic_write(Path(trainer.default_root_dir), f"pictures/{name}.png") as file:
-            save(figure, file)
-        log_image(trainer, "predictions", as_array(figure))
+            Image.fromarray(picture).save(file, "PNG")
+        log_image(trainer, "predictions", picture)
         return samples
 
 
