@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.images import Sample
@@ -82,6 +84,13 @@ class Scenes(SegmentationData):
 
     def recipe(self) -> Any:
         return ["Scenes", VERSION, self.scene_seed, *self.size]
+
+    def original_mask(self, role: str, index: int) -> Tensor:
+        """From the cache, which holds scenes as they were drawn unless `max_side` is smaller."""
+        images = self.roles[role]
+        mask = images.cache.mask(int(images.ids[index]))
+        is_drawn = mask.shape == tuple(self.size)
+        return torch.from_numpy(mask.astype(np.int64)) if is_drawn else super().original_mask(role, index)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
         split, index = sample.name.rsplit("_", 1)
