@@ -88,6 +88,7 @@ def test_the_network_is_left_as_it_is() -> None:
         ([conv(3), conv(3)], 5, 1),
         ([conv(3), nn.MaxPool2d(2), conv(3)], 8, 2),  # 3, + 1 of the pool, + 2 at stride 2
         ([conv(3, dilation=4)], 9, 1),
+        ([nn.Conv2d(3, 6, 3, padding="same", groups=3), nn.Conv2d(6, 3, 5, padding=2)], 7, 1),
         ([conv(3, stride=2), conv(3, stride=2), conv(3)], 3 + 2 * 2 + 2 * 4, 4),
         ([conv(7, stride=2), nn.MaxPool2d(3, 2, 1)], 7 + 2 * 2, 4),
         ([conv(3), nn.BatchNorm2d(3), nn.ReLU(), nn.ELU(), nn.Sigmoid(), conv(3)], 5, 1),

@@ -139,7 +139,7 @@ class _Transparent(TorchFunctionMode):
         }
     )  # fmt: skip
     GATES = frozenset({"sigmoid", "sigmoid_", "hardsigmoid", "tanh"})
-    WEIGHTED = frozenset({"conv1d", "conv2d", "conv_transpose2d", "linear"})
+    WEIGHTED = frozenset({"conv1d", "conv_transpose2d", "linear"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,6 +155,8 @@ class _Transparent(TorchFunctionMode):
             return given
         if name in self.GATES:  # with a fixed value: multiplied by the gate, values would be squared each time
             return 0.5 + 1e-3 * (given - given.detach())  # type: ignore[union-attr]
+        if name == "conv2d":
+            return _mean_convolution(*args, **kwargs)
         if name in self.WEIGHTED:
             weight = args[1] if len(args) > 1 else kwargs.pop("weight")
             inputs = weight.shape[0] if "transpose" in name else weight[0].numel()
@@ -166,6 +168,26 @@ class _Transparent(TorchFunctionMode):
             result = result.detach().requires_grad_()
             self.pooled.append(result)
         return result
+
+
+def _mean_convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution whose weights are all equal and take means: of the channels of each group, then of the pixels.
+
+    All output channels of a group are equal, so that one convolution of a single channel is enough.
+    """
+    means = input.unflatten(1, (groups, -1)).mean(2)
+    kernel = torch.full_like(weight[:1, :1], 1 / weight[0, 0].numel())
+    result = F.conv2d(means.flatten(0, 1)[:, None], kernel, None, stride, padding, dilation)
+    repeated = result.expand(-1, len(weight) // groups, -1, -1).contiguous()  # the network may write into it
+    return repeated.unflatten(0, (len(input), groups)).flatten(1, 2)
 
 
 def _mean_pool(
