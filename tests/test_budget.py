@@ -133,7 +133,8 @@ def test_one_command_at_a_time_chooses_a_studys_steps(
     cfg = compose_config(["budget=8min", "trainer.max_epochs=null", "trainer.max_steps=30"])
     with open_dict(cfg):
         cfg.hydra = {"sweep": {"dir": str(tmp_path), "subdir": "v1"}}
-    trials = []
+    trials: list[list[str]] = []
+    ready: list[bool] = []
 
     def tried(jobs: list[Job], *_: Any) -> list[Outcome]:
         place = Path(jobs[0].config.hydra.sweep.dir) / "0"
@@ -141,10 +142,12 @@ def test_one_command_at_a_time_chooses_a_studys_steps(
         (place / "times.json").write_text('{"step": 0.1, "validation": 1, "test": 1, "timed": 2, "steps_per_epoch": 3}')
         with pytest.raises(BlockingIOError):
             fcntl.flock(os.open(tmp_path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert ready  # else the trial's time would hold the server's start
         trials.append([p.name for p in tmp_path.glob(".trial-*")])
         return [Outcome(9, 1, 0, {"ended": (0.5,)})]
 
     monkeypatch.setattr(launch, "train_side_by_side", tried)
+    monkeypatch.setattr(launch, "wait_for_server", lambda: ready.append(True))
     for _ in range(2):
         set_budget(Sweep(cfg, None, None), {"v1": cfg}, [["model=v1"]], 1, 1)  # type: ignore[arg-type]
     assert len(trials) == 1

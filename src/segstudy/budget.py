@@ -28,7 +28,7 @@ LEAST = 20
 MOST = 10**9
 """Steps of a config without a limit."""
 
-TRIAL_BATCHES = 6
+TRIAL_BATCHES = 4
 """Batches of validation and test in a trial; the time of all is estimated from them."""
 
 RESERVE = 0.1

@@ -21,7 +21,7 @@ from segstudy.console import print_error, print_line
 from segstudy.display import Display
 from segstudy.errors import ConfigError, SegstudyError, TrainingError
 from segstudy.files import folder_lock
-from segstudy.side_by_side import Job, Outcome, choose_number, train_side_by_side
+from segstudy.side_by_side import Job, Outcome, choose_number, start_server, train_side_by_side, wait_for_server
 from segstudy.sweep import FAILED
 
 TRIAL = ".trial-"
@@ -66,6 +66,7 @@ def launch(
         configs = {name: sweep.compose(given) for name, given in variants_of(runs).items()}
         number, threads = choose_number(n_jobs, [*configs.values()], len(runs))
         if number > 1 or any(cfg.budget is not None for cfg in configs.values()):
+            start_server()
             prepare_data([*configs.values()])
         set_budget(sweep, configs, runs, number, threads)
     except SegstudyError as error:
@@ -128,6 +129,7 @@ def time_variants(sweep: Sweep, configs: dict[str, DictConfig], number: int, thr
     with TemporaryDirectory(dir=sweep.folder, prefix=TRIAL) as place:
         folder = Path(place)
         jobs = [sweep.job(as_trial(cfg, folder, str(i))) for i, cfg in enumerate(configs.values())]
+        wait_for_server()
         outcomes = train_side_by_side(jobs, number, threads)
         times = {}
         for i, (name, cfg) in enumerate(configs.items()):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -163,6 +164,28 @@ def train_side_by_side(
             for process in [*running.values()]:
                 process.kill()
             raise
+
+
+def start_server() -> None:
+    """Start the server from which processes are forked, which takes some seconds; does not wait for it.
+
+    `train_side_by_side` starts it too: this is for a command that has something else to do meanwhile.
+    """
+    if _context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
+
+
+def wait_for_server() -> None:
+    """Wait until processes can be forked at once: the time of the first runs would else hold the server's start."""
+    context = _context()
+    if context.get_start_method() == "forkserver":
+        process = context.Process(target=_nothing)  # type: ignore[attr-defined]
+        process.start()
+        process.join()
+
+
+def _nothing() -> None:
+    """What the first process does."""
 
 
 def _context() -> BaseContext:

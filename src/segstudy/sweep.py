@@ -22,6 +22,7 @@ from segstudy.console import INTERRUPTED, console, print_error
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
 from segstudy.files import read_text
 from segstudy.runs.tables import print_study, records
+from segstudy.side_by_side import start_server
 from segstudy.study.analysis.plan import Plan, matching
 from segstudy.study.results import variant_changes, variant_names
 
@@ -131,6 +132,8 @@ class Study(Callback):
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
         if is_search(config):  # its variants are not known beforehand
             return
+        if config.get("budget"):
+            start_server()  # Hydra now composes each run's config, which takes as long
         PLANNED[:] = planned_runs(config)
         plan = Plan.of(OmegaConf.to_container(config.report))  # type: ignore[arg-type]
         variants = planned_variants(config) if plan.sides() else {}

@@ -21,7 +21,7 @@ class StageTimes(L.Callback):
     Comes after all other callbacks, except those that write checkpoints.
     """
 
-    def __init__(self, steps: int = 20, seconds: float = 5):
+    def __init__(self, steps: int = 20, seconds: float = 3):
         self.limit, self.seconds = steps, seconds
         self.steps: list[float] = []
         self.validation: list[float] = []  # batches
