@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from segstudy.data.bands import Bands, UnknownRange, propose_range
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
-from segstudy.data.folder.counts import PixelsOfKeys, find_classes, is_binary, pixels_of_keys, pixels_per_class
-from segstudy.data.folder.description import Description, read_description
+from segstudy.data.folder.counts import MaskCounts, pixels_per_class, read_counted
+from segstudy.data.folder.description import Description, read_description, yaml_line
+from segstudy.data.folder.interpretation import Interpretation, Meaning255Error, interpret_masks
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
@@ -61,11 +61,11 @@ class FolderReport:
 @dataclass(frozen=True)
 class PairCheck:
     """Result for an image and its mask. errors: {title: error}; digest: hash of the image's pixels, "" if unreadable;
-    pixels: {key in the mask: count}; note: on conversions of the image."""
+    counts: of the mask; note: on conversions of the image."""
 
     errors: dict[str, DataError]
     digest: str
-    pixels: PixelsOfKeys
+    counts: MaskCounts
     note: str = ""
 
 
@@ -88,25 +88,26 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     report.notes = [*scan.notes, *plan.notes]
     outside = Counter(check.note for check in checks.values() if "outside" in check.note)
     report.notes += [f"{count} images {note.partition(' ')[2]}" for note, count in outside.items()]
+    masks, answer = None, {}
     try:
-        counted = {name: check.pixels for name, check in checks.items() if name in used}
-        report.label_map, unknown = find_classes(counted, scan.format, description)
-        report.notes += report.label_map.notes
-        report.problems += unknown
+        masks = interpret_masks({n: check.counts for n, check in checks.items() if n in used}, scan.format, description)
+        report.label_map = masks.label_map
+        report.notes += masks.notes
+        report.problems += masks.problems
     except SegstudyError as error:
         report.add("classes", [str(error)])
-    lists = _split_images(report, plan, checks)
+        answer = {"labels": error.labels} if isinstance(error, Meaning255Error) else {}
+    lists = _split_images(report, plan, masks)
     _add_overlaps(report, lists, checks)
-    if report.label_map is not None:
+    if masks is not None:
         for role, members in lists.items():
             if members:
-                report.counts[role] = pixels_per_class([checks[s.name].pixels for s in members], report.label_map)
-        _add_rare_classes(report, report.label_map.classes)
+                report.counts[role] = pixels_per_class([masks.counted[s.name] for s in members], masks.label_map)
+        _add_rare_classes(report, masks.label_map.classes)
     if file is None:
-        binary = any(is_binary(check.pixels) for check in checks.values())
         known = {"the classes": description.classes, "the split": plan.lists}
         report.guessed = ["the meaning of the masks", *(what for what, given in known.items() if not given)]
-        report.proposed_yaml = propose_description(scan, report.label_map, plan, description.classes, binary)
+        report.proposed_yaml = propose_description(masks, plan, description.classes, answer)
     return report
 
 
@@ -114,10 +115,9 @@ def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairChe
     """Decode an image and its mask, and collect the errors of both."""
     errors: dict[str, DataError] = {}
     image, mask, note, orientation = None, None, "", 1
-    pixels: PixelsOfKeys = {}
+    counts = MaskCounts()
     try:
-        mask, keys = mask_format.read(sample)
-        pixels = pixels_of_keys(mask, keys)
+        mask, counts = read_counted(mask_format, sample)
     except DataError as error:
         errors["masks that cannot be read"] = error
     try:
@@ -127,13 +127,13 @@ def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairChe
     except DataError as error:
         errors["images that cannot be read"] = error
     if image is None:
-        return PairCheck(errors, "", pixels)
+        return PairCheck(errors, "", counts)
     if mask is not None:
         try:
             require_same_size(sample, image, mask_format.orient(mask, orientation, image.shape[:2]), orientation)
         except DataError as error:
             errors["sizes that differ"] = error
-    return PairCheck(errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), pixels, note)
+    return PairCheck(errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), counts, note)
 
 
 def _plan_split(report: FolderReport, scan: FolderScan, description: Description) -> SplitPlan:
@@ -161,11 +161,11 @@ def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used:
         report.add(title if severity == "error" else f"{title} (in no list)", items, severity, advice)
 
 
-def _split_images(report: FolderReport, plan: SplitPlan, checks: Mapping[str, PairCheck]) -> dict[str, list[Sample]]:
+def _split_images(report: FolderReport, plan: SplitPlan, masks: Interpretation | None) -> dict[str, list[Sample]]:
     """The lists of images; randomly drawn lists are left out if there are errors."""
-    if not (plan.num_folds or plan.shares) or report.label_map is None or not report.trainable:
+    if not (plan.num_folds or plan.shares) or masks is None or not report.trainable:
         return {"train": plan.pool} | plan.lists
-    pixels = pixels_per_class([checks[s.name].pixels for s in plan.pool], report.label_map)
+    pixels = pixels_per_class([masks.counted[s.name] for s in plan.pool], masks.label_map)
     try:
         return plan.lists | plan.draw_lists(rarest_class(pixels))
     except ConfigError as error:
@@ -214,24 +214,25 @@ def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
 
 
 def propose_description(
-    scan: FolderScan, label_map: LabelMap | None, plan: SplitPlan, classes_file: Any, binary: bool
+    masks: Interpretation | None, plan: SplitPlan, classes_file: Any, answer: Mapping[str, Any]
 ) -> str:
-    """A dataset.yaml with everything that was guessed, to edit and save. binary: whether a mask has only 0 and 255."""
-    keys: dict[str, Any] = {"classes": classes_file} if classes_file else {}
-    if label_map is None and binary:
-        keys["labels"] = {0: "background", IGNORE: "object"}
-    elif label_map is not None:
+    """A dataset.yaml with everything that was guessed, to edit and save. answer: its keys if the masks are unclear."""
+    keys: dict[str, Any] = ({"classes": classes_file} if classes_file else {}) | dict(answer)
+    if masks is not None:
+        label_map = masks.label_map
         labels = {key: label for key, label in label_map.table.items() if label != IGNORE}
-        has_gaps = scan.format.name == "numbers" and [int(k) for k in labels] != list(range(len(labels)))
+        has_gaps = masks.format.name == "numbers" and [int(k) for k in labels] != list(range(len(labels)))
         names = {int(k): label_map.classes[v] for k, v in labels.items()} if has_gaps else list(label_map.classes)
         keys.setdefault("classes", names)
-        if scan.format.name == "colours" and not classes_file:
+        if masks.format.name == "colours" and not classes_file:
             keys["palette"] = [list(rgb) for rgb in label_map.palette]
-        if ignored := [name for name in label_map.classes if name.lower() in IGNORED_NAMES]:
+        if masks.reinterpreted:
+            keys["mask_values"] = masks.format.kind
+        ignored: list[Any] = [name for name in label_map.classes if name.lower() in IGNORED_NAMES]
+        ignored += [IGNORE] * (label_map.table.get(str(IGNORE)) == IGNORE and masks.occurs(str(IGNORE)))
+        if ignored:
             keys["ignore"] = ignored
     keys |= {role: role for role in ROLES if role in plan.lists}
     if not plan.lists:
         keys |= {"val": VAL_SHARE, "split_seed": plan.seed}
-    # one line per key; after a plain value YAML adds a line "..."
-    texts = {key: yaml.safe_dump(value, default_flow_style=True, width=10**6) for key, value in keys.items()}
-    return "\n".join(f"{key}: {text.splitlines()[0]}" for key, text in texts.items())
+    return "\n".join(yaml_line(key, value) for key, value in keys.items())

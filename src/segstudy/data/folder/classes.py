@@ -12,18 +12,22 @@ from segstudy.data.folder.text import read_rows, read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
 from segstudy.labels import IGNORE, voc_palette
 
-MAX_COLORS = 64
-"""If the masks have more colours than this, dataset.yaml must give the classes."""
+MAX_UNDECLARED = 64
+"""If the masks have more values or colours than this, dataset.yaml must give the classes."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The classes of a folder. table: {key in the masks: class number or 255}. notes: what was guessed."""
+    """The classes of a folder.
+
+    table: {key in the masks: class number or 255}. names: {key: class, also of ignored keys}. notes: what was guessed.
+    """
 
     classes: list[str]
     palette: list[Rgb]
     background: int | None
     table: dict[str, int]
+    names: dict[str, str]
     notes: list[str]
 
     def labels(self, mask: np.ndarray, keys: Sequence[str], source: str) -> np.ndarray:
@@ -72,7 +76,7 @@ def make_label_map(description: Description, mask_format: MaskFormat, keys_prese
     given = [c for c in colours if c is not None]
     palette = given if len(set(given)) == len(classes) else voc_palette(len(classes))
     notes = [declared.note] if declared.note else []
-    return LabelMap(classes, palette, _background(description, declared, classes), table, notes)
+    return LabelMap(classes, palette, _background(description, declared, classes), table, class_of, notes)
 
 
 def _classes_of_keys(
@@ -170,15 +174,21 @@ def _classes_from_masks(
         return DeclaredClasses({}, {}, {})  # `labels` gives all classes
     if mask_format.name == "numbers":
         keys = sorted((k for k in keys_present if k != str(IGNORE)), key=int)
+        if len(keys) > MAX_UNDECLARED or (keys and int(keys[-1]) > IGNORE):
+            raise ConfigError(
+                f"the masks have {len(keys)} values, from {keys[0]} to {keys[-1]}: which of them are classes?\n"
+                f"  (more than {MAX_UNDECLARED}, or values above {IGNORE}, often number single objects)\n"
+                f"  → in dataset.yaml, classes: {{{keys[0]}: NAME, {keys[-1]}: NAME, …}}, or labels: {{VALUE: CLASS}}"
+            )
         names = {k: f"class {k}" for k in keys}
         return DeclaredClasses(names, names, {}, f"classes: the values {first_few(keys)} that occur in the masks")
     if mask_format.name == "colours":
-        if len(keys_present) > MAX_COLORS:
+        if len(keys_present) > MAX_UNDECLARED:
             raise ConfigError(
-                f"the masks have {len(keys_present)} colours, more than {MAX_COLORS}: which of them are classes?\n"
+                f"the masks have {len(keys_present)} colours, more than {MAX_UNDECLARED}: which of them are classes?\n"
                 "  → in dataset.yaml, classes: a CSV of index,name,red,green,blue"
             )
-        colours = dict(sorted(((k, _rgb(k)) for k in keys_present), key=lambda item: item[1]))
+        colours = dict(sorted(((k, rgb_of_key(k)) for k in keys_present), key=lambda item: item[1]))
         note = f"classes: the {len(colours)} colours that occur in the masks"
         return DeclaredClasses({k: k for k in colours}, {}, colours, note)
     found = dict.fromkeys([BACKGROUND, *(mask_format.keys or sorted(keys_present))])
@@ -220,6 +230,7 @@ def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
     return numbers, colours
 
 
-def _rgb(key: str) -> Rgb:
+def rgb_of_key(key: str) -> Rgb:
+    """The colour of a key such as "128,0,0"."""
     red, green, blue = map(int, key.split(","))
     return red, green, blue

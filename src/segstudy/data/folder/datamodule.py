@@ -7,9 +7,10 @@ import numpy as np
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
-from segstudy.data.folder.counts import count_labels, find_classes, pixels_per_class
+from segstudy.data.folder.counts import count_labels, pixels_per_class
 from segstudy.data.folder.description import read_description
-from segstudy.data.folder.scan import raise_errors, scan_folder
+from segstudy.data.folder.interpretation import interpret_masks
+from segstudy.data.folder.scan import one_line, raise_errors, scan_folder
 from segstudy.data.folder.split import ROLES, make_split
 from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
@@ -68,12 +69,12 @@ class Folder(SegmentationData):
         scan = scan_folder(self.description)
         plan = make_split(scan, self.description, self.split_settings, self.fold)
         raise_errors([*scan.problems, *plan.problems], self.root)
-        self.format, self.pool = scan.format, plan.pool
-        counted = count_labels(plan.members(), self.format, self.cache_dir)
-        self.label_map, unknown = find_classes(counted, self.format, self.description)
-        raise_errors(unknown, self.root)
-        self.notes = [*scan.notes, *self.label_map.notes, *plan.notes]
-        pixels = pixels_per_class([counted[s.name] for s in plan.pool], self.label_map)
+        counted = count_labels(plan.members(), scan.format, self.cache_dir)
+        masks = interpret_masks(counted, scan.format, self.description)
+        raise_errors(masks.problems, self.root)
+        self.format, self.label_map, self.pool = masks.format, masks.label_map, plan.pool
+        self.notes = [*scan.notes, *masks.notes, *map(one_line, masks.problems), *plan.notes]
+        pixels = pixels_per_class([masks.counted[s.name] for s in plan.pool], self.label_map)
         self.lists = plan.lists | plan.draw_lists(rarest_class(pixels))
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"
@@ -102,10 +103,10 @@ class Folder(SegmentationData):
         return image, mask, note
 
     def ignore_is_explicit(self) -> bool:
-        return True  # checked by `find_classes`
+        return True  # checked by `interpret_masks`
 
     def recipe(self) -> Any:
-        return ["Folder", VERSION, self.format.name, sorted(self.label_map.table.items())]
+        return ["Folder", VERSION, self.format.kind, sorted(self.label_map.table.items())]
 
     def describe(self) -> dict[str, Any]:
         # "said": the key in records on disk

@@ -2,8 +2,9 @@
 
 import io
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
@@ -39,6 +40,8 @@ class Description(BaseModel):
     background: Any = Field(BACKGROUND, description="a class or its number, or null")  # the default need not exist
     images: str = Field("images", description=PATH)
     masks: str = Field("masks", description=PATH)  # a folder of pictures or LabelMe files, or a COCO file
+    # the classes in pictures; None: detected. In indexed ones, numbers are the indices, grey the grey values
+    mask_values: Literal["numbers", "colours", "grey"] | None = Field(None, description="numbers, colours or grey")
     # CSV files with the columns image, mask, optionally split and group; or lists with an image and a mask in each line
     pairs: list[str] = Field([], description="a CSV or list, or several: [train.txt, val.txt]")
     train: str | None = Field(None, description="a list file, a sub-folder of the images, or a value of column split")
@@ -111,6 +114,12 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} has no keys\n  {_known_keys()}")
     has_default = Description.model_fields.keys() - {"background"}
     return {str(k): v for k, v in given.items() if v is not None or k not in has_default}
+
+
+def yaml_line(key: str, value: Any) -> str:
+    """A line of dataset.yaml."""
+    text = yaml.safe_dump({key: value}, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6)
+    return text.strip()[1:-1]
 
 
 def _mistake(key: str, value: Any) -> str:

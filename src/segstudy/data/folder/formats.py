@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segstudy.data.folder.labelme import read_labelme
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.pictures import has_color, open_mask, palette_of, read_color_mask, read_index_mask
+from segstudy.data.folder.pictures import has_color, open_mask, read_color_mask, read_index_mask
 from segstudy.errors import DataError
 
 
@@ -32,4 +32,4 @@ def detect_format(paths: Sequence[Path], has_palette: bool) -> MaskFormat:
     if any(map(has_color, pictures)) or (three_channels and has_palette):
         return MaskFormat("colours", f"{where}: pictures ({modes}) whose colours are classes", read_color_mask)
     summary = f"{where}: pictures ({modes}) whose values are class numbers"
-    return MaskFormat("numbers", summary, read_index_mask, palette=palette_of(pictures[0]))
+    return MaskFormat("numbers", summary, read_index_mask)

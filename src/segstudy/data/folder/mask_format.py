@@ -25,6 +25,7 @@ class MaskFormat:
 
     on_upright_image: for annotations whose size fits both, whether they are drawn on the image after EXIF rotation;
     None for pictures. keys: all possible keys, if the file lists them. palette: {key: colour} of an indexed picture.
+    by_grey: whether the grey value in the palette of an indexed picture is the number, not the index.
     """
 
     name: str
@@ -33,6 +34,12 @@ class MaskFormat:
     on_upright_image: bool | None = None
     keys: tuple[str, ...] = ()
     palette: Mapping[str, Rgb] = field(default_factory=dict)
+    by_grey: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The name, or grey."""
+        return "grey" if self.by_grey else self.name
 
     @property
     def annotated(self) -> bool:

@@ -1,12 +1,13 @@
 """Masks that are pictures: their values or their colours are classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segstudy.data.folder.mask_format import IndexedMask, Rgb
+from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
 from segstudy.data.images import Sample, open_picture
 from segstudy.errors import DataError
 
@@ -33,7 +34,37 @@ def has_color(picture: Any) -> bool:
 def read_index_mask(sample: Sample) -> IndexedMask:
     """Read a mask of class numbers: an indexed or greyscale picture, or RGB with three equal channels."""
     path = sample.file("mask")
-    picture = open_mask(path)
+    return index_picture(open_mask(path), path, "numbers")
+
+
+def read_color_mask(sample: Sample) -> IndexedMask:
+    """Read a mask whose colours are classes; transparency is dropped."""
+    path = sample.file("mask")
+    return index_picture(open_mask(path), path, "colours")
+
+
+def read_grey_mask(sample: Sample) -> IndexedMask:
+    """Read a mask of class numbers, of which an indexed picture has the grey values in its palette."""
+    path = sample.file("mask")
+    return index_picture(open_mask(path), path, "grey")
+
+
+READERS = {"numbers": read_index_mask, "grey": read_grey_mask, "colours": read_color_mask}
+
+
+def with_values(mask_format: MaskFormat, kind: str) -> MaskFormat:
+    """The format of pictures that are read as this kind: numbers, grey or colours."""
+    name = "numbers" if kind == "grey" else kind
+    return replace(mask_format, name=name, read=READERS[kind], by_grey=kind == "grey", palette={})
+
+
+def index_picture(picture: Any, path: Path, kind: str) -> IndexedMask:
+    """The indexed mask of a decoded picture. kind: numbers, grey or colours. path: for errors."""
+    if kind == "grey" and picture.mode in ("P", "PA", "1"):
+        picture = picture.convert("L")
+    if kind == "colours":
+        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(np.int64), 2, 0)
+        return _index_values(path, red << 16 | green << 8 | blue, _color_key, "colours")
     if has_color(picture):
         raise DataError(
             f"{path} is a colour picture ({picture.mode}), but the other masks hold class numbers\n"
@@ -43,16 +74,16 @@ def read_index_mask(sample: Sample) -> IndexedMask:
     return _index_values(path, values if values.ndim == 2 else values[..., 0], str, "values")
 
 
-def read_color_mask(sample: Sample) -> IndexedMask:
-    """Read a mask whose colours are classes; transparency is dropped."""
-    path = sample.file("mask")
-    red, green, blue = np.moveaxis(np.asarray(open_mask(path).convert("RGB")).astype(np.int64), 2, 0)
-    return _index_values(
-        path, red << 16 | green << 8 | blue, lambda v: f"{v >> 16},{v >> 8 & 255},{v & 255}", "colours"
-    )
+def _color_key(value: int) -> str:
+    return f"{value >> 16},{value >> 8 & 255},{value & 255}"
 
 
 def _index_values(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> IndexedMask:
+    if values.dtype == np.uint8:  # much faster than sorting
+        present = np.bincount(values.ravel(), minlength=256).nonzero()[0]
+        position = np.zeros(256, np.uint8)
+        position[present] = np.arange(len(present))
+        return position[values], [key(int(v)) for v in present]
     unique, positions = np.unique(values, return_inverse=True)
     if len(unique) > 256:
         raise DataError(
@@ -62,7 +93,9 @@ def _index_values(path: Path, values: np.ndarray, key: Callable[[int], str], wha
     return positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in unique]
 
 
-def palette_of(picture: Any) -> dict[str, Rgb]:
-    """{key: colour} of an indexed picture, {} of another one."""
-    values = picture.getpalette("RGB") or [] if picture.mode == "P" else []
-    return {str(i): (r, g, b) for i, (r, g, b) in enumerate(zip(*[iter(values)] * 3, strict=False))}
+def colours_of_keys(picture: Any, keys: Sequence[str]) -> dict[str, str]:
+    """{key: "red,green,blue"} of the indices in use; of black-and-white pictures too. {} if values have no colour."""
+    if picture.mode not in ("P", "PA", "1"):
+        return {}
+    values = [0, 0, 0, 255, 255, 255] if picture.mode == "1" else picture.getpalette("RGB") or []
+    return {k: ",".join(map(str, values[3 * int(k) : 3 * int(k) + 3] or (0, 0, 0))) for k in keys}

@@ -12,6 +12,7 @@ from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import detect_format
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.names import IMAGES, columns, path_ends
+from segstudy.data.folder.pictures import with_values
 from segstudy.data.folder.text import read_rows, read_text
 from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
@@ -35,6 +36,11 @@ class Problem:
         """The title, and indented below it the first items and the advice."""
         lines = first_lines(self.items, 5) + (f"\n→ {self.advice}" if self.advice else "")
         return f"{self.title} ({len(self.items)})\n" + textwrap.indent(lines, "  ")
+
+
+def one_line(problem: Problem) -> str:
+    """A problem as a note."""
+    return f"{problem.title} ({len(problem.items)}): {first_few(problem.items)}"
 
 
 def problem(title: str, items: Sequence[str], severity: str = "error", advice: str = "") -> list[Problem]:
@@ -74,6 +80,8 @@ def scan_folder(description: Description) -> FolderScan:
             f"  masks without image: {first_few(scan.without_image) or 'none'}\n"
             "  → use equal names but for the suffix (images/a.jpg, masks/a.png), or in dataset.yaml, pairs: a CSV file"
         )
+    if description.mask_values and not scan.format.annotated:
+        scan.format = with_values(scan.format, description.mask_values)
     scan.notes.append(f"masks: {scan.format.summary}")
     if description.group and not any(s.group for s in scan.samples):  # unless a CSV of pairs has set them
         _assign_groups(scan, description.group)

@@ -1,0 +1,230 @@
+"""Folders as they occur: what `segstudy data check` says of each, and which labels come out of the others."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segstudy.data.folder.check import FolderReport, check_folder
+from segstudy.data.folder.datamodule import Folder
+
+SIDE, COUNT = 32, 10
+
+Draw = Callable[[int], Image.Image]
+RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
+
+
+def scene(i: int) -> np.ndarray:
+    """A disc of class 1, in every other image a square of class 2, and in every tenth a border of void around both."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[np.hypot(y - 10 - i % 3, x - 10) < 6] = 1
+    labels[20:28, 18:28] = 2 * (i % 2)
+    return labels
+
+
+def values(*table: int) -> Draw:
+    """Greyscale masks in which class k has the value table[k]."""
+    return lambda i: Image.fromarray(np.array(table, np.uint8)[scene(i)])
+
+
+def with_void(i: int) -> Image.Image:
+    """As VOC: a border of 255 around the objects, in one mask instead of the objects."""
+    labels = scene(i)
+    grown = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        for step in (-1, 1):
+            grown |= np.roll(labels, step, axis) > 0
+    labels[grown & (labels == 0)] = 255
+    return Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8) if i == 3 else labels)
+
+
+def void_share(i: int) -> Image.Image:
+    labels = scene(i)
+    labels[:, 22:] = 255
+    return Image.fromarray(labels)
+
+
+def mixed_binary(i: int) -> Image.Image:
+    """Half of the masks 0 and 255, the others 0 and 1."""
+    return Image.fromarray((scene(i) > 0).astype(np.uint8) * (255 if i % 2 else 1))
+
+
+def through_jpeg(i: int) -> Image.Image:
+    file = io.BytesIO()
+    Image.fromarray((scene(i) > 0).astype(np.uint8) * 255).save(file, "JPEG", quality=75)
+    return Image.open(file).convert("L")
+
+
+def interpolated(i: int) -> Image.Image:
+    return Image.fromarray((scene(i) > 0).astype(np.uint8) * 255).resize((SIDE * 2, SIDE * 2), Image.Resampling.BICUBIC)
+
+
+def colours_interpolated(i: int) -> Image.Image:
+    picture = Image.fromarray(np.array([BLACK, RED, GREEN], np.uint8)[scene(i)])
+    return picture.resize((SIDE * 2, SIDE * 2), Image.Resampling.BILINEAR)
+
+
+def instance_ids(i: int) -> Image.Image:
+    return Image.fromarray(np.array([0, 1000 + i, 2000 + i], np.uint16)[scene(i)])
+
+
+def many_ids(i: int) -> Image.Image:
+    labels = np.repeat(np.repeat(np.arange(16, dtype=np.uint8).reshape(4, 4), 8, 0), 8, 1)
+    return Image.fromarray(labels + np.uint8(16 * (i % 6)))
+
+
+def indexed(labels: np.ndarray, *palette: tuple[int, int, int]) -> Image.Image:
+    picture = Image.fromarray(labels, "P")
+    picture.putpalette([v for rgb in palette for v in rgb])
+    return picture
+
+
+def by_frequency(i: int) -> Image.Image:
+    """Red discs and green squares; the order of the palette differs between files, as pngquant writes it."""
+    order = [0, 1, 2] if i % 2 == 0 else [2, 0, 1]
+    colours = np.array([BLACK, RED, GREEN])
+    position = np.argsort(order).astype(np.uint8)
+    return indexed(position[scene(i)], *(tuple(colours[k]) for k in order))
+
+
+def grey_by_frequency(i: int) -> Image.Image:
+    """Class numbers whose palette of grey values was ordered by frequency."""
+    order = [0, 1, 2] if i % 2 == 0 else [2, 0, 1]
+    return indexed(np.argsort(order).astype(np.uint8)[scene(i)], *((k, k, k) for k in order))
+
+
+def indexed_and_grey(i: int) -> Image.Image:
+    """Indexed red and green discs, and greyscale pictures with other values."""
+    return indexed(scene(i), BLACK, RED, GREEN) if i % 2 else values(0, 7, 9)(i)
+
+
+def indexed_and_numbers(i: int) -> Image.Image:
+    return indexed(scene(i), BLACK, RED, GREEN) if i % 2 else values(0, 1, 2)(i)
+
+
+def bilevel_and_grey(i: int) -> Image.Image:
+    picture = Image.fromarray((scene(i) == 1).astype(np.uint8) * 255)
+    return picture.convert("1") if i % 2 else picture
+
+
+def colours_and_grey(i: int) -> Image.Image:
+    return Image.fromarray(np.array([BLACK, RED, GREEN], np.uint8)[scene(i)]) if i % 2 else values(0, 1, 2)(i)
+
+
+def make(root: Path, draw: Draw, yaml: str = "", count: int = COUNT) -> Path:
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for i in range(count):
+        mask = draw(i)
+        mask.save(root / "masks" / f"{i}.png")
+        image = np.random.default_rng(i).integers(0, 256, (*mask.size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(image).save(root / "images" / f"{i}.png")
+    if yaml:
+        (root / "dataset.yaml").write_text(yaml)
+    return root
+
+
+def text_of(report: FolderReport) -> str:
+    return "\n".join([*report.notes, *map(str, report.problems)])
+
+
+ASKED = {
+    "0 and 255": (values(0, 255, 255), "", "is 255 an object or void?.*beside it, the masks hold only 0"),
+    "0 and 255 with names": (values(0, 255, 255), "classes: [a, b]", r"beside it, .*labels: \{255: CLASS\}"),
+    "some 0 and 255, others 0 and 1": (
+        mixed_binary,
+        "",
+        r"5 masks hold only 0 and 255.*\{0: background, 1: object, 255",
+    ),
+    "0, 128, 255": (values(0, 128, 255), "", r"the other values are spread, too: 0, 128.*ignore: \[255\]"),
+    "much 255": (void_share, "", "in 10 of 10 masks, 31.25% of the pixels, and void rarely covers more than 20%"),
+    "a JPEG saved as PNG": (through_jpeg, "", r"scattered pixels.*JPEG.*areas have .*\b0\b"),
+    "resized with interpolation": (interpolated, "", r"scattered pixels.*areas have (0 \| 255|255 \| 0)\n"),
+    "resized colours": (colours_interpolated, "", r"scattered pixels.*areas have 0,0,0 \| (255,0,0|0,255,0)"),
+    "resized, with names": (interpolated, "classes: {0: a, 255: b}", "labels that are not classes.*scattered pixels"),
+    "object ids in 16 bits": (instance_ids, "", "16 values, from 0 to 2009: which of them are classes"),
+    "many values": (many_ids, "", "the masks have 96 values, from 0 to 95: which of them are classes"),
+    "palettes by frequency, with names": (
+        by_frequency,
+        "classes: [a, b, c]",
+        r"index 0 is .*mask_values: numbers.*palette",
+    ),
+    "indexed and other grey": (indexed_and_grey, "", "indexed masks have .*without a palette have the values 0, 7"),
+    "colours and grey": (colours_and_grey, "", "5 of 10 masks are grey pictures, .*mask_values: colours"),
+}
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_what_can_be_read_in_two_ways_is_asked(tmp_path: Path, kind: str) -> None:
+    draw, yaml, message = ASKED[kind]
+    report = check_folder(make(tmp_path / "mine", draw, yaml))
+    assert not report.trainable
+    assert re.search(message, text_of(report), re.DOTALL), text_of(report)
+
+
+CSV = "index,name,red,green,blue\n0,ground,0,0,0\n1,grass,0,255,0\n2,fire,255,0,0\n"
+
+SETTLED = {
+    "numbers": (values(0, 1, 2), "", [0, 1, 2], "the values 0, 1, 2 that occur"),
+    "numbers from 1": (values(1, 2, 3), "", [0, 1, 2], "the values 1, 2, 3 that occur"),
+    "0 and 255, an object": (values(0, 255, 255), "labels: {0: background, 255: object}", [0, 1, 1], ""),
+    "0, 128, 255": (values(0, 128, 255), "labels: {0: background, 128: a, 255: b}", [0, 1, 2], ""),
+    "0, 128, void": (values(0, 128, 255), "ignore: [255]", [0, 1, 255], "ignored: 255, in 5 of 10 masks"),
+    "a smoothed mask, by name": (values(0, 3, 3), "labels: {0: ground, 3: disc}", [0, 1, 1], ""),
+    "palettes by frequency": (by_frequency, "", [0, 2, 1], "read by colour, not by index: index 0 is 0,0,0 in 5 masks"),
+    "palettes by frequency, by index": (by_frequency, "mask_values: numbers", None, ""),
+    "palettes by frequency, in a table": (by_frequency, "classes: classes.csv", [0, 2, 1], "index 0 is"),
+    "grey palettes by frequency": (grey_by_frequency, "classes: [a, b, c]", [0, 1, 2], "by grey value"),
+    "one palette, another table": (
+        lambda i: indexed(scene(i), BLACK, RED, GREEN), "classes: classes.csv", [0, 2, 1], "the colour of fire"
+    ),
+    "one palette, colours of no class": (
+        lambda i: indexed(scene(i), BLACK, (9, 9, 8), (7, 7, 6)), "classes: classes.csv", [0, 1, 2], ""
+    ),
+    "indexed and the same numbers": (indexed_and_numbers, "", [0, 1, 2], ""),
+    "1 bit and 8 bits": (bilevel_and_grey, "labels: {0: a, 255: b}", [0, 1, 0], "read by grey value"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SETTLED)
+def test_the_others_give_these_labels(tmp_path: Path, kind: str) -> None:
+    draw, yaml, table, note = SETTLED[kind]
+    root = make(tmp_path / "mine", draw, yaml)
+    (root / "classes.csv").write_text(CSV) if "classes.csv" in yaml else None
+    report = check_folder(root)
+    assert report.trainable, text_of(report)
+    assert note in text_of(report)
+    data = Folder(str(root), size=SIDE, batch_size=2, cache_dir=str(tmp_path / "arrays"))
+    data.setup()
+    assert note in "\n".join(data.notes)
+    for sample in data.pool if table else ():
+        np.testing.assert_array_equal(data.read(sample)[1], np.array(table)[scene(int(sample.name))], sample.name)
+    proposed = report.proposed_yaml
+    if proposed:
+        (root / "dataset.yaml").write_text(proposed)
+        again = Folder(str(root), size=SIDE, batch_size=2, cache_dir=str(tmp_path / "arrays"))
+        again.setup()
+        assert [again.read(s)[1].tolist() for s in data.pool] == [data.read(s)[1].tolist() for s in data.pool]
+
+
+def test_void_as_in_voc_is_told_and_ignored(tmp_path: Path) -> None:
+    report = check_folder(make(tmp_path / "mine", with_void))
+    assert report.trainable
+    assert [note for note in report.notes if note.startswith("ignored: 255, in 10 of 10 masks, ")]
+    assert report.label_map is not None
+    assert report.label_map.classes == ["class 0", "class 1", "class 2"]
+    assert "ignore: [255]" in (report.proposed_yaml or "")
+
+
+def test_wholly_void_masks_are_named(tmp_path: Path) -> None:
+    root = make(tmp_path / "mine", with_void, "classes: [ground, disc, square]")
+    Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(root / "masks" / "4.png")
+    report = check_folder(root)
+    assert report.trainable
+    named = [p for p in report.problems if p.title == "masks in which every pixel is ignored"]
+    assert [(p.severity, p.items) for p in named] == [("warning", ["4"])]
