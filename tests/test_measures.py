@@ -27,8 +27,9 @@ from segstudy.measures.boundaries import (
     phases,
     tolerance,
 )
-from segstudy.measures.error_categories import CATEGORIES, error_categories, error_locations, image_errors
+from segstudy.measures.error_categories import CATEGORIES, error_categories, image_errors
 from segstudy.measures.objects import object_sums, outcome_of
+from segstudy.measures.windows import class_boxes, grown, shrunk, union, within
 from segstudy.study.analysis.metrics import METRICS, by_name, image_miou, worst
 from segstudy.study.analysis.metrics import blockiness as blocks
 from segstudy.study.results import TestResult, from_masks
@@ -150,7 +151,7 @@ def test_objects_by_hand() -> None:
     labels = np.zeros_like(truth)
     labels[2:4, 2:6] = 1
     labels[4:6, 9:11] = 1
-    sums = object_sums(truth, labels, 0)
+    sums = object_sums(truth, labels, class_boxes(truth), 0)
     assert sums["outcomes"].tolist() == [1, 0, 0, 1, 0]
     assert sums["outcome_areas"].tolist() == [36, 0, 0, 40, 0]
     assert sums["objects_left_out"] == 1
@@ -185,16 +186,38 @@ def test_where_errors_lie_by_hand() -> None:
     truth[40:60, 40:60] = 1
     labels = truth.copy()
     labels[60, 40:60] = 1
-    assert error_locations(truth, labels, truth, 0)["false_positives"].tolist() == [20, 0, 0]
+    assert image_errors(truth, labels, 2, 0)["false_positives"].tolist() == [20, 0, 0]
     labels[61:63, 40:60] = 1
-    assert error_locations(truth, labels, truth, 0)["false_positives"].tolist() == [
-        2,
-        58,
-        0,
-    ]  # its two corners are near others
+    places = image_errors(truth, labels, 2, 0)["false_positives"]
+    assert places.tolist() == [2, 58, 0]  # its two corners are near others
     labels[80:90, 80:90] = 1
-    assert error_locations(truth, labels, truth, 0)["false_positives"].tolist() == [2, 58, 100]
-    assert error_locations(truth, np.zeros_like(truth), truth, 0)["false_negatives"].tolist() == [0, 0, 400]
+    assert image_errors(truth, labels, 2, 0)["false_positives"].tolist() == [2, 58, 100]
+    assert image_errors(truth, np.zeros_like(truth), 2, 0)["false_negatives"].tolist() == [0, 0, 400]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (23, 17)])
+@pytest.mark.parametrize("reach", [1, 4, 12])
+def test_dilation_and_erosion_are_those_of_scipy(shape: tuple[int, int], reach: int) -> None:
+    area = np.random.default_rng(reach).random(shape) < 0.5
+    for ours, filter_ in ((grown, ndimage.maximum_filter), (shrunk, ndimage.minimum_filter)):
+        expected = filter_(area.view(np.uint8), 2 * reach + 1, mode="constant").view(bool)
+        np.testing.assert_array_equal(ours(area, reach), expected)
+
+
+@pytest.mark.parametrize("distance", [0.3, 1, 2.5, 5, 7.5])
+def test_pixels_within_a_distance_are_those_of_the_distance_transform(distance: float) -> None:
+    area = np.random.default_rng(0).random((40, 50)) < 0.01
+    np.testing.assert_array_equal(within(area, distance), ndimage.distance_transform_edt(~area) <= distance)
+
+
+def test_boxes_of_classes() -> None:
+    labels = np.full((5, 6), 255, np.uint8)
+    labels[1:3, 2] = 7
+    labels[2, 4] = 0
+    boxes = class_boxes(labels)
+    assert list(boxes) == [0, 7, 255]
+    assert boxes[7] == (slice(1, 3), slice(2, 3))
+    assert union(boxes, {7: (slice(0, 1), slice(5, 6)), 3: np.s_[:2, :1]})[7] == (slice(0, 3), slice(2, 6))
 
 
 def test_an_image_of_nothing_but_255_counts_nowhere() -> None:
@@ -249,7 +272,7 @@ def test_edges_end_at_void_of_one_side() -> None:
 
 
 def test_confidence_knows_edges_through_narrow_void() -> None:
-    near = near_edges(strip(40, 2))  # one pixel, 2 % of the diagonal
+    near = near_edges(fill_void(strip(40, 2)))  # one pixel, 2 % of the diagonal
     assert near[:, 9].all()
     assert not near[:, :9].any()
 
@@ -365,7 +388,7 @@ def test_classes_of_an_image_are_those_at_its_original_size() -> None:
         precision_plugin=SimpleNamespace(forward_context=nullcontext),
         callbacks=[counts, measures],
     )
-    batch = {"image": torch.zeros(1, 3, 16, 16), "mask": mask[None], "index": torch.tensor([0])}
+    batch = {"image": torch.zeros(1, 3, 16, 16), "mask": mask[None], "labels": labels[None], "index": torch.tensor([0])}
 
     class Module(SimpleNamespace):
         def __call__(self, image: torch.Tensor) -> torch.Tensor:

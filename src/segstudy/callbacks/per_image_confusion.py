@@ -44,14 +44,19 @@ class PerImageConfusion(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor], *_: Any
     ) -> None:
         data = known_data(trainer)
-        for logit, mask, index in zip(logits, batch["mask"], batch["index"].tolist(), strict=True):
+        for logit, labels, mask, index in zip(
+            logits, batch["labels"], batch["mask"], batch["index"].tolist(), strict=True
+        ):
             if index < 0:  # padding, so that all processes have equally many batches
                 continue
             self.seen.append(index)
-            self._count("network", index, logit.argmax(0), mask)
+            self._count("network", index, labels, mask)
             # The masks of the user's own loaders count as original.
             original = mask if data is None else data.original_mask("report", index).to(mask.device)
-            self._count("original", index, labels_at(logit, original.shape), original)
+            if original.shape == mask.shape and torch.equal(original, mask):
+                self.rows["original"].append(self.rows["network"][-1])
+            else:
+                self._count("original", index, labels_at(logit, original.shape), original)
             self.present[index] = np.unique(self.rows["original"][-1][:, 1])
 
     def _count(self, size: str, index: int, labels: Tensor, mask: Tensor) -> None:

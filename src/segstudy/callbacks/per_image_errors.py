@@ -15,11 +15,12 @@ from segstudy.callbacks.per_image_confusion import PerImageConfusion, names_and_
 from segstudy.data.datamodule import known_data
 from segstudy.files import atomic_write, remove
 from segstudy.labels import reduced_labels, reduced_logits, reduction
-from segstudy.measures.boundaries import near_edges
+from segstudy.measures.boundaries import fill_void, near_edges
 from segstudy.measures.calibration import confidence_sums
 from segstudy.measures.error_categories import image_errors
 from segstudy.measures.operating_curve import offset_sums
 from segstudy.measures.shift import shift_consistency
+from segstudy.measures.top_two import top_two
 from segstudy.runs.image_arrays import Compressed, write_image_arrays
 
 FILES = ("measures.npz", "labels.npz")
@@ -82,12 +83,14 @@ class PerImageErrors(Diagnostic):
             if index < 0:  # padding, so that all processes have equally many batches
                 continue
             logit, mask = reduced_logits(logit, factor), reduced_labels(mask, factor)
-            labels, truth = (t.to(torch.uint8).cpu().numpy() for t in (logit.argmax(0), mask))
-            edge = torch.from_numpy(near_edges(truth)).to(mask.device)
+            top = top_two(logit)
+            labels, truth = (t.to(torch.uint8).cpu().numpy() for t in (top.label, mask))
+            filled = fill_void(truth)
+            edge = torch.from_numpy(near_edges(filled)).to(mask.device)
             present = self.confusion.present[index]
-            sums = image_errors(truth, labels, classes, background, present)
-            sums |= confidence_sums(logit, mask, edge, background)
-            sums |= offset_sums(logit, mask, background, present)
+            sums = image_errors(truth, labels, classes, background, present, filled)
+            sums |= confidence_sums(logit, mask, edge, background, top)
+            sums |= offset_sums(logit, mask, background, present, top)
             pictures = {"labels": Compressed.of(labels), "truth": Compressed.of(truth)}
             self.images[index] = {**sums, **pictures, "factor": factor}
 

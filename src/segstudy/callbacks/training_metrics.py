@@ -41,6 +41,6 @@ def metrics_on_training_images(trainer: L.Trainer, module: L.LightningModule, im
         batch = fit.__getitems__([mine[i] for i in members])
         batch = data.on_after_batch_transfer({k: v.to(module.device) for k, v in batch.items()}, 0)
         with trainer.precision_plugin.forward_context():
-            labels = module(batch["image"]).argmax(1)
+            labels = module(batch["image"]).max(1).indices
         counts.update(labels, batch["mask"])
     return summary(counts.compute())

@@ -1,12 +1,14 @@
 """Quality of boundaries: Boundary IoU, boundary F, roughness, and blockiness of the decoder's grid."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from segstudy.labels import IGNORE
+from segstudy.measures.windows import Box, enlarged, grown, shrunk, within
 
 BAND = 0.02
 """Width of Boundary IoU's band (Cheng et al. 2021) and of calibration's region "edge", as a share of the diagonal."""
@@ -37,9 +39,15 @@ class Filled(NamedTuple):
     edge: int
 
 
-def edge_sums(labels: np.ndarray, truth: Filled, background: int | None) -> dict[str, np.ndarray]:
-    """Sums of one image for boundary F, roughness and blockiness. labels (H,W): the prediction."""
-    sums = contour_sums(truth.labels, labels, truth.drawn & narrow(truth.distance, tolerance(labels.shape)), background)
+def edge_sums(
+    labels: np.ndarray, truth: Filled, boxes: Mapping[int, Box], background: int | None
+) -> dict[str, np.ndarray]:
+    """Sums of one image for boundary F, roughness and blockiness.
+
+    labels (H,W): the prediction; boxes: around the pixels of each class in both.
+    """
+    drawn = truth.drawn & narrow(truth.distance, tolerance(labels.shape))
+    sums = contour_sums(truth.labels, labels, drawn, boxes, background)
     true, predicted = changes(truth.labels, truth.drawn), changes(labels, truth.drawn)
     number = np.array([c.sum() for c in predicted])
     return sums | {
@@ -57,47 +65,43 @@ def tolerance(shape: tuple[int, ...]) -> float:
     return TOLERANCE * math.hypot(*shape)
 
 
-def band_sums(truth: np.ndarray, copied: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+def band_sums(
+    truth: np.ndarray, copied: np.ndarray, boxes: Mapping[int, Box], num_classes: int
+) -> dict[str, np.ndarray]:
     """Intersection and union of Boundary IoU in pixels, for each class: int64 (C,).
 
     The band of a mask: its pixels at most 2 % of the diagonal from a pixel outside it or from the image border, counted
-    in steps to any of eight neighbours. Source: Cheng et al., CVPR 2021.
+    in steps to any of eight neighbours. boxes: around the pixels of each class in both.
+    Source: Cheng et al., CVPR 2021.
     """
     reach = pixels_of(BAND, truth.shape)
     both, either = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
-    for c in np.union1d(np.unique(truth), np.unique(copied)):
+    for c, box in boxes.items():
         if c != IGNORE:
-            a, b = band(truth == c, reach), band(copied == c, reach)
+            a, b = band(truth[box] == c, reach), band(copied[box] == c, reach)
             both[c], either[c] = (a & b).sum(), (a | b).sum()
     return {"band_both": both, "band_either": either}
 
 
 def band(mask: np.ndarray, reach: int) -> np.ndarray:
     """Pixels of the mask at most `reach` steps from its outside."""
-    inside = ndimage.minimum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant", cval=0)
-    return mask & ~inside.view(bool)
+    return mask & ~shrunk(mask, reach)
 
 
-def near_edges(truth: np.ndarray) -> np.ndarray:
-    """Pixels, not ignored, within 2 % of the diagonal of an edge between classes, bool (H,W). Fills narrow void."""
-    filled = fill_void(truth)
-    across, down = changes(filled.labels, filled.drawn)
-    edge = np.zeros(truth.shape, bool)
+def near_edges(truth: Filled) -> np.ndarray:
+    """Pixels, not ignored, within 2 % of the diagonal of an edge between classes, bool (H,W)."""
+    across, down = changes(truth.labels, truth.drawn)
+    edge = np.zeros(truth.labels.shape, bool)
     edge[:, 1:] |= across
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    return grown(edge, pixels_of(BAND, truth.shape)) & (truth != IGNORE)
+    return grown(edge, pixels_of(BAND, edge.shape)) & (truth.distance == 0)
 
 
 def pixels_of(share: float, shape: tuple[int, ...]) -> int:
     """A share of the diagonal in whole pixels, at least 1."""
     return max(1, round(share * math.hypot(*shape)))
-
-
-def grown(area: np.ndarray, reach: int) -> np.ndarray:
-    """The area dilated by `reach` steps (to any of eight neighbours): bool (H,W)."""
-    return ndimage.maximum_filter(area.view(np.uint8), 2 * reach + 1, mode="constant").view(bool)
 
 
 def fill_void(truth: np.ndarray) -> Filled:
@@ -147,7 +151,7 @@ def half_widths(whole: np.ndarray, distance: np.ndarray, nearest: np.ndarray, ax
 
 
 def contour_sums(
-    filled: np.ndarray, labels: np.ndarray, drawn: np.ndarray, background: int | None
+    filled: np.ndarray, labels: np.ndarray, drawn: np.ndarray, boxes: Mapping[int, Box], background: int | None
 ) -> dict[str, np.ndarray]:
     """Boundary F summed over the classes of truth or prediction except background, and the number of these classes.
 
@@ -156,16 +160,16 @@ def contour_sums(
     """
     near = tolerance(filled.shape)
     total, number = 0.0, 0
-    for c in np.union1d(np.unique(filled[drawn]), np.unique(labels[drawn])):
+    for c, box in boxes.items():
         if c == background:
             continue
-        true, predicted = contour(filled == c, drawn), contour(labels == c, drawn)
+        place = enlarged(box, 1)
+        true, predicted = contour(filled[place] == c, drawn[place]), contour(labels[place] == c, drawn[place])
         if not (true.any() or predicted.any()):
             continue
         number += 1
         if true.any() and predicted.any():
-            precision = (ndimage.distance_transform_edt(~true)[predicted] <= near).mean()
-            recall = (ndimage.distance_transform_edt(~predicted)[true] <= near).mean()
+            precision, recall = within(true, near)[predicted].mean(), within(predicted, near)[true].mean()
             total += 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return {"contour_f": np.array(total), "contours": np.array(number)}
 

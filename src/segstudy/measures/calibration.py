@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segstudy.labels import IGNORE
+from segstudy.measures.top_two import TopTwo, top_two
 
 REGIONS = ("all", "foreground", "edge")
 """Pixels that are not ignored: all, those whose truth is not background, those near a true edge between classes."""
@@ -29,15 +30,20 @@ Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Pixels, summed confidence and correct pixels of each bin, from low to high confidence."""
 
 
-def confidence_sums(logits: Tensor, mask: Tensor, edge: Tensor | None, background: int | None) -> dict[str, np.ndarray]:
+def confidence_sums(
+    logits: Tensor, mask: Tensor, edge: Tensor | None, background: int | None, top: TopTwo | None = None
+) -> dict[str, np.ndarray]:
     """Sums of one image for each region: `confidence_<region>_<pixels|confidence|correct>` (FINE,) and, as scalars,
     `nll_<region>` (nats), `brier_<region>` (0…2 a pixel) and `pixels_<region>`.
 
     logits (C,H,W), C ≥ 2, of any float type; mask (H,W) in 0…C−1 or 255; edge bool (H,W), or None without that region;
-    background: a class, or None without the region foreground. Sources: Guo et al. 2017 (calibration), Brier 1950.
+    background: a class, or None without the region foreground; top: `top_two` of the logits, if the caller has it.
+    Sources: Guo et al. 2017 (calibration), Brier 1950.
     """
     counted = mask != IGNORE
-    sureness, right, nll, brier = (t.cpu().numpy() for t in _scores(logits, torch.where(counted, mask, 0)))
+    sureness, right, nll, brier = (
+        t.cpu().numpy() for t in _scores(logits, torch.where(counted, mask, 0), top or top_two(logits))
+    )
     regions = {"all": counted}
     if background is not None:
         regions["foreground"] = counted & (mask != background)
@@ -61,15 +67,13 @@ def confidence_sums(logits: Tensor, mask: Tensor, edge: Tensor | None, backgroun
     return sums
 
 
-def _scores(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _scores(logits: Tensor, mask: Tensor, top: TopTwo) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """−ln(1 − confidence), whether the label is correct, NLL and Brier score of each pixel: float32 and bool (H,W)."""
     logits = logits.float()
-    highest, label = logits.max(0)
+    highest, label, second, _ = top
     distance = logits.gather(0, mask[None].long())[0] - highest
     # The other classes alone, relative to the highest of them: exact even where 1 − confidence would round to 0.
-    others = logits.scatter(0, label[None], -torch.inf)
-    second = others.amax(0)
-    powers = others.sub_(second).exp_()
+    powers = logits.scatter(0, label[None], -torch.inf).sub_(second).exp_()
     rest = second - highest + powers.sum(0).log()  # log-odds of the other classes against the highest
     log_total = F.softplus(rest)
     squares = 1 + powers.square_().sum(0) * (2 * (second - highest)).exp()

@@ -5,12 +5,15 @@ objects would merge or cut pieces and move edges. Where a measure must look acro
 object inside it; a contour runs through it), the truth's 255 is filled with the nearest label instead.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy import ndimage
 
 from segstudy.labels import IGNORE
-from segstudy.measures.boundaries import band_sums, edge_sums, fill_void, grown, pixels_of
+from segstudy.measures.boundaries import Filled, band_sums, edge_sums, fill_void, pixels_of
 from segstudy.measures.objects import EIGHT_CONNECTED, object_sums
+from segstudy.measures.windows import Box, class_boxes, enlarged, grown, union
 
 CATEGORIES = ("background", "foreground", "missed", "confused", "foreign", "overshoot", "ghost")
 """Every pixel not ignored is one of these. background, foreground: correct. missed: foreground predicted as background
@@ -33,24 +36,28 @@ def image_errors(
     num_classes: int,
     background: int | None,
     present: np.ndarray | None = None,
+    filled: Filled | None = None,
 ) -> dict[str, np.ndarray]:
-    """All sums of one image. truth, labels (H,W): classes 0…C−1, 255 in truth ignored; background: a class or None.
+    """All sums of one image. truth, labels uint8 (H,W): classes 0…C−1, 255 in truth ignored; background: a class or
+    None.
 
-    present: the classes in the image at its original size; None: those of the truth.
+    present: the classes in the image at its original size; None: those of the truth. filled: `fill_void` of the truth,
+    if the caller has it.
     Without a background, the sums that need one are 0, so their metrics are not defined.
     """
     counted = truth != IGNORE
     copied = np.where(counted, labels, IGNORE)
     categories = error_categories(truth, labels, background, present)
-    filled = fill_void(truth)
+    filled = filled or fill_void(truth)
+    boxes = union(class_boxes(filled.labels), class_boxes(labels))
     return {
         "cells": np.bincount(categories[counted], minlength=len(CATEGORIES)),
         "shape": np.array(truth.shape),
         **absent_classes(truth, copied, background, present),
-        **error_locations(truth, labels, filled.labels, background),
-        **object_sums(truth, copied, background),
-        **band_sums(truth, copied, num_classes),
-        **edge_sums(labels, filled, background),
+        **error_locations(truth, labels, filled.labels, boxes, background),
+        **object_sums(truth, copied, boxes, background),
+        **band_sums(truth, copied, boxes, num_classes),
+        **edge_sums(labels, filled, boxes, background),
     }
 
 
@@ -91,37 +98,43 @@ def absent_classes(
 
 
 def error_locations(
-    truth: np.ndarray, labels: np.ndarray, filled: np.ndarray, background: int | None
+    truth: np.ndarray, labels: np.ndarray, filled: np.ndarray, boxes: Mapping[int, Box], background: int | None
 ) -> dict[str, np.ndarray]:
     """False positives and false negatives of all classes but background, by location (3,): boundary, extent, segment.
 
     boundary: within 1 % of the diagonal of both a true-positive and a true-negative pixel of the class; else extent:
     its segment (component of the prediction, or of the truth with 255 filled) has a true-positive pixel; else segment.
+    boxes: around the pixels of each class in truth, labels and filled.
     After Bernhard et al., WACV 2024 ("What's outside the intersection?"), our own implementation.
     """
     reach = pixels_of(BAND, truth.shape)
     places = {"false_positives": np.zeros(3, np.int64), "false_negatives": np.zeros(3, np.int64)}
     counted = truth != IGNORE
-    for c in np.union1d(np.unique(truth), np.unique(labels[counted])):
+    for c, box in boxes.items():
         if c in (IGNORE, background):
             continue
-        is_true, is_predicted = truth == c, counted & (labels == c)
-        right = is_true & is_predicted
-        if np.array_equal(is_true, is_predicted):
-            continue
-        left = counted & ~is_true & ~is_predicted
-        near = grown(right, reach) & grown(left, reach)
+        place = enlarged(box, reach)
+        in_truth, in_labels, in_filled = (array[place] == c for array in (truth, labels, filled))
+        known = counted[place]
+        right = in_truth & in_labels
         for name, segments, wrong in (
-            ("false_positives", labels == c, is_predicted & ~is_true),
-            ("false_negatives", filled == c, is_true & ~is_predicted),
+            ("false_positives", in_labels, known & in_labels & ~in_truth),
+            ("false_negatives", in_filled, in_truth & ~in_labels),
         ):
-            numbers, count = ndimage.label(segments, EIGHT_CONNECTED)
-            touches = np.zeros(count + 1, bool)
-            touches[numbers[right]] = True
-            inside = touches[numbers]
-            places[name] += [
-                int((wrong & near).sum()),
-                int((wrong & ~near & inside).sum()),
-                int((wrong & ~near & ~inside).sum()),
-            ]
+            if not right.any():  # no pixel is near a true positive, and no segment has one
+                places[name][2] += int(wrong.sum())
+            elif wrong.any():
+                places[name] += _located(wrong, segments, right, known & ~in_truth & ~in_labels, reach)
     return places
+
+
+def _located(
+    wrong: np.ndarray, segments: np.ndarray, right: np.ndarray, left: np.ndarray, reach: int
+) -> tuple[int, int, int]:
+    """Numbers of wrong pixels by location. right, left (H,W): true-positive and true-negative pixels of the class."""
+    far = wrong & ~(grown(right, reach) & grown(left, reach))
+    numbers, count = ndimage.label(segments, EIGHT_CONNECTED)
+    touches = np.zeros(count + 1, bool)
+    touches[numbers[right]] = True
+    extent, apart = int(touches[numbers[far]].sum()), int(far.sum())
+    return int(wrong.sum()) - apart, extent, apart - extent

@@ -1,9 +1,12 @@
 """Object outcomes (missed, mixed, wrong label, partial, right), and the number of pieces of a predicted object."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy import ndimage
 
 from segstudy.labels import IGNORE
+from segstudy.measures.windows import Box
 
 OUTCOMES = ("missed", "mixed", "wrong label", "partial", "right")
 
@@ -24,24 +27,27 @@ SIZES = (0.01, 0.1)  # of the image: small below the first, large above the seco
 BINS = 20  # of the histograms
 
 
-def object_sums(truth: np.ndarray, copied: np.ndarray, background: int | None) -> dict[str, np.ndarray]:
+def object_sums(
+    truth: np.ndarray, copied: np.ndarray, boxes: Mapping[int, Box], background: int | None
+) -> dict[str, np.ndarray]:
     """Sums over the objects of an image: 8-connected components of a class in the truth, at least .2 % of the image.
 
-    truth, copied (H,W): truth and prediction, with the truth's 255 in both. `outcomes` and `outcome_areas` (5,): by
+    truth, copied (H,W): truth and prediction, with the truth's 255 in both; boxes: around the pixels of each class in
+    the truth. `outcomes` and `outcome_areas` (5,): by
     OUTCOMES; `found_histogram` and `purity_histogram` (20,): over 0…1; `pieces`, `class_pieces` and `coherence`: summed
     over the `found_objects`; `size_missed` and `size_pixels` (3,): over all components, by their share of the image.
     Without a background every object counts as found, so `found_histogram` and the sums by size stay 0.
     """
     sums = _empty()
     counted = int((truth != IGNORE).sum())
-    for c in np.unique(truth):
+    for c, box in boxes.items():
         if c in (IGNORE, background):
             continue
-        numbers, _ = ndimage.label(truth == c, EIGHT_CONNECTED)
+        numbers, _ = ndimage.label(truth[box] == c, EIGHT_CONNECTED)
         for number, place in enumerate(ndimage.find_objects(numbers), 1):
             inside = numbers[place] == number
             area = int(inside.sum())
-            labels = copied[place]
+            labels = copied[box][place]
             if background is not None:
                 size = int(np.searchsorted(SIZES, area / counted, side="right"))
                 sums["size_missed"][size] += int((labels[inside] == background).sum())
@@ -49,7 +55,7 @@ def object_sums(truth: np.ndarray, copied: np.ndarray, background: int | None) -
             if area < SMALLEST * counted:
                 sums["objects_left_out"] += 1
             else:
-                _add(sums, inside, labels, int(c), background)
+                _add(sums, inside, labels, c, background)
     return sums
 
 

@@ -25,6 +25,7 @@ from segstudy.measures.error_categories import (
     OVERSHOOT,
 )
 from segstudy.measures.stored_rows import divide
+from segstudy.measures.top_two import TopTwo, top_two
 
 OFFSETS = (-4.0, -2.3, -1.0, 0.0, 1.0, 2.3, 4.0)
 """Added to the background logit; 2.3 = ln 10 gives background ten times the weight."""
@@ -44,22 +45,27 @@ MARGIN_CATEGORIES = ("foreground", "confused", "foreign", "overshoot", "ghost")
 
 
 def offset_sums(
-    logits: Tensor, mask: Tensor, background: int | None, present: np.ndarray | None = None
+    logits: Tensor,
+    mask: Tensor,
+    background: int | None,
+    present: np.ndarray | None = None,
+    top: TopTwo | None = None,
 ) -> dict[str, np.ndarray]:
     """Counts of one image at each of OFFSETS, int32; {} without a background.
 
     `offset_cells` (7,7): pixels by offset and error category (`error_categories.CATEGORIES`); `offset_hit`,
     `offset_predicted` (7,C): true positives and predicted pixels; `offset_truth` (C,); `offset_margins` (BINS,5):
     pixels by margin (best other logit − background logit) and MARGIN_CATEGORIES.
-    logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image (None: those of mask).
+    logits (C,H,W) of any float type; mask (H,W) in 0…C−1 or 255; present: classes in the image (None: those of mask);
+    top: `top_two` of the logits, if the caller has it.
     At offset 0 the labels are those of argmax, ties included. With two classes, offset o means the threshold
     p(foreground) > 1/(1 + e^−o).
     """
     if background is None:
         return {}
-    best, margin = _best(logits, background)
-    counted = mask != IGNORE
-    labels, best, margin = mask[counted], best[counted], margin[counted]
+    best, margin = _best(logits, background, top or top_two(logits))
+    counted = (mask != IGNORE).flatten().nonzero()[:, 0]
+    labels, best, margin = (t.flatten()[counted] for t in (mask, best, margin))
     limits, edges = (torch.as_tensor(x, dtype=torch.float32, device=margin.device) for x in (OFFSETS, EDGES))
     joint = _joint(labels, best, torch.bucketize(margin, limits), len(logits))
     as_background = np.cumsum(joint, 0)[:-1]  # (offset, truth, best): pixels predicted as background …
@@ -85,15 +91,17 @@ def offset_sums(
     return {f"offset_{name}": value.astype(np.int32) for name, value in sums.items()}
 
 
-def _best(logits: Tensor, background: int) -> tuple[Tensor, Tensor]:
+def _best(logits: Tensor, background: int, top: TopTwo) -> tuple[Tensor, Tensor]:
     """The best class other than background, and its margin: its logit − the background logit. Both (H,W).
 
     A pixel is background if its margin ≤ the offset. With equal logits argmax takes the first class, so a class before
     the background must win ties: its margin is raised to the next larger number.
     """
-    others = logits.float().index_fill(0, torch.tensor([background], device=logits.device), -torch.inf)
-    highest, best = others.max(0)
-    margin = highest - logits[background].float()
+    lost = top.label == background
+    best = torch.where(lost, top.runner_up, top.label)
+    margin = torch.where(lost, top.second, top.highest) - logits[background].float()
+    if background == 0:
+        return best, margin
     return best, torch.where(best < background, margin.nextafter(torch.full_like(margin, torch.inf)), margin)
 
 
