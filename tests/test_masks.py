@@ -126,3 +126,33 @@ def test_two_masks_of_one_name_are_refused(folders: tuple[Path, list[Path]]) -> 
     Image.open(truth / "town" / "3.png").save(truth / "town" / "3.tif")
     with pytest.raises(DataError, match=r"3\.png and .*3\.tif are two masks with the same name"):
         match_masks(truth, predictions)
+
+
+def save_indexed(path: Path, labels: np.ndarray, order: list[int], colours: list[tuple[int, int, int]]) -> None:
+    """An indexed picture whose palette has the classes' colours in this order."""
+    path.parent.mkdir(exist_ok=True)
+    picture = Image.fromarray(np.argsort(order).astype(np.uint8)[labels], "P")
+    picture.putpalette([v for k in order for v in colours[k]])
+    picture.save(path)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_palettes_that_differ_between_files_are_read_by_colour(tmp_path: Path, grey: bool) -> None:
+    """Predictions whose palettes a program has ordered by frequency are as good as those of class numbers."""
+    colours = [(k, k, k) if grey else (k * 40, 200, 255 - k) for k in range(6)]
+    for i in range(4):
+        truth = scene(i, 48) % 255
+        save_indexed(tmp_path / "truth" / f"{i}.png", truth, [0, 1, 2, 3, 4, 5], colours)
+        order = np.random.default_rng(i).permutation(6).tolist()
+        save_indexed(tmp_path / "a" / f"{i}.png", truth, order, colours)
+    table = tmp_path / "classes.csv"
+    rows = [",".join(map(str, (k, f"n{k}", *(() if grey else colours[k])))) for k in range(6)]
+    table.write_text("index,name" + ",red,green,blue" * (not grey) + "\n" + "\n".join(rows) + "\n")
+    legend = read_classes(tmp_path / "truth", table, "n0")
+    findings = compare_masks(tmp_path / "truth", [tmp_path / "a"], legend, Plan(min_images=1))
+    assert findings.groups[0].variants[0].miou.value == 1
+    assert ("read by grey value" if grey else "read by colour") in findings.groups[0].warnings[0]
+    if not grey:
+        legend = read_classes(tmp_path / "truth", None, None)
+        with pytest.raises(DataError, match=r"(?s)index \d is .*--classes FILE"):
+            compare_masks(tmp_path / "truth", [tmp_path / "a"], legend, Plan(min_images=1))

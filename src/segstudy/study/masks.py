@@ -2,17 +2,21 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rich.progress import track
 
 from segstudy.data.folder.classes import read_class_table
+from segstudy.data.folder.mask_format import Rgb
+from segstudy.data.folder.palettes import Palettes
+from segstudy.data.folder.pictures import colours_of_keys, index_picture
 from segstudy.data.folder.scan import files_by_name
-from segstudy.data.images import open_picture, read_mask
+from segstudy.data.images import PILLOW_ERRORS, open_picture, read_mask
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few, first_lines
 from segstudy.labels import IGNORE, voc_palette
 from segstudy.measures.boundaries import nearest_labels
@@ -27,12 +31,17 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Names and colours of the classes, the background class (None: there is none), and labels that become 255."""
+    """Names and colours of the classes, the background class (None: there is none), and labels that become 255.
+
+    numbers: {label in the masks: class, also of ignored labels}. colours: {class: colour}, where a file gives them.
+    """
 
     classes: Sequence[str]
-    palette: Sequence[tuple[int, int, int]]
+    palette: Sequence[Rgb]
     background: int | None
     ignored: Sequence[int] = ()
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    colours: Mapping[str, Rgb] = field(default_factory=dict)
 
 
 def compare_masks(
@@ -45,11 +54,13 @@ def compare_masks(
     """
     names = _folder_names(predictions)
     pairs = match_masks(truth, predictions)
+    read, notes = _reader(pairs, legend)
     tests = []
     for column, (name, folder) in enumerate(zip(names, predictions, strict=True), 1):
-        test = from_masks(name, _read(pairs, column, legend, name), legend.classes, legend.background, groups)
+        test = from_masks(name, _read(pairs, column, read, name), legend.classes, legend.background, groups)
         tests.append(replace(test, record=_record(truth, folder, legend, len(pairs))))
     group = analyse(tests, plan, f"{len(pairs)} masks of {truth}, at their own size")
+    group = replace(group, warnings=[*notes, *group.warnings])
     return Findings(f"{truth.name}: {', '.join(names)}", first_sentence([group]), [group])
 
 
@@ -90,14 +101,13 @@ def _folder_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read(
-    pairs: Mapping[str, list[Path]], column: int, legend: ClassTable, name: str
+    pairs: Mapping[str, list[Path]], column: int, read: Callable[[Path], np.ndarray], name: str
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(name, truth, labels) of each pair, with a progress bar. Raises one DataError for all wrong sizes and labels."""
     wrong: list[str] = []
-    classes, mapping = len(legend.classes), dict.fromkeys(legend.ignored, IGNORE)
     for key, files in track(pairs.items(), description=name, total=len(pairs), transient=True):
         try:
-            truth, labels = (read_mask(files[i], classes, mapping) for i in (0, column))
+            truth, labels = (read(files[i]) for i in (0, column))
         except DataError as error:
             wrong.append(str(error).splitlines()[0])
             continue
@@ -112,6 +122,60 @@ def _read(
         yield key, truth, _fill_void(labels)
     if wrong:
         raise DataError(f"{len(wrong)} masks cannot be compared:\n{first_lines(wrong, 8, '  ')}")
+
+
+def _reader(pairs: Mapping[str, list[Path]], legend: ClassTable) -> tuple[Callable[[Path], np.ndarray], list[str]]:
+    """(reads the labels (H,W) of a mask; notes): indexed pictures are read by index, colour or grey value.
+
+    Raises DataError if it cannot be told which of them are the classes.
+    """
+    files = [path for masks in pairs.values() for path in masks]
+    class_of = {",".join(map(str, rgb)): name for name, rgb in legend.colours.items()}
+    palettes = Palettes.of(_palettes(files)) if any(map(_is_indexed, files)) else None
+    kind = "numbers" if palettes is None else palettes.kind(legend.numbers, class_of)
+    if palettes is None or kind == "numbers":
+        return lambda path: read_mask(path, len(legend.classes), dict.fromkeys(legend.ignored, IGNORE)), []
+    if not kind:
+        raise DataError(
+            "are the classes in indexed masks the indices or the colours of their palettes? "
+            f"{palettes.doubt(legend.numbers, class_of)}\n"
+            "  → save all masks as greyscale PNG of class numbers, or give the colours of the classes: "
+            "--classes FILE, a CSV of index,name,red,green,blue"
+        )
+    number = {name: int(index) for index, name in legend.numbers.items()}
+    label = {key: number[name] for key, name in (class_of if kind == "colours" else legend.numbers).items()}
+    label |= {} if kind == "colours" else {str(IGNORE): IGNORE}
+    label = {key: IGNORE if value in legend.ignored else value for key, value in label.items()}
+    what = "by colour" if kind == "colours" else "by grey value"
+    note = f"Indexed masks are read {what}, not by index: {palettes.doubt(legend.numbers, class_of)}."
+    return lambda path: _read_by(path, kind, label), [note]
+
+
+def _read_by(path: Path, kind: str, label: Mapping[str, int]) -> np.ndarray:
+    """Labels uint8 (H,W) of a mask whose colours or grey values are classes. label: {colour or grey value: label}."""
+    indices, keys = index_picture(open_picture(path), path, kind)
+    if unknown := [key for key in keys if key not in label]:
+        raise DataError(f"{path} holds {first_few(unknown)}, which is no class (the masks are read by {kind})")
+    return np.array([label[key] for key in keys], np.uint8)[indices]
+
+
+def _is_indexed(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return picture.mode in ("P", "PA", "1")
+    except PILLOW_ERRORS:
+        return False  # reported when it is read
+
+
+def _palettes(files: Sequence[Path]) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """({index in use: colour}, the keys in use) of each mask that can be read."""
+    for path in files:
+        try:
+            picture = open_picture(path)
+            keys = index_picture(picture, path, "numbers")[1]
+        except DataError:
+            continue  # reported when it is read
+        yield colours_of_keys(picture, keys), keys
 
 
 def _fill_void(labels: np.ndarray) -> np.ndarray:
@@ -146,6 +210,7 @@ def read_classes(truth: Path, file: Path | None, background: str | None, ignore:
     background: a class's name or number, "none", or None: the class named background, or class 0 without a CSV.
     Raises ConfigError if the background is not one of the classes.
     """
+    colors: dict[str, Rgb] = {}
     if file is not None:
         numbers, colors = read_class_table(file)
         if list(numbers) != [str(i) for i in range(len(numbers))]:
@@ -159,10 +224,13 @@ def read_classes(truth: Path, file: Path | None, background: str | None, ignore:
     kept = classes[: len(classes) - len(ignored)]
     if ignored != list(range(len(kept), len(classes))):
         raise ConfigError(f"--ignore {', '.join(ignore)}: only the last classes can be left out ({', '.join(classes)})")
-    return ClassTable(kept, palette[: len(kept)], _background(background, kept, file is None), ignored)
+    numbers_of = {str(i): name for i, name in enumerate(classes)}
+    return ClassTable(
+        kept, palette[: len(kept)], _background(background, kept, file is None), ignored, numbers_of, colors
+    )
 
 
-def _scan_labels(truth: Path) -> tuple[int, list[tuple[int, int, int]]]:
+def _scan_labels(truth: Path) -> tuple[int, list[Rgb]]:
     """The highest label below 255 in the true masks, and their palette, or the VOC palette if they have none."""
     highest, palette = 0, None
     for path in _masks(truth).values():

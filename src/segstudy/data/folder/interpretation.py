@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
-from segstudy.data.folder.classes import MAX_UNDECLARED, LabelMap, make_label_map, read_classes, rgb_of_key
+from segstudy.data.folder.classes import LabelMap, make_label_map, read_classes, rgb_of_key
 from segstudy.data.folder.counts import Counted, MaskCounts
 from segstudy.data.folder.description import Description, yaml_line
 from segstudy.data.folder.mask_format import MaskFormat
+from segstudy.data.folder.palettes import Palettes, grey_key
 from segstudy.data.folder.pictures import with_values
 from segstudy.data.folder.scan import Problem, problem
 from segstudy.errors import DataError, did_you_mean, first_few
@@ -227,9 +228,17 @@ def _resolve_palettes(
     indexed = [c for c in counted.values() if c.colours]
     if mask_format.kind != "numbers" or not indexed:
         return mask_format, counted, []
-    palettes = Palettes.of(counted.values())
+    palettes = Palettes.of((c.colours, c.pixels) for c in counted.values())
     declared = _declared_keys(description)
     kind = description.mask_values or palettes.kind(*declared)
+    if not kind:
+        raise DataError(
+            f"are the classes in indexed masks the indices or the colours? {palettes.doubt(*declared)}\n"
+            "  → in dataset.yaml, if the indices are: mask_values: numbers\n"
+            "    if the colours are: mask_values: colours, and palette: [[red, green, blue], …], a colour of each class"
+            + "\n    if their grey values are: mask_values: grey"
+            * palettes.are_grey()
+        )
     if kind == "numbers":
         colours = {key: rgb_of_key(max(found)) for key, found in palettes.colours.items()}
         return replace(mask_format, palette=colours), counted, []
@@ -249,94 +258,13 @@ def _declared_keys(description: Description) -> tuple[dict[str, str], dict[str, 
     return numbers, class_of
 
 
-@dataclass(frozen=True)
-class Palettes:
-    """Colours of indexed pictures, {index in use: {colour: number of masks}}, and the values in pictures without."""
-
-    colours: dict[str, Counter[str]]
-    grey: set[str]
-
-    @classmethod
-    def of(cls, counted: Iterable[MaskCounts]) -> "Palettes":
-        colours: dict[str, Counter[str]] = defaultdict(Counter)
-        grey: set[str] = set()
-        for counts in counted:
-            for key, colour in counts.colours.items():
-                colours[key][colour] += 1
-            grey |= set() if counts.colours else counts.pixels.keys()
-        return cls(dict(colours), grey)
-
-    def kind(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> str:
-        """What gives the classes: numbers (the indices), colours, or grey (the grey values of the palette).
-
-        numbers, class_of: {number: class} and {colour: class} that are declared. Raises DataError if it cannot be told.
-        """
-        other = "grey" if self._are_grey() and not class_of else "colours"
-        by_index = not self._differing() and not self._contradiction(numbers, class_of)
-        by_index &= self.grey <= ({*numbers, VOID} if numbers else self.colours.keys())
-        by_colour = self._fit_as_grey(numbers) if other == "grey" else self._fit_as_colours(numbers, class_of)
-        if by_index and by_colour:
-            if all(self.colours.get(value, {}).keys() == {_grey(value)} for value in self.grey):
-                return "numbers"  # the same either way, or no picture without a palette
-            by_index = not numbers or self.colours.keys() <= {*numbers, VOID}
-        if by_index != by_colour:
-            return "numbers" if by_index else other
-        raise DataError(
-            f"are the classes in indexed masks the indices or the colours? {self.doubt(numbers, class_of)}\n"
-            "  → in dataset.yaml, if the indices are: mask_values: numbers\n"
-            "    if the colours are: mask_values: colours, and palette: [[red, green, blue], …], a colour of each class"
-            + "\n    if their grey values are: mask_values: grey"
-            * (other == "grey")
-        )
-
-    def doubt(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> str:
-        """Why the indices may not be the classes."""
-        pairs = ", ".join(f"{index} = {max(colours)}" for index, colours in list(self.colours.items())[:4])
-        mixture = f"indexed masks have {pairs}; masks without a palette have the values {first_few(sorted(self.grey))}"
-        return self._differing() or self._contradiction(numbers, class_of) or mixture
-
-    def _found(self) -> list[tuple[str, str]]:
-        return [(index, colour) for index, colours in self.colours.items() for colour in colours]
-
-    def _differing(self) -> str:
-        for index, colours in sorted(self.colours.items()):
-            if len(colours) > 1:
-                return f"index {index} is {' and '.join(f'{c} in {n} masks' for c, n in colours.most_common(2))}"
-        return ""
-
-    def _contradiction(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> str:
-        for index, colour in self._found():
-            name, named = numbers.get(index), class_of.get(colour)
-            if named is not None and name != named:
-                return f"index {index} is {colour}, the colour of {named}, and number {index} is {name or 'no class'}"
-        return ""
-
-    def _are_grey(self) -> bool:
-        return all(len(set(colour.split(","))) == 1 for _, colour in self._found())
-
-    def _fit_as_grey(self, numbers: Mapping[str, str]) -> bool:
-        found = {colour.split(",")[0] for _, colour in self._found()}
-        return found | self.grey <= {*numbers, VOID} if numbers else self.grey <= found
-
-    def _fit_as_colours(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> bool:
-        grey = set(map(_grey, self.grey))
-        if class_of:
-            return {colour for index, colour in self._found() if index != VOID} | grey <= class_of.keys()
-        found = {colour for _, colour in self._found()}
-        return not numbers and len(found) <= MAX_UNDECLARED and grey <= found
-
-
-def _grey(value: str) -> str:
-    return f"{value},{value},{value}"
-
-
 def _recounted(counts: MaskCounts, kind: str) -> MaskCounts:
     """The counts of a mask read as numbers, with the keys that it has when read by colour or grey value."""
 
     def rename(numbers: Mapping[str, int]) -> dict[str, int]:
         renamed: Counter[str] = Counter()
         for key, number in numbers.items():
-            colour = counts.colours.get(key, _grey(key))
+            colour = counts.colours.get(key, grey_key(key))
             renamed[colour if kind == "colours" else colour.split(",")[0]] += number
         return dict(renamed)
 
