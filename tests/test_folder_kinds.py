@@ -1,16 +1,21 @@
 """Folders as they occur: what `segstudy data check` says of each, and which labels come out of the others."""
 
 import io
+import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from segstudy.cli.main import app
 from segstudy.data.folder.check import FolderReport, check_folder
 from segstudy.data.folder.datamodule import Folder
+from segstudy.data.folder.description import yaml_line
 
 SIDE, COUNT = 32, 10
 
@@ -228,3 +233,58 @@ def test_wholly_void_masks_are_named(tmp_path: Path) -> None:
     assert report.trainable
     named = [p for p in report.problems if p.title == "masks in which every pixel is ignored"]
     assert [(p.severity, p.items) for p in named] == [("warning", ["4"])]
+
+
+NAMES = ["a [x] b", "no", "yes, or [/bold]", "grün", "on", "1e3", "2020-01-02", "${a", "null", "true", "#1", "a: b"]
+
+
+def blocks(i: int) -> Image.Image:
+    """A class in each of twelve blocks."""
+    return Image.fromarray(np.repeat(np.repeat(np.arange(12, dtype=np.uint8).reshape(3, 4), 8, 0), 8, 1))
+
+
+def test_odd_names_of_classes_are_printed_and_read_back(tmp_path: Path) -> None:
+    root = make(tmp_path / "mine", blocks)
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    report = check_folder(root)
+    assert report.label_map is not None
+    assert report.label_map.classes == NAMES
+    result = CliRunner().invoke(app, ["data", "check", str(root)], env={"COLUMNS": "150"})
+    assert [name for name in NAMES if name not in result.output] == []
+    assert yaml_line("classes", NAMES[:3]) == "classes: ['a [x] b', 'no', 'yes, or [/bold]']"
+    (root / "classes.txt").unlink()
+    (root / "dataset.yaml").write_text(yaml_line("classes", NAMES))
+    assert check_folder(root).label_map == replace(report.label_map, notes=[])
+    (root / "dataset.yaml").write_text("classes: [on, no, true, 2020-01-02, e, f, g, h, i, j, k, l]")
+    label_map = check_folder(root).label_map
+    assert label_map is not None
+    assert label_map.classes[:4] == ["on", "no", "true", "2020-01-02"]
+    (root / "dataset.yaml").write_text("val: 0.2\nval: 0.3\n")
+    assert "the key 'val' occurs twice" in text_of(check_folder(root))
+
+
+def test_the_report_as_json(tmp_path: Path) -> None:
+    root = make(tmp_path / "mine", values(0, 1, 2))
+    (root / "masks" / "extra.png").write_bytes((root / "masks" / "1.png").read_bytes())
+    result = CliRunner().invoke(app, ["data", "check", str(root), "--json"])
+    report = json.loads(result.output)
+    assert result.exit_code == 3  # a mask without image is a warning
+    assert report["trainable"]
+    assert [(p["severity"], p["title"], p["items"]) for p in report["problems"]] == [
+        ("warning", "masks without image", ["extra"])
+    ]
+    assert [c["name"] for c in report["classes"]] == ["class 0", "class 1", "class 2"]
+    assert sum(report["classes"][2]["pixels"].values()) == 5 * 8 * 10
+    assert report["images"] == {"train": 8, "val": 2}
+    assert "classes: [class 0, class 1, class 2]" in report["proposed_yaml"]
+
+
+def test_a_folder_of_one_image_can_be_shown(tmp_path: Path) -> None:
+    root = make(tmp_path / "mine", lambda i: values(0, 1, 2)(i + 1), count=1)
+    out = tmp_path / "shown.png"
+    settings = ["data.size=32", f"data.cache_dir={tmp_path / 'arrays'}", "--out", str(out)]
+    result = CliRunner().invoke(app, ["data", "folder", "--root", str(root), *settings])
+    assert result.exit_code == 0, result.output
+    assert "val=0.2 of 1 images" in result.output
+    assert "fit: 1 images" in result.output
+    assert out.is_file()

@@ -47,7 +47,7 @@ def log_beside_others(folder: Path) -> None:
 
 def print_warning(text: str, style: str = "yellow") -> None:
     """Print a warning, also to the user who watches several runs at once."""
-    console.print(f"[{style}]{text}", highlight=False, soft_wrap=True)
+    print_line(text, style)
     tell_study("warning", text)
 
 

@@ -1,15 +1,17 @@
 """`segstudy data`: show a data set, or check your own images and masks."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.core
+from rich.markup import escape
 from rich.table import Table
 
 from segstudy.cli.arguments import BEFORE, config_of
-from segstudy.console import console
+from segstudy.console import console, print_line
 
 SHOWN_IN_FULL = 40
 """With more classes, the table leaves out those without a pixel."""
@@ -48,14 +50,22 @@ def show(
     Example: segstudy data voc --root photos data.train=trainaug
     As random windows: segstudy data voc --root photos --crops data.fit=crop data.size=512
     """
-    from segstudy.build import build_data
+    from hydra.utils import instantiate
 
-    cfg = config_of([f"data={name}", *([f"data.root={root}"] if root else []), *(overrides or [])])
-    dataset = build_data(cfg)
+    from segstudy.build import build_data
+    from segstudy.data.folder.split import SplitError
+
+    cfg = config_of([f"data={name}", "data.batch_size=1", *([f"data.root={root}"] if root else []), *(overrides or [])])
+    try:
+        dataset = build_data(cfg)
+    except SplitError as error:  # too few images to train, but not to look at
+        print_line(str(error), "yellow")
+        dataset = instantiate(cfg.data)
+        dataset.setup_unsplit()
     for role, images in dataset.roles.items():
-        console.print(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}", highlight=False)
+        print_line(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}")
         for line in images.notes:
-            console.print(f"  [yellow]{line}", highlight=False)
+            print_line(f"  {line}", "yellow")
     pixels = {role: images.pixels for role, images in dataset.roles.items()}
     console.print(class_table(dataset, pixels, f"{name}, {dataset.fit}"))
     (draw_crops if crops else draw_samples)(dataset, out)
@@ -79,7 +89,7 @@ def class_table(data: Any, pixels: Mapping[str, Any], title: str = "") -> Table:
             for counts in pixels.values()
             for cell in (str((counts[:, c] > 0).sum()), f"{counts[:, c].sum() / max(1, counts.sum()):.2%}")
         ]
-        table.add_row(f"[rgb({','.join(map(str, data.palette[c]))})]■[/] {c}", label, *cells)
+        table.add_row(f"[rgb({','.join(map(str, data.palette[c]))})]■[/] {c}", escape(label), *cells)
     if len(data.classes) > SHOWN_IN_FULL and not occurs.all():
         table.caption = f"not shown: {(~occurs).sum()} classes without a pixel"
     return table
@@ -126,10 +136,12 @@ def check_data(
     settings: Annotated[
         list[str] | None, typer.Argument(help="How images are read: data.channels=5 data.value_range=[0,10000]")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, for scripts.")] = False,
 ) -> None:
     """List all problems of your own images and masks, and propose a dataset.yaml if there is none.
 
-    Exit code 1 if training is impossible. Example: segstudy data check photos
+    Exit code: 0 no problems, 1 training is impossible, 3 training is possible, but read the warnings.
+    Example: segstudy data check photos
     With more than three channels, or more than 8 bits: segstudy data check fields data.channels=5
     """
     from segstudy.data.bands import Bands
@@ -137,20 +149,26 @@ def check_data(
 
     cfg = config_of(["data=folder", "data.root=unopened", *(settings or [])])
     report = check_folder(folder.expanduser(), about, Bands.of(cfg.data))
+    if as_json:
+        print(json.dumps(report.values(), indent=2, ensure_ascii=False))
+    else:
+        _print_report(report, folder)
+    if report.problems:
+        raise typer.Exit(3 if report.trainable else 1)
+
+
+def _print_report(report: Any, folder: Path) -> None:
     for line in report.notes:
-        console.print(line, highlight=False, markup=False)
+        print_line(line)
     if report.label_map is not None and report.counts:
         console.print(class_table(report.label_map, report.counts))
     for problem in sorted(report.problems, key=lambda f: f.severity):
         color = "red" if problem.severity == "error" else "yellow"
         console.print(f"[{color}]{problem.severity}[/]: ", end="")
-        console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
+        print_line(str(problem))
     if report.trainable:
         guessed = f"; guessed: {', '.join(report.guessed)}" if report.guessed else ""
-        result = "training is possible" if report.problems else "no problems found"
-        console.print(result + guessed, highlight=False, soft_wrap=True)
+        print_line(("training is possible; read the warnings" if report.problems else "no problems found") + guessed)
     if report.proposed_yaml:
-        console.print(f"\nproposed {folder / 'dataset.yaml'} (edit the names and save it there):", highlight=False)
-        console.print(report.proposed_yaml, highlight=False, markup=False, soft_wrap=True)
-    if not report.trainable:
-        raise typer.Exit(1)
+        print_line(f"\nproposed {folder / 'dataset.yaml'} (edit the names and save it there):")
+        print_line(report.proposed_yaml)

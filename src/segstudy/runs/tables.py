@@ -139,7 +139,7 @@ def print_classes(record: Mapping[str, Any], console: Console, title: str = "tes
     for column in ("class", "IoU", "recall", "precision", "share of pixels"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for row in record["classes"][headline]:
-        table.add_row(row["class"], *(format_number(row[k]) for k in ("iou", "recall", "precision", "share")))
+        table.add_row(escape(row["class"]), *(format_number(row[k]) for k in ("iou", "recall", "precision", "share")))
     console.print(table)
     earlier = record.get("metrics_before", {})
     figures = {f"{size} size before": earlier[size] for size in earlier}

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -53,6 +53,32 @@ class FolderReport:
     @property
     def trainable(self) -> bool:
         return all(p.severity != "error" for p in self.problems)
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values."""
+        label_map = self.label_map
+        classes = (
+            []
+            if label_map is None
+            else [
+                {
+                    "name": name,
+                    "color": list(label_map.palette[c]),
+                    "images": {role: int((counts[:, c] > 0).sum()) for role, counts in self.counts.items()},
+                    "pixels": {role: int(counts[:, c].sum()) for role, counts in self.counts.items()},
+                }
+                for c, name in enumerate(label_map.classes)
+            ]
+        )
+        return {
+            "trainable": self.trainable,
+            "problems": [asdict(each) for each in self.problems],
+            "notes": self.notes,
+            "classes": classes,
+            "images": {role: len(counts) for role, counts in self.counts.items()},
+            "guessed": self.guessed,
+            "proposed_yaml": self.proposed_yaml,
+        }
 
     def add(self, title: str, items: Sequence[str], severity: str = "error", advice: str = "") -> None:
         self.problems += problem(title, items, severity, advice)

@@ -63,7 +63,12 @@ class Folder(SegmentationData):
             self._open()
         super().setup(stage)
 
-    def _open(self) -> None:
+    def setup_unsplit(self) -> None:
+        """Give the role `fit` all images, to look at them: there may be too few to split."""
+        self._open(split=False)
+        self.roles = {"fit": self.split("train")}
+
+    def _open(self, split: bool = True) -> None:
         """Find files, classes and splits. Raises DataError that lists the problems that prevent training."""
         self.description, _ = read_description(self.root, self.about)
         scan = scan_folder(self.description)
@@ -75,7 +80,7 @@ class Folder(SegmentationData):
         self.format, self.label_map, self.pool = masks.format, masks.label_map, plan.pool
         self.notes = [*scan.notes, *masks.notes, *map(one_line, masks.problems), *plan.notes]
         pixels = pixels_per_class([masks.counted[s.name] for s in plan.pool], self.label_map)
-        self.lists = plan.lists | plan.draw_lists(rarest_class(pixels))
+        self.lists = plan.lists | (plan.draw_lists(rarest_class(pixels)) if split else {"train": plan.pool})
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"
         self.val, self.test = ("val" if "val" in self.lists else None), ("test" if "test" in self.lists else None)

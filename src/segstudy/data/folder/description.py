@@ -1,14 +1,10 @@
 """dataset.yaml: the description of the user's folder."""
 
-import io
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
-from yaml import YAMLError
 
 from segstudy.data.folder.mask_format import BACKGROUND
 from segstudy.data.folder.text import read_text
@@ -104,11 +100,27 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
     return description, file if file.is_file() else None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which booleans and dates are text, and a key cannot occur twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {  # no, yes, on, off and true may be classes
+    first: [(tag, pattern) for tag, pattern in pairs if tag.split(":")[-1] not in ("bool", "timestamp")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     """The keys and values in a YAML file; null is left out where it means the default."""
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.load(io.StringIO(read_text(file))))
-    except (YAMLError, OmegaConfBaseException, OSError) as error:
+        given = yaml.load(read_text(file), _Loader)
+    except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise ConfigError(f"{file} has no keys\n  {_known_keys()}")

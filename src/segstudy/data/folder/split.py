@@ -18,6 +18,10 @@ VAL_SHARE = 0.2
 ROLES = ("train", "val", "test")
 
 
+class SplitError(ConfigError):
+    """The images cannot be split as planned."""
+
+
 @dataclass
 class SplitPlan:
     """The given `lists`, and what is drawn from `pool` (the training images).
@@ -41,13 +45,13 @@ class SplitPlan:
     def draw_lists(self, strata: Sequence) -> dict[str, list[Sample]]:
         """Draw the shares or folds from the pool; train is the rest. strata: of each image in the pool.
 
-        Raises ConfigError if a list would be empty.
+        Raises SplitError if a list would be empty.
         """
         groups = [s.group for s in self.pool]
         num_groups = len(set(filter(None, groups))) + groups.count("")
         if self.num_folds:
             if num_groups < self.num_folds:
-                raise ConfigError(
+                raise SplitError(
                     f"folds: {self.num_folds}, but only {num_groups} groups ({len(self.pool)} images): "
                     "a fold would be empty"
                 )
@@ -62,7 +66,7 @@ class SplitPlan:
             share_of_left = min(share * len(self.pool) / max(1, len(left)), 1)
             held = hold_out([strata[i] for i in left], [groups[i] for i in left], share_of_left, self.seed, role)
             if not held.any() or held.all():
-                raise ConfigError(
+                raise SplitError(
                     f"{role}={share} of {len(self.pool)} images ({num_groups} groups) is none, or all that are left\n"
                     "  → choose another share, smaller groups, or lists"
                 )
