@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from segstudy.data.folder.coco import Coco, rle_counts, rle_mask
+from segstudy.data.folder.coco import CocoFile, read_coco, read_objects
 from segstudy.data.folder.formats import detect_format
 from segstudy.data.folder.labelme import read_labelme
-from segstudy.data.folder.mask_format import MaskFormat
+from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
 from segstudy.data.folder.pictures import read_color_mask, read_index_mask
-from segstudy.data.folder.shapes import fill_polygon, polygon_area
+from segstudy.data.folder.shapes import Canvas, decode
 from segstudy.data.images import Sample, apply_orientation
 from segstudy.errors import DataError
 
@@ -25,95 +26,75 @@ def inside(points: np.ndarray, x: float, y: float) -> bool:
     return abs(angle) > np.pi
 
 
-def labelled(drawn: tuple[np.ndarray, list[str]]) -> list[list[str]]:
-    return np.array(drawn[1])[drawn[0]].tolist()
+def labelled(drawn: IndexedMask) -> list[list[str]]:
+    indices, keys = drawn[:2]
+    return np.array(keys)[indices].tolist()
 
 
-def coco(path: Path, annotations: list[dict], size: tuple[int, int] = (4, 4)) -> Coco:
+def draw(file: CocoFile) -> IndexedMask:
+    return read_objects(Sample("a"), [(file, 7)])
+
+
+def coco(path: Path, annotations: list[dict], size: tuple[int, int] = (4, 4)) -> CocoFile:
     images = [{"id": 7, "file_name": "a.jpg", "height": size[0], "width": size[1]}]
     categories = [{"id": 9, "name": "dog"}, {"id": 3, "name": "cat"}]
     annotations = [{"image_id": 7, "id": i, "iscrowd": 0} | a for i, a in enumerate(annotations)]
     path.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
-    return Coco(path)
+    return read_coco(path)
 
 
-# Run lengths
+# Shapes
 
 
-@pytest.mark.parametrize(
-    ("text", "counts"),
-    [
-        ("1231", [1, 2, 3, 3]),  # the fourth is 2 + 1
-        ("123N", [1, 2, 3, 0]),  # N: −2, five bits 11110 with the sign, and 2 − 2
-        ("d00", [20, 0]),  # 20 = 10100 would look negative in five bits: d says that more follow
-        ("PP100", [1024, 0, 0]),  # P = 100000: five zeros, and more; again; then 1 · 2¹⁰
-    ],
-)
-def test_compressed_run_lengths_by_hand(text: str, counts: list[int]) -> None:
-    assert rle_counts(text) == counts
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_compressed_run_lengths_of_any_size(seed: int) -> None:
-    """Written by the rule of the format, with Python's own shift of negative numbers, and read back."""
-    counts = np.random.default_rng(seed).integers(0, 10 ** (seed + 2), 50).tolist()
-    text = ""
-    for i, count in enumerate(counts):
-        value = count - counts[i - 2] if i > 2 else count
-        while not -16 <= value < 16:
-            text, value = text + chr(48 + (value & 31 | 32)), value >> 5
-        text += chr(48 + (value & 31))
-    assert rle_counts(text) == counts
-
-
-def test_a_mask_of_3_by_3_by_hand() -> None:
-    # columns: [0 1 1] [0 0 0] [1 1 1]
-    expected = [[0, 0, 1], [1, 0, 1], [1, 0, 1]]
-    assert rle_mask([1, 2, 3, 3], 3, 3).astype(int).tolist() == expected
-    assert rle_mask(rle_counts("1231"), 3, 3).astype(int).tolist() == expected
-    assert rle_mask([0, 2, 4], 2, 3).astype(int).tolist() == [[1, 0, 0], [1, 0, 0]]
-    with pytest.raises(ValueError, match="cover 8 pixels"):
-        rle_mask([1, 2, 3, 2], 3, 3)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_run_lengths_of_pycocotools(seed: int) -> None:
-    pycocotools = pytest.importorskip("pycocotools.mask")
-    mask = np.random.default_rng(seed).random((17, 23)) < 0.5 if seed else np.zeros((17, 23), bool)
-    counts = pycocotools.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
-    np.testing.assert_array_equal(rle_mask(rle_counts(counts), 17, 23), mask)
-
-
-# Polygons
+def pixels(canvas: Canvas, points: Any, *more: Any) -> np.ndarray:
+    return decode(canvas.area([points], *more))
 
 
 def test_a_polygon_covers_the_pixels_whose_centre_is_inside() -> None:
-    square = np.array([(1, 1), (4, 1), (4, 4), (1, 4)], float)
+    square = [(1, 1), (4, 1), (4, 4), (1, 4)]
     expected = np.zeros((6, 6), bool)
     expected[1:4, 1:4] = True
-    np.testing.assert_array_equal(fill_polygon(square, 6, 6), expected)
-    np.testing.assert_array_equal(fill_polygon(square[::-1], 6, 6), expected)
+    np.testing.assert_array_equal(pixels(Canvas(6, 6), square), expected)
+    np.testing.assert_array_equal(pixels(Canvas(6, 6), square[::-1]), expected)
+    expected[2, 2] = False
+    np.testing.assert_array_equal(pixels(Canvas(6, 6), square, [[(2, 2), (3, 2), (3, 3), (2, 3)]]), expected)
     # neighbours that share an edge share no pixel and leave none out
-    halves = [fill_polygon(np.array(p, float), 5, 5) for p in ([(0, 0), (5, 0), (0, 5)], [(5, 0), (5, 5), (0, 5)])]
+    halves = [pixels(Canvas(5, 5), points) for points in ([(0, 0), (5, 0), (0, 5)], [(5, 0), (5, 5), (0, 5)])]
     assert (halves[0] ^ halves[1]).all()
-    assert fill_polygon(np.array([(-9, -9), (20, -9), (20, 20), (-9, 20)], float), 3, 4).all()
+    assert pixels(Canvas(3, 4), [(-9, -9), (20, -9), (20, 20), (-9, 20)]).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_polygons_against_angles(seed: int) -> None:
+    """pycocotools draws on a grid of fifths of a pixel: only pixels with the border near their centre differ."""
     rng = np.random.default_rng(seed)
     turns = np.sort(rng.uniform(0, 2 * np.pi, 9))
-    radius = rng.uniform(4, 14, 9)
-    points = np.stack([12 + radius * np.cos(turns), 10 + radius * np.sin(turns)], 1)
-    expected = [[inside(points, x + 0.5, y + 0.5) for x in range(24)] for y in range(20)]
-    np.testing.assert_array_equal(fill_polygon(points, 20, 24), expected)
-    big = fill_polygon(points * 20 + 100, 600, 700)
-    assert abs(big.sum() / 400 / polygon_area(points) - 1) < 0.005
+    radius = rng.uniform(40, 140, 9)
+    points = np.stack([120 + radius * np.cos(turns), 100 + radius * np.sin(turns)], 1)
+    expected = np.array([[inside(points, x + 0.5, y + 0.5) for x in range(240)] for y in range(200)])
+    assert (pixels(Canvas(200, 240), points) != expected).mean() < 0.003
 
 
-def test_area_by_hand() -> None:
-    assert polygon_area(np.array([(0, 0), (4, 0), (4, 3)], float)) == 6
-    assert polygon_area(np.array([(0, 0), (0, 2), (3, 2), (3, 0)], float)) == 6
+def test_strokes_and_bitmaps_are_cut_off_at_the_border() -> None:
+    canvas = Canvas(4, 5)
+    row, column = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
+    row[1, :3] = True
+    np.testing.assert_array_equal(decode(canvas.stroke([(-50, 1.5), (2.5, 1.5)], 1)), row)
+    column[0:3, 4] = True
+    np.testing.assert_array_equal(decode(canvas.stroke([(4.5, 0.5), (4.5, 1.5), (4.5, 2.5)], 1)), column)
+    assert decode(canvas.stroke([(2.5, 1.5)], 3)).sum() == 9  # the corners are 1.41 away
+    assert not decode(canvas.stroke([(90, 90)], 3)).any()
+    corner = np.zeros((4, 5), bool)
+    corner[:2, :1] = True
+    np.testing.assert_array_equal(decode(canvas.bitmap(np.ones((3, 3), bool), -2, -1)), corner)
+    np.testing.assert_array_equal(decode(canvas.bitmap(np.ones((9, 9), bool), 4, 3)), np.arange(20).reshape(4, 5) == 19)
+    assert not decode(canvas.bitmap(np.ones((2, 2), bool), 7, 0)).any()
+
+
+@pytest.mark.parametrize("points", [[(0, 0), (1e9, 0), (0, 5)], [(0, 0), (float("nan"), 0), (0, 5)], [1, 2, 3], "ab"])
+def test_points_that_are_none(points: Any) -> None:
+    with pytest.raises(ValueError, match=r"within ±100,000|list of x and y|could not convert"):
+        Canvas(5, 5).area([points])
 
 
 # COCO
@@ -130,40 +111,34 @@ def test_smaller_objects_lie_over_larger_ones_and_crowds_under_all(tmp_path: Pat
         {"category_id": 9, "segmentation": {"size": [4, 4], "counts": [1, 1, 14]}, "iscrowd": 1},  # pixel (1,0)
         {"category_id": 9, "segmentation": {"size": [4, 4], "counts": "<13"}},  # 12 out, 1 in, 3 out: pixel (0,3)
     ]
-    drawn = labelled(coco(tmp_path / "a.json", objects).read(Sample("a")))
+    drawn = labelled(draw(coco(tmp_path / "a.json", objects)))
     b, c, d = "background", "cat", "dog"
     assert drawn == [[d, c, c, d], [c, c, c, b], [c, c, c, b], [b, b, b, d]]
-
-
-def test_coco_finds_images_by_path_or_bare_name(tmp_path: Path) -> None:
-    file = coco(tmp_path / "a.json", [])
-    assert file.find("sub/a") == file.find("a") == {"id": 7, "file_name": "a.jpg", "height": 4, "width": 4}
-    assert file.find("b") is None
-    assert labelled(file.read(Sample("a"))) == [["background"] * 4] * 4
 
 
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({"category_id": 4, "segmentation": [box(0, 0, 1)]}, "annotation 0 is invalid: 4"),
-        ({"category_id": 3, "segmentation": []}, "no segmentation, only a box"),
+        ({"category_id": 4, "segmentation": [box(0, 0, 1)]}, "annotation 0 is invalid: the category 4 has no name"),
+        ({"category_id": 3, "segmentation": [[1, 2, 3]]}, "list of x and y"),
+        ({"category_id": 3, "segmentation": {"size": [4, 4], "counts": "<1999"}}, "Invalid RLE"),
+        ({"category_id": 3, "segmentation": {"size": [4, 4], "counts": [-1, 17]}}, "out of bounds"),
         ({"category_id": 3, "segmentation": {"size": [2, 2], "counts": [4]}}, r"the size \[2, 2\]"),
         ({"category_id": 3, "segmentation": {"size": [4, 4], "counts": [9]}}, "cover 9 pixels"),
-        ({"category_id": 3}, "segmentation"),
     ],
 )
 def test_annotations_that_cannot_be_drawn_are_named(tmp_path: Path, annotation: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        coco(tmp_path / "a.json", [annotation]).read(Sample("a"))
+        draw(coco(tmp_path / "a.json", [annotation]))
 
 
 def test_files_that_are_no_coco(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"images": []}')
     with pytest.raises(DataError, match=r"not a COCO file of objects: .*categories"):
-        Coco(tmp_path / "a.json")
+        read_coco(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
-        Coco(tmp_path / "a.json")
+        read_coco(tmp_path / "a.json")
 
 
 # LabelMe
@@ -188,14 +163,6 @@ def test_labelme_shapes(tmp_path: Path) -> None:
         ["box", "box", "disc", "box", "box"],
         ["box"] * 5,
     ]
-
-
-def test_labelme_lines_and_missing_sizes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'line' of 'x' is not an area"):
-        read_labelme(labelme(tmp_path / "a.json", [{"label": "x", "shape_type": "line", "points": [[0, 0], [1, 1]]}]))
-    (tmp_path / "a.json").write_text('{"shapes": []}')
-    with pytest.raises(DataError, match="imageHeight"):
-        read_labelme(Sample("a", mask=tmp_path / "a.json"))
 
 
 # Pictures

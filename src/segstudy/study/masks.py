@@ -12,10 +12,10 @@ from PIL import Image
 from rich.progress import track
 
 from segstudy.data.folder.classes import read_class_table
+from segstudy.data.folder.files import files_by_name
 from segstudy.data.folder.mask_format import Rgb
 from segstudy.data.folder.palettes import Palettes
 from segstudy.data.folder.pictures import colours_of_keys, index_picture
-from segstudy.data.folder.scan import files_by_name
 from segstudy.data.images import PILLOW_ERRORS, open_picture, read_mask
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few, first_lines
 from segstudy.labels import IGNORE, voc_palette
@@ -153,7 +153,7 @@ def _reader(pairs: Mapping[str, list[Path]], legend: ClassTable) -> tuple[Callab
 
 def _read_by(path: Path, kind: str, label: Mapping[str, int]) -> np.ndarray:
     """Labels uint8 (H,W) of a mask whose colours or grey values are classes. label: {colour or grey value: label}."""
-    indices, keys = index_picture(open_picture(path), path, kind)
+    indices, keys, _ = index_picture(open_picture(path), path, kind)
     if unknown := [key for key in keys if key not in label]:
         raise DataError(f"{path} holds {first_few(unknown)}, which is no class (the masks are read by {kind})")
     return np.array([label[key] for key in keys], np.uint8)[indices]
@@ -172,7 +172,7 @@ def _palettes(files: Sequence[Path]) -> Iterator[tuple[dict[str, str], list[str]
     for path in files:
         try:
             picture = open_picture(path)
-            keys = index_picture(picture, path, "numbers")[1]
+            keys = index_picture(picture, path, "numbers").keys
         except DataError:
             continue  # reported when it is read
         yield colours_of_keys(picture, keys), keys

@@ -133,6 +133,7 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     if file is None:
         known = {"the classes": description.classes, "the split": plan.lists}
         report.guessed = ["the meaning of the masks", *(what for what, given in known.items() if not given)]
+        answer = (description.layout.keys if description.layout else {}) | answer
         report.proposed_yaml = propose_description(masks, plan, description.classes, answer)
     return report
 
@@ -242,7 +243,10 @@ def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
 def propose_description(
     masks: Interpretation | None, plan: SplitPlan, classes_file: Any, answer: Mapping[str, Any]
 ) -> str:
-    """A dataset.yaml with everything that was guessed, to edit and save. answer: its keys if the masks are unclear."""
+    """A dataset.yaml with everything that was guessed, to edit and save.
+
+    answer: its keys that the layout gives, and those if the masks are unclear.
+    """
     keys: dict[str, Any] = ({"classes": classes_file} if classes_file else {}) | dict(answer)
     if masks is not None:
         label_map = masks.label_map
@@ -258,7 +262,7 @@ def propose_description(
         ignored += [IGNORE] * (label_map.table.get(str(IGNORE)) == IGNORE and masks.occurs(str(IGNORE)))
         if ignored:
             keys["ignore"] = ignored
-    keys |= {role: role for role in ROLES if role in plan.lists}
+    keys |= {role: answer.get(role, role) for role in ROLES if role in plan.lists}
     if not plan.lists:
         keys |= {"val": VAL_SHARE, "split_seed": plan.seed}
     return "\n".join(yaml_line(key, value) for key, value in keys.items())

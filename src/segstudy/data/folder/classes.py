@@ -1,5 +1,6 @@
 """The classes of the user's folder: from the keys in its masks to class numbers."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from segstudy.labels import IGNORE, voc_palette
 
 MAX_UNDECLARED = 64
 """If the masks have more values or colours than this, dataset.yaml must give the classes."""
+
+LABELMAP_LINE = re.compile(r"(.+?):(\d+),(\d+),(\d+):[^:]*:[^:]*")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def make_label_map(description: Description, mask_format: MaskFormat, keys_prese
     table |= {str(key): IGNORE for key in description.ignore if str(key) not in names}
     if mask_format.name == "numbers":
         table.setdefault(str(IGNORE), IGNORE)
+    for key in mask_format.void:
+        table.setdefault(key, IGNORE)
     key_of = {name: key for key, name in reversed(class_of.items())}
     colours = [declared.colours.get(n) or mask_format.palette.get(key_of.get(n, "")) for n in classes]
     given = [c for c in colours if c is not None]
@@ -192,7 +197,7 @@ def _classes_from_masks(
         note = f"classes: the {len(colours)} colours that occur in the masks"
         return DeclaredClasses({k: k for k in colours}, {}, colours, note)
     found = dict.fromkeys([BACKGROUND, *(mask_format.keys or sorted(keys_present))])
-    names = {k: k for k in found if k not in description.labels}
+    names = {k: k for k in found if k not in description.labels and k not in mask_format.void}
     return DeclaredClasses(names, {}, {}, f"classes: {first_few(list(names))}, the labels in the masks")
 
 
@@ -208,12 +213,29 @@ def read_classes(description: Description) -> tuple[dict[str, str], dict[str, Rg
         if path.suffix.lower() == ".csv":
             return read_class_table(path)
         given = read_text(path).splitlines()
+        if labels := _read_labelmap(given):
+            return {str(i): name for i, name in enumerate(labels)}, labels
     return {str(i): str(n).strip() for i, n in enumerate(given) if str(n).strip()}, {}
+
+
+def _read_labelmap(lines: Sequence[str]) -> dict[str, Rgb]:
+    """{class: colour} of CVAT's labelmap.txt, with lines `label:red,green,blue:parts:actions`; {} if it is not one."""
+    matches = [LABELMAP_LINE.fullmatch(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+    labels = {m[1]: (int(m[2]), int(m[3]), int(m[4])) for m in matches if m}
+    return labels if len(labels) == len(matches) else {}
 
 
 def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
     """Read a CSV: columns name, and optionally index (default: the row), red, green, blue; or r, g, b, class."""
-    short = {"r": "red", "g": "green", "b": "blue", "class": "name", "id": "index", "value": "index"}
+    short = {
+        "r": "red",
+        "g": "green",
+        "b": "blue",
+        "class": "name",
+        "id": "index",
+        "value": "index",
+        "pixel value": "index",
+    }
     rows = [
         {short.get(str(k).strip().lower(), str(k).strip().lower()): str(v).strip() for k, v in row.items()}
         for row in read_rows(path)

@@ -26,13 +26,14 @@ class MaskCounts:
     """Counts of one mask, by key.
 
     inner: pixels whose four neighbours have the same key; noise has almost none. mode: that of a picture in Pillow, ""
-    for annotations. colours: {key: "red,green,blue"} of an indexed picture.
+    for annotations. colours: {key: "red,green,blue"} of an indexed picture. lost: see `IndexedMask`.
     """
 
     pixels: dict[str, int] = field(default_factory=dict)
     inner: dict[str, int] = field(default_factory=dict)
     mode: str = ""
     colours: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 Counted = Mapping[str, MaskCounts]
@@ -44,7 +45,7 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
 
     Raises DataError that names the masks that cannot be read.
     """
-    digest = hashlib.sha256(f"{VERSION}|{mask_format.kind}".encode())
+    digest = hashlib.sha256(f"{VERSION}|{mask_format.kind}|{mask_format.version}".encode())
     for sample in samples:
         status = sample.file("mask").stat()
         digest.update(f"{sample.name}|{sample.mask}|{status.st_size}|{status.st_mtime_ns}".encode())
@@ -67,13 +68,13 @@ def read_counted(mask_format: MaskFormat, sample: Sample) -> tuple[np.ndarray, M
     """(indices (H,W) of a mask, its counts)."""
     mode, colours = "", {}
     if mask_format.annotated:
-        mask, keys = mask_format.read(sample)
+        mask, keys, lost = mask_format.read(sample)
     else:
         path = sample.file("mask")
         picture = open_mask(path)
-        mask, keys = index_picture(picture, path, mask_format.kind)
+        mask, keys, lost = index_picture(picture, path, mask_format.kind)
         mode, colours = picture.mode, colours_of_keys(picture, keys) if mask_format.kind == "numbers" else {}
-    return mask, MaskCounts(_by_key(mask, keys), _by_key(mask[inside(mask)], keys), mode, colours)
+    return mask, MaskCounts(_by_key(mask, keys), _by_key(mask[inside(mask)], keys), mode, colours, lost)
 
 
 def _by_key(indices: np.ndarray, keys: Sequence[str]) -> dict[str, int]:

@@ -23,7 +23,8 @@ class Folder(SegmentationData):
     """Your own images and masks: files with equal names in ROOT/images and ROOT/masks, or as ROOT/dataset.yaml says.
 
     Classes: those of dataset.yaml or classes.csv, else the values, colours or labels that occur in the masks.
-    Format: masks as class numbers, colours, a COCO file or LabelMe files. No data: 255, and what `ignore` lists.
+    Format: masks as class numbers or colours, or files of COCO, LabelMe or Supervisely. No data: 255, and what `ignore`
+    lists.
 
     root: the folder. about: a description to use instead of ROOT/dataset.yaml.
     train, val, test: used instead of dataset.yaml's: a list file, a sub-folder of the images, or a value of the column
@@ -101,8 +102,8 @@ class Folder(SegmentationData):
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
         image, note, orientation = self.bands.read(sample.file("image"))
-        indices, keys = self.format.read(sample)
-        labels = self.label_map.labels(indices, keys, f"{sample.mask} ({sample.name})")
+        read = self.format.read(sample)
+        labels = self.label_map.labels(read.indices, read.keys, f"{sample.mask} ({sample.name})")
         mask = self.format.orient(labels, orientation, image.shape[:2])
         require_same_size(sample, image, mask, orientation)
         return image, mask, note
@@ -111,7 +112,8 @@ class Folder(SegmentationData):
         return True  # checked by `interpret_masks`
 
     def recipe(self) -> Any:
-        return ["Folder", VERSION, self.format.kind, sorted(self.label_map.table.items())]
+        version = [self.format.version] if self.format.version else []
+        return ["Folder", VERSION, self.format.kind, sorted(self.label_map.table.items()), *version]
 
     def describe(self) -> dict[str, Any]:
         # "said": the key in records on disk

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from segstudy.data.folder.layouts import Layout, find_layout
 from segstudy.data.folder.mask_format import BACKGROUND
 from segstudy.data.folder.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean
@@ -13,6 +14,9 @@ from segstudy.errors import ConfigError, DataError, did_you_mean
 Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1
 Color = Annotated[list[Channel], Field(min_length=3, max_length=3)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+CLASS_FILES = ("classes.csv", "classes.txt", "_classes.csv", "labelmap.txt")
+"""Files of classes that are read without being named."""
 
 PATH = "a path in the folder"
 PART = "a list, a sub-folder, or a share between 0 and 1 such as 0.2"
@@ -34,10 +38,16 @@ class Description(BaseModel):
     labels: dict = Field({}, description="{value, colour or label in the masks: class, its number, 255 or ignore}")
     ignore: list[str | int] = Field([], description="a list of classes or values, which become 255")
     background: Any = Field(BACKGROUND, description="a class or its number, or null")  # the default need not exist
-    images: str = Field("images", description=PATH)
-    masks: str = Field("masks", description=PATH)  # a folder of pictures or LabelMe files, or a COCO file
+    images: str = Field("images", description=PATH)  # a folder; with * for several: "*/images"
+    # a folder of pictures, LabelMe, Supervisely or COCO files, or a COCO file; with * for several
+    masks: str = Field("masks", description=PATH)
+    # the ends of names before the suffix, without which an image and its mask have equal names
+    image_suffix: str = Field("", description="the end of the images' names, such as _0000")
+    mask_suffix: str = Field("", description="the end of the masks' names, such as _mask")
     # the classes in pictures; None: detected. In indexed ones, numbers are the indices, grey the grey values
     mask_values: Literal["numbers", "colours", "grey"] | None = Field(None, description="numbers, colours or grey")
+    # of annotated lines and points, in pixels
+    line_width: float | None = Field(None, ge=1, description="a width in pixels of at least 1")
     # CSV files with the columns image, mask, optionally split and group; or lists with an image and a mask in each line
     pairs: list[str] = Field([], description="a CSV or list, or several: [train.txt, val.txt]")
     train: str | None = Field(None, description="a list file, a sub-folder of the images, or a value of column split")
@@ -49,6 +59,7 @@ class Description(BaseModel):
     group: str | None = Field(None, description="a regular expression or a column of pairs")
 
     _places: list[Path] = PrivateAttr(default_factory=list)
+    _layout: Layout | None = PrivateAttr(None)
 
     @field_validator("ignore", "pairs", mode="before")
     @classmethod
@@ -59,6 +70,11 @@ class Description(BaseModel):
     def root(self) -> Path:
         """The folder that is described."""
         return self._places[0]
+
+    @property
+    def layout(self) -> Layout | None:
+        """The recognised layout, of which the keys are in use; None if dataset.yaml names the files."""
+        return self._layout
 
     def find(self, name: str) -> Path | None:
         """A file named in dataset.yaml: in the root, or beside dataset.yaml; None if missing."""
@@ -88,15 +104,18 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
         )
     file = about or root / "dataset.yaml"
     given = _read_yaml(file) if file.is_file() else {}
+    layout = None if given.keys() & {"images", "masks", "pairs"} else find_layout(root)
+    if layout:
+        given = {key: value for key, value in layout.keys.items() if key != "classes" or "labels" not in given} | given
     if "classes" not in given and "labels" not in given:
-        given["classes"] = next((n for n in ("classes.csv", "classes.txt") if (root / n).is_file()), None)
+        given["classes"] = next((n for n in CLASS_FILES if (root / n).is_file()), None)
     try:
         description = Description.model_validate(given)
     except ValidationError as error:
         keys = dict.fromkeys(str(each["loc"][0]) for each in error.errors())
         mistakes = [_mistake(key, given[key]) for key in keys]
         raise ConfigError(f"{file}:\n  " + "\n  ".join(mistakes) + f"\n  {_known_keys()}") from error
-    description._places = [root, file.parent]
+    description._places, description._layout = [root, file.parent], layout
     return description, file if file.is_file() else None
 
 

@@ -9,6 +9,7 @@ from statistics import median
 from segstudy.data.folder.classes import LabelMap, make_label_map, read_classes, rgb_of_key
 from segstudy.data.folder.counts import Counted, MaskCounts
 from segstudy.data.folder.description import Description, yaml_line
+from segstudy.data.folder.lost import lost_labels, lost_objects
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.palettes import Palettes, grey_key
 from segstudy.data.folder.pictures import with_values
@@ -73,8 +74,8 @@ def interpret_masks(counted: Counted, mask_format: MaskFormat, description: Desc
         _refuse_noise(counted)
     if mask_format.name == "numbers":
         _require_meaning_of_255(counted, description)
-    label_map = make_label_map(description, mask_format, _keys_of(counted.values()))
-    problems = unknown_keys(counted, label_map, mask_format)
+    label_map = make_label_map(description, mask_format, [*_keys_of(counted.values()), *lost_labels(counted)])
+    problems = [*unknown_keys(counted, label_map, mask_format), *lost_objects(counted, label_map)]
     void = [name for name, c in counted.items() if c.pixels and set(map(label_map.table.get, c.pixels)) == {IGNORE}]
     problems += problem("masks in which every pixel is ignored", void, "warning", "they train and test nothing")
     notes += [*label_map.notes, *_ignored(counted, label_map)]

@@ -1,44 +1,70 @@
 """Masks in LabelMe files."""
 
 import math
+from functools import partial
+from typing import Any
 
-import numpy as np
-
-from segstudy.data.folder.mask_format import IndexedMask
-from segstudy.data.folder.shapes import AnnotatedObject, fill_polygon, paint_objects, polygon_area
+from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
+from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture, is_line, required
 from segstudy.data.folder.text import read_json
-from segstudy.data.images import Sample
+from segstudy.data.images import Sample, header_shape
 from segstudy.errors import DataError
 
+LINES = ("line", "linestrip", "point")
 
-def read_labelme(sample: Sample) -> IndexedMask:
-    """Read polygons, rectangles and circles from a LabelMe file; for overlaps see `paint_objects`."""
+LABELS = {"_background_": BACKGROUND}
+"""LabelMe's own names."""
+
+VOID = "__ignore__"
+"""LabelMe's label of areas that are to be ignored."""
+
+
+def is_labelme(content: Any) -> bool:
+    """Whether the content of a JSON file has LabelMe's form."""
+    return isinstance(content, dict) and "shapes" in content
+
+
+def labelme_format(where: str, line_width: float | None) -> MaskFormat:
+    """The format of LabelMe files. where: the files, for the summary."""
+    read, version = partial(read_labelme, line_width=line_width), f"line_width {line_width}"
+    summary = f"{where}: LabelMe annotations"
+    return MaskFormat("LabelMe", summary, read, on_upright_image=True, void=(VOID,), version=version)
+
+
+def read_labelme(sample: Sample, line_width: float | None = None) -> IndexedMask:
+    """Read the shapes in a LabelMe file; for overlaps see `Canvas.paint`. line_width: of lines and points."""
     path = sample.file("mask")
     content = read_json(path)
     try:
-        height, width = int(content["imageHeight"]), int(content["imageWidth"])
-        return paint_objects(height, width, [_labelme_object(s, height, width) for s in content["shapes"]])
-    except (KeyError, TypeError, ValueError) as error:
+        height, width = content.get("imageHeight"), content.get("imageWidth")
+        if height is None or width is None:
+            height, width = header_shape(sample.file("image"))
+        canvas = Canvas(int(height), int(width), line_width)
+        return canvas.paint([_object(shape, canvas) for shape in required(content, "shapes")])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path} is invalid: {error}\n"
             "  expected: LabelMe's {imageHeight, imageWidth, shapes: [{label, shape_type, points}]}"
         ) from error
 
 
-def _labelme_object(shape: dict, height: int, width: int) -> AnnotatedObject:
-    label, kind, points = str(shape["label"]), shape.get("shape_type", "polygon"), np.array(shape["points"], float)
-    if kind == "circle":
-        (x, y), edge = points
-        radius = math.hypot(edge[0] - x, edge[1] - y)
-        rows, columns = np.ogrid[:height, :width]
-        return AnnotatedObject(
-            label, math.pi * radius**2, lambda: np.hypot(columns + 0.5 - x, rows + 0.5 - y) <= radius
-        )
-    if kind == "rectangle" and len(points) == 2:
-        (x0, y0), (x1, y1) = points
-        points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-    elif kind not in ("polygon", "rectangle"):
-        raise ValueError(f"the shape {kind!r} of {label!r} is not an area (known: polygon, rectangle, circle)")
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"the points of {label!r} are not a list of [x, y]")
-    return AnnotatedObject(label, polygon_area(points), lambda: fill_polygon(points, height, width))
+def _object(shape: dict, canvas: Canvas) -> AnnotatedObject:
+    label, kind = str(required(shape, "label")), shape.get("shape_type") or "polygon"
+    label, points = LABELS.get(label, label), required(shape, "points")
+    try:
+        if kind == "mask":
+            x, y = map(int, points[0])
+            return AnnotatedObject(label, canvas.bitmap(decode_picture(required(shape, "mask")), x, y))
+        if kind == "circle":
+            centre, edge = points
+            return AnnotatedObject(label, canvas.stroke([centre], 2 * math.dist(centre, edge)))
+        if kind == "rectangle" and len(points) == 2:
+            (x0, y0), (x1, y1) = points
+            points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+        elif kind in LINES or (kind == "polygon" and is_line(points)):
+            return canvas.line(label, points)
+        elif kind not in ("polygon", "rectangle", "oriented_rectangle"):
+            raise ValueError(f"the shape {kind!r} is not known (polygon, rectangle, circle, mask, {', '.join(LINES)})")
+        return AnnotatedObject(label, canvas.area([points]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the {kind} {label!r}: {error}") from error

@@ -5,13 +5,23 @@ A key is the name of a class in the file: "7", "128,0,0" or "dog". classes.py ma
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from segstudy.data.images import Sample, apply_orientation
 
-IndexedMask = tuple[np.ndarray, list[str]]
-"""(indices uint8 (H,W), list of keys that they index)."""
+
+class IndexedMask(NamedTuple):
+    """A mask (H,W) of indices into a list of keys.
+
+    lost: of annotations, {why they leave no pixel: {label: number of objects}}.
+    """
+
+    indices: np.ndarray
+    keys: list[str]
+    lost: dict[str, dict[str, int]] = {}
+
 
 Rgb = tuple[int, int, int]
 
@@ -26,6 +36,8 @@ class MaskFormat:
     on_upright_image: for annotations whose size fits both, whether they are drawn on the image after EXIF rotation;
     None for pictures. keys: all possible keys, if the file lists them. palette: {key: colour} of an indexed picture.
     by_grey: whether the grey value in the palette of an indexed picture is the number, not the index.
+    void: keys that are ignored unless dataset.yaml says otherwise. version: of everything outside the mask's own file
+    that changes what is decoded; part of the names of caches.
     """
 
     name: str
@@ -35,6 +47,8 @@ class MaskFormat:
     keys: tuple[str, ...] = ()
     palette: Mapping[str, Rgb] = field(default_factory=dict)
     by_grey: bool = False
+    void: tuple[str, ...] = ()
+    version: str = ""
 
     @property
     def kind(self) -> str:

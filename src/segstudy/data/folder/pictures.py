@@ -83,14 +83,14 @@ def _index_values(path: Path, values: np.ndarray, key: Callable[[int], str], wha
         present = np.bincount(values.ravel(), minlength=256).nonzero()[0]
         position = np.zeros(256, np.uint8)
         position[present] = np.arange(len(present))
-        return position[values], [key(int(v)) for v in present]
+        return IndexedMask(position[values], [key(int(v)) for v in present])
     unique, positions = np.unique(values, return_inverse=True)
     if len(unique) > 256:
         raise DataError(
             f"{path} holds {len(unique):,} {what}: too many for a mask of classes\n"
             "  → does it number single objects, or was it resized or saved with smooth edges?"
         )
-    return positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in unique]
+    return IndexedMask(positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in unique])
 
 
 def colours_of_keys(picture: Any, keys: Sequence[str]) -> dict[str, str]:

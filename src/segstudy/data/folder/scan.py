@@ -2,18 +2,19 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segstudy.data.folder.classes import read_classes
-from segstudy.data.folder.coco import Coco, coco_format
-from segstudy.data.folder.description import Description
+from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_images, object_files
+from segstudy.data.folder.description import Description, yaml_line
+from segstudy.data.folder.files import files_in, find_places
 from segstudy.data.folder.formats import detect_format
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.names import IMAGES, columns, path_ends
 from segstudy.data.folder.pictures import with_values
-from segstudy.data.folder.text import read_rows, read_text
+from segstudy.data.folder.text import read_json, read_rows, read_text
 from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
 
@@ -58,7 +59,8 @@ def raise_errors(problems: Sequence[Problem], root: Path) -> None:
 class FolderScan:
     """The pairs of image and mask in a folder, and the files without partner.
 
-    Names are those of `image_name`. split_of: {name: split} from a CSV of pairs. notes: for the user.
+    Names are those of `image_name`. split_of: {name: split} from a CSV of pairs, or from COCO files such as
+    instances_train.json. notes: for the user.
     """
 
     format: MaskFormat
@@ -74,6 +76,8 @@ def scan_folder(description: Description) -> FolderScan:
     """Find the images and masks of a folder. Raises DataError if there are none, or if the masks' format is unknown."""
     scan = _from_pairs(description, description.pairs) if description.pairs else _from_folders(description)
     if not scan.samples:
+        if errors := [str(p) for p in scan.problems if p.severity == "error"]:
+            raise DataError("\n".join(errors))
         raise DataError(
             f"no image in {description.root} has a mask of the same name\n"
             f"  images without mask: {first_few(scan.without_mask) or 'none'}\n"
@@ -82,6 +86,9 @@ def scan_folder(description: Description) -> FolderScan:
         )
     if description.mask_values and not scan.format.annotated:
         scan.format = with_values(scan.format, description.mask_values)
+    if layout := description.layout:
+        keys = ", ".join(yaml_line(key, value) for key, value in layout.keys.items())
+        scan.notes.insert(0, f"layout: {layout.tool}; in dataset.yaml: {keys}")
     scan.notes.append(f"masks: {scan.format.summary}")
     if description.group and not any(s.group for s in scan.samples):  # unless a CSV of pairs has set them
         _assign_groups(scan, description.group)
@@ -89,26 +96,36 @@ def scan_folder(description: Description) -> FolderScan:
 
 
 def _from_folders(description: Description) -> FolderScan:
-    home = description.root / description.images
-    if not home.is_dir():
+    root = description.root
+    homes = find_places(root, description.images)
+    if not homes or not all(home.is_dir() for home in homes.values()):
         raise DataError(
-            f"no folder of images {home}\n  found: {list_found(description.root)}\n"
+            f"no folder of images {root / description.images}\n  found: {list_found(root)}\n"
             "  → put the images there, or name their folder in dataset.yaml: images: FOLDER"
         )
-    images, duplicates = files_by_name(home, IMAGES)
+    places = _find_masks(description, homes)
+    images, duplicates = files_in(homes, IMAGES, description.image_suffix)
+    pictures, picture_duplicates = {}, []
+    if places != homes or description.mask_suffix:
+        pictures, picture_duplicates = files_in(places, MASKS, description.mask_suffix)
+        masks_among_images = set(pictures.values()) if places == homes else set()
+        images = {name: path for name, path in images.items() if path not in masks_among_images}
     if not images:
-        raise DataError(f"no images in {home}\n  expected: {', '.join(IMAGES)}")
-    place = _find_masks(description, home)
-    if place.suffix.lower() == ".json":
-        return _from_coco(Coco(place), images, _same_name(duplicates))
-    masks, mask_duplicates = files_by_name(place, (".json",))
-    pictures, picture_duplicates = ({}, []) if place == home else files_by_name(place, MASKS)
-    if len(masks) <= len(pictures):
+        expected = f"NAME{description.image_suffix} with {', '.join(IMAGES)}"
+        raise DataError(f"no images in {root / description.images}\n  expected: {expected}")
+    masks, mask_duplicates = files_in(places, (".json",))
+    if not images.keys() & masks.keys() and (coco := _read_coco_files(places, masks.values())):
+        return _from_coco(description, *coco, images, _same_name(duplicates))
+    if len(images.keys() & masks.keys()) <= len(images.keys() & pictures.keys()) or not masks:
         masks, mask_duplicates = pictures, picture_duplicates
     if not masks:
-        raise DataError(f"no masks in {place}\n  expected: PNG pictures or LabelMe's .json files")
+        name = f"NAME{description.mask_suffix}"
+        raise DataError(
+            f"no masks in {', '.join(map(str, places.values()))}\n"
+            f"  expected: {name}.png, or .json files of LabelMe, Supervisely or COCO"
+        )
     return FolderScan(
-        detect_format([masks[n] for n in sorted(masks)], _has_palette(description)),
+        detect_format([masks[n] for n in sorted(masks)], _has_palette(description), description.line_width),
         [Sample(n, images[n], masks[n]) for n in sorted(images.keys() & masks.keys())],
         sorted(images.keys() - masks.keys()),
         sorted(masks.keys() - images.keys()),
@@ -116,30 +133,58 @@ def _from_folders(description: Description) -> FolderScan:
     )
 
 
-def _find_masks(description: Description, home: Path) -> Path:
-    """The folder of the masks, or their COCO file. LabelMe files may be beside the images."""
+def _find_masks(description: Description, homes: dict[str, Path]) -> dict[str, Path]:
+    """The folders of the masks, or their COCO files (see `find_places`). Annotations may be beside the images."""
     root = description.root
     tried = [description.masks] if description.masks != "masks" else list(MASK_PLACES)
     for name in tried:
-        if (root / name).exists():
-            return root / name
-    if description.masks == "masks" and any(home.rglob("*.json")):
-        return home
+        if places := find_places(root, name):
+            return places
+    if description.masks == "masks" and any(any(home.rglob("*.json")) for home in homes.values()):
+        return homes
     raise DataError(
         f"no masks in {root}: looked for {', '.join(tried)}\n  found: {list_found(root)}\n"
         "  → name the folder or the COCO file in dataset.yaml: masks: NAME"
     )
 
 
-def _from_coco(coco: Coco, images: dict[str, Path], problems: list[Problem]) -> FolderScan:
-    entries = {n: coco.find(n) for n in sorted(images)}
-    taken = {entry["id"] for entry in entries.values() if entry}
+def _read_coco_files(places: dict[str, Path], paths: Iterable[Path]) -> tuple[list[CocoFile], list[str]] | None:
+    """(the COCO files of objects, why each other COCO file is left out); None if none of the files is COCO."""
+    contents = {path: read_json(path) for path in paths}
+    named = set(places.values())  # what dataset.yaml names must be COCO
+    contents = {path: content for path, content in contents.items() if is_coco(content) or path in named}
+    return object_files(contents) if contents else None
+
+
+def _from_coco(
+    description: Description,
+    files: list[CocoFile],
+    left_out: list[str],
+    images: dict[str, Path],
+    problems: list[Problem],
+) -> FolderScan:
+    match = match_images(files, images)
+    samples = [Sample(n, images[n], match.entries[n][0][0].path) for n in sorted(match.entries)]
+    faults = [f"{file.path.name}: {fault}" for file in files for fault in file.faults]
+    orphans = [f"{file.path.name}: {len(each)} of image {i!r}" for file in files for i, each in file.orphans().items()]
+    advice = "write the folder into file_name, such as val2017/a.jpg"
+    problems = [
+        *problems,
+        *problem("COCO files that contradict themselves", faults),
+        *problem("annotations of images that are not listed", orphans, "warning"),
+        *problem("file_name that means several images", match.ambiguous, "error", advice),
+        *problem("images that are listed twice: their objects are joined", match.joined, "warning"),
+    ]
+    notes = [f"COCO files left out: {first_few(left_out)}"] if left_out else []
+    roles = match.roles()
     return FolderScan(
-        coco_format(coco),
-        [Sample(n, images[n], coco.path) for n, entry in entries.items() if entry],
-        [n for n, entry in entries.items() if not entry],
-        [name for name, entry in coco.images.items() if entry["id"] not in taken],
-        problems=problems,
+        coco_format(match, files, description.line_width),
+        samples,
+        sorted(images.keys() - match.entries.keys()),
+        match.without_image,
+        roles if "train" in roles.values() else {},
+        problems,
+        notes,
     )
 
 
@@ -167,7 +212,9 @@ def _from_pairs(description: Description, pairs: Sequence[str]) -> FolderScan:
             f"no pair in {', '.join(pairs)} exists: {first_few(missing) or 'no rows'}\n"
             f"  → write paths relative to {root}"
         )
-    mask_format = detect_format([s.mask for s in samples.values() if s.mask], _has_palette(description))
+    mask_format = detect_format(
+        [s.mask for s in samples.values() if s.mask], _has_palette(description), description.line_width
+    )
     problems = [
         *problem(f"files of {', '.join(pairs)} that are missing", missing),
         *problem("images with two masks, or two files of one name", duplicates),
@@ -204,22 +251,6 @@ def _below(root: Path, file: Path | None) -> str:
 
 def _same_name(items: list[str]) -> list[Problem]:
     return problem("files of the same name", items)
-
-
-def files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """({name: file} below a folder, without hidden ones; a line for each further file of the same name)."""
-    files: dict[str, Path] = {}
-    duplicates = []
-    for path in sorted(home.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(home).parts)
-        if path.suffix.lower() not in suffixes or hidden or not path.is_file():
-            continue
-        name = image_name(path.relative_to(home))
-        if name in files:
-            duplicates.append(f"{files[name].relative_to(home)} and {path.relative_to(home)}")
-        else:
-            files[name] = path
-    return files, duplicates
 
 
 def _has_palette(description: Description) -> bool:

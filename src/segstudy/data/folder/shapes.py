@@ -1,51 +1,167 @@
-"""Masks from outlines of objects, as annotation tools write them."""
+"""Masks from outlines of objects, as annotation tools write them. An object's pixels are kept as run lengths."""
 
-import math
-from collections.abc import Callable, Sequence
+import base64
+import binascii
+import io
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask
+from segstudy.data.images import PILLOW_ERRORS
+
+MAX_COORDINATE = 1e5
+"""pycocotools walks along each outline: one with a larger coordinate would fill the memory."""
+
+NO_PIXEL = "objects that leave no pixel"
+
+NO_WIDTH = "lines and points without a width"
+
+NO_OUTLINE = "objects with a box, but without an outline"
+
+RunLengths = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class AnnotatedObject:
-    """An object: its label, its area in pixels (inf: painted below all others), and its pixels, bool (H,W)."""
+    """An object: its label and its pixels (see `Canvas`); None if it has no area.
+
+    reason: why it leaves no pixel, if none is seen in the mask. is_crowd: painted below all others.
+    """
 
     label: str
-    area: float
-    pixels: Callable[[], np.ndarray]
+    pixels: RunLengths | None
+    reason: str = NO_PIXEL
+    is_crowd: bool = False
 
 
-def paint_objects(height: int, width: int, objects: Sequence[AnnotatedObject]) -> IndexedMask:
-    """Paint objects on background: smaller over larger ones; of equal size, later over earlier ones."""
-    keys = list(dict.fromkeys([BACKGROUND, *(o.label for o in objects)]))
-    mask = np.zeros((height, width), np.uint8)
-    for each in sorted(objects, key=lambda o: -o.area):
-        mask[each.pixels()] = keys.index(each.label)
-    return mask, keys
+@dataclass(frozen=True)
+class Canvas:
+    """An image on which objects are drawn. Pixel (0,0) covers [0,1)×[0,1); what lies outside is cut off.
 
-
-def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels whose centre is inside a polygon, by the even-odd rule: bool (H,W).
-
-    points (N,2): x, y; pixel (0,0) covers [0,1)×[0,1). Hand-written because libraries draw the border differently:
-    scikit-image gives a pixel on a shared edge to both neighbours (and takes 0.8 s instead of 25 ms), Pillow adds the
-    outline, pycocotools draws on a grid of fifths of a pixel (1.5 % of the pixels of 24×20 polygons differ).
+    line_width: of lines and points, in pixels; None: they have no pixels.
     """
-    crossed = np.zeros((height, width + 1), np.uint8)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0), strict=True):
-        # rows whose centre lies in [top, bottom): a corner belongs to one of its two edges
-        top, bottom = (min(max(math.ceil(y - 0.5), 0), height) for y in sorted((y0, y1)))
-        if top < bottom:
-            rows = np.arange(top, bottom)
-            x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            crossed[rows, np.ceil(x - 0.5).clip(0, width).astype(int)] ^= 1
-    return np.bitwise_xor.accumulate(crossed, 1)[:, :width].astype(bool)
+
+    height: int
+    width: int
+    line_width: float | None = None
+
+    def area(self, outlines: Sequence[Any], holes: Sequence[Any] = ()) -> RunLengths:
+        """The pixels whose centre is in one of the outlines, but in none of the holes. Each has 3 or more points."""
+        from pycocotools import mask as run_lengths
+
+        flat = [_points(outline).ravel().tolist() for outline in outlines]
+        pixels = self.union(run_lengths.frPyObjects(flat, self.height, self.width))
+        if not holes:
+            return pixels
+        return self.encode(decode(pixels) & ~decode(self.area(holes)))
+
+    def stroke(self, points: Any, width: float) -> RunLengths:
+        """The pixels whose centre is within half a `width` of a line through the points; of one point: a disc."""
+        drawn = np.zeros((self.height, self.width), bool)
+        corners = _points(points)
+        for start, end in zip(corners[: max(1, len(corners) - 1)], corners[-max(1, len(corners) - 1) :], strict=True):
+            (left, top), (right, bottom) = (
+                (edge.astype(int)).clip(0, (self.width, self.height)).tolist()
+                for edge in (np.minimum(start, end) - width, np.maximum(start, end) + width + 1)
+            )
+            y, x = np.mgrid[top:bottom, left:right] + 0.5
+            along, length = end - start, max(1e-9, float(((end - start) ** 2).sum()))
+            part = (((x - start[0]) * along[0] + (y - start[1]) * along[1]) / length).clip(0, 1)
+            distance = np.hypot(x - start[0] - part * along[0], y - start[1] - part * along[1])
+            drawn[top:bottom, left:right] |= distance <= width / 2
+        return self.encode(drawn)
+
+    def line(self, label: str, points: Any) -> AnnotatedObject:
+        """A line or point, drawn with the line width if there is one. The pixels of its points belong to it."""
+        if not self.line_width:
+            return AnnotatedObject(label, None, NO_WIDTH)
+        corners = [self.bitmap(np.ones((1, 1), bool), int(x), int(y)) for x, y in np.floor(_points(points))]
+        return AnnotatedObject(label, self.union([self.stroke(points, self.line_width), *corners]))
+
+    def bitmap(self, pixels: np.ndarray, x: int, y: int) -> RunLengths:
+        """A bitmap bool (h,w) whose upper left corner is at x, y."""
+        drawn = np.zeros((self.height, self.width), bool)
+        top, left = max(0, y), max(0, x)
+        part = pixels[top - y : max(0, self.height - y), left - x : max(0, self.width - x)]
+        drawn[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return self.encode(drawn)
+
+    def union(self, parts: Sequence[RunLengths]) -> RunLengths:
+        """The pixels of all parts."""
+        from pycocotools import mask as run_lengths
+
+        return run_lengths.merge(list(parts))
+
+    def encode(self, pixels: np.ndarray) -> RunLengths:
+        """The run lengths of a mask bool (H,W)."""
+        from pycocotools import mask as run_lengths
+
+        return run_lengths.encode(np.asfortranarray(pixels, np.uint8))
+
+    def paint(self, objects: Sequence[AnnotatedObject]) -> IndexedMask:
+        """Paint objects on background: smaller over larger ones; of equal size, later over earlier ones."""
+        from pycocotools import mask as run_lengths
+
+        areas = [int(run_lengths.area(o.pixels)) if o.pixels else 0 for o in objects]
+        order = sorted(range(len(objects)), key=lambda i: (not objects[i].is_crowd, -areas[i]))
+        keys = list(dict.fromkeys([BACKGROUND, *(o.label for o in objects)]))
+        owner = np.zeros((self.height, self.width), np.uint32)
+        for i in order:
+            if areas[i]:
+                owner[decode(objects[i].pixels)] = i + 1
+        index_of = np.array([0, *(keys.index(o.label) for o in objects)], np.min_scalar_type(len(keys)))
+        visible = np.bincount(owner.ravel(), minlength=len(objects) + 1)[1:]
+        lost: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for each, pixels in zip(objects, visible, strict=True):
+            if not pixels:
+                lost[each.reason][each.label] += 1
+        return IndexedMask(index_of[owner], keys, {reason: dict(labels) for reason, labels in lost.items()})
 
 
-def polygon_area(points: np.ndarray) -> float:
-    """Area of a polygon (N,2) without self-crossings: the shoelace formula."""
-    x, y = points.T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+def decode(pixels: RunLengths | None) -> np.ndarray:
+    """The mask bool (H,W) of run lengths."""
+    from pycocotools import mask as run_lengths
+
+    return run_lengths.decode(pixels).astype(bool)
+
+
+def decode_picture(text: str, unpack: Callable[[bytes], bytes] = bytes) -> np.ndarray:
+    """The mask bool (h,w) in a picture that is written as base64. Raises ValueError if it is none.
+
+    unpack: what else the bytes need before they are a picture.
+    """
+    try:
+        picture = Image.open(io.BytesIO(unpack(base64.b64decode(text))))
+        bands = picture.convert("RGBA").split() if picture.mode in ("RGBA", "LA") else [picture]
+        return np.asarray(bands[-1]) > 0
+    except (*PILLOW_ERRORS, binascii.Error) as error:
+        raise ValueError(f"its bitmap cannot be read: {error}") from error
+
+
+def _points(values: Any) -> np.ndarray:
+    """Points (N,2). Raises ValueError for anything else, and far outside of any image."""
+    points = np.asarray(values, float)
+    if points.ndim == 1 and points.size % 2 == 0:
+        points = points.reshape(-1, 2)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise ValueError("its points are not a list of x and y")
+    if not (np.abs(points) <= MAX_COORDINATE).all():
+        raise ValueError(f"a coordinate is not a number within ±{MAX_COORDINATE:,.0f}")
+    return points
+
+
+def is_line(points: Any) -> bool:
+    """Whether an outline has too few points to have an area."""
+    return len(_points(points)) < 3
+
+
+def required(content: Mapping[str, Any], key: str) -> Any:
+    """A value. Raises ValueError that names the key if it is missing or null."""
+    if content.get(key) is None:
+        raise ValueError(f"{key!r} is missing")
+    return content[key]

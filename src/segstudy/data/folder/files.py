@@ -1,0 +1,70 @@
+"""Files of the user's folder, by the names that an image and its mask share."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+from segstudy.data.folder.names import IMAGES
+from segstudy.data.images import image_name
+
+WILDCARDS = frozenset("*?[")
+
+NamedFiles = tuple[dict[str, Path], list[str]]
+"""({name: file}, a line for each further file of the same name)."""
+
+
+def find_places(root: Path, pattern: str) -> dict[str, Path]:
+    """The folders or files of a path with or without wildcards: {what the parts with wildcards stand for: path}.
+
+    `*/images` finds `a/images` as "a": its images have names such as `a/x`. {} if there are none.
+    """
+    if (root / pattern).exists():
+        return {"": root / pattern}
+    parts = PurePath(pattern).parts
+    if not any(WILDCARDS & set(part) for part in parts) or PurePath(pattern).is_absolute():
+        return {}
+    places = {}
+    for path in sorted(root.glob(pattern)):
+        found = path.relative_to(root).parts
+        if "**" not in parts and not any(part.startswith(".") for part in found):
+            chosen = [there for there, part in zip(found, parts, strict=True) if WILDCARDS & set(part)]
+            places["/".join(chosen)] = path
+    return places
+
+
+def files_in(places: Mapping[str, Path], suffixes: Sequence[str], ending: str = "") -> NamedFiles:
+    """The files below folders (see `find_places`), or these files themselves; only those with names with this ending.
+
+    The ending is no part of the name: with `_0000`, `case1_0000.png` is `case1`.
+    """
+    files: dict[str, Path] = {}
+    duplicates: list[str] = []
+    for prefix, place in places.items():
+        found, twice = files_by_name(place, suffixes) if place.is_dir() else ({place.stem: place}, [])
+        duplicates += [f"{prefix}: {line}" if prefix else line for line in twice]
+        for name, path in found.items():
+            if path.suffix.lower() in suffixes and name.endswith(ending):
+                files["/".join(filter(None, (prefix, name.removesuffix(ending))))] = path
+    return files, duplicates
+
+
+def files_by_name(home: Path, suffixes: Sequence[str]) -> NamedFiles:
+    """The files below a folder, without hidden ones."""
+    files: dict[str, Path] = {}
+    duplicates = []
+    for path in sorted(home.rglob("*")):
+        below = path.relative_to(home)
+        if path.suffix.lower() not in suffixes or is_hidden(below) or not path.is_file():
+            continue
+        name = image_name(below)
+        if path.suffix.lower() == ".json" and name.lower().endswith(IMAGES):
+            name = image_name(name)  # a.jpg.json
+        if name in files:
+            duplicates.append(f"{files[name].relative_to(home)} and {below}")
+        else:
+            files[name] = path
+    return files, duplicates
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a relative path has a part that begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
