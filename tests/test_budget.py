@@ -111,6 +111,13 @@ def test_a_study_trains_at_least_min_steps_even_if_they_take_longer() -> None:
     assert choose_steps("30s", 1, {"v3": few}, ["v3", "v3"], 1)["steps"] == 30
 
 
+def test_a_run_that_ends_within_its_first_epoch_is_validated(tmp_path: Path) -> None:
+    short = ("data.batch_size=4", "budget=9s", "trainer.min_steps=2", "trainer.max_steps=2")
+    record = train(tmp_path / "v1", "data=scenes", *THIN, NO_PICTURES, *short)
+    assert record["steps"] == 2
+    assert "val/miou" in read_history(tmp_path / "v1" / "history.csv")[-1]
+
+
 def test_a_study_keeps_its_number_and_its_runs_use_it(tmp_path: Path) -> None:
     cfg = compose_config(["budget=8min"])
     with pytest.raises(ConfigError, match=r"time of a whole study.*\n.*trainer.max_time"):

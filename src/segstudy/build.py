@@ -311,6 +311,8 @@ def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, Segm
 def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
     """The trainer's settings with device and precision chosen, and why. Older configs hold a `logger` here."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    if cfg.get("budget") is not None:
+        settings["min_steps"] = None  # max_steps has it in it; Lightning would not validate within the first epoch
     accelerator, precision, reason = choose_device(settings["accelerator"], settings["precision"])
     return settings | {"accelerator": accelerator, "precision": precision, "logger": False}, reason
 
