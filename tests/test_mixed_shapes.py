@@ -1,5 +1,6 @@
 """Runs whose images have different shapes: what their tests write, and what pictures show of them."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,17 @@ def batches() -> list[dict[str, torch.Tensor]]:
 
 def measured(folder: Path, max_side: int) -> PerImageErrors:
     errors = PerImageErrors(max_side)
+    run_test(folder, errors)
+    assert errors.not_measured == {}
+    return errors
+
+
+def run_test(folder: Path, errors: PerImageErrors) -> None:
     trainer = L.Trainer(
         accelerator="cpu", default_root_dir=folder, logger=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[PerImageConfusion(), errors],
     )  # fmt: skip
     trainer.test(module(), dataloaders=DataLoader(batches(), batch_size=None), verbose=False)
-    assert errors.not_measured == {}
-    return errors
 
 
 def test_a_test_stores_images_of_different_shapes_by_index(tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_a_test_stores_images_of_different_shapes_by_index(tmp_path: Path) -> No
 
 
 def test_large_images_are_measured_at_a_power_of_two_of_their_size(tmp_path: Path) -> None:
-    at = "share of network size: 1/1 for 1 images, 1/2 for 3 images"
+    at = "share of network size: 1/1 for 1 image, 1/2 for 3 images"
     assert measured(tmp_path, max_side=32).entries == {"measured_at": at}
     saved = read_image_arrays(tmp_path / "test" / "labels.npz")
     assert [a.shape for a in saved["labels"]] == [(20, 30), (32, 16), (24, 24), (20, 30)]
@@ -105,9 +110,28 @@ def test_large_images_are_measured_at_a_power_of_two_of_their_size(tmp_path: Pat
         assert sums["shift_compared"].tolist() == [24 * 24, 24 * 24, 18 * 18, 24 * 24]
 
 
+def test_an_image_too_small_for_shifts_is_left_out_of_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SHAPES", [(1, 1), *SHAPES[1:]])
+    errors = PerImageErrors()
+    run_test(tmp_path, errors)
+    what = "shift_consistency of 1 image"
+    assert errors.not_measured == {what: "DataError: a side below 3 pixels"}
+    assert f"not measured: {what}: " in capsys.readouterr().out
+    with np.load(tmp_path / "test" / "measures.npz") as sums:
+        assert sums["shift_compared"].tolist() == [0, 56 * 24, 18 * 18, 30 * 50]
+    monkeypatch.setattr(sys.modules[__name__], "SHAPES", [(1, 1), (2, 5)])
+    errors = PerImageErrors()
+    run_test(tmp_path, errors)
+    assert errors.not_measured == {"shift_consistency": "DataError: a side below 3 pixels"}
+    with np.load(tmp_path / "test" / "measures.npz") as sums:
+        assert "shift_compared" not in sums
+
+
 def test_words_for_the_size_of_measurement() -> None:
     assert measured_at([1, 1]) == "network size"
-    assert measured_at([2, 1, 4, 4]) == "share of network size: 1/1 for 1 images, 1/2 for 1 images, 1/4 for 2 images"
+    assert measured_at([2, 1, 4, 4]) == "share of network size: 1/1 for 1 image, 1/2 for 1 image, 1/4 for 2 images"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +219,7 @@ def test_a_test_of_whole_images(tmp_path: Path) -> None:
     record = per_image_confusion.test_record([confusion, *diagnostics], data.classes)
     assert record["not_measured"] == {}
     assert record["images_tested"] == 6
-    assert record["measured_at"] == "share of network size: 1/2 for 5 images, 1/4 for 1 images"
+    assert record["measured_at"] == "share of network size: 1/2 for 5 images, 1/4 for 1 image"
     assert record["receptive_field"]["theoretical"] == 3
     assert record["metrics_fit"]["images"] == 6
     assert record["metrics"]["network"] == record["metrics"]["original"]

@@ -8,6 +8,11 @@ MISSING = "–"
 NOT_DEFINED = "n/a"
 
 
+def counted(count: int, word: str) -> str:
+    """1 image, 2 images, 1,234 images."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def format_number(value: float | None, digits: int = 3) -> str:
     """0.016, −0.016, 1,234.500; n/a for a value that is not finite, – for None."""
     if value is None:

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes
+from segstudy.callbacks.diagnostic import Diagnostic, gather_from_processes, report_failure
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, names_and_groups
 from segstudy.data.datamodule import known_data
+from segstudy.errors import DataError
 from segstudy.files import atomic_write, remove
+from segstudy.formatting import counted
 from segstudy.labels import reduced_labels, reduced_logits, reduction
 from segstudy.measures.boundaries import fill_void, near_edges
 from segstudy.measures.calibration import confidence_sums
 from segstudy.measures.error_categories import image_errors
 from segstudy.measures.operating_curve import offset_sums
-from segstudy.measures.shift import shift_consistency
+from segstudy.measures.shift import SMALLEST, shift_consistency
 from segstudy.measures.top_two import top_two
 from segstudy.runs.image_arrays import Compressed, write_image_arrays
 
@@ -66,6 +68,11 @@ class PerImageErrors(Diagnostic):
         small = min(image.shape[2:]) // 8
         shifts = [shift for shift in (1, 2, 4, 8) if shift <= max(1, small)]
         indices = batch["index"].tolist()
+        if min(image.shape[2:]) < SMALLEST:
+            nothing = {"shift_kept": np.zeros((), np.int64), "shift_compared": np.zeros((), np.int64)}
+            for index in self.images.keys() & indices:
+                self.images[index] |= nothing
+            return
         for turn, shift in enumerate(shifts):
             chosen = [i for i, index in enumerate(indices) if index >= 0 and index % len(shifts) == turn]
             if not chosen:
@@ -104,11 +111,21 @@ class PerImageErrors(Diagnostic):
             with self.tolerate_errors("measures"):
                 images = {index: sums for part in parts for index, sums in part.items()}
                 tested = sorted(images)
+                self._tell_without_shift([images[i] for i in tested])
                 self.entries["measured_at"] = measured_at(images[i].pop("factor") for i in tested)
                 self._write(folder, [images[i] for i in tested], names_and_groups(trainer, tested))
         if "measures" in self.not_measured:  # files of an earlier test would be taken for those of this one
             for name in FILES:
                 remove(folder, f"test/{name}")
+
+    def _tell_without_shift(self, images: list[dict[str, Any]]) -> None:
+        """Note how many images are too small for shift consistency; without any other image, it is not measured."""
+        if "shift_consistency" in self.not_measured:
+            return
+        small = sum(not sums["shift_compared"] for sums in images)
+        if small:
+            what = "shift_consistency" + f" of {counted(small, 'image')}" * (small < len(images))
+            self.not_measured[what] = report_failure(what, DataError(f"a side below {SMALLEST} pixels"))
 
     def _write(self, folder: Path, images: list[dict[str, Any]], samples: list[tuple[str, str]]) -> None:
         kept = [key for key in images[0] if "shift_consistency" not in self.not_measured or "shift" not in key]
@@ -131,4 +148,4 @@ def measured_at(factors: Iterable[int]) -> str:
     numbers = sorted(Counter(factors).items())
     if [factor for factor, _ in numbers] == [1]:
         return "network size"
-    return "share of network size: " + ", ".join(f"1/{factor} for {n} images" for factor, n in numbers)
+    return "share of network size: " + ", ".join(f"1/{factor} for {counted(n, 'image')}" for factor, n in numbers)

@@ -36,12 +36,11 @@ from segstudy.data.datasets.voc import VOC
 from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError, DataError
 from segstudy.files import atomic_write, open_to_read, write_text
-from segstudy.formatting import MISSING, format_duration, format_millions, format_number
+from segstudy.formatting import MISSING, counted, format_duration, format_millions, format_number
 from segstudy.inference.latency import Latency, measure_latency
 from segstudy.inference.loading import load_runs
 from segstudy.inference.model import Model
 from segstudy.runs.headline import SIZES, Size, headline_metrics, headline_size, headline_words, training_size
-from segstudy.runs.listing import counted
 from segstudy.runs.record import environment, read_entries, read_record
 from segstudy.runs.tables import EXTRA_METRICS, command
 from segstudy.study.analysis.analyse import analyse

@@ -10,6 +10,9 @@ from segstudy.errors import DataError
 MARGIN = 8
 """1/8 of the image's shorter side is left out of the comparison at each of the four sides."""
 
+SMALLEST = 3
+"""Shortest side in pixels of an image that has a pixel to compare after a shift by one pixel."""
+
 
 @torch.no_grad()
 def shift_consistency(

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from segstudy.errors import ConfigError, DataError, did_you_mean, list_found
 from segstudy.files import open_lock, read_text
-from segstudy.formatting import format_duration, format_number
+from segstudy.formatting import counted, format_duration, format_number
 from segstudy.runs.headline import headline_size
 from segstudy.runs.history import last_epoch
 from segstudy.runs.record import read_entries
@@ -220,10 +220,6 @@ def begun(record: Mapping[str, Any]) -> str:
         return datetime.fromisoformat(record.get("started") or "").astimezone().strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError):
         return "–"
-
-
-def counted(count: int, word: str) -> str:
-    return f"{count:,} {word}{'s' * (count != 1)}"
 
 
 def as_json(runs: Sequence[Run]) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.formatting import format_duration, format_number
+from segstudy.formatting import counted, format_duration, format_number
 from segstudy.runs.headline import headline_size, headline_words, training_size
 from segstudy.runs.record import read_study_records, run_order
 
@@ -173,7 +173,7 @@ def _caption(runs: Mapping[str, dict[str, Any]]) -> str:
     data = described[0]
     report = data["roles"]["report"]
     fits = sorted({(d["roles"]["fit"]["images"], d["roles"]["fit"]["split"]) for d in described})
-    fit = " or ".join(f"{images} images of {split!r}" for images, split in fits)
+    fit = " or ".join(f"{counted(images, 'image')} of {split!r}" for images, split in fits)
     if headline_size(*runs.values()) == "original":
         fit += f" {' or '.join(sorted({training_size(d) for d in described}))}"
     once = len(runs) > 1 and len({r.get("seed") for r in runs.values()}) == 1
