@@ -222,6 +222,16 @@ def test_balanced_windows_hold_rare_classes() -> None:
     assert len(np.unique(corners[:, 0])) > 100
 
 
+def test_balanced_windows_reach_the_smallest_class() -> None:
+    mask = np.zeros((1024, 1024), np.uint8)
+    mask[401, 702] = 3  # between the pixels of the sample that is looked at
+    extent = np.array([64.0, 64.0])
+    for classes in (None, np.array([0, 3])):
+        found = [around_class(mask, extent, n, classes) for n in np.random.default_rng(0).random((50, 2))]
+        share = np.mean([mask[int(y) : int(y) + 64, int(x) : int(x) + 64].any() for y, x in found])
+        assert share == pytest.approx(0.5, abs=0.2)
+
+
 # The rule
 
 

@@ -35,15 +35,17 @@ class RandomWindows:
     max_class_share: float = 0.75
     around_classes: bool = False
 
-    def centre(self, mask: np.ndarray, extent: np.ndarray, tries: np.ndarray) -> np.ndarray:
+    def centre(
+        self, mask: np.ndarray, extent: np.ndarray, tries: np.ndarray, classes: np.ndarray | None = None
+    ) -> np.ndarray:
         """The centre (y,x) of a window of `extent` (height, width) in an image with this mask (H,W), in pixels.
 
-        tries (TRIES,2): uniform numbers in [0,1).
+        tries (TRIES,2): uniform numbers in [0,1). classes: those of the mask, if known.
         """
         corners = []
         for numbers in tries:
             if self.around_classes:
-                corners.append(around_class(mask, extent, numbers))
+                corners.append(around_class(mask, extent, numbers, classes))
             else:
                 corners.append(random_corner(np.array(mask.shape), extent, numbers))
             if self.max_class_share == 1 or not is_filled(mask, corners[-1], extent, self.max_class_share):
@@ -115,7 +117,8 @@ class TrainingImages(Dataset):
         for b, i in enumerate(index):
             image, mask = self.images.pair(i)
             on_cpu = mask if isinstance(mask, np.ndarray) else self.images.cache.mask(int(self.images.ids[i]))
-            centre = windows.centre(on_cpu, extent[b], tries[b])
+            classes = np.flatnonzero(self.images.cache.pixels[self.images.ids[i]])
+            centre = windows.centre(on_cpu, extent[b], tries[b], classes)
             shape = np.array(mask.shape)
             low = np.clip(np.floor(centre - reach[b, :, 0]).astype(int) - 1, 0, shape - 1)
             high = np.clip(np.ceil(centre + reach[b, :, 0]).astype(int) + 1, low + 1, shape)
@@ -161,20 +164,27 @@ def random_corner(shape: np.ndarray, extent: np.ndarray, numbers: np.ndarray) ->
     return np.sign(shape - extent) * np.minimum(np.floor(numbers * (room + 1)), room)
 
 
-def around_class(mask: np.ndarray, extent: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def around_class(
+    mask: np.ndarray, extent: np.ndarray, numbers: np.ndarray, classes: np.ndarray | None = None
+) -> np.ndarray:
     """Top and left of a window whose middle is near a random pixel of a random class of `mask` (H,W).
 
     Every class in the mask is as likely. Near the image's border the window is moved into the image. numbers (2):
-    uniform in [0,1).
+    uniform in [0,1). classes: those of the mask, if known. A sample of the pixels is looked at; all of them only for a
+    class that the sample lacks.
     """
     shape = np.array(mask.shape)
     step = max(1, math.isqrt(mask.size // (4 * LOOKED_AT) ** 2))
     seen = mask[step // 2 :: step, step // 2 :: step]
-    classes = np.flatnonzero(np.bincount(seen.ravel(), minlength=256)[:IGNORE])
+    if classes is None:
+        classes = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE])
     if not len(classes):
         return random_corner(shape, extent, numbers)
     chosen = numbers[0] * len(classes)
     places = np.flatnonzero(seen.ravel() == classes[int(chosen)])
+    if not len(places):
+        seen, step = mask, 1
+        places = np.flatnonzero(mask.ravel() == classes[int(chosen)])
     place = int(places[int(numbers[1] * len(places))])
     # what is left of the first number moves the window, so that the pixel is anywhere in its middle half
     moved = (np.array([chosen % 1, (numbers[1] * len(places)) % 1]) - 0.5) * extent / 2
