@@ -1,6 +1,7 @@
 """Networks for other programs: what is written does what PyTorch does, at any size, or is not kept."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -222,6 +223,24 @@ def test_a_missing_package_is_named(home: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(exports, "find_spec", lambda name: None if name == "onnxscript" else True)
     with pytest.raises(ConfigError, match=r'onnxscript not installed\n  → pip install "segstudy\[export\]"'):
         command(home / "run", "--out", tmp_path / "net.onnx")
+
+
+def test_runs_of_a_study_are_exported_to_files_of_their_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short name of a single run leaves out single settings; its folder's name does not."""
+    written: list[str] = []
+
+    def stop(model: Any, kind: str, place: Path) -> None:
+        written.append(place.name)
+        raise OSError("enough")
+
+    monkeypatch.setattr(exports, "export", stop)
+    for name in ("v1_fit=crop", "v1_fit=squash"):
+        shutil.copytree(home / "run", tmp_path / name)
+        with pytest.raises(ConfigError, match="enough"):
+            command(tmp_path / name, "--out", tmp_path)
+    assert written == ["v1_fit=crop.onnx", "v1_fit=squash.onnx"]
 
 
 def test_names_and_places(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     format: Annotated[Format, typer.Option(help="hub: a folder with weights, config and model card.")] = Format.onnx,
     out: Annotated[
-        Path | None, typer.Option(help="File or folder; default: a file in the current folder, named after the run.")
+        Path | None,
+        typer.Option(help="File or folder; default: a file here, with the name of the run's folder."),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="File for the comparison with PyTorch.")] = None,
 ) -> None:
@@ -47,8 +48,7 @@ def export(
 
     silence_warnings()
     model = load(run, "cpu")
-    name = " ".join(word for word in model.name.split() if not word.startswith("study="))
-    place = exports.output_path(out, name, format.value)
+    place = exports.output_path(out, run.resolve().name, format.value)  # a run's short name can be that of others
     exports.require_packages(format.value)
     earlier = place.exists()
     try:
