@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -73,6 +74,8 @@ def launch(
         print_error(error)
         sys.exit(2)
     if number == 1:
+        if n_jobs == "auto" and len(runs) > 1 and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
+            print_line("one run at a time: PyTorch has one thread → unset OMP_NUM_THREADS, or hydra.launcher.n_jobs=2")
         return one_by_one(runs, first)
     print_line(f"{number} runs at once, {threads} thread{'s' * (threads > 1)} each")
     jobs = (sweep.job(sweep.compose(given, first + i)) for i, given in enumerate(runs))
