@@ -9,7 +9,7 @@ from test_folder import HEIGHT, WIDTH, names_of, save_images, save_masks, scene
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.data.folder.check import FolderReport, check_folder
+from segstudy.data.folder.check import FolderReport, check_folder, sizes_note
 from segstudy.data.folder.datamodule import Folder
 
 CLASSES = "classes: [background, car, tree]\n"
@@ -103,6 +103,12 @@ def test_unreadable_images_in_no_list_are_a_warning(home: Path) -> None:
     assert {kind: severity for kind, (severity, _) in found(checked).items()} == {
         "masks that cannot be read (in no list)": "warning", "images without mask": "warning",
     }  # fmt: skip
+
+
+def test_sizes_that_differ_or_are_large_are_told() -> None:
+    assert sizes_note(set()) == sizes_note({(375, 500)}) == []
+    assert sizes_note({(768, 1024)})[0].startswith("images of 1024×768 pixels (width×height): data.fit=squash")
+    assert sizes_note({(768, 1024), (30, 20), (9, 99)})[0].startswith("images of 20×30 to 1024×768 pixels")
 
 
 def test_rare_and_lacking_classes(home: Path) -> None:

@@ -22,7 +22,7 @@ from segstudy.console import console, print_warning, tell_study
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.files import subfolder
-from segstudy.formatting import format_number
+from segstudy.formatting import counted, format_number
 from segstudy.inspection.memory import memory_advice, out_of_memory
 from segstudy.inspection.summary import gflop
 from segstudy.inspection.trial import check_trains
@@ -89,7 +89,7 @@ def _try_once(cfg: DictConfig, network: nn.Module, data: SegmentationData, train
 def print_data(data: SegmentationData, origin: str) -> None:
     """Print the images of each role, and warnings about them and about the encoder's weights."""
     for role, images in data.roles.items():
-        console.print(f"{role}: {len(images)} images of {data.name} {images.name!r}", highlight=False)
+        console.print(f"{role}: {counted(len(images), 'image')} of {data.name} {images.name!r}", highlight=False)
         for line in images.notes:
             print_warning(f"{images.name}: {line}")
     if data.overlap():
@@ -136,7 +136,7 @@ def _test_before(
     before = dataset_metrics(counts.total, data.classes)["metrics"]
     record.note(metrics_before=before)
     miou = before[headline_size(record.values)]["miou"]
-    console.print(f"before: mIoU {format_number(miou)} on {counts.images} images")
+    console.print(f"before: mIoU {format_number(miou)} on {counted(counts.images, 'image')}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from segstudy.cli.arguments import BEFORE, config_of
 from segstudy.console import console, print_line
+from segstudy.formatting import counted
 
 SHOWN_IN_FULL = 40
 """With more classes, the table leaves out those without a pixel."""
@@ -63,7 +64,7 @@ def show(
         dataset = instantiate(cfg.data)
         dataset.setup_unsplit()
     for role, images in dataset.roles.items():
-        print_line(f"{role}: {len(images)} images, list {images.name!r}, fingerprint {images.key}")
+        print_line(f"{role}: {counted(len(images), 'image')}, list {images.name!r}, fingerprint {images.key}")
         for line in images.notes:
             print_line(f"  {line}", "yellow")
     pixels = {role: images.pixels for role, images in dataset.roles.items()}

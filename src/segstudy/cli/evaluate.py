@@ -9,6 +9,7 @@ import typer
 from segstudy.cli.arguments import USE, ViewOptions, runs_and_settings, with_options
 from segstudy.console import console, print_line, silence_warnings
 from segstudy.errors import ConfigError
+from segstudy.formatting import counted
 
 app = typer.Typer()
 
@@ -83,7 +84,9 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
     images, device = dataset.roles["report"], tests.device_line(cfg)
     at = dataset.fit.seen
     at += f", in tiles of {tiles.side}×{tiles.side} that overlap by {tiles.overlap:g}" if tiles else ""
-    console.print(f"{len(images)} images of {dataset.name} {images.name!r} at {at}; {device}", highlight=False)
+    console.print(
+        f"{counted(len(images), 'image')} of {dataset.name} {images.name!r} at {at}; {device}", highlight=False
+    )
     for line in tests.trained_on(dataset, members):
         print_line(line, "bold red")
     counts = tests.evaluate(members, cfg, dataset, views, options.save_masks, tiles)

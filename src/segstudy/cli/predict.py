@@ -1,4 +1,4 @@
-"""`segstudy predict`: masks, overlays and a table for photos."""
+"""`segstudy predict`: masks, overlays and a table for images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ class PredictOptions(ViewOptions):
     """The options of `segstudy predict`."""
 
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write the photos with coloured classes and a legend.")
+        bool, typer.Option("--overlay", help="Also write the images with coloured classes and a legend.")
     ] = False
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of an overlay's colours.")] = 0.5
     classes: Annotated[str | None, typer.Option(help="Classes to keep; the others become background: cat,dog")] = None
@@ -25,8 +25,8 @@ class PredictOptions(ViewOptions):
         int | None, typer.Option(min=1, help="Photos or tiles in a batch; default: depends on their size.")
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also predict photos that have predictions.")] = False
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels.")] = 178_956_970
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also predict images that have predictions.")] = False
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 178_956_970
     json: Annotated[Path | None, typer.Option(help="File for all rows, failures and the speed.")] = None
 
 
@@ -34,15 +34,15 @@ class PredictOptions(ViewOptions):
 @with_options
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    paths: Annotated[list[str], typer.Argument(help="Photos, folders, patterns in quotes: 'photos/*.jpg'")],
+    paths: Annotated[list[str], typer.Argument(help="Images, folders, patterns in quotes: 'photos/*.jpg'")],
     out: Annotated[Path, typer.Option(help="Folder for masks and predictions.csv.")] = Path("predictions"),
     *,
     options: PredictOptions,
 ) -> None:
-    """Predict photos: masks of the photos' sizes, colour overlays, and a table with each class's share.
+    """Predict images: masks of the images' sizes, colour overlays, and a table with each class's share.
 
-    The network sees a photo as the images of the run's test: at data.size, or with data.fit=crop at its own size.
-    The same command continues after an interruption: photos with predictions are skipped. Unreadable photos are listed
+    The network sees an image as those of the run's test: at data.size, or with data.fit=crop at its own size.
+    The same command continues after an interruption: images with predictions are skipped. Unreadable images are listed
     at the end; the exit code is then 1. Example: segstudy predict runs/study/v4 photos --overlay --out predictions
     """
     from segstudy.inference.model import load

@@ -23,6 +23,7 @@ from segstudy.data.sampler import EpochSampler, EvaluationSampler, repeat_factor
 from segstudy.data.splits import hold_out, rarest_class
 from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, NO_AUGMENTATION, Augment
 from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.formatting import counted
 from segstudy.labels import IGNORE
 from segstudy.seeds import derive, permutation
 from segstudy.tiles import DEFAULT_SIDE, Tiles, tiles_of_large
@@ -130,7 +131,7 @@ class SegmentationData(L.LightningDataModule):
         classes = vars(self).get("classes", getattr(type(self), "classes", ()))  # reads no files
         parts = [str(self.name)] * (self.name != type(self).__name__) + [f"{len(classes)} classes"] * bool(classes)
         parts += [str(self.fit)] + [str(self.bands)] * (not self.bands.are_photos)
-        parts += [f"{role}: {len(held)} images" for role, held in self.roles.items()] or ["not set up yet"]
+        parts += [f"{role}: {counted(len(held), 'image')}" for role, held in self.roles.items()] or ["not set up yet"]
         return f"{type(self).__name__}({', '.join(parts)})"
 
     __str__ = __repr__  # Lightning's lists its loaders

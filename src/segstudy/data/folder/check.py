@@ -1,6 +1,7 @@
 """`segstudy data check`: all problems of the user's folder in one report."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
 from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
 from segstudy.errors import ConfigError, DataError, SegstudyError
+from segstudy.formatting import counted
 from segstudy.labels import IGNORE
 
 MIN_IMAGES, MIN_PIXEL_SHARE = 5, 1e-4
@@ -30,6 +32,9 @@ MIN_IMAGES, MIN_PIXEL_SHARE = 5, 1e-4
 
 IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 """Classes with these names are listed under `ignore` in the proposed dataset.yaml."""
+
+LARGE = 512
+"""Sides in pixels that are far above the default of data.size, 256."""
 
 UNKNOWN_RANGE = "images whose range of values is not known"
 
@@ -87,12 +92,13 @@ class FolderReport:
 @dataclass(frozen=True)
 class PairCheck:
     """Result for an image and its mask. errors: {title: error}; digest: hash of the image's pixels, "" if unreadable;
-    counts: of the mask; note: on conversions of the image."""
+    counts: of the mask; note: on conversions of the image; shape (H,W) of the image, if it was read."""
 
     errors: dict[str, DataError]
     digest: str
     counts: MaskCounts
     note: str = ""
+    shape: tuple[int, ...] = ()
 
 
 def check_folder(root: Path, about: Path | None = None, bands: Bands | None = None) -> FolderReport:
@@ -113,7 +119,8 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     _add_unreadable(report, checks, used)
     report.notes = [*scan.notes, *plan.notes]
     outside = Counter(check.note for check in checks.values() if "outside" in check.note)
-    report.notes += [f"{count} images {note.partition(' ')[2]}" for note, count in outside.items()]
+    report.notes += [f"{counted(count, 'image')} {note.partition(' ')[2]}" for note, count in outside.items()]
+    report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
     masks, answer = None, {}
     try:
         masks = interpret_masks({n: check.counts for n, check in checks.items() if n in used}, scan.format, description)
@@ -160,7 +167,23 @@ def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairChe
             require_same_size(sample, image, mask_format.orient(mask, orientation, image.shape[:2]), orientation)
         except DataError as error:
             errors["sizes that differ"] = error
-    return PairCheck(errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), counts, note)
+    return PairCheck(
+        errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), counts, note, image.shape[:2]
+    )
+
+
+def sizes_note(shapes: set[tuple[int, ...]]) -> list[str]:
+    """A line with the sizes of the images if they differ or are large, since by default all are squashed to a square.
+
+    shapes: (H,W) of the images.
+    """
+    if len(shapes) < 2 and all(max(shape) <= LARGE for shape in shapes):
+        return []
+    small, *_, large = [f"{width}×{height}" for height, width in sorted(shapes, key=math.prod)] * 2
+    return [
+        f"images of {small}{f' to {large}' * (large != small)} pixels (width×height): data.fit=squash, the "
+        "default, resizes all to data.size; data.fit=crop keeps their size, data.fit=keep their aspect ratio"
+    ]
 
 
 def _plan_split(report: FolderReport, scan: FolderScan, description: Description) -> SplitPlan:
@@ -229,7 +252,7 @@ def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
     pixels = np.concatenate(list(report.counts.values()))
     images, share = (pixels > 0).sum(0), pixels.sum(0) / max(1, pixels.sum())
     rare = [
-        f"{name}: in {images[c]} images, {share[c]:.4%} of pixels"
+        f"{name}: in {counted(images[c], 'image')}, {share[c]:.4%} of pixels"
         for c, name in enumerate(classes)
         if images[c] < MIN_IMAGES or share[c] < MIN_PIXEL_SHARE
     ]

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from segstudy.errors import DataError
+from segstudy.formatting import counted
 from segstudy.study.statistics.influence import Groups, image_error
 
 
@@ -44,7 +45,7 @@ def small_sample_warning(images: int, groups: int | None = None) -> str | None:
     """A warning for fewer than 50 images or 10 groups (None: images are independent); None otherwise."""
     few = []
     if images < FEW_IMAGES:
-        few.append(f"{images} images: too few images for a 95 % interval to be trusted")
+        few.append(f"{counted(images, 'image')}: too few images for a 95 % interval to be trusted")
     if groups is not None and groups < FEW_GROUPS:
         few.append(f"interval from {groups} {'group' if groups == 1 else 'groups'}: rough")
     return "; ".join(few) or None
