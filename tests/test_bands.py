@@ -17,11 +17,11 @@ from segstudy.build import build_network
 from segstudy.cli.main import app
 from segstudy.config.compose import compose_config
 from segstudy.config.overrides import checked_config
-from segstudy.data.bands import Bands, UnknownRange
+from segstudy.data.bands import Bands
 from segstudy.data.cache import resize_pair
 from segstudy.data.folder.check import check_folder
 from segstudy.data.folder.datamodule import Folder
-from segstudy.data.images import open_picture, read_image
+from segstudy.data.images import UnknownRange, open_picture, read_image
 from segstudy.data.transforms.augment import Augment
 from segstudy.data.transforms.color import HueSaturation
 from segstudy.errors import ConfigError, DataError
@@ -131,8 +131,8 @@ def test_transparency_is_a_channel_if_four_are_asked_for(tmp_path: Path) -> None
 def test_sixteen_bit_grey_of_a_camera_with_twelve(tmp_path: Path) -> None:
     grey = np.array([[0, 1024, 4095]], np.uint16)
     Image.fromarray(grey).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"0 to 4095(.|\n)*data\.value_range=\[0,4095\]"):
-        Bands(1).read(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"0…4095(.|\n)*data\.value_range=\[0,4095\]"):
+        Bands(1).check([tmp_path / "a.png"])
     assert Bands(1, (0, 4095)).read(tmp_path / "a.png")[0].ravel().tolist() == [0, 64, 255]
     assert Bands(None, (0, 4095)).read(tmp_path / "a.png")[0][0, 1].tolist() == [64, 64, 64]
 
@@ -278,7 +278,8 @@ def test_check_asks_for_channels_and_range(tmp_path: Path) -> None:
     assert "data.value_range=[0,9000]" in asked
     report = check_folder(fields, bands=Bands(5, (0, 8000)))
     assert report.trainable
-    assert "8 images with 1 to 10 % outside data.value_range" in report.notes
+    told = "images are read as 5 channels, values from 0 to 8000; 8 images: uint16 with 1 to 10 % outside"
+    assert f"{told} data.value_range" in report.notes
     (fields / "images" / "f0.tif").unlink()
     Image.new("RGB", (40, 32)).save(fields / "images" / "f0.png")
     mixed = check_folder(fields, bands=Bands(5, (0, 10_000))).problems

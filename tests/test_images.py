@@ -11,7 +11,16 @@ import pytest
 from conftest import save_mask
 from PIL import Image
 
-from segstudy.data.images import Sample, header_shape, read_image, read_mask, read_pair, to_eight_bits
+from segstudy.data.images import (
+    Sample,
+    UnknownRange,
+    header_shape,
+    read_image,
+    read_mask,
+    read_pair,
+    require_bright,
+    to_eight_bits,
+)  # fmt: skip
 from segstudy.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -111,9 +120,13 @@ def test_16_bit_greyscale_is_scaled_not_cut_off(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image, np.stack([GREY] * 3, 2))
 
 
-def test_16_bit_file_of_8_bit_values_keeps_them(tmp_path: Path) -> None:
-    Image.fromarray(GREY.astype(np.uint16)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0][:, :, 0], GREY)
+def test_the_order_of_brightness_is_the_same_for_all_files_of_16_bits(tmp_path: Path) -> None:
+    """A file was taken for 8 bits if it had no value above 255, and became brighter than its neighbours."""
+    for name, largest in (("dark", 200), ("bright", 60000)):
+        Image.fromarray(np.full((4, 4), largest, np.uint16)).save(tmp_path / f"{name}.png")
+    dark, bright = (read_image(tmp_path / f"{name}.png")[0].max() for name in ("dark", "bright"))
+    assert (dark, bright) == (1, 233)
+    require_bright([tmp_path / "dark.png", tmp_path / "bright.png"])
 
 
 def test_16_bit_rgb_is_scaled_and_stated(tmp_path: Path) -> None:
@@ -125,7 +138,7 @@ def test_16_bit_rgb_is_scaled_and_stated(tmp_path: Path) -> None:
 
 def test_floating_point_picture_is_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.float32) / 255).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif holds floating-point values.*\n.*8 or 16 bits"):
+    with pytest.raises(DataError, match=r"a\.tif holds float32 values from \S+ to .*data\.value_range"):
         read_image(tmp_path / "a.tif")
 
 
@@ -280,8 +293,8 @@ def test_different_sizes_name_both_files(tmp_path: Path) -> None:
 def test_16_bit_rgb_of_small_values_is_refused_not_read_as_black(largest: int, tmp_path: Path) -> None:
     """Pillow keeps the upper byte alone, which is 0 or nearly so."""
     write_png16(tmp_path / "a.png", (COLOURS.astype(np.uint16) * largest // 255))
-    with pytest.raises(DataError, match=r"a\.png has 16 bits per channel and no value above 4095.*\n.*8 bits"):
-        read_image(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"1 images with 16 bits .*almost black\n.*only as TIFF; or save them with 8"):
+        require_bright([tmp_path / "a.png"])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "CMYK"])
@@ -290,21 +303,28 @@ def test_other_colours_of_16_bits(mode: str) -> None:
     picture = Image.new(mode, (4, 4), tuple([9] * (len(mode) - 1) + ([255] if mode[-1] == "A" else [9])))
     assert to_eight_bits(picture) is picture
     picture.info["16-bit"] = True
-    with pytest.raises(DataError, match="no value above 4095"):
-        to_eight_bits(picture)
+    with pytest.raises(DataError, match="12-bit values 2304…2559"):
+        require_bright([picture])
     picture.putpixel((1, 2), tuple([16] * len(mode)))
-    assert to_eight_bits(picture) is picture
+    require_bright([picture])
 
 
-@pytest.mark.parametrize(
-    ("values", "found"), [(4095, "0 to 4095"), (256, "0 to 256"), (65536, "0 to 65536"), (-1, "-1 to 0")]
-)
-def test_grey_values_of_another_range_are_refused(values: int, found: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "found"), [(65536, "0 to 65536"), (-1, "-1 to 0")])
+def test_grey_values_beyond_16_bits_are_refused(value: int, found: str, tmp_path: Path) -> None:
     grey = np.zeros((6, 5), np.int32)
-    grey[1, 2] = values
+    grey[1, 2] = value
     Image.fromarray(grey).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=rf"a\.tif holds values from {found}: .*\n.*8 bits per channel"):
+    with pytest.raises(DataError, match=rf"a\.tif holds int32 values from {found}: .*data\.value_range"):
         read_image(tmp_path / "a.tif")
+
+
+def test_dark_images_of_16_bits_are_asked_for_once(tmp_path: Path) -> None:
+    for i, (low, high) in enumerate([(480, 900), (700, 2560)]):
+        Image.fromarray(np.array([[low, high]], np.uint16)).save(tmp_path / f"{i}.png")
+    Image.fromarray(GREY).save(tmp_path / "2.png")
+    found = r"2 images with 16 bits .*12-bit values 480…2560: .*\n  → data\.value_range=\[480,2560\], .*\[0,4095\]"
+    with pytest.raises(UnknownRange, match=found):
+        require_bright(sorted(tmp_path.glob("*.png")))
 
 
 def test_grey_values_of_16_bits_in_32(tmp_path: Path) -> None:
@@ -313,5 +333,5 @@ def test_grey_values_of_16_bits_in_32(tmp_path: Path) -> None:
 
 
 def test_a_picture_in_memory_of_floating_point_values_is_refused() -> None:
-    with pytest.raises(DataError, match="the picture holds floating-point values"):
+    with pytest.raises(DataError, match="the picture holds float32 values"):
         to_eight_bits(Image.new("F", (4, 4)))

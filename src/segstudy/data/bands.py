@@ -1,6 +1,6 @@
 """Which channels of an image file the network sees, and how their values become 8 bits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ import numpy as np
 from PIL import Image
 
 from segstudy.data.images import (
+    UnknownRange,
     apply_orientation,
     exif_orientation,
     open_array,
     open_picture,
     read_image,
+    require_bright,
     to_eight_bits,
 )
 from segstudy.data.tiff import SUFFIXES, read_tiff
@@ -21,17 +23,6 @@ from segstudy.errors import ConfigError, DataError
 
 SHARES = ((0.1, "over 10 %"), (0.01, "1 to 10 %"), (0.001, "0.1 to 1 %"), (0.0, "less than 0.1 %"))
 """How a note tells which share of an image's values is outside data.value_range: above each limit."""
-
-
-class UnknownRange(DataError):
-    """An image's values are not 8 bits, and data.value_range is not set. lowest, highest: its finite values."""
-
-    def __init__(self, name: str, values: np.ndarray):
-        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-        self.lowest, self.highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        self.kind = str(values.dtype)
-        found = f"{self.kind} values from {self.lowest:g} to {self.highest:g}"
-        super().__init__(f"{name} holds {found}: which ones are dark and bright? (data.value_range)")
 
 
 def propose_range(errors: Sequence[UnknownRange]) -> str:
@@ -117,6 +108,11 @@ class Bands:
         image, note = self.convert(values, str(path))
         return apply_orientation(image, orientation), note, orientation
 
+    def check(self, photos: Iterable[Path | Image.Image]) -> None:
+        """Raise UnknownRange if 16-bit pictures among these photos would be almost black, unless a range is set."""
+        if self.value_range is None:
+            require_bright(photos)
+
     def _stored(self, path: Path) -> tuple[np.ndarray, int]:
         """(the values (H,W,C) of a file, EXIF orientation). Without value_range, pictures have 8 bits per channel."""
         if path.suffix.lower() == ".npy":
@@ -131,7 +127,7 @@ class Bands:
         values = self._selected(values, name)
         if self.value_range is None:
             if values.dtype != np.uint8:
-                raise UnknownRange(name, values)
+                raise UnknownRange.of(name, values)
             return np.ascontiguousarray(values), ""
         image, outside = np.empty(values.shape, np.uint8), 0
         low, high = self.value_range

@@ -19,13 +19,13 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from segstudy.data.bands import UnknownRange, propose_range
+from segstudy.data.bands import propose_range
 from segstudy.data.fit import Fit
-from segstudy.data.images import Sample, resize_image
+from segstudy.data.images import Sample, UnknownRange, resize_image
 from segstudy.errors import DataError, first_lines
 from segstudy.labels import IGNORE
 
-VERSION = 3
+VERSION = 4
 """Part of the cache's key. Increase it when the same files give other arrays, or an error."""
 
 SAMPLE = 20
@@ -138,13 +138,14 @@ def open_cache(
     stored: bool = True,
     image_shape: Callable[[Sample], tuple[int, int]] | None = None,
     channels: int = 3,
+    check: Callable[[], None] = lambda: None,
 ) -> Cache:
     """Open the cache of these samples; if missing, build it first, with a progress bar.
 
     recipe: everything else that the arrays depend on (label mapping, seed), as JSON values. ignore_is_explicit: the
     user has stated that 255 is ignored, so masks with much of it are accepted. stored: keep the images and masks;
     False: only shapes and pixel counts, and each access reads the files. image_shape: (H,W) of a sample's image without
-    decoding it, from which the size of the cache is known before it is built.
+    decoding it, from which the size of the cache is known before it is built. check: is called before it is built.
     Raises DataError that lists unreadable files, or if the disk has too little space.
     """
     key = cache_key(samples, [fit.recipe(), num_classes, recipe])
@@ -155,6 +156,7 @@ def open_cache(
         return *resize_pair(image, mask, fit.shape(*mask.shape)), note
 
     if not home.is_dir():
+        check()
         _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape, channels)
     try:
         return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2], fit.keeps_sizes)

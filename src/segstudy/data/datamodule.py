@@ -150,6 +150,11 @@ class SegmentationData(L.LightningDataModule):
         """(H,W) of an image, as `read` returns it, from the file's header."""
         return header_shape(sample.file("image"))
 
+    def check_values(self, samples: Sequence[Sample]) -> None:
+        """Raise UnknownRange if the images' 16-bit values would become almost black (an own `read` converts them)."""
+        if type(self).read is SegmentationData.read:
+            self.bands.check(sample.file("image") for sample in samples)
+
     def ignore_is_explicit(self) -> bool:
         """Whether the label mapping mentions 255; if not, masks with much 255 are doubtful."""
         return any(IGNORE in map(int, pair) for pair in (self.labels or {}).items())
@@ -223,7 +228,7 @@ class SegmentationData(L.LightningDataModule):
         recipe = self.recipe() if self.bands.are_photos else [self.recipe(), self.bands.recipe()]
         return open_cache(
             samples, self.read, self.fit, len(self.classes), self.cache_dir, recipe, self.ignore_is_explicit(),
-            self.cache, self.image_shape, self.channels,
+            self.cache, self.image_shape, self.channels, lambda: self.check_values(samples),
         )  # fmt: skip
 
     def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:

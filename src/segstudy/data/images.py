@@ -2,7 +2,7 @@
 
 import struct
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +25,27 @@ MODE_NAMES = {"RGB": "", "L": "greyscale", "LA": "greyscale", "P": "palette", "P
 """Names of Pillow's modes in the note on conversions; other modes keep their own name."""
 
 MAX_12_BIT = 4095
-"""A 16-bit picture without a larger value uses at most 12 bits: divided by 257, it would be almost black."""
+"""16-bit pictures without a larger value use at most 12 bits: divided by 257, they would be almost black."""
 
-SAVE_AS_8_BIT = "save it with 8 bits per channel and the brightness that it should have"
+EIGHT_BIT_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".npy")
+"""Suffixes of files that cannot be pictures of 16 bits."""
+
+
+class UnknownRange(DataError):
+    """Images do not hold 8 bits, and data.value_range is not set. lowest, highest: the values; kind: their type."""
+
+    def __init__(self, message: str, lowest: float, highest: float, kind: str):
+        super().__init__(message)
+        self.lowest, self.highest, self.kind = lowest, highest, kind
+
+    @classmethod
+    def of(cls, name: str, values: np.ndarray) -> "UnknownRange":
+        """Of the values of one image. name: for the message."""
+        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        found = f"{values.dtype} values from {low:g} to {high:g}"
+        question = f"{name} holds {found}: which ones are dark and bright? (data.value_range)"
+        return cls(question, low, high, str(values.dtype))
 
 
 @dataclass(frozen=True)
@@ -61,9 +79,8 @@ def image_name(path: Path | str) -> str:
 def read_image(path: Path) -> tuple[np.ndarray, str, int]:
     """(RGB uint8 (H,W,3), turned upright by its EXIF orientation; a note on conversions; the EXIF orientation).
 
-    16-bit values are divided by 257, unless the picture is grey with no value above 255. Transparency is dropped.
-    The note is "" for plain RGB. Raises DataError for floating-point values, and for values that would be almost black
-    or white with 8 bits.
+    16-bit values are divided by 257 (see `require_bright`). Transparency is dropped. The note is "" for plain RGB.
+    Raises UnknownRange for floating-point values, and for values beyond 16 bits.
     """
     picture = open_picture(path)
     notes = ["16-bit" if picture.info["16-bit"] else MODE_NAMES.get(picture.mode, picture.mode)]
@@ -112,46 +129,79 @@ def open_array(path: Path) -> np.ndarray:
 
 
 def to_eight_bits(picture: Image.Image, name: str = "the picture") -> Image.Image:
-    """The picture with 8 bits per channel: 16-bit values are divided by 257, unless it is grey with none above 255.
+    """The picture with 8 bits per channel: 16-bit values are divided by 257 (see `require_bright`).
 
-    Raises DataError for floating-point values, and for 16-bit values that would become almost black or white.
-    name: for the error.
+    Raises UnknownRange for floating-point values, and for values beyond 16 bits. name: for the error.
     """
     if picture.mode != "F" and not picture.mode.startswith("I"):
-        _refuse_dark(picture, name)
-        return picture
+        return picture  # of 16-bit colours, Pillow has kept the upper 8 bits
     extrema: Any = picture.getextrema()
     lowest, highest = extrema
-    if picture.mode == "F":
-        raise DataError(
-            f"{name} holds floating-point values from {lowest:g} to {highest:g}, not a photo\n"
-            f"  → data.value_range=[{lowest:g},{highest:g}], or save it with 8 or 16 bits per channel"
-        )
-    if lowest < 0 or highest > 65535 or 255 < highest <= MAX_12_BIT:
-        raise DataError(
-            f"{name} holds values from {lowest} to {highest}: "
-            "scaled from 0…65535 to 8 bits, it would be almost black or white\n"
-            f"  → data.value_range=[{lowest},{highest}], or {SAVE_AS_8_BIT}"
-        )
-    deep = highest > 255
+    if picture.mode == "F" or lowest < 0 or highest > 65535:
+        raise UnknownRange.of(name, np.asarray(picture))
     values = np.empty(picture.size[::-1], np.uint8)
     for top in range(0, picture.height, 256):  # in bands: as float64, a picture takes eight times the memory
         band = np.asarray(picture.crop((0, top, picture.width, min(top + 256, picture.height))), np.float64)
-        values[top : top + 256] = (band / 257 if deep else band).round().clip(0, 255)
+        values[top : top + 256] = (band / 257).round()
     return Image.fromarray(values)
 
 
-def _refuse_dark(picture: Image.Image, name: str) -> None:
-    """Raise DataError for a 16-bit colour picture with small values: Pillow keeps only the upper 8 bits of each."""
-    if not picture.info.get("16-bit"):
+def require_bright(photos: Iterable[Path | Image.Image]) -> None:
+    """Raise UnknownRange if some photos have 16 bits, but none of them has a value above 4095.
+
+    All of them are read alike: divided by 257, unless data.value_range says otherwise.
+    """
+    dark: list[tuple[int, int, bool]] = []
+    for photo in photos:
+        try:
+            picture = photo if isinstance(photo, Image.Image) else _open_deep(photo)
+        except DataError:
+            continue  # reported when it is read
+        if picture is None or not (picture.info.get("16-bit") or picture.mode.startswith("I")):
+            continue
+        low, high, is_color = _range_of_16_bits(picture)
+        if high > MAX_12_BIT:
+            return
+        dark.append((low, high, is_color))
+    if not dark:
         return
+    low, high = min(d[0] for d in dark), max(d[1] for d in dark)
+    bits = max(1, high.bit_length())
+    setting = f"data.value_range=[{low},{high}], or all {bits} bits: data.value_range=[0,{2**bits - 1}]"
+    if any(is_color for *_, is_color in dark):
+        setting += " (colours of 16 bits: only as TIFF; or save them with 8 bits)"
+    raise UnknownRange(
+        f"{len(dark)} images with 16 bits per channel hold {bits}-bit values {low}…{high}: "
+        f"divided by 257, as photos of 16 bits are, they would be almost black\n  → {setting}",
+        low, high, "uint16",
+    )  # fmt: skip
+
+
+def _open_deep(path: Path) -> Image.Image | None:
+    """The decoded picture if it has more than 8 bits, by the header; else None. Raises DataError as `open_picture`."""
+    if path.suffix.lower() in EIGHT_BIT_FILES:
+        return None
+    try:
+        with Image.open(path) as picture:
+            deep = picture.mode.startswith("I") or _has_16_bits(picture)
+    except PILLOW_ERRORS:
+        return None  # reported when it is read
+    return open_picture(path) if deep else None
+
+
+def _has_16_bits(picture: Image.Image) -> bool:
+    """Whether a picture that is not yet decoded has 16 bits per channel."""
+    layout = str(getattr(picture, "tile", ""))
+    return any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
+
+
+def _range_of_16_bits(picture: Image.Image) -> tuple[int, int, bool]:
+    """(lowest, highest value, whether it has colours), without transparency. Of colours, the upper 8 bits are known."""
     extrema: Any = picture.getextrema()
-    highest = [high for band, (_, high) in zip(picture.getbands(), extrema, strict=True) if band != "A"]
-    if max(highest) <= MAX_12_BIT >> 8:
-        raise DataError(
-            f"{name} has 16 bits per channel and no value above {MAX_12_BIT}: "
-            f"with 8 bits, it would be almost black\n  → {SAVE_AS_8_BIT}; as TIFF, with data.value_range"
-        )
+    if picture.mode.startswith("I"):
+        return *extrema, False
+    known = [found for band, found in zip(picture.getbands(), extrema, strict=True) if band != "A"]
+    return min(low for low, _ in known) << 8, max(high for _, high in known) << 8 | 255, True
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
@@ -253,7 +303,7 @@ def open_picture(path: Path) -> Image.Image:
             picture = Image.open(file)
             if picture.format == "EPS":  # Pillow would run it with Ghostscript
                 raise DataError(f"{path} is PostScript, a program and not a picture\n  → save it as PNG or JPEG")
-            number, layout = _pictures(picture), str(picture.tile)
+            number, deep = _pictures(picture), _has_16_bits(picture)
             if number > 1 and picture.format != "MPO":
                 raise DataError(several_pictures(path, number))
             picture.load()
@@ -264,7 +314,7 @@ def open_picture(path: Path) -> Image.Image:
         raise DataError(f"{path} cannot be read: {error}\n  → cut image and mask into parts") from error
     except PILLOW_ERRORS as error:
         raise DataError(f"{path} cannot be read: {_why_unread(path, error)}") from error
-    picture.info["16-bit"] = any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
+    picture.info["16-bit"] = deep or picture.mode.startswith("I;16")
     picture.info["pictures"] = number
     return picture
 

@@ -100,6 +100,7 @@ def open_photo(path: Path, max_pixels: int = MAX_PIXELS, bands: Bands | None = N
         with pixel_limit(max_pixels):
             if bands.are_photos or path.suffix.lower() not in SUFFIXES:
                 Image.open(path, formats=FORMATS).close()
+            bands.check([path])
             return bands.read(path)[0]
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])

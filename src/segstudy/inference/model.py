@@ -219,8 +219,10 @@ def as_image(photo: Photo, bands: Bands | None = None) -> np.ndarray:
         path = Path(photo).expanduser()
         if not path.is_file():
             raise DataError(f"{path} is a folder, not a photo" if path.is_dir() else f"there is no file {path}")
+        bands.check([path])
         return bands.read(path)[0]
     if isinstance(photo, Image.Image):
+        bands.check([photo])
         if bands.are_photos:
             return to_rgb(to_eight_bits(photo))
         return bands.convert(picture_values(photo, bands.value_range is not None), "the picture")[0]

@@ -89,7 +89,9 @@ class PredictionPipeline:
         self.stopped = False
 
     def run(self, photos: Sequence[Photo]) -> Iterator[Row | Failure]:
-        """A row or a failure for each photo, in order. Raises ConfigError if the output folder cannot be written."""
+        """A row or a failure for each photo, in order. Raises ConfigError if the output folder cannot be written,
+        and DataError if 16-bit photos are too dark."""
+        self.model.bands.check(photo.file for photo in photos)
         threads = torch.get_num_threads()
         size, lanes, scores = self._batch_size(len(photos), threads)
         networks = ThreadPoolExecutor(lanes, "network", keep_threads, (threads // lanes,))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segstudy.data.bands import Bands, UnknownRange, propose_range
+from segstudy.data.bands import Bands, propose_range
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import MaskCounts, pixels_per_class, read_counted
@@ -21,7 +21,7 @@ from segstudy.data.folder.interpretation import Interpretation, Meaning255Error,
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
-from segstudy.data.images import Sample, require_same_size
+from segstudy.data.images import Sample, UnknownRange, require_same_size
 from segstudy.data.splits import rarest_class
 from segstudy.errors import ConfigError, DataError, SegstudyError
 from segstudy.formatting import counted
@@ -113,13 +113,19 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
         return report
     plan = _plan_split(report, scan, description)
     report.problems += [*scan.problems, *plan.problems]
-    results = map_parallel(partial(check_pair, scan.format, bands or Bands()), scan.samples, "checking")
+    bands = bands or Bands()
+    try:
+        bands.check(sample.file("image") for sample in scan.samples)
+    except UnknownRange as error:
+        report.add(UNKNOWN_RANGE, [str(error).splitlines()[0]], advice=str(error).splitlines()[1].strip(" →"))
+    results = map_parallel(partial(check_pair, scan.format, bands), scan.samples, "checking")
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
     used = {s.name for s in plan.members()}
     _add_unreadable(report, checks, used)
     report.notes = [*scan.notes, *plan.notes]
-    outside = Counter(check.note for check in checks.values() if "outside" in check.note)
-    report.notes += [f"{counted(count, 'image')} {note.partition(' ')[2]}" for note, count in outside.items()]
+    converted = Counter(check.note for check in checks.values() if check.note)
+    kinds = "".join(f"; {counted(count, 'image')}: {note}" for note, count in converted.items())
+    report.notes.append(f"images are read as {bands}{kinds}")
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
     masks, answer = None, {}
     try:

@@ -1,5 +1,6 @@
 """The user's own images and masks: a folder, and a few lines of YAML that say what the masks mean."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ class Folder(SegmentationData):
         mask = self.format.orient(labels, orientation, image.shape[:2])
         require_same_size(sample, image, mask, orientation)
         return image, mask, note
+
+    def check_values(self, samples: Sequence[Sample]) -> None:
+        self.bands.check(sample.file("image") for sample in samples)
 
     def ignore_is_explicit(self) -> bool:
         return True  # checked by `interpret_masks`
