@@ -286,5 +286,5 @@ def test_a_folder_of_one_image_can_be_shown(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "folder", "--root", str(root), *settings])
     assert result.exit_code == 0, result.output
     assert "val=0.2 of 1 images" in result.output
-    assert "fit: 1 images" in result.output
+    assert "fit: 1 image," in result.output
     assert out.is_file()
