@@ -46,8 +46,12 @@ class CocoFile:
 
     def role(self) -> str:
         """The split whose name the file or its folder has, or ""."""
-        plain = (word.lower().rstrip("0123456789") for word in self.words())
-        return next((ROLES[word] for word in plain if word in ROLES), "")
+        return next(filter(None, map(_role, self.words())), "")
+
+
+def _role(word: str) -> str:
+    """The split that a word such as val2017 means, or ""."""
+    return ROLES.get(word.lower().rstrip("0123456789"), "")
 
 
 def read_coco(path: Path, content: Any = None) -> CocoFile:
@@ -135,7 +139,7 @@ def match_images(files: Sequence[CocoFile], images: Mapping[str, Path]) -> CocoM
     """Find the image that each entry means. images: {name: file}.
 
     Where several images end with the same path, the one is meant that lies below the file's own folder, or in a folder
-    with a name that is part of the file's: `instances_val2017.json` describes `val2017/a.jpg`.
+    with a name that is part of the file's, or of the same split: `instances_val2017.json` describes `val2017/a.jpg`.
     """
     match, names = CocoMatch(), ImageNames(images)
     for file in files:
@@ -144,7 +148,7 @@ def match_images(files: Sequence[CocoFile], images: Mapping[str, Path]) -> CocoM
             text = str(entry["file_name"])
             found = names.find(text)
             if len(found) > 1:
-                found = _closest(file, found, images) or found
+                found = _closest(file, found, images)
             if len(found) > 1:
                 match.ambiguous.append(f"{file.path.name}: {text} may be {first_few(found)}")
             elif not found:
@@ -157,12 +161,17 @@ def match_images(files: Sequence[CocoFile], images: Mapping[str, Path]) -> CocoM
 
 
 def _closest(file: CocoFile, found: list[str], images: Mapping[str, Path]) -> list[str]:
-    """Of images that a file may mean, those in its folder, or else in a folder with a name that it mentions."""
-    inside = [name for name in found if images[name].is_relative_to(file.path.parent)]
-    if 0 < len(inside) < len(found):
-        return inside
+    """Of images that a file may mean, those in its folder, in a folder that its name holds, or of its split."""
+    folders = {name: set(name.lower().split("/")[:-1]) for name in found}
     words = {word.lower() for word in file.words()}
-    return [name for name in found if words & {part.lower() for part in images[name].parent.parts}]
+    for chosen in (
+        [name for name in found if images[name].is_relative_to(file.path.parent)],
+        [name for name in found if folders[name] & words],
+        [name for name in found if file.role() and file.role() in map(_role, folders[name])],
+    ):
+        if 0 < len(chosen) < len(found):
+            return chosen
+    return found
 
 
 def coco_format(match: CocoMatch, files: Sequence[CocoFile], line_width: float | None) -> MaskFormat:

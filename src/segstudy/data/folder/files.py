@@ -1,5 +1,6 @@
 """Files of the user's folder, by the names that an image and its mask share."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -63,6 +64,12 @@ def files_by_name(home: Path, suffixes: Sequence[str]) -> NamedFiles:
         else:
             files[name] = path
     return files, duplicates
+
+
+def suffixes_in(places: Mapping[str, Path]) -> list[str]:
+    """The suffixes of the files below folders, with their numbers: "12 .txt"."""
+    paths = (path for place in places.values() for path in place.rglob("*") if path.is_file())
+    return [f"{count} {suffix or 'without suffix'}" for suffix, count in Counter(p.suffix for p in paths).most_common()]
 
 
 def is_hidden(path: PurePath) -> bool:

@@ -2,14 +2,15 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from segstudy.data.folder.classes import read_classes
 from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_images, object_files
 from segstudy.data.folder.description import Description, yaml_line
-from segstudy.data.folder.files import files_in, find_places
+from segstudy.data.folder.files import files_in, find_places, suffixes_in
 from segstudy.data.folder.formats import detect_format
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.names import IMAGES, columns, path_ends
@@ -114,15 +115,15 @@ def _from_folders(description: Description) -> FolderScan:
         expected = f"NAME{description.image_suffix} with {', '.join(IMAGES)}"
         raise DataError(f"no images in {root / description.images}\n  expected: {expected}")
     masks, mask_duplicates = files_in(places, (".json",))
-    if not images.keys() & masks.keys() and (coco := _read_coco_files(places, masks.values())):
+    if coco := _read_coco_files(masks, images, description.masks == "masks"):
         return _from_coco(description, *coco, images, _same_name(duplicates))
     if len(images.keys() & masks.keys()) <= len(images.keys() & pictures.keys()) or not masks:
         masks, mask_duplicates = pictures, picture_duplicates
     if not masks:
-        name = f"NAME{description.mask_suffix}"
         raise DataError(
             f"no masks in {', '.join(map(str, places.values()))}\n"
-            f"  expected: {name}.png, or .json files of LabelMe, Supervisely or COCO"
+            f"  expected: NAME{description.mask_suffix}.png, or .json files of LabelMe, Supervisely or COCO\n"
+            f"  found: {first_few(suffixes_in(places)) or 'no files'}"
         )
     return FolderScan(
         detect_format([masks[n] for n in sorted(masks)], _has_palette(description), description.line_width),
@@ -140,20 +141,41 @@ def _find_masks(description: Description, homes: dict[str, Path]) -> dict[str, P
     for name in tried:
         if places := find_places(root, name):
             return places
-    if description.masks == "masks" and any(any(home.rglob("*.json")) for home in homes.values()):
-        return homes
+    if description.masks == "masks":
+        if any(any(home.rglob("*.json")) for home in homes.values()):
+            return homes
+        if files := find_places(root, "*.json"):  # such as Label Studio's result.json
+            return files
     raise DataError(
         f"no masks in {root}: looked for {', '.join(tried)}\n  found: {list_found(root)}\n"
         "  → name the folder or the COCO file in dataset.yaml: masks: NAME"
     )
 
 
-def _read_coco_files(places: dict[str, Path], paths: Iterable[Path]) -> tuple[list[CocoFile], list[str]] | None:
-    """(the COCO files of objects, why each other COCO file is left out); None if none of the files is COCO."""
-    contents = {path: read_json(path) for path in paths}
-    named = set(places.values())  # what dataset.yaml names must be COCO
-    contents = {path: content for path, content in contents.items() if is_coco(content) or path in named}
+def _read_coco_files(
+    paths: dict[str, Path], images: dict[str, Path], is_guess: bool
+) -> tuple[list[CocoFile], list[str]] | None:
+    """(the COCO files of objects, why each other COCO file is left out).
+
+    None if there are none, or if the files belong to an image each. is_guess: whether dataset.yaml does not name them.
+    """
+    own = sorted(images.keys() & paths.keys())
+    if own and not is_coco(_first_readable([paths[name] for name in own])):
+        return None
+    contents = {path: read_json(path) for path in paths.values()}
+    if is_guess or len(contents) > 1:
+        contents = {path: content for path, content in contents.items() if is_coco(content)}
     return object_files(contents) if contents else None
+
+
+def _first_readable(paths: Sequence[Path]) -> Any:
+    """The content of the first JSON file that can be read, or None."""
+    for path in paths:
+        try:
+            return read_json(path)
+        except DataError:
+            continue  # reported as a mask that cannot be read
+    return None
 
 
 def _from_coco(

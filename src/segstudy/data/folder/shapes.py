@@ -30,7 +30,7 @@ RunLengths = dict[str, Any]
 class AnnotatedObject:
     """An object: its label and its pixels (see `Canvas`); None if it has no area.
 
-    reason: why it leaves no pixel, if none is seen in the mask. is_crowd: painted below all others.
+    reason: why it leaves no pixel, if the mask has none of its label there. is_crowd: painted below all others.
     """
 
     label: str
@@ -117,10 +117,12 @@ class Canvas:
         index_of = np.array([0, *(keys.index(o.label) for o in objects)], np.min_scalar_type(len(keys)))
         visible = np.bincount(owner.ravel(), minlength=len(objects) + 1)[1:]
         lost: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        for each, pixels in zip(objects, visible, strict=True):
-            if not pixels:
+        indices = index_of[owner]
+        for i, each in enumerate(objects):
+            # an object under others of its label is not lost
+            if not visible[i] and not (areas[i] and (indices[decode(each.pixels)] == index_of[i + 1]).any()):
                 lost[each.reason][each.label] += 1
-        return IndexedMask(index_of[owner], keys, {reason: dict(labels) for reason, labels in lost.items()})
+        return IndexedMask(indices, keys, {reason: dict(labels) for reason, labels in lost.items()})
 
 
 def decode(pixels: RunLengths | None) -> np.ndarray:
