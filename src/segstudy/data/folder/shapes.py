@@ -110,14 +110,16 @@ class Canvas:
         areas = [int(run_lengths.area(o.pixels)) if o.pixels else 0 for o in objects]
         order = sorted(range(len(objects)), key=lambda i: (not objects[i].is_crowd, -areas[i]))
         keys = list(dict.fromkeys([BACKGROUND, *(o.label for o in objects)]))
-        owner = np.zeros((self.height, self.width), np.uint32)
+        owner = np.zeros((self.height, self.width), np.uint32, order="F")  # as pycocotools' masks
         for i in order:
             if areas[i]:
-                owner[decode(objects[i].pixels)] = i + 1
+                x, y, width, height = run_lengths.toBbox(objects[i].pixels).astype(int)
+                part = np.s_[y : y + height, x : x + width]
+                owner[part][decode(objects[i].pixels)[part]] = i + 1
         index_of = np.array([0, *(keys.index(o.label) for o in objects)], np.min_scalar_type(len(keys)))
         visible = np.bincount(owner.ravel(), minlength=len(objects) + 1)[1:]
         lost: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        indices = index_of[owner]
+        indices = np.ascontiguousarray(index_of[owner])
         for i, each in enumerate(objects):
             # an object under others of its label is not lost
             if not visible[i] and not (areas[i] and (indices[decode(each.pixels)] == index_of[i + 1]).any()):
@@ -129,7 +131,7 @@ def decode(pixels: RunLengths | None) -> np.ndarray:
     """The mask bool (H,W) of run lengths."""
     from pycocotools import mask as run_lengths
 
-    return run_lengths.decode(pixels).astype(bool)
+    return run_lengths.decode(pixels).view(bool)
 
 
 def decode_picture(text: str, unpack: Callable[[bytes], bytes] = bytes) -> np.ndarray:
