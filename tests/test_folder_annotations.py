@@ -344,6 +344,13 @@ CRACK = {"label": "crack", "shape_type": "line", "points": [[0, 0], [8, 6]]}
 DOT = {"label": "dot", "shape_type": "point", "points": [[7, 1]]}
 
 
+def pictures_and_coco(root: Path) -> None:
+    names = save_images(root / "images")
+    save_json(root / "annotations" / "objects.json", coco_of(names))
+    for name in names:
+        save_mask(root / "annotations" / name)
+
+
 def yolo(root: Path) -> None:
     for name in save_images(root / "images"):
         (root / "labels").mkdir(exist_ok=True)
@@ -386,6 +393,8 @@ BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
      "masks that cannot be read", "error", "its bitmap cannot be read"),
     ("broken file", labelme_with_a_broken_file, "masks that cannot be read", "error", "000.json cannot be read"),
     ("other JSON", json_of_nobody, "the folder cannot be read", "error", "unknown: the keys regions, filename"),
+    ("pictures and COCO", pictures_and_coco, "the folder cannot be read", "error",
+     "masks: annotations/*.png or masks: annotations/*.json"),
     ("YOLO", yolo, "the folder cannot be read", "error", "found: 4 .txt"),
     ("two channels", nnunet_of_two_channels, "the folder cannot be read", "error", "case0_0001.png"),
     ("two tables", roboflow_of_two_tables, "the folder cannot be read", "error",
@@ -403,6 +412,21 @@ def test_faults_are_said(tmp_path: Path, build: Callable[[Path], None], title: s
     assert title in found, [str(problem) for problem in checked.problems]
     assert found[title].severity == severity
     assert text in f"{found[title].items}\n{found[title].advice}".replace("\\'", "'")
+
+
+@pytest.mark.parametrize("pattern", ["annotations/*.png", "annotations/*.json", "annotations/objects.json"])
+def test_a_pattern_chooses_between_pictures_and_annotations(tmp_path: Path, pattern: str) -> None:
+    pictures_and_coco(tmp_path)
+    (tmp_path / "dataset.yaml").write_text(f"masks: {pattern}\nclasses: [background, car, tree]")
+    assert labels_of(check_folder(tmp_path)) == times(4)
+
+
+def test_files_without_the_ending_are_left_out_and_counted(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    save_image(tmp_path / "imagesTr" / "thumb.png")
+    checked = check_folder(tmp_path)
+    assert "images: 1 files without _0000 are left out (thumb.png)" in checked.notes
+    assert labels_of(checked) == times(4)
 
 
 def test_a_label_without_a_pixel_stays_a_class(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from segstudy.data.folder.names import IMAGES
@@ -9,8 +10,14 @@ from segstudy.data.images import image_name
 
 WILDCARDS = frozenset("*?[")
 
-NamedFiles = tuple[dict[str, Path], list[str]]
-"""({name: file}, a line for each further file of the same name)."""
+
+@dataclass
+class NamedFiles:
+    """Files by name. duplicates: a line for each further file of a name. others: files without the wanted ending."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 def find_places(root: Path, pattern: str) -> dict[str, Path]:
@@ -37,19 +44,21 @@ def files_in(places: Mapping[str, Path], suffixes: Sequence[str], ending: str = 
 
     The ending is no part of the name: with `_0000`, `case1_0000.png` is `case1`.
     """
-    files: dict[str, Path] = {}
-    duplicates: list[str] = []
+    named = NamedFiles()
     for prefix, place in places.items():
-        found, twice = files_by_name(place, suffixes) if place.is_dir() else ({place.stem: place}, [])
-        duplicates += [f"{prefix}: {line}" if prefix else line for line in twice]
-        for name, path in found.items():
-            if path.suffix.lower() in suffixes and name.endswith(ending):
-                files["/".join(filter(None, (prefix, name.removesuffix(ending))))] = path
-    return files, duplicates
+        if place.is_dir():
+            found, duplicates = files_by_name(place, suffixes)
+            named.duplicates += [f"{prefix}: {line}" if prefix else line for line in duplicates]
+            found = {f"{prefix}/{name}" if prefix else name: path for name, path in found.items()}
+        else:
+            found = {image_name(prefix) if prefix else place.stem: place} if place.suffix.lower() in suffixes else {}
+        named.files |= {name.removesuffix(ending): path for name, path in found.items() if name.endswith(ending)}
+        named.others += [path.name for name, path in found.items() if not name.endswith(ending)]
+    return named
 
 
-def files_by_name(home: Path, suffixes: Sequence[str]) -> NamedFiles:
-    """The files below a folder, without hidden ones."""
+def files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """({name: file} below a folder, without hidden ones; a line for each further file of the same name)."""
     files: dict[str, Path] = {}
     duplicates = []
     for path in sorted(home.rglob("*")):

@@ -5,12 +5,12 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from segstudy.data.folder.classes import read_classes
 from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_images, object_files
 from segstudy.data.folder.description import Description, yaml_line
-from segstudy.data.folder.files import files_in, find_places, suffixes_in
+from segstudy.data.folder.files import NamedFiles, files_in, find_places, suffixes_in
 from segstudy.data.folder.formats import detect_format
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.names import IMAGES, columns, path_ends
@@ -105,32 +105,62 @@ def _from_folders(description: Description) -> FolderScan:
             "  → put the images there, or name their folder in dataset.yaml: images: FOLDER"
         )
     places = _find_masks(description, homes)
-    images, duplicates = files_in(homes, IMAGES, description.image_suffix)
-    pictures, picture_duplicates = {}, []
+    images, pictures = files_in(homes, IMAGES, description.image_suffix), NamedFiles()
+    notes = _left_out("images", images, description.image_suffix)
     if places != homes or description.mask_suffix:
-        pictures, picture_duplicates = files_in(places, MASKS, description.mask_suffix)
-        masks_among_images = set(pictures.values()) if places == homes else set()
-        images = {name: path for name, path in images.items() if path not in masks_among_images}
-    if not images:
+        pictures = files_in(places, MASKS, description.mask_suffix)
+        if places == homes:
+            images.files = {n: path for n, path in images.files.items() if path not in pictures.files.values()}
+        else:
+            notes += _left_out("masks", pictures, description.mask_suffix)
+    if not images.files:
         expected = f"NAME{description.image_suffix} with {', '.join(IMAGES)}"
         raise DataError(f"no images in {root / description.images}\n  expected: {expected}")
-    masks, mask_duplicates = files_in(places, (".json",))
-    if coco := _read_coco_files(masks, images, description.masks == "masks"):
-        return _from_coco(description, *coco, images, _same_name(duplicates))
-    if len(images.keys() & masks.keys()) <= len(images.keys() & pictures.keys()) or not masks:
-        masks, mask_duplicates = pictures, picture_duplicates
-    if not masks:
+    annotations = files_in(places, (".json",))
+    coco = _read_coco_files(annotations.files, images.files, description.masks == "masks")
+    is_annotated = coco or images.files.keys() & annotations.files.keys()
+    if is_annotated and (both := sorted(images.files.keys() & pictures.files.keys())):
+        _ask_which(root, pictures.files[both[0]], next(iter(annotations.files.values())))
+    if coco:
+        scan = _from_coco(description, *coco, images)
+    else:
+        scan = _from_pairs_of_files(description, images, annotations if is_annotated else pictures, places)
+    scan.notes += notes
+    return scan
+
+
+def _left_out(kind: str, named: NamedFiles, ending: str) -> list[str]:
+    """A note on files without the ending of names."""
+    others = named.others
+    return [f"{kind}: {len(others)} files without {ending} are left out ({first_few(others, 3)})"] if others else []
+
+
+def _ask_which(root: Path, picture: Path, annotation: Path) -> NoReturn:
+    places = [f"{path.parent.relative_to(root).as_posix()}/*{path.suffix}" for path in (picture, annotation)]
+    raise DataError(
+        f"which are the masks: pictures such as {picture.relative_to(root)}, or annotations such as "
+        f"{annotation.relative_to(root)}?\n  → in dataset.yaml, {yaml_line('masks', places[0])} or "
+        f"{yaml_line('masks', places[1])}"
+    )
+
+
+def _from_pairs_of_files(
+    description: Description, images: NamedFiles, masks: NamedFiles, places: dict[str, Path]
+) -> FolderScan:
+    """Images and masks of equal names."""
+    if not masks.files:
         raise DataError(
             f"no masks in {', '.join(map(str, places.values()))}\n"
             f"  expected: NAME{description.mask_suffix}.png, or .json files of LabelMe, Supervisely or COCO\n"
             f"  found: {first_few(suffixes_in(places)) or 'no files'}"
         )
+    paths = [masks.files[name] for name in sorted(masks.files)]
     return FolderScan(
-        detect_format([masks[n] for n in sorted(masks)], _has_palette(description), description.line_width),
-        [Sample(n, images[n], masks[n]) for n in sorted(images.keys() & masks.keys())],
-        sorted(images.keys() - masks.keys()),
-        sorted(masks.keys() - images.keys()),
-        problems=_same_name(duplicates) + _same_name(mask_duplicates),
+        detect_format(paths, _has_palette(description), description.line_width),
+        [Sample(n, images.files[n], masks.files[n]) for n in sorted(images.files.keys() & masks.files.keys())],
+        sorted(images.files.keys() - masks.files.keys()),
+        sorted(masks.files.keys() - images.files.keys()),
+        problems=_same_name(images.duplicates) + _same_name(masks.duplicates),
     )
 
 
@@ -178,20 +208,14 @@ def _first_readable(paths: Sequence[Path]) -> Any:
     return None
 
 
-def _from_coco(
-    description: Description,
-    files: list[CocoFile],
-    left_out: list[str],
-    images: dict[str, Path],
-    problems: list[Problem],
-) -> FolderScan:
-    match = match_images(files, images)
-    samples = [Sample(n, images[n], match.entries[n][0][0].path) for n in sorted(match.entries)]
+def _from_coco(description: Description, files: list[CocoFile], left_out: list[str], images: NamedFiles) -> FolderScan:
+    match = match_images(files, images.files)
+    samples = [Sample(n, images.files[n], match.entries[n][0][0].path) for n in sorted(match.entries)]
     faults = [f"{file.path.name}: {fault}" for file in files for fault in file.faults]
     orphans = [f"{file.path.name}: {len(each)} of image {i!r}" for file in files for i, each in file.orphans().items()]
     advice = "write the folder into file_name, such as val2017/a.jpg"
     problems = [
-        *problems,
+        *_same_name(images.duplicates),
         *problem("COCO files that contradict themselves", faults),
         *problem("annotations of images that are not listed", orphans, "warning"),
         *problem("file_name that means several images", match.ambiguous, "error", advice),
@@ -202,7 +226,7 @@ def _from_coco(
     return FolderScan(
         coco_format(match, files, description.line_width),
         samples,
-        sorted(images.keys() - match.entries.keys()),
+        sorted(images.files.keys() - match.entries.keys()),
         match.without_image,
         roles if "train" in roles.values() else {},
         problems,
