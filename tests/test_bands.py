@@ -279,7 +279,7 @@ def test_check_asks_for_channels_and_range(tmp_path: Path) -> None:
     report = check_folder(fields, bands=Bands(5, (0, 8000)))
     assert report.trainable
     told = "images are read as 5 channels, values from 0 to 8000; 8 images: uint16 with 1 to 10 % outside"
-    assert f"{told} data.value_range" in report.notes
+    assert f"{told} data.value_range; they hold 14-bit values 0…9000 in uint16" in report.notes
     (fields / "images" / "f0.tif").unlink()
     Image.new("RGB", (40, 32)).save(fields / "images" / "f0.png")
     mixed = check_folder(fields, bands=Bands(5, (0, 10_000))).problems

@@ -13,9 +13,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
+from segstudy.data.bands import Bands
 from segstudy.data.folder.check import FolderReport, check_folder
 from segstudy.data.folder.datamodule import Folder
 from segstudy.data.folder.description import yaml_line
+from segstudy.errors import DataError
 
 SIDE, COUNT = 32, 10
 
@@ -277,6 +279,36 @@ def test_the_report_as_json(tmp_path: Path) -> None:
     assert sum(report["classes"][2]["pixels"].values()) == 5 * 8 * 10
     assert report["images"] == {"train": 8, "val": 2}
     assert "classes: [class 0, class 1, class 2]" in report["proposed_yaml"]
+
+
+def test_images_of_12_bits_are_asked_for_once_and_of_16_bits_read_alike(tmp_path: Path) -> None:
+    root = make(tmp_path / "mine", values(0, 1, 2))
+
+    def write(*ranges: tuple[int, int]) -> None:
+        for i in range(COUNT):
+            image = np.random.default_rng(i).integers(*ranges[i % len(ranges)], (SIDE, SIDE), dtype=np.uint16)
+            image[0, 0] = ranges[i % len(ranges)][1]
+            Image.fromarray(image).save(root / "images" / f"{i}.png")
+
+    write((480, 900), (700, 2560), (0, 200))
+    report = check_folder(root)
+    assert [(p.title, p.severity, len(p.items)) for p in report.problems] == [
+        ("images whose range of values is not known", "error", 1)
+    ]
+    asked = "10 images with 16 bits per channel hold 12-bit values 0…2560"
+    assert asked in text_of(report)
+    assert "data.value_range=[0,2560], or all 12 bits: data.value_range=[0,4095]" in text_of(report)
+    assert check_folder(root, bands=Bands(None, (0, 4095))).trainable
+    data = Folder(str(root), size=SIDE, batch_size=2, cache_dir=str(tmp_path / "arrays"))
+    with pytest.raises(DataError, match=r"images with 16 bits .*12-bit values 0…2560"):
+        data.setup()
+    write((0, 200), (30000, 60000))
+    report = check_folder(root)
+    assert report.trainable
+    assert "images are read as RGB; 10 images: 16-bit; they hold 16-bit values 0…60000 in uint16" in report.notes
+    data = Folder(str(root), size=SIDE, batch_size=2, cache_dir=str(tmp_path / "more"))
+    data.setup()
+    assert [data.read(s)[0].max() for s in sorted(data.pool, key=lambda s: s.name)[:2]] == [1, 233]
 
 
 def test_a_folder_of_one_image_can_be_shown(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from segstudy.data.images import (
     UnknownRange,
     apply_orientation,
     exif_orientation,
+    finite_range,
     open_array,
+    open_deep,
     open_picture,
+    range_of_16_bits,
     read_image,
     require_bright,
     to_eight_bits,
@@ -112,6 +115,14 @@ class Bands:
         """Raise UnknownRange if 16-bit pictures among these photos would be almost black, unless a range is set."""
         if self.value_range is None:
             require_bright(photos)
+
+    def stored_range(self, path: Path) -> tuple[float, float, str] | None:
+        """(lowest, highest value in use, type) of a file; None if it holds 8 bits. Raises DataError as `read`."""
+        if self.are_photos and path.suffix.lower() != ".npy":
+            picture = open_deep(path)
+            return None if picture is None else (*range_of_16_bits(picture)[:2], "uint16")
+        values = self._selected(self._stored(path)[0], str(path))
+        return None if values.dtype == np.uint8 else (*finite_range(values), str(values.dtype))
 
     def _stored(self, path: Path) -> tuple[np.ndarray, int]:
         """(the values (H,W,C) of a file, EXIF orientation). Without value_range, pictures have 8 bits per channel."""

@@ -41,11 +41,16 @@ class UnknownRange(DataError):
     @classmethod
     def of(cls, name: str, values: np.ndarray) -> "UnknownRange":
         """Of the values of one image. name: for the message."""
-        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        low, high = finite_range(values)
         found = f"{values.dtype} values from {low:g} to {high:g}"
         question = f"{name} holds {found}: which ones are dark and bright? (data.value_range)"
         return cls(question, low, high, str(values.dtype))
+
+
+def finite_range(values: np.ndarray) -> tuple[float, float]:
+    """(lowest, highest) of the values that are finite; (0, 1) if none are."""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,12 @@ def require_bright(photos: Iterable[Path | Image.Image]) -> None:
     dark: list[tuple[int, int, bool]] = []
     for photo in photos:
         try:
-            picture = photo if isinstance(photo, Image.Image) else _open_deep(photo)
+            picture = photo if isinstance(photo, Image.Image) else open_deep(photo)
         except DataError:
             continue  # reported when it is read
         if picture is None or not (picture.info.get("16-bit") or picture.mode.startswith("I")):
             continue
-        low, high, is_color = _range_of_16_bits(picture)
+        low, high, is_color = range_of_16_bits(picture)
         if high > MAX_12_BIT:
             return
         dark.append((low, high, is_color))
@@ -177,7 +182,7 @@ def require_bright(photos: Iterable[Path | Image.Image]) -> None:
     )  # fmt: skip
 
 
-def _open_deep(path: Path) -> Image.Image | None:
+def open_deep(path: Path) -> Image.Image | None:
     """The decoded picture if it has more than 8 bits, by the header; else None. Raises DataError as `open_picture`."""
     if path.suffix.lower() in EIGHT_BIT_FILES:
         return None
@@ -195,7 +200,7 @@ def _has_16_bits(picture: Image.Image) -> bool:
     return any(f";16{order}" in layout for order in "BLN") or picture.mode.startswith("I;16")
 
 
-def _range_of_16_bits(picture: Image.Image) -> tuple[int, int, bool]:
+def range_of_16_bits(picture: Image.Image) -> tuple[int, int, bool]:
     """(lowest, highest value, whether it has colours), without transparency. Of colours, the upper 8 bits are known."""
     extrema: Any = picture.getextrema()
     if picture.mode.startswith("I"):

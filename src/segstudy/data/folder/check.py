@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -92,13 +92,15 @@ class FolderReport:
 @dataclass(frozen=True)
 class PairCheck:
     """Result for an image and its mask. errors: {title: error}; digest: hash of the image's pixels, "" if unreadable;
-    counts: of the mask; note: on conversions of the image; shape (H,W) of the image, if it was read."""
+    counts: of the mask; note: on conversions of the image; shape (H,W) of the image, if it was read;
+    stored: the lowest and highest value in its file and their type, None for 8 bits."""
 
     errors: dict[str, DataError]
     digest: str
     counts: MaskCounts
     note: str = ""
     shape: tuple[int, ...] = ()
+    stored: tuple[float, float, str] | None = None
 
 
 def check_folder(root: Path, about: Path | None = None, bands: Bands | None = None) -> FolderReport:
@@ -123,9 +125,7 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     used = {s.name for s in plan.members()}
     _add_unreadable(report, checks, used)
     report.notes = [*scan.notes, *plan.notes]
-    converted = Counter(check.note for check in checks.values() if check.note)
-    kinds = "".join(f"; {counted(count, 'image')}: {note}" for note, count in converted.items())
-    report.notes.append(f"images are read as {bands}{kinds}")
+    report.notes.append(values_note(bands, checks.values()))
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
     masks, answer = None, {}
     try:
@@ -174,8 +174,21 @@ def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairChe
         except DataError as error:
             errors["sizes that differ"] = error
     return PairCheck(
-        errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), counts, note, image.shape[:2]
-    )
+        errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), counts, note, image.shape[:2],
+        bands.stored_range(sample.file("image")),
+    )  # fmt: skip
+
+
+def values_note(bands: Bands, checks: Iterable[PairCheck]) -> str:
+    """How images are read: channels, conversions, and the range of values of those that do not hold 8 bits."""
+    checks = list(checks)
+    converted = Counter(check.note for check in checks if check.note)
+    parts = [f"images are read as {bands}", *(f"{counted(n, 'image')}: {note}" for note, n in converted.items())]
+    if stored := [check.stored for check in checks if check.stored]:
+        low, high, kinds = min(s[0] for s in stored), max(s[1] for s in stored), sorted({s[2] for s in stored})
+        bits = f"{int(high).bit_length()}-bit values" if all("int" in kind for kind in kinds) else "values"
+        parts.append(f"they hold {bits} {low:g}…{high:g} in {', '.join(kinds)}")
+    return "; ".join(parts)
 
 
 def sizes_note(shapes: set[tuple[int, ...]]) -> list[str]:

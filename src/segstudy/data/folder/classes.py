@@ -179,10 +179,10 @@ def _classes_from_masks(
         return DeclaredClasses({}, {}, {})  # `labels` gives all classes
     if mask_format.name == "numbers":
         keys = sorted((k for k in keys_present if k != str(IGNORE)), key=int)
-        if len(keys) > MAX_UNDECLARED or (keys and int(keys[-1]) > IGNORE):
+        if len(keys) > MAX_UNDECLARED or (keys and not 0 <= int(keys[0]) <= int(keys[-1]) <= IGNORE):
             raise ConfigError(
                 f"the masks have {len(keys)} values, from {keys[0]} to {keys[-1]}: which of them are classes?\n"
-                f"  (more than {MAX_UNDECLARED}, or values above {IGNORE}, often number single objects)\n"
+                f"  (more than {MAX_UNDECLARED} values, or values outside 0…{IGNORE}, are not taken for classes)\n"
                 f"  → in dataset.yaml, classes: {{{keys[0]}: NAME, {keys[-1]}: NAME, …}}, or labels: {{VALUE: CLASS}}"
             )
         names = {k: f"class {k}" for k in keys}

@@ -80,7 +80,8 @@ class Folder(SegmentationData):
         masks = interpret_masks(counted, scan.format, self.description)
         raise_errors(masks.problems, self.root)
         self.format, self.label_map, self.pool = masks.format, masks.label_map, plan.pool
-        self.notes = [*scan.notes, *masks.notes, *map(one_line, masks.problems), *plan.notes]
+        read_as = [] if self.bands.are_photos else [f"images are read as {self.bands}"]
+        self.notes = [*scan.notes, *read_as, *masks.notes, *map(one_line, masks.problems), *plan.notes]
         pixels = pixels_per_class([masks.counted[s.name] for s in plan.pool], self.label_map)
         self.lists = plan.lists | (plan.draw_lists(rarest_class(pixels)) if split else {"train": plan.pool})
         self.titles = {role: plan.title(role) for role in ROLES}

@@ -91,9 +91,8 @@ def _keys_of(counted: Iterable[MaskCounts]) -> list[str]:
 
 
 def _share(counted: Counted, key: str) -> float:
-    return sum(c.pixels.get(key, 0) for c in counted.values()) / max(
-        1, sum(sum(c.pixels.values()) for c in counted.values())
-    )
+    pixels, _ = _totals(counted.values())
+    return pixels[key] / max(1, pixels.total())
 
 
 def _ignored(counted: Counted, label_map: LabelMap) -> list[str]:
@@ -237,8 +236,7 @@ def _resolve_palettes(
             f"are the classes in indexed masks the indices or the colours? {palettes.doubt(*declared)}\n"
             "  → in dataset.yaml, if the indices are: mask_values: numbers\n"
             "    if the colours are: mask_values: colours, and palette: [[red, green, blue], …], a colour of each class"
-            + "\n    if their grey values are: mask_values: grey"
-            * palettes.are_grey()
+            + ("\n    if their grey values are: mask_values: grey" if palettes.are_grey() else "")
         )
     if kind == "numbers":
         colours = {key: rgb_of_key(max(found)) for key, found in palettes.colours.items()}

@@ -20,6 +20,8 @@ def open_mask(path: Path) -> Any:
             f"{path} is a JPEG: compression has changed its pixels, so that classes cannot be distinguished\n"
             "  → export PNG masks from the program they were drawn in; converting the JPEG does not restore them"
         )
+    if picture.info["16-bit"] and len(picture.getbands()) > 1:
+        raise DataError(f"{path} has 16 bits per channel, of which only 8 can be read\n  → save the mask as 8-bit PNG")
     if picture.mode == "F":
         raise DataError(f"{path} holds floating-point values, not classes\n  → save the class numbers as 8-bit PNG")
     return picture
