@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 import typer.core
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -78,9 +79,13 @@ def class_table(data: Any, pixels: Mapping[str, Any], title: str = "") -> Table:
 
     data: has `classes` and `palette`. pixels: role → pixel counts (images, classes).
     """
-    table = Table(title=f"{title}: " * bool(title) + "images with the class, share of counted pixels")
-    for column in ("", "class", *(f"{role} {what}" for role in pixels for what in ("images", "pixels"))):
-        table.add_column(column, justify="left" if column == "class" else "right")
+    title = f"{title}: " * bool(title) + "images with the class, share of counted pixels"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("class", overflow="fold", min_width=min(20, max(map(len, data.classes))))
+    for role in pixels:
+        table.add_column(f"{role}\nimages", justify="right", no_wrap=True)
+        table.add_column(f"{role}\npixels", justify="right", no_wrap=True)
     occurs = sum(counts.sum(0) for counts in pixels.values()) > 0
     for c, label in enumerate(data.classes):
         if len(data.classes) > SHOWN_IN_FULL and not occurs[c]:

@@ -139,8 +139,8 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     lists = _split_images(report, plan, masks)
     _add_overlaps(report, lists, checks)
     if masks is not None:
-        for role, members in lists.items():
-            if members:
+        for role in ROLES:
+            if members := lists.get(role):
                 report.counts[role] = pixels_per_class([masks.counted[s.name] for s in members], masks.label_map)
         _add_rare_classes(report, masks.label_map.classes)
     if file is None:
