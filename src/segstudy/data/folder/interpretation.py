@@ -104,7 +104,7 @@ def _ignored(counted: Counted, label_map: LabelMap) -> list[str]:
             masks = sum(key in c.pixels for c in counted.values())
             notes.append(
                 f"ignored: {f'{name} ({key})' if name not in ('', key) else key}, "
-                f"in {masks} of {len(counted)} masks, {_share(counted, key):.2%} of the pixels"
+                f"in {masks} of {len(counted)} masks, on {_share(counted, key):.2%} of the pixels"
             )
     return notes
 
@@ -160,11 +160,7 @@ def _refuse_noise(counted: Counted) -> None:
     if len(scattered) < MIN_SCATTERED or 2 * len(scattered) <= len(keys):
         return
     inner = _totals(counted.values())[1]
-    levels, covered = [], 0
-    for key, number in inner.most_common(8):
-        if covered < 0.98 * inner.total():
-            levels.append(key)
-            covered += number
+    levels = [key for key, number in inner.most_common(8) if number > 0.001 * inner.total() and key not in scattered]
     raise DataError(
         f"{len(scattered)} of {len(keys)} values in the masks are only scattered pixels ({first_few(scattered)}): "
         f"are they {NOISE}?\n  areas have {' | '.join(levels) or 'none of the values'}\n"
@@ -182,7 +178,7 @@ def _require_meaning_of_255(counted: Counted, description: Description) -> None:
     number, share = sum(VOID in keys for keys in masks), _share(counted, VOID)
     if number and VOID not in declared and (doubt := _doubt_about_void(masks, share, bool(declared))):
         raise Meaning255Error(
-            f"It is in {number} of {len(masks)} masks, {share:.2%} of the pixels, and {doubt}",
+            f"{len(masks)} masks, {number} with 255, on {share:.2%} of the pixels: {doubt}",
             _labels_with_object(counted, description),
         )
 
@@ -191,12 +187,12 @@ def _doubt_about_void(masks: Sequence[set[str]], share: float, declared: bool) -
     """Why 255 may be a class; "" if it looks like void. masks: the keys in each."""
     others = sorted(int(key) for key in set().union(*masks) - {VOID})
     if len(others) < 2:
-        return f"beside it, the masks hold only {others[0]}" if others else "the masks hold no other value"
+        return f"the only other value is {others[0]}" if others else "there is no other value"
     with_class = [keys for keys in masks if keys - {"0", VOID}]
     beside = sum(VOID in keys for keys in with_class)
     only = sum(keys == {"0", VOID} for keys in masks)
     if only and (2 * beside < len(with_class) or 2 * only > len(masks)):
-        return f"{only} masks hold only 0 and 255; of the {len(with_class)} with other values, {beside} hold 255"
+        return f"{only} of them have only 0 and 255; of the {len(with_class)} with other values, {beside} have 255, too"
     if share > MAX_VOID:
         return f"void rarely covers more than {MAX_VOID:.0%}"
     if not declared and median(b - a for a, b in pairwise(others)) > MAX_VOID_GAP:
