@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -379,7 +380,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
     ("far away", coco_broken(annotations=lambda a: with_a_wire(a, segmentation=[[0, 0, 1e9, 0, 5, 5]])),
      "masks that cannot be read", "error", "annotation 99 is invalid: a coordinate is not a number within ±100,000"),
     ("no images", coco_broken(images=lambda _: [{}]), "the folder cannot be read", "error",
-     "not a COCO file of objects: KeyError('id')"),
+     "not a COCO file of objects: images.0.id"),
     ("two folders", coco_of_one_of_two_folders, "the folder cannot be read", "error",
      "objects.json: 000.png may be a/000, b/000"),
     ("captions", only_captions, "the folder cannot be read", "error", "captions.json (captions)"),
@@ -427,6 +428,40 @@ def test_files_without_the_ending_are_left_out_and_counted(tmp_path: Path) -> No
     checked = check_folder(tmp_path)
     assert "images: 1 files without _0000 are left out (thumb.png)" in checked.notes
     assert labels_of(checked) == times(4)
+
+
+def changed(content: Any, rng: random.Random) -> Any:
+    """The content with one value that is missing or nonsense, wherever it is."""
+    content = json.loads(json.dumps(content))
+    places, stack = [], [content]
+    while stack:
+        node = stack.pop()
+        inner = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        places += [(node, key) for key in inner]
+        stack += [node[key] for key in inner]
+    node, key = rng.choice(places)
+    node[key] = rng.choice([None, "x", -1, 1e300, float("nan"), 10**12, [], {}, [[]], [None], {"a": 1}, "../.."])
+    return content
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (coco_broken(), "masks.json"),
+        (coco_in_two_files, "annotations/instances_train2017.json"),
+        (labelme_flat, "001.json"),
+        (supervisely, "ds0/ann/000.png.json"),
+        (nnunet, "dataset.json"),
+    ],
+    ids=["COCO", "COCO in two files", "LabelMe", "Supervisely", "nnU-Net"],
+)
+def test_nonsense_in_a_file_never_ends_in_a_traceback(tmp_path: Path, build: Callable[[Path], None], name: str) -> None:
+    build(tmp_path)
+    content = json.loads((tmp_path / name).read_text())
+    rng = random.Random(0)
+    for _ in range(15):
+        (tmp_path / name).write_text(json.dumps(changed(content, rng)))
+        check_folder(tmp_path)
 
 
 def test_a_label_without_a_pixel_stays_a_class(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
 from segstudy.data.folder.names import ImageNames
 from segstudy.data.folder.shapes import NO_OUTLINE, AnnotatedObject, Canvas, is_line
@@ -26,21 +28,58 @@ def is_coco(content: Any) -> bool:
     return isinstance(content, dict) and "images" in content and isinstance(content["images"], list)
 
 
+Number = int | str
+
+
+class CocoImage(BaseModel):
+    """An entry in `images`."""
+
+    id: Number
+    file_name: str
+    height: int | None = None
+    width: int | None = None
+
+
+class CocoCategory(BaseModel, coerce_numbers_to_str=True):
+    """An entry in `categories`."""
+
+    id: Number
+    name: str
+
+
+class CocoAnnotation(BaseModel):
+    """An entry in `annotations`."""
+
+    image_id: Number
+    category_id: Number
+    segmentation: Any = None
+    iscrowd: Any = 0
+    id: Any = "without id"
+
+
+class CocoContent(BaseModel):
+    """What is used of a COCO file."""
+
+    images: list[CocoImage]
+    categories: list[CocoCategory]
+    annotations: list[CocoAnnotation]
+
+
 @dataclass
 class CocoFile:
     """A COCO file of object annotations. faults: what contradicts itself in it, with the reason."""
 
     path: Path
-    names: dict[Any, str]  # category id → label
-    images: dict[Any, dict]  # image id → entry
-    annotations: dict[Any, list[dict]]  # image id → its annotations
+    names: dict[Number, str]  # category id → label
+    images: dict[Number, CocoImage]  # image id → entry
+    annotations: dict[Number, list[CocoAnnotation]]  # image id → its annotations
     faults: list[str] = field(default_factory=list)
 
     def words(self) -> list[str]:
         """The words in the name of the file and of its folder: `instances_val2017.json` gives instances, val2017."""
         return [*re.split(r"[^A-Za-z0-9]+", self.path.stem), self.path.parent.name]
 
-    def orphans(self) -> dict[Any, list[dict]]:
+    def orphans(self) -> dict[Number, list[CocoAnnotation]]:
         """The annotations of images that are not listed, by image id."""
         return {number: each for number, each in self.annotations.items() if number not in self.images}
 
@@ -56,32 +95,31 @@ def _role(word: str) -> str:
 
 def read_coco(path: Path, content: Any = None) -> CocoFile:
     """Read a COCO file. Raises DataError if it has another format. content: of the file, if it is read already."""
-    content = read_json(path) if content is None else content
     try:
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        images, annotations = content["images"], content["annotations"]
-        faults = [
-            *_used_twice("category", [(each["id"], str(each["name"])) for each in categories]),
-            *_used_twice("image", [(each["id"], str(each["file_name"])) for each in images]),
-        ]
-        file = CocoFile(path, {c["id"]: str(c["name"]) for c in categories}, {i["id"]: i for i in images}, {}, faults)
-        file.annotations = defaultdict(list)
-        for each in annotations:
-            file.annotations[each["image_id"]].append(each)
-    except (KeyError, TypeError, AttributeError) as error:
+        given = CocoContent.model_validate(read_json(path) if content is None else content)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)]
         raise DataError(
-            f"{path} is not a COCO file of objects: {error!r} is missing or has another form\n"
+            f"{path} is not a COCO file of objects: {first_few(wrong, 3)}\n"
             "  expected: {images: [{id, file_name, height, width}], categories: [{id, name}], "
             "annotations: [{image_id, category_id, segmentation}]}"
         ) from error
-    unknown = Counter(a.get("category_id") for a in annotations if a.get("category_id") not in file.names)
-    faults += [f"{count} annotations have the category {key!r}, which has no name" for key, count in unknown.items()]
+    categories = sorted(given.categories, key=lambda category: (isinstance(category.id, str), category.id))
+    file = CocoFile(path, {c.id: c.name for c in categories}, {i.id: i for i in given.images}, defaultdict(list))
+    for each in given.annotations:
+        file.annotations[each.image_id].append(each)
+    unknown = Counter(a.category_id for a in given.annotations if a.category_id not in file.names)
+    file.faults = [
+        *_used_twice("category", [(each.id, each.name) for each in categories]),
+        *_used_twice("image", [(each.id, each.file_name) for each in given.images]),
+        *(f"{count} annotations have the category {key!r}, which has no name" for key, count in unknown.items()),
+    ]
     return file
 
 
-def _used_twice(kind: str, pairs: Sequence[tuple[Any, str]]) -> list[str]:
+def _used_twice(kind: str, pairs: Sequence[tuple[Number, str]]) -> list[str]:
     """A line for each id that has several names."""
-    names: dict[Any, set[str]] = defaultdict(set)
+    names: dict[Number, set[str]] = defaultdict(set)
     for number, name in pairs:
         names[number].add(name)
     return [
@@ -110,7 +148,8 @@ def _why_left_out(content: Any) -> str:
     """Why a COCO file is not one of objects, or ""."""
     if "annotations" not in content:
         return "no annotations"
-    keys = {key for each in content["annotations"][:100] for key in each}
+    annotations = content["annotations"] if isinstance(content["annotations"], list) else []
+    keys = {key for each in annotations[:100] if isinstance(each, dict) for key in each}
     if "segments_info" in keys:
         return "panoptic: its masks are PNG pictures"
     if "caption" in keys:
@@ -122,7 +161,7 @@ def _why_left_out(content: Any) -> str:
 class CocoMatch:
     """The annotations of each image. entries: {name: [(file, image id)]}."""
 
-    entries: dict[str, list[tuple[CocoFile, Any]]] = field(default_factory=lambda: defaultdict(list))
+    entries: dict[str, list[tuple[CocoFile, Number]]] = field(default_factory=lambda: defaultdict(list))
     without_image: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
@@ -145,7 +184,7 @@ def match_images(files: Sequence[CocoFile], images: Mapping[str, Path]) -> CocoM
     for file in files:
         written: dict[str, list[str]] = defaultdict(list)
         for number, entry in file.images.items():
-            text = str(entry["file_name"])
+            text = entry.file_name
             found = names.find(text)
             if len(found) > 1:
                 found = _closest(file, found, images)
@@ -189,26 +228,30 @@ def coco_format(match: CocoMatch, files: Sequence[CocoFile], line_width: float |
 
 
 def read_objects(
-    sample: Sample, entries: Sequence[tuple[CocoFile, Any]], line_width: float | None = None
+    sample: Sample, entries: Sequence[tuple[CocoFile, Number]], line_width: float | None = None
 ) -> IndexedMask:
     """The mask of an image, from its annotations in all files; for overlaps see `Canvas.paint`.
 
     A crowd (iscrowd) counts as its class and is painted below all single objects.
     """
-    sizes = [(entry.get("height"), entry.get("width")) for entry in (file.images[number] for file, number in entries)]
-    given = {(int(height), int(width)) for height, width in sizes if height and width}
+    images = [file.images[number] for file, number in entries]
+    given = {(image.height, image.width) for image in images if image.height and image.width}
     if len(given) > 1:
         raise DataError(f"{sample.name} has several sizes in its COCO annotations: {sorted(given)} (height, width)")
-    canvas = Canvas(*(given.pop() if given else header_shape(sample.file("image"))), line_width)
+    height, width = given.pop() if given else header_shape(sample.file("image"))
+    try:
+        canvas = Canvas(int(height or 0), int(width or 0), line_width)
+    except ValueError as error:
+        raise DataError(f"{entries[0][0].path}: {sample.name}: {error}") from error
     return canvas.paint([_object(a, file, canvas) for file, number in entries for a in file.annotations[number]])
 
 
-def _object(annotation: dict, file: CocoFile, canvas: Canvas) -> AnnotatedObject:
-    label = file.names.get(annotation.get("category_id"))
+def _object(annotation: CocoAnnotation, file: CocoFile, canvas: Canvas) -> AnnotatedObject:
     try:
+        label = file.names.get(annotation.category_id)
         if label is None:
-            raise ValueError(f"the category {annotation.get('category_id')!r} has no name")
-        outline, is_crowd = annotation.get("segmentation"), bool(annotation.get("iscrowd"))
+            raise ValueError(f"the category {annotation.category_id!r} has no name")
+        outline, is_crowd = annotation.segmentation, bool(annotation.iscrowd)
         if not outline:
             return AnnotatedObject(label, None, NO_OUTLINE)
         if isinstance(outline, dict):
@@ -218,8 +261,7 @@ def _object(annotation: dict, file: CocoFile, canvas: Canvas) -> AnnotatedObject
         parts += [line for line in lines if line]
         return AnnotatedObject(label, canvas.union(parts) if parts else None, is_crowd=is_crowd)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        number = annotation.get("id", "without id")
-        raise DataError(f"{file.path}: annotation {number} is invalid: {error}") from error
+        raise DataError(f"{file.path}: annotation {annotation.id} is invalid: {error}") from error
 
 
 def _from_run_lengths(outline: dict, canvas: Canvas) -> dict[str, Any]:

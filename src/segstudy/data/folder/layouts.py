@@ -65,7 +65,9 @@ def _nnunet(root: Path) -> Layout | None:
         )
     keys: Keys = {"images": "imagesTr", "masks": "labelsTr", "image_suffix": "_0000"}
     if (root / "dataset.json").is_file():
-        labels = read_json(root / "dataset.json").get("labels", {})
+        content = read_json(root / "dataset.json")
+        found = content.get("labels") if isinstance(content, dict) else None
+        labels = found if isinstance(found, dict) else {}
         if labels and all(isinstance(value, int) for value in labels.values()):
             keys["classes"] = {value: name for name, value in labels.items()}
         elif labels and all(

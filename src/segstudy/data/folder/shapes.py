@@ -17,6 +17,8 @@ from segstudy.data.images import PILLOW_ERRORS
 MAX_COORDINATE = 1e5
 """pycocotools walks along each outline: one with a larger coordinate would fill the memory."""
 
+MAX_PIXELS = 1 << 30
+
 NO_PIXEL = "objects that leave no pixel"
 
 NO_WIDTH = "lines and points without a width"
@@ -43,12 +45,16 @@ class AnnotatedObject:
 class Canvas:
     """An image on which objects are drawn. Pixel (0,0) covers [0,1)×[0,1); what lies outside is cut off.
 
-    line_width: of lines and points, in pixels; None: they have no pixels.
+    line_width: of lines and points, in pixels; None: they have no pixels. Raises ValueError for an impossible size.
     """
 
     height: int
     width: int
     line_width: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1 or self.height * self.width > MAX_PIXELS:
+            raise ValueError(f"no image has {self.height}×{self.width} pixels")
 
     def area(self, outlines: Sequence[Any], holes: Sequence[Any] = ()) -> RunLengths:
         """The pixels whose centre is in one of the outlines, but in none of the holes. Each has 3 or more points."""
