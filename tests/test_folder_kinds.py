@@ -320,3 +320,14 @@ def test_a_folder_of_one_image_can_be_shown(tmp_path: Path) -> None:
     assert "val=0.2 of 1 images" in result.output
     assert "fit: 1 image," in result.output
     assert out.is_file()
+
+
+def test_mask_values_are_for_pictures(tmp_path: Path) -> None:
+    root = make(tmp_path / "mine", values(0, 1, 2), "mask_values: colors")
+    assert "mask_values: 'colors' is not numbers, colours or grey" in text_of(check_folder(root))
+    for path in (root / "masks").iterdir():
+        path.unlink()
+        content = {"imageHeight": SIDE, "imageWidth": SIDE, "shapes": []}
+        path.with_suffix(".json").write_text(json.dumps(content))
+    (root / "dataset.yaml").write_text("mask_values: colours")
+    assert "mask_values: colours is for pictures, not for masks/" in text_of(check_folder(root))

@@ -30,7 +30,8 @@ class Folder(SegmentationData):
     root: the folder. about: a description to use instead of ROOT/dataset.yaml.
     train, val, test: used instead of dataset.yaml's: a list file, a sub-folder of the images, or a value of the column
     split; for val and test also a share such as 0.2, or "none". fold: the fold to report, if dataset.yaml has `folds`.
-    loading: see `SegmentationData`. What dataset.yaml does not say is guessed from the files and printed.
+    loading: see `SegmentationData`. What dataset.yaml does not say is guessed from the files and printed;
+    what could mean two things is an error that asks.
     Shares and folds depend on `split_seed` and the masks at original size, not on the seed of training or data.size.
     """
 

@@ -85,7 +85,9 @@ def scan_folder(description: Description) -> FolderScan:
             f"  masks without image: {first_few(scan.without_image) or 'none'}\n"
             "  → use equal names but for the suffix (images/a.jpg, masks/a.png), or in dataset.yaml, pairs: a CSV file"
         )
-    if description.mask_values and not scan.format.annotated:
+    if description.mask_values:
+        if scan.format.annotated:
+            raise ConfigError(f"mask_values: {description.mask_values} is for pictures, not for {scan.format.summary}")
         scan.format = with_values(scan.format, description.mask_values)
     if layout := description.layout:
         keys = ", ".join(yaml_line(key, value) for key, value in layout.keys.items())
