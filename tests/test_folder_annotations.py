@@ -6,7 +6,7 @@ import io
 import json
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def labelme_in_folders_of_exports(root: Path) -> None:
             save_json(root / export / "annotations" / name.replace(".png", ".json"), labelme_of())
 
 
-def supervisely(root: Path) -> None:
+def supervisely(root: Path, sets: Sequence[str] = ("ds0", "ds1"), count: int = 2) -> None:
     bitmap = io.BytesIO()
     Image.fromarray(np.full((3, 2), 255, np.uint8)).save(bitmap, "PNG")
     data = base64.b64encode(zlib.compress(bitmap.getvalue())).decode()
@@ -177,11 +177,15 @@ def supervisely(root: Path) -> None:
         {"classTitle": "car", "geometryType": "rectangle", "points": {"exterior": [[1, 1], [4, 3]], "interior": []}},
         {"classTitle": "tree", "geometryType": "bitmap", "bitmap": {"data": data, "origin": [6, 2]}},
     ]
-    for dataset in ("ds0", "ds1"):
-        for name in save_images(root / dataset / "img", 2):
+    for dataset in sets:
+        for name in save_images(root / dataset / "img", count):
             content = {"size": {"height": HEIGHT, "width": WIDTH}, "objects": objects}
             save_json(root / dataset / "ann" / f"{name}.json", content)
     save_json(root / "meta.json", {"classes": []})
+
+
+def supervisely_of_one_set(root: Path) -> None:
+    supervisely(root, [""], 4)
 
 
 def save_mask(path: Path, table: Any = (0, 1, 2)) -> None:
@@ -216,6 +220,15 @@ def nnunet(root: Path) -> None:
     save_json(root / "dataset.json", {"labels": {"background": 0, "car": 1, "tree": 2}})
 
 
+def cityscapes(root: Path) -> None:
+    for split in ("train", "val"):
+        for i in range(2):
+            save_image(root / "leftImg8bit" / split / "ulm" / f"ulm_00{i}_leftImg8bit.png", i)
+            save_mask(root / "gtFine" / split / "ulm" / f"ulm_00{i}_gtFine_labelTrainIds.png")
+            save_mask(root / "gtFine" / split / "ulm" / f"ulm_00{i}_gtFine_labelIds.png", (7, 26, 21))
+    (root / "classes.txt").write_text("background\ncar\ntree\n")
+
+
 def mmsegmentation(root: Path) -> None:
     for split in ("train", "val"):
         for name in save_images(root / "img_dir" / split, 2):
@@ -244,9 +257,11 @@ READ: list[tuple[Callable[[Path], None], int, str]] = [
     (labelme_in_exports, 4, "LabelMe"),
     (labelme_in_folders_of_exports, 4, "images: '*/images', masks: '*/annotations'"),
     (supervisely, 4, "layout: Supervisely"),
+    (supervisely_of_one_set, 4, "images: img, masks: ann"),
     (cvat_masks, 4, "train: ImageSets/Segmentation/default.txt, classes: labelmap.txt"),
     (roboflow_masks, 6, "mask_suffix: _mask, classes: train/_classes.csv, train: train, val: valid"),
     (nnunet, 4, "image_suffix: _0000"),
+    (cityscapes, 4, "masks left out: 4 files without _gtFine_labelTrainIds"),
     (mmsegmentation, 4, "images: img_dir, masks: ann_dir"),
     (images_and_masks_in_each_split, 4, "train: train, val: valid"),
 ]  # fmt: skip
@@ -359,12 +374,12 @@ def yolo(root: Path) -> None:
 
 
 BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
-    ("box", coco_broken(annotations=without_outlines), NO_OUTLINE, "warning", "car: 1 in 1 images, e.g. 000"),
+    ("box", coco_broken(annotations=without_outlines), NO_OUTLINE, "warning", "car: 1 in 1 image, e.g. 000"),
     ("only boxes", coco_broken(annotations=lambda all_: [without_outlines([a])[0] for a in all_]), NO_OUTLINE, "error",
      "car: 4 in 4 images"),
-    ("thin", coco_broken(annotations=with_a_wire), NO_PIXEL, "warning", "tree: 1 in 1 images, e.g. 001"),
+    ("thin", coco_broken(annotations=with_a_wire), NO_PIXEL, "warning", "tree: 1 in 1 image, e.g. 001"),
     ("two points", coco_broken(annotations=lambda a: with_a_wire(a, segmentation=[[1, 1, 5, 4]])), NO_PIXEL, "warning",
-     "tree: 1 in 1 images"),
+     "tree: 1 in 1 image"),
     ("outside", coco_broken(annotations=lambda a: with_a_wire(a, segmentation=[[9, 9, 12, 9, 12, 12]])), NO_PIXEL,
      "warning", "tree: 1"),
     ("one id, two images", coco_broken(images=renumbered), "COCO files that contradict themselves", "error",
@@ -372,7 +387,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
     ("one image, two ids", coco_broken(images=renamed), "images that are listed twice: their objects are joined",
      "warning", "masks.json: 000"),
     ("no such category", coco_broken(categories=lambda all_: all_[:1]), "COCO files that contradict themselves",
-     "error", "4 annotations have the category 3, which has no name"),
+     "error", "4 annotations of the category 3, which has no name"),
     ("no such image", coco_broken(images=lambda all_: all_[1:]), "annotations of images that are not listed", "warning",
      "masks.json: 2 of image 0"),
     ("other size", coco_broken(images=lambda all_: [i | {"width": 9} for i in all_]), "sizes that differ", "error",
@@ -426,7 +441,7 @@ def test_files_without_the_ending_are_left_out_and_counted(tmp_path: Path) -> No
     nnunet(tmp_path)
     save_image(tmp_path / "imagesTr" / "thumb.png")
     checked = check_folder(tmp_path)
-    assert "images: 1 files without _0000 are left out (thumb.png)" in checked.notes
+    assert "images left out: 1 file without _0000 (thumb.png)" in checked.notes
     assert labels_of(checked) == times(4)
 
 
@@ -503,6 +518,13 @@ def test_a_file_of_key_points_alone_is_used_for_its_outlines(tmp_path: Path) -> 
     for path in (tmp_path / "annotations").glob("instances_*.json"):
         path.unlink()
     assert labels_of(check_folder(tmp_path)) == times(8)
+
+
+def test_the_proposed_description_draws_lines(tmp_path: Path) -> None:
+    labelme_with(CAR_SHAPE, CRACK)(tmp_path)
+    (tmp_path / "dataset.yaml").write_text(check_folder(tmp_path).proposed_yaml or "")
+    assert "line_width: 3" in (tmp_path / "dataset.yaml").read_text()
+    assert labels_of(check_folder(tmp_path))["crack"] > 0
 
 
 def test_the_width_is_part_of_the_cache(tmp_path: Path) -> None:

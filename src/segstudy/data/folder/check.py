@@ -18,8 +18,10 @@ from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import MaskCounts, pixels_per_class, read_counted
 from segstudy.data.folder.description import Description, read_description, yaml_line
 from segstudy.data.folder.interpretation import Interpretation, Meaning255Error, interpret_masks
+from segstudy.data.folder.lost import LINE_WIDTH
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
+from segstudy.data.folder.shapes import NO_WIDTH
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
 from segstudy.data.images import Sample, UnknownRange, require_same_size
 from segstudy.data.splits import rarest_class
@@ -147,6 +149,8 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
         known = {"the classes": description.classes, "the split": plan.lists}
         report.guessed = ["the meaning of the masks", *(what for what, given in known.items() if not given)]
         answer = (description.layout.keys if description.layout else {}) | answer
+        if any(each.title == NO_WIDTH for each in report.problems):
+            answer["line_width"] = LINE_WIDTH
         report.proposed_yaml = propose_description(masks, plan, description.classes, answer)
     return report
 

@@ -15,6 +15,7 @@ from segstudy.data.folder.shapes import NO_OUTLINE, AnnotatedObject, Canvas, is_
 from segstudy.data.folder.text import read_json
 from segstudy.data.images import Sample, header_shape
 from segstudy.errors import DataError, first_few
+from segstudy.formatting import counted
 
 ROLES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Words in the name of a file or of its folder, and the split that they mean."""
@@ -112,7 +113,10 @@ def read_coco(path: Path, content: Any = None) -> CocoFile:
     file.faults = [
         *_used_twice("category", [(each.id, each.name) for each in categories]),
         *_used_twice("image", [(each.id, each.file_name) for each in given.images]),
-        *(f"{count} annotations have the category {key!r}, which has no name" for key, count in unknown.items()),
+        *(
+            f"{counted(count, 'annotation')} of the category {key!r}, which has no name"
+            for key, count in unknown.items()
+        ),
     ]
     return file
 

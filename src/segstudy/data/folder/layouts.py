@@ -25,7 +25,7 @@ def find_layout(root: Path) -> Layout | None:
     """The layout of a folder; None if it has `images`, or an unknown one."""
     if (root / "images").exists():
         return None
-    found = (find(root) for find in (_voc, _mmsegmentation, _nnunet, _supervisely, _parts, _beside))
+    found = (find(root) for find in (_voc, _mmsegmentation, _cityscapes, _nnunet, _supervisely, _parts, _beside))
     return next(filter(None, found), None)
 
 
@@ -55,6 +55,14 @@ def _mmsegmentation(root: Path) -> Layout | None:
     return Layout("mmsegmentation", {"images": "img_dir", "masks": "ann_dir"})
 
 
+def _cityscapes(root: Path) -> Layout | None:
+    if not ((root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()):
+        return None
+    kind = "labelTrainIds" if any(_below(root / "gtFine", "*_labelTrainIds.png")) else "labelIds"
+    suffixes = {"image_suffix": "_leftImg8bit", "mask_suffix": f"_gtFine_{kind}"}
+    return Layout("Cityscapes", {"images": "leftImg8bit", "masks": "gtFine"} | suffixes)
+
+
 def _nnunet(root: Path) -> Layout | None:
     if not ((root / "imagesTr").is_dir() and (root / "labelsTr").is_dir()):
         return None
@@ -78,8 +86,10 @@ def _nnunet(root: Path) -> Layout | None:
 
 
 def _supervisely(root: Path) -> Layout | None:
-    sets = [path.parent for path in root.glob("*/ann") if (path.parent / "img").is_dir()]
-    return Layout("Supervisely", {"images": "*/img", "masks": "*/ann"}) if sets else None
+    for prefix in ("", "*/"):  # a data set, or a project of several
+        if any((path.parent / "img").is_dir() for path in root.glob(f"{prefix}ann")):
+            return Layout("Supervisely", {"images": f"{prefix}img", "masks": f"{prefix}ann"})
+    return None
 
 
 def _parts(root: Path) -> Layout | None:

@@ -18,6 +18,7 @@ from segstudy.data.folder.pictures import with_values
 from segstudy.data.folder.text import read_json, read_rows, read_text
 from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
+from segstudy.formatting import counted
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
 
@@ -116,8 +117,11 @@ def _from_folders(description: Description) -> FolderScan:
         else:
             notes += _left_out("masks", pictures, description.mask_suffix)
     if not images.files:
-        expected = f"NAME{description.image_suffix} with {', '.join(IMAGES)}"
-        raise DataError(f"no images in {root / description.images}\n  expected: {expected}")
+        raise DataError(
+            f"no images in {root / description.images}\n"
+            f"  expected: NAME{description.image_suffix} with {', '.join(IMAGES)}\n"
+            f"  found: {first_few(suffixes_in(homes)) or 'no files'}"
+        )
     annotations = files_in(places, (".json",))
     coco = _read_coco_files(annotations.files, images.files, description.masks == "masks")
     is_annotated = coco or images.files.keys() & annotations.files.keys()
@@ -134,7 +138,9 @@ def _from_folders(description: Description) -> FolderScan:
 def _left_out(kind: str, named: NamedFiles, ending: str) -> list[str]:
     """A note on files without the ending of names."""
     others = named.others
-    return [f"{kind}: {len(others)} files without {ending} are left out ({first_few(others, 3)})"] if others else []
+    return (
+        [f"{kind} left out: {counted(len(others), 'file')} without {ending} ({first_few(others, 3)})"] if others else []
+    )
 
 
 def _ask_which(root: Path, picture: Path, annotation: Path) -> NoReturn:
