@@ -172,9 +172,10 @@ def require_bright(photos: Iterable[Path | Image.Image]) -> None:
         return
     low, high = min(d[0] for d in dark), max(d[1] for d in dark)
     bits = max(1, high.bit_length())
-    setting = f"data.value_range=[{low},{high}], or all {bits} bits: data.value_range=[0,{2**bits - 1}]"
+    setting = f"data.value_range=[{low},{high}], or all {bits} bits: " * (low < high)
+    setting += f"data.value_range=[0,{2**bits - 1}]; or save them with 8 bits"
     if any(is_color for *_, is_color in dark):
-        setting += " (colours of 16 bits: only as TIFF; or save them with 8 bits)"
+        setting += " (a range for colours of 16 bits needs TIFF)"
     raise UnknownRange(
         f"{len(dark)} images with 16 bits per channel hold {bits}-bit values {low}…{high}: "
         f"divided by 257, as photos of 16 bits are, they would be almost black\n  → {setting}",
