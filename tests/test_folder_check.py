@@ -66,7 +66,7 @@ def test_all_faults_of_files_are_found_at_once(home: Path) -> None:
     assert "drive0_002.png cannot be read" in found_problems["masks that cannot be read"][1]
     assert "drive1_005.jpg is a JPEG" in found_problems["masks that cannot be read"][1]
     assert "drive0_003: the image is 16×12, the mask 16×11" in found_problems["sizes that differ"][1]
-    assert found_problems["labels that are not classes"] == ("error", "9: in 1 masks, e.g. drive1_004")
+    assert found_problems["labels that are not classes"] == ("error", "9: in 1 mask, e.g. drive1_004")
     assert len(found_problems) == 7
 
 

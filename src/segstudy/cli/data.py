@@ -175,6 +175,9 @@ def _print_report(report: Any, folder: Path) -> None:
     if report.trainable:
         guessed = f"; guessed: {', '.join(report.guessed)}" if report.guessed else ""
         print_line(("training is possible; read the warnings" if report.problems else "no problems found") + guessed)
+    else:
+        errors = sum(p.severity == "error" for p in report.problems)
+        print_line(f"training is not possible: mend {'the error' if errors == 1 else f'the {errors} errors'} above")
     if report.proposed_yaml:
         print_line(f"\nproposed {folder / 'dataset.yaml'} (edit the names and save it there):")
         print_line(report.proposed_yaml)

@@ -121,7 +121,9 @@ def unknown_keys(counted: Counted, label_map: LabelMap, mask_format: MaskFormat)
     keys = sorted(masks, key=lambda key: (int(key) if key.isdigit() else 0, key))
     for key in keys:
         hint = "" if what == "colours" or key.isdigit() else did_you_mean(key, known)
-        items.append(f"{key}: in {len(masks[key])} masks, e.g. {masks[key][0]}{hint}")
+        items.append(
+            f"{key}: in {len(masks[key])} {'mask' if len(masks[key]) == 1 else 'masks'}, e.g. {masks[key][0]}{hint}"
+        )
     first = keys[0] if keys else ""
     shown = f'"{first}"' if "," in first else first
     advice = f"add them to classes, or map them: labels: {{{shown}: CLASS}}\nknown: {first_few(known, 12)}"
