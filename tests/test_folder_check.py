@@ -156,7 +156,7 @@ def test_unknown_numbers_are_in_order_and_get_no_guess(home: Path) -> None:
     Image.fromarray(labels).save(file)
     (home / "dataset.yaml").write_text(CLASSES)
     text = run("check", str(home))[1]
-    assert text.index("6: in 1 masks") < text.index("10: in 1 masks")
+    assert text.index("6: in 1 mask") < text.index("10: in 1 mask")
     assert "did you mean" not in text
 
 
