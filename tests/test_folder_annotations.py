@@ -285,6 +285,28 @@ def test_folders_of_tools_are_read(tmp_path: Path, build: Callable[[Path], None]
     }
 
 
+def test_masks_below_the_folder_of_the_images(tmp_path: Path) -> None:
+    for name in save_images(tmp_path):
+        save_mask(tmp_path / "masks" / name)
+    (tmp_path / "dataset.yaml").write_text("images: .\nclasses: [background, car, tree]")
+    checked = check_folder(tmp_path)
+    assert checked.trainable
+    assert labels_of(checked) == times(4)
+
+
+def test_labelme_without_size_is_drawn_on_the_upright_image(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[274] = 6  # stored 8×6, shown 6×8
+    for name in save_images(tmp_path):
+        picture = Image.open(tmp_path / name).copy()
+        picture.save(tmp_path / name, exif=tags)
+        bottom = {"label": "car", "shape_type": "rectangle", "points": [[0, 7], [6, 8]]}
+        save_json(tmp_path / name.replace(".png", ".json"), {"shapes": [bottom], "imageHeight": None})
+    checked = check_folder(tmp_path)
+    assert checked.trainable
+    assert labels_of(checked) == {"background": 4 * 42, "car": 4 * 6}
+
+
 # Folders with faults: how the folder is made, the title of the problem, its severity, and a part of its text
 
 

@@ -112,10 +112,9 @@ def _from_folders(description: Description) -> FolderScan:
     notes = _left_out("images", images, description.image_suffix)
     if places != homes or description.mask_suffix:
         pictures = files_in(places, MASKS, description.mask_suffix)
-        if places == homes:
-            images.files = {n: path for n, path in images.files.items() if path not in pictures.files.values()}
-        else:
-            notes += _left_out("masks", pictures, description.mask_suffix)
+        taken = set(pictures.files.values())  # the folder of the images may hold that of the masks
+        images.files = {name: path for name, path in images.files.items() if path not in taken}
+        notes += _left_out("masks", pictures, description.mask_suffix) if places != homes else []
     if not images.files:
         raise DataError(
             f"no images in {root / description.images}\n"
@@ -144,10 +143,10 @@ def _left_out(kind: str, named: NamedFiles, ending: str) -> list[str]:
 
 
 def _ask_which(root: Path, picture: Path, annotation: Path) -> NoReturn:
-    places = [f"{path.parent.relative_to(root).as_posix()}/*{path.suffix}" for path in (picture, annotation)]
+    places = [f"{_below(root, path.parent)}/*{path.suffix}" for path in (picture, annotation)]
     raise DataError(
-        f"which are the masks: pictures such as {picture.relative_to(root)}, or annotations such as "
-        f"{annotation.relative_to(root)}?\n  → in dataset.yaml, {yaml_line('masks', places[0])} or "
+        f"which are the masks: pictures such as {_below(root, picture)}, or annotations such as "
+        f"{_below(root, annotation)}?\n  → in dataset.yaml, {yaml_line('masks', places[0])} or "
         f"{yaml_line('masks', places[1])}"
     )
 
