@@ -46,6 +46,7 @@ class CocoCategory(BaseModel, coerce_numbers_to_str=True):
 
     id: Number
     name: str
+    supercategory: str | None = None
 
 
 class CocoAnnotation(BaseModel):
@@ -68,12 +69,17 @@ class CocoContent(BaseModel):
 
 @dataclass
 class CocoFile:
-    """A COCO file of object annotations. faults: what contradicts itself in it, with the reason."""
+    """A COCO file of object annotations.
+
+    groups: names of categories that only group others and have no object, such as Roboflow's category 0. faults: what
+    contradicts itself, with the reason.
+    """
 
     path: Path
     names: dict[Number, str]  # category id → label
     images: dict[Number, CocoImage]  # image id → entry
     annotations: dict[Number, list[CocoAnnotation]]  # image id → its annotations
+    groups: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
 
     def words(self) -> list[str]:
@@ -109,6 +115,9 @@ def read_coco(path: Path, content: Any = None) -> CocoFile:
     file = CocoFile(path, {c.id: c.name for c in categories}, {i.id: i for i in given.images}, defaultdict(list))
     for each in given.annotations:
         file.annotations[each.image_id].append(each)
+    used = {each.category_id for each in given.annotations}
+    parents = {child.supercategory for child in categories if child.supercategory != child.name}
+    file.groups = {each.name for each in categories if each.id not in used and each.name in parents}
     unknown = Counter(a.category_id for a in given.annotations if a.category_id not in file.names)
     file.faults = [
         *_used_twice("category", [(each.id, each.name) for each in categories]),
@@ -223,7 +232,8 @@ def coco_format(match: CocoMatch, files: Sequence[CocoFile], line_width: float |
     def read(sample: Sample) -> IndexedMask:
         return read_objects(sample, match.entries[sample.name], line_width)
 
-    keys = tuple(dict.fromkeys([BACKGROUND, *(name for file in files for name in file.names.values())]))
+    names = [name for file in files for name in file.names.values() if name not in file.groups]
+    keys = tuple(dict.fromkeys([BACKGROUND, *names]))
     where = first_few([file.path.name for file in files], 3)
     summary = f"{where}: COCO annotations of {len(match.entries)} images and {len(keys) - 1} categories"
     states = [(file.path.name, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]

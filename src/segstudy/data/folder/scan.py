@@ -228,7 +228,9 @@ def _from_coco(description: Description, files: list[CocoFile], left_out: list[s
         *problem("file_name that means several images", match.ambiguous, "error", advice),
         *problem("images that are listed twice: their objects are joined", match.joined, "warning"),
     ]
+    groups = sorted(set().union(*(file.groups for file in files)))
     notes = [f"COCO files left out: {first_few(left_out)}"] if left_out else []
+    notes += [f"categories left out, without objects and above others: {first_few(groups)}"] if groups else []
     roles = match.roles()
     return FolderScan(
         coco_format(match, files, description.line_width),
