@@ -129,7 +129,8 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     report.notes = [*scan.notes, *plan.notes]
     report.notes.append(values_note(bands, checks.values()))
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
-    masks, answer = None, {}
+    masks = None
+    answer: dict[str, Any] = dict(description.layout.keys) if description.layout else {}
     try:
         masks = interpret_masks({n: check.counts for n, check in checks.items() if n in used}, scan.format, description)
         report.label_map = masks.label_map
@@ -137,7 +138,7 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
         report.problems += masks.problems
     except SegstudyError as error:
         report.add("classes", [str(error)])
-        answer = {"labels": error.labels} if isinstance(error, Meaning255Error) else {}
+        answer |= {"labels": error.labels} if isinstance(error, Meaning255Error) else {}
     lists = _split_images(report, plan, masks)
     _add_overlaps(report, lists, checks)
     if masks is not None:
@@ -148,7 +149,6 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     if file is None:
         known = {"the classes": description.classes, "the split": plan.lists}
         report.guessed = ["the meaning of the masks", *(what for what, given in known.items() if not given)]
-        answer = (description.layout.keys if description.layout else {}) | answer
         if any(each.title == NO_WIDTH for each in report.problems):
             answer["line_width"] = LINE_WIDTH
         report.proposed_yaml = propose_description(masks, plan, description.classes, answer)
