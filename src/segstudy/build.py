@@ -30,6 +30,7 @@ from segstudy.config.targets import locate, parameters
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, SegstudyError, WeightsError
 from segstudy.files import folder_lock, subfolder
+from segstudy.inspection.trial import check_evaluates, check_trains
 from segstudy.module import SegmentationModule, class_names
 from segstudy.networks.encoders import encoder_of, without_weights
 from segstudy.optim import constant, parameter_groups
@@ -305,7 +306,22 @@ def build_trial(cfg: DictConfig, folder: Path) -> tuple[SegmentationModule, Segm
         "check_val_every_n_epoch": 1_000_000_000,
         **ONE_DEVICE,  # batch size and learning rate are tried for one
     }
-    return module, data, _trainer(settings)
+    trainer = _trainer(settings)
+    require_trainable(cfg, module.network, data, trainer)
+    return module, data, trainer
+
+
+def require_trainable(cfg: DictConfig, network: nn.Module, data: SegmentationData, trainer: L.Trainer) -> None:
+    """Raise ConfigError if the network cannot be trained or tested with the batches of this config."""
+    batch = data.batch_size
+    if cfg.trainer.get("sync_batchnorm") or cfg.callbacks.get("freeze", {}).get("enabled"):
+        batch = max(2, batch)  # batch normalisation then never sees a single image
+    seen = data.augment.smallest_size if data.augment is not None else lambda size: size
+    device, precision = trainer.strategy.root_device, trainer.precision_plugin
+    check_trains(network, batch, data.size, device, precision.forward_context(), seen)
+    shapes = np.concatenate([images.shapes for images in data.roles.values()])
+    smallest = {tuple(shapes[shapes[:, axis].argmin()].tolist()) for axis in (0, 1)} - {tuple(data.size)}
+    check_evaluates(network, smallest, device)
 
 
 def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:

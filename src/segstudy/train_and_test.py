@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from segstudy import allocator
-from segstudy.build import build_data, build_module, build_start, build_tester, build_trainer
+from segstudy.build import build_data, build_module, build_start, build_tester, build_trainer, require_trainable
 from segstudy.callbacks.loggers import guard_loggers, log_final_metrics
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, protocol_of_images, test_record
 from segstudy.callbacks.throughput import Throughput
@@ -25,7 +25,6 @@ from segstudy.files import subfolder
 from segstudy.formatting import counted, format_number
 from segstudy.inspection.memory import memory_advice, out_of_memory
 from segstudy.inspection.summary import gflop
-from segstudy.inspection.trial import check_trains
 from segstudy.module import SegmentationModule
 from segstudy.networks.normalize import normalize_of
 from segstudy.runs.checkpoints import resume_checkpoint, set_normalization
@@ -55,7 +54,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         )
     module = build_module(cfg, network, data)
     trainer, device = build_trainer(cfg, folder)
-    _try_once(cfg, network, data, trainer)
+    require_trainable(cfg, network, data, trainer)
     record.note(**_described(cfg, data, network), encoder_weights=origin, device=device)
     memory = f"; allocator {allocator.chosen}" if device.startswith("CPU") else ""
     console.print(f"{record.values['parameters']:,} parameters; {device}{memory}", highlight=False)
@@ -71,19 +70,6 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
             _test_before(cfg, folder, module, data, record)
         trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
         _finish(cfg, trainer, module, data, record, time.monotonic() - began)
-
-
-def _try_once(cfg: DictConfig, network: nn.Module, data: SegmentationData, trainer: L.Trainer) -> None:
-    """Raise ConfigError if the network cannot be trained with the batches of this config.
-
-    Not with a precision such as bf16-true, to which Lightning converts the weights only as training begins.
-    """
-    if str(trainer.precision).endswith("-true") and trainer.precision != "32-true":
-        return
-    batch = data.batch_size
-    if cfg.trainer.get("sync_batchnorm") or cfg.callbacks.get("freeze", {}).get("enabled"):
-        batch = max(2, batch)  # batch normalisation then never sees a single image
-    check_trains(network, batch, data.size, trainer.strategy.root_device, trainer.precision_plugin.forward_context())
 
 
 def print_data(data: SegmentationData, origin: str) -> None:

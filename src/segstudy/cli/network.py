@@ -1,5 +1,6 @@
 """Commands before training: network, inspect, find lr, find batch."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,11 +117,13 @@ def inspect(
 
     from segstudy.build import build_module
     from segstudy.inspection.activations import first_batch, inspect_batch, print_table
+    from segstudy.inspection.trial import check_trains
     from segstudy.precision import choose_device
 
     given = what or []
     built, cfg, dataset = open_training(given)
     device = torch.device(choose_device(cfg.trainer.accelerator, "32-true")[0])
+    check_trains(built, dataset.batch_size, dataset.size, device, nullcontext())
     module = build_module(cfg, built, dataset).to(device).train()
     rows = inspect_batch(module, first_batch(dataset, device), module.loss)
     flagged = sum(row.flagged for row in rows)

@@ -54,6 +54,12 @@ def mistaken_values(cfg: DictConfig) -> list[str]:
             mistakes.append(
                 f"callbacks.{name}={part}: must have a _target_\n  → callbacks.{name}.enabled=false turns it off"
             )
+    precision = str(cfg.trainer.get("precision"))
+    if precision.endswith("-true") and precision != "32-true":
+        mistakes.append(
+            f"trainer.precision={precision}: images, loss and optimizer use float32\n"
+            "  → trainer.precision=auto, bf16-mixed, 16-mixed or 32-true"
+        )
     return mistakes + _mistaken_budget(cfg) + _mistaken_loggers(cfg.get("logger"))
 
 

@@ -1,11 +1,16 @@
 """Whole architectures of segmentation-models-pytorch, for those that the modular network cannot express."""
 
 import segmentation_models_pytorch as library
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segstudy.errors import did_you_mean
 from segstudy.networks.encoders import LibraryEncoder, normalize_for
+
+PAN_SIZE = 128
+"""Smallest height and width that PAN can take. Smaller images are padded, but not in training: most of it would be
+padding."""
 
 
 class SMPNetwork(nn.Module):
@@ -44,11 +49,17 @@ class SMPNetwork(nn.Module):
         # A plain attribute, not a submodule: its weights are those of the model and must not be listed twice.
         object.__setattr__(self, "encoder", encoder)
         self.stride = max(32, getattr(self.model.encoder, "output_stride", 32))
+        self.is_pan = arch.lower() == "pan"
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[2:]
-        image = F.pad(self.normalize(image), (0, -width % self.stride, 0, -height % self.stride))
-        return self.model(image)[:, :, :height, :width]
+        right: int | torch.SymInt = -width % self.stride
+        below: int | torch.SymInt = -height % self.stride
+        if self.is_pan and not self.training:  # its attention halves the map of stride 16 three times
+            right = torch.sym_max(right, PAN_SIZE - width)
+            below = torch.sym_max(below, PAN_SIZE - height)
+        padded = F.pad(self.normalize(image), (0, right, 0, below))  # type: ignore[arg-type]
+        return self.model(padded)[:, :, :height, :width]
 
 
 def architectures() -> dict[str, str]:

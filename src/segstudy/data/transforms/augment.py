@@ -184,9 +184,16 @@ class Augment:
         """
         if self.sizes == (1.0,):
             return height, width
-        factor = self.sizes[int(params[0, SIZE_COLUMN] * len(self.sizes))]
-        # Multiples of 32, the largest stride of the encoders, so that no network has to pad.
-        return max(32, 32 * round(factor * height / 32)), max(32, 32 * round(factor * width / 32))
+        return _scaled(self.sizes[int(params[0, SIZE_COLUMN] * len(self.sizes))], height, width)
+
+    def smallest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest (H, W) that a batch of this size may have after augmentation."""
+        return size if self.sizes == (1.0,) else _scaled(min(self.sizes), *size)
+
+
+def _scaled(factor: float, height: int, width: int) -> tuple[int, int]:
+    """The scaled (H, W) in multiples of 32, the largest stride of the encoders, so that no network has to pad."""
+    return max(32, 32 * round(factor * height / 32)), max(32, 32 * round(factor * width / 32))
 
 
 def _interpolate(
