@@ -15,7 +15,7 @@ import numpy as np
 from segstudy.data.bands import Bands, propose_range
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
-from segstudy.data.folder.counts import MaskCounts, pixels_per_class, read_counted
+from segstudy.data.folder.counts import Counted, MaskCounts, pixels_per_class, read_counted
 from segstudy.data.folder.description import Description, read_description, yaml_line
 from segstudy.data.folder.interpretation import Interpretation, Meaning255Error, interpret_masks
 from segstudy.data.folder.lost import LINE_WIDTH
@@ -118,10 +118,7 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     plan = _plan_split(report, scan, description)
     report.problems += [*scan.problems, *plan.problems]
     bands = bands or Bands()
-    try:
-        bands.check(sample.file("image") for sample in scan.samples)
-    except UnknownRange as error:
-        report.add(UNKNOWN_RANGE, [str(error).splitlines()[0]], advice=str(error).splitlines()[1].strip(" →"))
+    _check_range(report, scan, bands)
     results = map_parallel(partial(check_pair, scan.format, bands), scan.samples, "checking")
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
     used = {s.name for s in plan.members()}
@@ -129,16 +126,10 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     report.notes = [*scan.notes, *plan.notes]
     report.notes.append(values_note(bands, checks.values()))
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
-    masks = None
-    answer: dict[str, Any] = dict(description.layout.keys) if description.layout else {}
-    try:
-        masks = interpret_masks({n: check.counts for n, check in checks.items() if n in used}, scan.format, description)
-        report.label_map = masks.label_map
-        report.notes += masks.notes
-        report.problems += masks.problems
-    except SegstudyError as error:
-        report.add("classes", [str(error)])
-        answer |= {"labels": error.labels} if isinstance(error, Meaning255Error) else {}
+    used_counts = {name: check.counts for name, check in checks.items() if name in used}
+    masks, answer = _interpret(report, used_counts, scan.format, description)
+    if description.layout:
+        answer = dict(description.layout.keys) | answer
     lists = _split_images(report, plan, masks)
     _add_overlaps(report, lists, checks)
     if masks is not None:
@@ -207,6 +198,29 @@ def sizes_note(shapes: set[tuple[int, ...]]) -> list[str]:
         f"images of {small}{f' to {large}' * (large != small)} pixels (width×height): data.fit=squash, the "
         "default, resizes all to data.size; data.fit=crop keeps their size, data.fit=keep their aspect ratio"
     ]
+
+
+def _check_range(report: FolderReport, scan: FolderScan, bands: Bands) -> None:
+    try:
+        bands.check(sample.file("image") for sample in scan.samples)
+    except UnknownRange as error:
+        question, advice = str(error).splitlines()
+        report.add(UNKNOWN_RANGE, [question], advice=advice.strip(" →"))
+
+
+def _interpret(
+    report: FolderReport, counts: Counted, mask_format: MaskFormat, description: Description
+) -> tuple[Interpretation | None, dict[str, Any]]:
+    """(the meaning of the masks, None if it is not clear; keys of dataset.yaml that may answer the question)."""
+    try:
+        masks = interpret_masks(counts, mask_format, description)
+    except SegstudyError as error:
+        report.add("classes", [str(error)])
+        return None, {"labels": error.labels} if isinstance(error, Meaning255Error) else {}
+    report.label_map = masks.label_map
+    report.notes += masks.notes
+    report.problems += masks.problems
+    return masks, {}
 
 
 def _plan_split(report: FolderReport, scan: FolderScan, description: Description) -> SplitPlan:
