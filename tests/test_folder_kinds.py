@@ -322,6 +322,13 @@ def test_a_folder_of_one_image_can_be_shown(tmp_path: Path) -> None:
     assert out.is_file()
 
 
+def test_masks_that_all_cannot_be_read_are_one_problem(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    report = check_folder(make(tmp_path / "mine", lambda i: Image.fromarray(noise)))
+    assert [(p.title, len(p.items)) for p in report.problems] == [("masks that cannot be read", COUNT)]
+    assert "holds 1,024 colours: too many for a mask of classes" in text_of(report)
+
+
 def test_mask_values_are_for_pictures(tmp_path: Path) -> None:
     root = make(tmp_path / "mine", values(0, 1, 2), "mask_values: colors")
     assert "mask_values: 'colors' is not numbers, colours or grey" in text_of(check_folder(root))

@@ -212,6 +212,8 @@ def _interpret(
     report: FolderReport, counts: Counted, mask_format: MaskFormat, description: Description
 ) -> tuple[Interpretation | None, dict[str, Any]]:
     """(the meaning of the masks, None if it is not clear; keys of dataset.yaml that may answer the question)."""
+    if not report.trainable and not any(each.pixels for each in counts.values()):
+        return None, {}  # no mask can be read
     try:
         masks = interpret_masks(counts, mask_format, description)
     except SegstudyError as error:
