@@ -1,6 +1,7 @@
 """Every file of conf/ composes and passes the check; mistakes are named, all at once, with what was probably meant."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config import values
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
-from segstudy.config.overrides import check_overrides
+from segstudy.config.overrides import check_overrides, checked_config, quote_paths
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import matching_record, read_config
 from segstudy.config.run_names import differences, run_name
@@ -453,3 +454,35 @@ def test_values_of_a_sweep_are_composed_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("segstudy.config.overrides.compose_config", compose)
     check_overrides(["seed=0,1,2,3", "loss._target_=segstudy.losses.Dice,segstudy.losses.OHEM", "data.size=32,[32,48]"])
     assert len(composed) == 2  # with the files of groups alone, and with the first values
+
+
+AWKWARD = ["a=b", "a,b", "a#b", "it's", 'say "x"', "a[0]", "a{b}", "a${b}", "a (b)", "a\\b", "end\\", "a: b", "ä b"]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_value_that_is_an_existing_path_needs_no_quotes(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (given,) = check_overrides([f"data.root={tmp_path / name}", "data=voc"])[:1]
+    assert compose_config(["data=voc", given]).data.root == str(tmp_path / name)
+    assert checked_config(["data=voc", f"data.root={tmp_path / name}"]).data.root == str(tmp_path / name)
+
+
+def test_paths_of_a_sweep_are_quoted_if_all_exist(tmp_path: Path) -> None:
+    for name in ("v1_lr=1", "v1_lr=2"):
+        (tmp_path / name).mkdir()
+    both = f"start_from={tmp_path}/v1_lr=1,{tmp_path}/v1_lr=2"
+    assert quote_paths([both]) == [f"start_from='{tmp_path}/v1_lr=1','{tmp_path}/v1_lr=2'"]
+    assert quote_paths([both + "0", "data.size=[32,64]", "-m", "seed=0,1"]) == [
+        both + "0", "data.size=[32,64]", "-m", "seed=0,1",
+    ]  # fmt: skip
+    assert run_name("v1", [f"start_from='{tmp_path}/v1_lr=1'"]) == "v1_start_from=v1_lr=1"
+
+
+def test_a_value_outside_the_grammar_is_shown_with_its_quotes() -> None:
+    with pytest.raises(ConfigError) as error:
+        check_overrides(["start_from=runs/v1_lr=1", "seed=0"])
+    assert "start_from=runs/v1_lr=1: " in str(error.value)
+    (line,) = [line for line in str(error.value).splitlines() if "quote it: " in line]
+    (shown,) = shlex.split(line.partition("quote it: ")[2])
+    assert shown == "start_from='runs/v1_lr=1'"
+    assert compose_config([shown]).start_from == "runs/v1_lr=1"

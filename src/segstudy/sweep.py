@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from segstudy import interruption
+from segstudy.config.overrides import quote
 from segstudy.config.paths import CONF
 from segstudy.config.run_names import changed_settings, run_name
 from segstudy.console import INTERRUPTED, console, print_error
@@ -69,7 +70,7 @@ def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:
 
     Lightning starts its further processes with this process's command line: each would start the whole sweep.
     """
-    overrides = [*hydra_cfg.overrides.task, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
+    overrides = [*hydra_cfg.overrides.task, f"hydra.run.dir={quote(str(folder))}", "hydra.mode=RUN"]
     interruption.place = None  # the run's own process prints the line
     with subprocess.Popen([sys.executable, "-m", "segstudy.entry", *overrides]) as process:
         try:

@@ -55,9 +55,11 @@ def show(
     from hydra.utils import instantiate
 
     from segstudy.build import build_data
+    from segstudy.config.overrides import quote
     from segstudy.data.folder.split import SplitError
 
-    cfg = config_of([f"data={name}", "data.batch_size=1", *([f"data.root={root}"] if root else []), *(overrides or [])])
+    place = [f"data.root={quote(str(root))}"] if root else []
+    cfg = config_of([f"data={name}", "data.batch_size=1", *place, *(overrides or [])])
     try:
         dataset = build_data(cfg)
     except SplitError as error:  # too few images to train, but not to look at

@@ -1,7 +1,10 @@
 """Check the command line: unknown settings, and every value of a sweep."""
 
 import contextlib
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,25 +16,73 @@ from segstudy.config.check import Check, check
 from segstudy.config.compose import apply_overrides, compose_config, nested_keys
 from segstudy.config.paths import CONF
 from segstudy.config.targets import CALLBACK_SWITCH, find_parts, locate, parameters
-from segstudy.errors import ConfigError, did_you_mean
+from segstudy.errors import ConfigError, did_you_mean, first_line
 
 OPTIONAL_GROUPS = ("experiment", "logger", "hparams_search", "debug")
 """Optional groups of conf/."""
 
 
+GRAMMAR = re.compile(r"[=,:#'\"\\\s()\[\]{}$]")
+"""What Hydra's grammar may read otherwise than as a part of a text."""
+
+
+def quote_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with Hydra's quotes around values that are existing paths and that its grammar would misread.
+
+    So `start_from=runs/study/v1_lr=0.1` works. Of a sweep, each path is quoted, if all of them exist.
+    """
+    return [_quote_paths_of(each) if "=" in each and not each.startswith("-") else each for each in arguments]
+
+
+def _quote_paths_of(text: str) -> str:
+    key, _, value = text.partition("=")
+    paths = [value] if _exists(value) else value.split(",")
+    if not GRAMMAR.search(value) or not all(map(_exists, paths)):
+        return text
+    return f"{key}={','.join(quote(path) if GRAMMAR.search(path) else path for path in paths)}"
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).expanduser().exists()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
+
+
+def quote(value: str) -> str:
+    """A text in Hydra's quotes: backslashes in front of a quote, and `${`, are escaped."""
+    value = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return "'" + value.replace("${", "\\${") + "'"
+
+
+def _parsed(texts: Sequence[str]) -> list[Override]:
+    """Raises ConfigError that names each argument outside Hydra's grammar, with the quotes that it needs."""
+    parser, overrides, mistakes = OverridesParser.create(), [], []
+    for text in texts:
+        try:
+            overrides.append(parser.parse_override(text))
+        except HydraException as error:
+            key, _, value = text.partition("=")
+            advice = (
+                f"\n  → if the value is one text, quote it: {shlex.quote(f'{key}={quote(value)}')}" if value else ""
+            )
+            mistakes.append(f"{text}: {first_line(error)}{advice}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return overrides
+
+
 def check_overrides(arguments: Sequence[str], further_checks: Sequence[Check] = ()) -> list[str]:
-    """Check the arguments; returns them with `++` before each setting that a constructor accepts but no file lists.
+    """Check the arguments; returns them quoted by `quote_paths`, and with `++` before each setting that a constructor
+    accepts but no file lists.
 
     Raises ConfigError with every mistake: unknown settings, unknown files of groups, and what `check` (with the same
     `further_checks`) finds in the composed config. For a sweep, that is the first run's config, and the same with each
     further value of a setting.
     """
-    parser = OverridesParser.create()
+    arguments = quote_paths(arguments)
     texts = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
-    try:
-        overrides = parser.parse_overrides(texts)
-    except HydraException as error:
-        raise ConfigError(str(error)) from error
+    overrides = _parsed(texts)
     groups, mistakes = _chosen_files(overrides)
     cfg = compose_config(groups)
     known = sorted(nested_keys(cfg))
@@ -60,6 +111,7 @@ def check_overrides(arguments: Sequence[str], further_checks: Sequence[Check] = 
 
 def checked_config(overrides: Sequence[str], further_checks: Sequence[Check] = ()) -> DictConfig:
     """The config for settings such as model=v3. Raises ConfigError with every mistake, as `check_overrides`."""
+    overrides = quote_paths(overrides)
     cfg = compose_config(check_overrides(overrides, further_checks))
     apply_overrides(cfg, overrides)
     check(cfg, further_checks=further_checks)  # without what was removed, such as ~callbacks.pictures
