@@ -433,6 +433,8 @@ BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
     ("unknown shape", labelme_with(CAR_SHAPE | {"shape_type": "cube"}), "masks that cannot be read", "error",
      "the cube 'car': the shape 'cube' is not known"),
     ("no points", labelme_with({"label": "car"}), "masks that cannot be read", "error", "'points' is missing"),
+    ("mask without place", labelme_with({"label": "car", "shape_type": "mask", "points": []}),
+     "masks that cannot be read", "error", "the mask 'car': list index out of range"),
     ("broken mask", labelme_with({"label": "car", "shape_type": "mask", "points": [[1, 1], [2, 2]], "mask": "AAAA"}),
      "masks that cannot be read", "error", "its bitmap cannot be read"),
     ("broken file", labelme_with_a_broken_file, "masks that cannot be read", "error", "000.json cannot be read"),

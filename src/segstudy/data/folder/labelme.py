@@ -66,5 +66,5 @@ def _object(shape: dict, canvas: Canvas) -> AnnotatedObject:
         elif kind not in ("polygon", "rectangle", "oriented_rectangle"):
             raise ValueError(f"the shape {kind!r} is not known (polygon, rectangle, circle, mask, {', '.join(LINES)})")
         return AnnotatedObject(label, canvas.area([points]))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise ValueError(f"the {kind} {label!r}: {error}") from error

@@ -58,7 +58,7 @@ def _object(each: dict, canvas: Canvas) -> AnnotatedObject:
         holes = [np.array(hole, float) + 0.5 for hole in points.get("interior", [])]
         border = canvas.stroke([*exterior, exterior[0]], 1)  # its pixels belong to the object
         return AnnotatedObject(label, canvas.union([canvas.area([exterior], holes), border]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"the {kind} {label!r}: {error}") from error
 
 
