@@ -65,7 +65,7 @@ def test_a_mistaken_budget_is_an_error(overrides: list[str], told: str) -> None:
 
 
 def test_the_budget_is_neither_in_a_runs_name_nor_another_config() -> None:
-    assert run_name("v1", ["budget=8min", "seed=1"]) == "v1_seed=1"
+    assert run_name("v1", ["budget=8min", "seed=1"]) == "v1_seed-1"
     assert differences(compose_config(["budget=8min"]), compose_config([])) == []
     old = compose_config([])
     del old.trainer.max_steps  # a run's folder of an older version

@@ -14,7 +14,7 @@ from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.overrides import check_overrides, checked_config, quote_paths
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import matching_record, read_config
-from segstudy.config.run_names import differences, run_name
+from segstudy.config.run_names import differences, run_folder_name, run_name
 from segstudy.config.targets import RENAMED, find_parts, locate
 from segstudy.config.trust import is_trusted
 from segstudy.errors import ConfigError
@@ -166,22 +166,22 @@ def test_trust_is_a_setting_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_names_of_runs() -> None:
-    assert run_name("v1", ["loss._target_=my_loss.MyLoss"]) == "v1_loss=my_loss.MyLoss"
+    assert run_name("v1", ["loss._target_=my_loss.MyLoss"]) == "v1_loss-my_loss.MyLoss"
     assert run_name("v3", ["model=v3", "experiment=ablation", "data.root=/a/b"]) == "v3"
-    assert run_name("v1", ["data=voc", "seed=1", "encoder.weights=../w/m.pth"]) == "v1_voc_seed=1_weights=m.pth"
+    assert run_name("v1", ["data=voc", "seed=1", "encoder.weights=../w/m.pth"]) == "v1_voc_seed-1_weights-m.pth"
     both = [run_name("v1", [f"data.augment.then.{part}.probability=0.5"]) for part in ("mixup", "cutmix")]
-    assert both == ["v1_mixup.probability=0.5", "v1_cutmix.probability=0.5"]
-    assert run_name("v1", ["callbacks.ema.enabled=true"]) == "v1_ema.enabled=true"
+    assert both == ["v1_mixup.probability-0.5", "v1_cutmix.probability-0.5"]
+    assert run_name("v1", ["callbacks.ema.enabled=true"]) == "v1_ema.enabled-true"
     assert "/" not in run_name("v1", ["+x.y=a/b:c d"])
 
 
 def test_a_trainer_is_in_a_runs_name_if_it_makes_another_run() -> None:
     names = {p.stem: run_name("v1", [f"trainer={p.stem}"]) for p in (CONF / "trainer").glob("*.yaml")}
-    assert names == {"auto": "v1", "cpu": "v1", "gpu": "v1", "smoke": "v1_trainer=smoke", "ddp": "v1_trainer=ddp"}
+    assert names == {"auto": "v1", "cpu": "v1", "gpu": "v1", "smoke": "v1_trainer-smoke", "ddp": "v1_trainer-ddp"}
     auto = compose_config([])
     for trainer, name in names.items():  # by the same rule, a folder of another config is refused
         assert bool(differences(auto, compose_config([f"trainer={trainer}"]))) is (name != "v1")
-    assert run_name("v1", ["trainer=of_my_own"]) == "v1_trainer=of_my_own"
+    assert run_name("v1", ["trainer=of_my_own"]) == "v1_trainer-of_my_own"
 
 
 def test_long_names_of_runs_stay_apart_and_fit_a_disk() -> None:
@@ -191,8 +191,8 @@ def test_long_names_of_runs_stay_apart_and_fit_a_disk() -> None:
     assert {len(name) for name in names} == {180}
     assert {name[:150] for name in names} == {names[0][:150]}
     assert len(run_name("v1", ["+x.y=" + "ж" * 170]).encode()) <= 255
-    short = run_name("v1", ["+x.y=" + "a" * (180 - len("v1_y="))])  # as long as may be: as it always was
-    assert short == "v1_y=" + "a" * 175
+    short = run_name("v1", ["+x.y=" + "a" * (180 - len("v1_y-"))])  # as long as may be: as it always was
+    assert short == "v1_y-" + "a" * 175
 
 
 def test_what_a_run_is_and_where_it_runs_are_told_apart() -> None:
@@ -475,7 +475,7 @@ def test_paths_of_a_sweep_are_quoted_if_all_exist(tmp_path: Path) -> None:
     assert quote_paths([both + "0", "data.size=[32,64]", "-m", "seed=0,1"]) == [
         both + "0", "data.size=[32,64]", "-m", "seed=0,1",
     ]  # fmt: skip
-    assert run_name("v1", [f"start_from='{tmp_path}/v1_lr=1'"]) == "v1_start_from=v1_lr=1"
+    assert run_name("v1", [f"start_from='{tmp_path}/v1_lr=1'"]) == "v1_start_from-v1_lr-1"
 
 
 def test_a_value_outside_the_grammar_is_shown_with_its_quotes() -> None:
@@ -486,3 +486,10 @@ def test_a_value_outside_the_grammar_is_shown_with_its_quotes() -> None:
     (shown,) = shlex.split(line.partition("quote it: ")[2])
     assert shown == "start_from='runs/v1_lr=1'"
     assert compose_config([shown]).start_from == "runs/v1_lr=1"
+
+
+def test_folders_with_names_of_older_versions_are_found(tmp_path: Path) -> None:
+    assert run_folder_name(str(tmp_path), "v1", ["seed=1", "loss=dice"]) == "v1_seed-1_loss-dice"
+    (tmp_path / "v1_seed=1_loss=dice").mkdir()
+    assert run_folder_name(str(tmp_path), "v1", ["seed=1", "loss=dice"]) == "v1_seed=1_loss=dice"
+    assert run_folder_name(str(tmp_path), "v1", ["seed=2", "loss=dice"]) == "v1_seed-2_loss-dice"

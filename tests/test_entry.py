@@ -174,7 +174,7 @@ def test_a_search_maximises_the_metric_of_the_select_role(tmp_path: Path) -> Non
     done = command(tmp_path, str(ROOT / "train.py"), *CPU, *SEARCH, "data.select_fraction=.5", "data.train_images=16")
     assert done.returncode == 0, done.stderr
     study = tmp_path / "runs" / "search"
-    scores = {folder.name: read_history(folder / "history.csv")[-1]["val/miou"] for folder in study.glob("v1_lr=*")}
+    scores = {folder.name: read_history(folder / "history.csv")[-1]["val/miou"] for folder in study.glob("v1_lr-*")}
     assert len(scores) == 3
     best = OmegaConf.load(study / "optimization_results.yaml")
     assert best.best_value == pytest.approx(max(scores.values()))  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from rich.markup import escape
 from segstudy import interruption
 from segstudy.config.overrides import quote
 from segstudy.config.paths import CONF
-from segstudy.config.run_names import changed_settings, run_name
+from segstudy.config.run_names import changed_settings, run_folder_name
 from segstudy.console import INTERRUPTED, console, print_error
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
 from segstudy.files import read_text
@@ -116,7 +116,7 @@ def planned_variants(config: DictConfig) -> dict[str, list[str]]:
     runs = dict(records(Path(config.hydra.sweep.dir)))
     for given in planned_runs(config):
         model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
-        runs |= {run_name(model, given): {"changes": changed_settings(model, given)}}
+        runs |= {run_folder_name(config.hydra.sweep.dir, model, given): {"changes": changed_settings(model, given)}}
     names = variant_names(runs)
     return {names[run]: variant_changes(r["changes"]) for run, r in runs.items() if "changes" in r}
 

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from segstudy.config.paths import CONF
-from segstudy.config.run_names import run_name
+from segstudy.config.run_names import run_folder_name
 from segstudy.config.targets import locate, parameters
 from segstudy.errors import ConfigError, did_you_mean
 
@@ -20,7 +20,7 @@ from segstudy.errors import ConfigError, did_you_mean
 def register_resolvers() -> None:
     """Register `${run_name:…}` and `${stem:…}`; `${stem:segstudy.data.datasets.voc.VOC}` gives voc."""
     OmegaConf.register_new_resolver("stem", lambda target: target.rpartition(".")[2].lower(), replace=True)
-    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_folder_name, replace=True)
 
 
 def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:

@@ -23,9 +23,16 @@ NAME_LETTERS = 180
 PARTS = ("encoder", "bridge", "decoder", "head")
 
 
-def run_name(model: str, overrides: Sequence[str]) -> str:
-    """A run's folder name: the model, then the changed settings, such as `v3_encoder=mobilenet_v2_seed=1`.
+def run_folder_name(study: str, model: str, overrides: Sequence[str]) -> str:
+    """The name of a run's folder in the folder of its study: `run_name`, or that of an older version if it exists."""
+    older = run_name(model, overrides, "=")
+    return older if (Path(study) / older).is_dir() else run_name(model, overrides)
 
+
+def run_name(model: str, overrides: Sequence[str], between: str = "-") -> str:
+    """The model, then the changed settings, such as `v3_encoder-mobilenet_v2_seed-1`: no quotes on a command line.
+
+    between: key and value; = in older versions.
     A name longer than NAME_LETTERS is cut, and a hash of the whole name is added: each run needs its own folder.
     """
     parts = [model]
@@ -42,8 +49,9 @@ def run_name(model: str, overrides: Sequence[str]) -> str:
         part = key.removesuffix("._target_")  # loss._target_=my_loss.MyLoss is loss=my_loss.MyLoss
         length = 2 if part == key and key.startswith(("data.augment.then.", "callbacks.")) else 1
         short = ".".join(part.split(".")[-length:])
-        parts.append(value if key == "data" else f"{short}={value}")
-    name = re.sub(r"[^\w=.,+-]+", "-", "_".join(parts))
+        parts.append(value if key == "data" else f"{short}{between}{value}")
+    kept = "=," if between == "=" else ""
+    name = re.sub(rf"[^\w.+{kept}-]+", "-", "_".join(parts))
     if len(name) <= NAME_LETTERS and len(name.encode()) <= 255:  # a file name's limit in bytes
         return name
     start = name[:NAME_LETTERS].encode()[: NAME_LETTERS - 13].decode(errors="ignore")

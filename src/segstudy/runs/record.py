@@ -149,7 +149,7 @@ def record_beside(file: Path) -> dict[str, Any]:
 
 def run_order(name: str) -> tuple[str, int, str]:
     """Key that sorts a study's runs: v4 before v4_lite, with all their seeds; seed 2 before seed 10."""
-    return re.sub(r"_seed=\d+", "", name), len(name), name
+    return re.sub(r"_seed[-=]\d+", "", name), len(name), name
 
 
 def read_study_records(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
