@@ -640,3 +640,39 @@ def test_what_labelme_ignores_is_void(tmp_path: Path) -> None:
     checked = check_folder(tmp_path)
     assert labels_of(checked) == {"background": 4 * (48 - 12 - 8), "car": 48}
     assert any(note.startswith("ignored: __ignore__, in 4 of 4 masks") for note in checked.notes)
+
+
+def test_coco_ids_may_be_text_in_one_place_and_numbers_in_another(tmp_path: Path) -> None:
+    content = coco_of(save_images(tmp_path / "images"))
+    for each in content["annotations"]:
+        each["image_id"], each["category_id"] = str(each["image_id"]), str(each["category_id"])
+    save_json(tmp_path / "masks.json", content)
+    assert labels_of(check_folder(tmp_path)) == times(4)
+
+
+def test_blanks_around_labels_are_no_part_of_them(tmp_path: Path) -> None:
+    for i, name in enumerate(save_images(tmp_path / "flat")):
+        shapes = [{"label": "car" + " " * (i % 2), "points": CAR}, {"label": "tree", "points": TREE}]
+        save_json(tmp_path / "flat" / name.replace(".png", ".json"), labelme_of(*shapes))
+    checked = check_folder(tmp_path / "flat")
+    assert labels_of(checked) == times(4)
+    (tmp_path / "flat" / "dataset.yaml").write_text(str(checked.proposed_yaml))
+    assert labels_of(check_folder(tmp_path / "flat")) == times(4)
+    content = coco_of(
+        save_images(tmp_path / "coco" / "images"), categories=[{"id": 9, "name": " tree"}, {"id": 3, "name": "car "}]
+    )
+    save_json(tmp_path / "coco" / "masks.json", content)
+    assert labels_of(check_folder(tmp_path / "coco")) == times(4)
+
+
+def test_annotations_without_an_image_of_their_name_are_named(tmp_path: Path) -> None:
+    for name in save_images(tmp_path):
+        save_json(tmp_path / f"label_{name}".replace(".png", ".json"), labelme_of())
+    assert "masks without image: label_000, label_001" in str(check_folder(tmp_path).problems[0])
+
+
+def test_json_files_of_another_tool_are_named(tmp_path: Path) -> None:
+    save_images(tmp_path / "images")
+    save_json(tmp_path / "via_region_data.json", {"000.png123": {"filename": "000.png", "regions": []}})
+    report = "".join(map(str, check_folder(tmp_path).problems))
+    assert "via_region_data.json: unknown: the keys 000.png123" in report

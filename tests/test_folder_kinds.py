@@ -338,3 +338,101 @@ def test_mask_values_are_for_pictures(tmp_path: Path) -> None:
         path.with_suffix(".json").write_text(json.dumps(content))
     (root / "dataset.yaml").write_text("mask_values: colours")
     assert "mask_values: colours is for pictures, not for masks/" in text_of(check_folder(root))
+
+
+def transparent(mode: str) -> Draw:
+    """White pictures in which only transparency shows the objects."""
+    alpha = values(0, 255, 128)
+    return lambda i: Image.merge(mode, [Image.new("L", (SIDE, SIDE), 255)] * (len(mode) - 1) + [alpha(i)])
+
+
+def erased(i: int) -> Image.Image:
+    """Red discs on transparent black, as drawing programs save them."""
+    return Image.fromarray(np.array([(0, 0, 0, 0), (255, 0, 0, 255), (0, 255, 0, 128)], np.uint8)[scene(i)])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_objects_that_only_transparency_shows_are_refused(tmp_path: Path, mode: str) -> None:
+    report = check_folder(make(tmp_path / mode, transparent(mode)))
+    assert "has areas of one colour that differ only in transparency" in text_of(report)
+    assert not report.trainable
+
+
+def test_transparent_backgrounds_of_another_colour_are_read(tmp_path: Path) -> None:
+    report = check_folder(make(tmp_path, erased))
+    assert report.trainable
+    assert report.label_map is not None
+    assert report.label_map.classes == ["0,0,0", "0,255,0", "255,0,0"]
+
+
+@pytest.mark.parametrize("yaml", ["", "classes: [background, car]"])
+def test_masks_of_one_class_are_an_error(tmp_path: Path, yaml: str) -> None:
+    report = check_folder(make(tmp_path, values(0, 0, 0), yaml))
+    assert not report.trainable
+    assert re.search("the only class that occurs|1 classes", text_of(report))
+
+
+def test_classes_that_differ_only_in_case_are_named(tmp_path: Path) -> None:
+    report = check_folder(make(tmp_path, values(0, 1, 2), "classes: [background, car, Car]"))
+    assert "upper and lower case (1)\n  car, Car" in text_of(report)
+    assert check_folder(make(tmp_path / "b", values(0, 1, 2), "classes: [a, b, c]")).problems == []
+
+
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (SIDE, SIDE // 2)], ids=["square", "oblong"])
+def test_masks_of_the_upright_photo_fit_by_size_or_are_told(tmp_path: Path, size: tuple[int, int]) -> None:
+    root = make(tmp_path / "mine", values(0, 1, 2))
+    tags = Image.Exif()
+    tags[274] = 6
+    for i in range(COUNT):
+        image, mask = (Image.open(root / kind / f"{i}.png").crop((0, 0, *size)) for kind in ("images", "masks"))
+        image.save(root / "images" / f"{i}.png", exif=tags)
+        mask.transpose(Image.Transpose.ROTATE_270).save(root / "masks" / f"{i}.png")
+    report = check_folder(root)
+    assert report.trainable
+    asked = [p for p in report.problems if p.title.startswith("rotated photos whose masks fit")]
+    assert [len(p.items) for p in asked] == ([COUNT] if size == (SIDE, SIDE) else [])
+    if not asked:
+        data = Folder(str(root), size=SIDE, batch_size=2, cache_dir=str(tmp_path / "arrays"))
+        data.setup()
+        sample = next(s for s in data.pool if s.name == "1")
+        np.testing.assert_array_equal(data.read(sample)[1], np.rot90(scene(1)[: size[1]], -1))
+
+
+def test_two_folders_of_masks_are_asked_which(tmp_path: Path) -> None:
+    root = make(tmp_path, values(0, 1, 2))
+    (root / "labels").mkdir()
+    (root / "labels" / "0.txt").write_text("0 .1 .1 .2 .2")  # YOLO's are no masks
+    assert check_folder(root).trainable
+    Image.fromarray(scene(0)).save(root / "labels" / "0.png")
+    report = check_folder(root)
+    assert "masks or labels?\n    → in dataset.yaml, masks: masks or masks: labels" in text_of(report)
+    (root / "dataset.yaml").write_text("masks: masks")
+    assert check_folder(root).trainable
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("classes: [background, null, car]", "classes: ['background', None, 'car'] is not a list of names"),
+        ("classes: [background, car: red, b]", "is not a list of names"),
+        ("classes: {0: a, 1: [b], 2: c}", "is not a list of names"),
+    ],
+)
+def test_names_of_classes_are_text(tmp_path: Path, yaml: str, message: str) -> None:
+    assert message in text_of(check_folder(make(tmp_path, values(0, 1, 2), yaml)))
+
+
+def test_an_index_of_two_classes_is_refused(tmp_path: Path) -> None:
+    root = make(tmp_path, values(0, 1, 2))
+    (root / "classes.csv").write_text("index,name\n0,background\n1,car\n1,tree\n2,road\n")
+    assert "lists an index twice: 1 car" in text_of(check_folder(root))
+
+
+def test_dataset_yml_is_read(tmp_path: Path) -> None:
+    root = make(tmp_path, values(0, 1, 2))
+    (root / "dataset.yml").write_text("classes: [a, b, c]")
+    report = check_folder(root)
+    assert report.label_map is not None
+    assert report.label_map.classes == ["a", "b", "c"]
+    (root / "dataset.yaml").write_text("classes: [a, b, c]")
+    assert "has both dataset.yaml and dataset.yml" in text_of(check_folder(root))

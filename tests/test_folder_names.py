@@ -225,3 +225,69 @@ def test_tables_and_texts(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfea")
     with pytest.raises(DataError, match="is not UTF-16 text"):
         read_text(file)
+
+
+def test_links_to_nothing_are_told_and_linked_folders_are_read(tmp_path: Path) -> None:
+    root, other = tmp_path / "mine", tmp_path / "other"
+    save(root, FLAT, FLAT)
+    save(other, ["x"], ["x"])
+    for kind in ("images", "masks"):
+        (root / kind / "more").symlink_to(other / kind)
+        (other / kind / "loop").symlink_to(root / kind)
+    assert sorted(s.name for s in scan_folder(read_description(root)[0]).samples) == ["more/x", *FLAT]
+    for kind in ("images", "masks"):  # both, so that neither lacks its partner
+        (root / kind / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"(masks|images) has links to files that do not exist: gone"):
+        scan_folder(read_description(root)[0])
+
+
+def test_a_broken_link_is_called_so(tmp_path: Path) -> None:
+    save(tmp_path, FLAT, [])
+    (tmp_path / "masks").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"found: images, masks \(a broken link\)"):
+        scan_folder(read_description(tmp_path)[0])
+
+
+def test_images_in_no_list_and_repeated_lines_are_told(tmp_path: Path) -> None:
+    save(tmp_path, FLAT, FLAT)
+    (tmp_path / "train.txt").write_text("p0\np1\nimages/p1.png\np2\n")
+    (tmp_path / "val.txt").write_text("p3\n")
+    report = check_folder(tmp_path)
+    assert "left out, in no list: 6 of 10 images (p4, p5, p6 … and 3 more)" in report.notes
+    assert "a list names several times: they are used once (1)\n  train: 2 times p1" in "\n".join(
+        map(str, report.problems)
+    )
+    (tmp_path / "train.txt").write_text("\n".join(FLAT[:3]))
+    (tmp_path / "val.txt").write_text("\n".join(FLAT[3:]))
+    report = check_folder(tmp_path)
+    assert not any("left out" in note for note in report.notes)
+    assert not any("several times" in problem.title for problem in report.problems)
+
+
+def test_a_list_that_cannot_be_read_stays_in_the_proposal(tmp_path: Path) -> None:
+    save(tmp_path, FLAT, FLAT)
+    for role in ("train", "val"):
+        (tmp_path / f"{role}.txt").write_text("p1\np2\n# für alle", "cp1252")
+    report = check_folder(tmp_path)
+    assert "train: train\nval: val" in str(report.proposed_yaml)
+    assert not any("left out" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("ending", "line"),
+    [("{}_mask", "mask_suffix: _mask"), ("{}.jpg", "mask_suffix: .jpg"), ("mask_{}", ""), ("x{}y", "")],
+)
+def test_endings_of_names_are_proposed(tmp_path: Path, ending: str, line: str) -> None:
+    save(tmp_path, FLAT, [ending.format(name) for name in FLAT])
+    with pytest.raises(DataError) as error:
+        scan_folder(read_description(tmp_path)[0])
+    assert (f"→ in dataset.yaml, {line}; or use equal names" if line else "→ use equal names") in str(error.value)
+    if line:
+        (tmp_path / "dataset.yaml").write_text(line)
+        assert len(scan_folder(read_description(tmp_path)[0]).samples) == len(FLAT)
+        (tmp_path / "images").rename(tmp_path / "x")
+        (tmp_path / "masks").rename(tmp_path / "images")
+        (tmp_path / "x").rename(tmp_path / "masks")
+        (tmp_path / "dataset.yaml").unlink()
+        with pytest.raises(DataError, match=f"→ in dataset.yaml, image_{line[5:]}"):
+            scan_folder(read_description(tmp_path)[0])

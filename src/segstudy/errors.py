@@ -57,4 +57,5 @@ def list_found(folder: Path) -> str:
     """The first names in a folder, for messages."""
     if not folder.is_dir():
         return "no such folder"
-    return ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:8]) or "an empty folder"
+    names = [p.name + " (a broken link)" * (not p.exists()) for p in folder.iterdir() if not p.name.startswith(".")]
+    return ", ".join(sorted(names)[:8]) or "an empty folder"

@@ -95,6 +95,7 @@ class FolderReport:
 class PairCheck:
     """Result for an image and its mask. errors: {title: error}; digest: hash of the image's pixels, "" if unreadable;
     counts: of the mask; note: on conversions of the image; shape (H,W) of the image, if it was read;
+    fits_both: whether the mask may be drawn on the image before and after its EXIF rotation;
     stored: the lowest and highest value in its file and their type, None for 8 bits."""
 
     errors: dict[str, DataError]
@@ -103,6 +104,7 @@ class PairCheck:
     note: str = ""
     shape: tuple[int, ...] = ()
     stored: tuple[float, float, str] | None = None
+    fits_both: bool = False
 
 
 def check_folder(root: Path, about: Path | None = None, bands: Bands | None = None) -> FolderReport:
@@ -123,6 +125,7 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
     used = {s.name for s in plan.members()}
     _add_unreadable(report, checks, used)
+    _add_doubtful_rotation(report, checks, scan.format)
     report.notes = [*scan.notes, *plan.notes]
     report.notes.append(values_note(bands, checks.values()))
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
@@ -171,6 +174,7 @@ def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairChe
     return PairCheck(
         errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), counts, note, image.shape[:2],
         bands.stored_range(sample.file("image")),
+        fits_both=mask is not None and orientation > 1 and (orientation < 5 or len(set(mask.shape)) == 1),
     )  # fmt: skip
 
 
@@ -248,6 +252,15 @@ def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used:
     for (title, severity), items in grouped.items():
         advice = propose_range(unknown).replace("\n→ ", "\n") if title == UNKNOWN_RANGE else ""
         report.add(title if severity == "error" else f"{title} (in no list)", items, severity, advice)
+
+
+def _add_doubtful_rotation(report: FolderReport, checks: Mapping[str, PairCheck], mask_format: MaskFormat) -> None:
+    """Add photos whose EXIF rotation their mask, a picture, may or may not have."""
+    names = [] if mask_format.annotated else [name for name, check in checks.items() if check.fits_both]
+    report.add(
+        "rotated photos whose masks fit with and without the rotation: they are rotated too", names, "warning",
+        "if the masks show the photos upright, save the photos upright, without EXIF: mogrify -auto-orient",
+    )  # fmt: skip
 
 
 def _split_images(report: FolderReport, plan: SplitPlan, masks: Interpretation | None) -> dict[str, list[Sample]]:

@@ -207,14 +207,15 @@ def read_classes(description: Description) -> tuple[dict[str, str], dict[str, Rg
     if given is None:
         return None
     if isinstance(given, dict):
-        return {str(k): str(v) for k, v in sorted(given.items())}, {}
+        return {str(k): str(v).strip() for k, v in sorted(given.items())}, {}
     if isinstance(given, str):
         path = description.require("classes", given)
         if path.suffix.lower() == ".csv":
             return read_class_table(path)
-        given = read_text(path).splitlines()
-        if labels := _read_labelmap(given):
+        lines = read_text(path).splitlines()
+        if labels := _read_labelmap(lines):
             return {str(i): name for i, name in enumerate(labels)}, labels
+        given = [*lines]
     return {str(i): str(n).strip() for i, n in enumerate(given) if str(n).strip()}, {}
 
 
@@ -241,7 +242,7 @@ def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
         for row in read_rows(path)
     ]
     try:
-        numbers = {str(int(row.get("index", i))): row["name"] for i, row in enumerate(rows)}
+        listed = [(str(int(row.get("index", i))), row["name"]) for i, row in enumerate(rows)]
         coloured = [row for row in rows if {"red", "green", "blue"} <= row.keys()]
         colours = {row["name"]: (int(row["red"]), int(row["green"]), int(row["blue"])) for row in coloured}
     except (KeyError, ValueError) as error:
@@ -249,6 +250,9 @@ def read_class_table(path: Path) -> tuple[dict[str, str], dict[str, Rgb]]:
         raise DataError(
             f"{path} is not a list of classes: {error!r}\n  expected: index,name,red,green,blue\n  found: {found}"
         ) from error
+    if len(numbers := dict(listed)) < len(listed):
+        twice = [f"{number} {name}" for number, name in listed if numbers[number] != name]
+        raise DataError(f"{path} lists an index twice: {first_few(twice) or 'in equal rows'}")
     return numbers, colours
 
 

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
 from segstudy.data.folder.names import ImageNames
@@ -29,7 +29,8 @@ def is_coco(content: Any) -> bool:
     return isinstance(content, dict) and "images" in content and isinstance(content["images"], list)
 
 
-Number = int | str
+Number = Annotated[int | str, BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)]
+"""An ID. Some tools write numbers as text in one place, and as numbers in another."""
 
 
 class CocoImage(BaseModel):
@@ -41,7 +42,7 @@ class CocoImage(BaseModel):
     width: int | None = None
 
 
-class CocoCategory(BaseModel, coerce_numbers_to_str=True):
+class CocoCategory(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
     """An entry in `categories`."""
 
     id: Number

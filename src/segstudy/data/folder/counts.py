@@ -17,7 +17,7 @@ from segstudy.errors import DataError, first_lines
 from segstudy.files import write_text
 from segstudy.labels import IGNORE
 
-VERSION = 2
+VERSION = 3
 """Part of the name of the file of counts. Increase it when the same mask is counted differently."""
 
 

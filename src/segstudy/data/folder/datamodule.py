@@ -16,7 +16,7 @@ from segstudy.data.folder.split import ROLES, make_split
 from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's key. Increase it when the same files give other labels."""
 
 

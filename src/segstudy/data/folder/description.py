@@ -13,6 +13,7 @@ from segstudy.errors import ConfigError, DataError, did_you_mean
 
 Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1
 Color = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+Name = str | int | float
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 CLASS_FILES = ("classes.csv", "classes.txt", "_classes.csv", "labelmap.txt")
@@ -31,7 +32,7 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     # a file: CSV of index,name,red,green,blue, or a name per line
-    classes: list | dict[int, Any] | str | None = Field(
+    classes: list[Name] | dict[int, Name] | str | None = Field(
         None, description="a list of names, {number: name} with numbers as keys, or a file's name"
     )
     palette: list[Color] | None = Field(None, description="a list of [red, green, blue] in 0…255, one of each class")
@@ -102,7 +103,10 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
         raise DataError(
             f"no file {about}\n  → name the YAML file that describes the folder (--about; in training: data.about)"
         )
-    file = about or root / "dataset.yaml"
+    found = [root / name for name in ("dataset.yaml", "dataset.yml") if (root / name).is_file()]
+    if not about and len(found) > 1:
+        raise DataError(f"{root} has both dataset.yaml and dataset.yml\n  → remove one of them")
+    file = about or next(iter(found), root / "dataset.yaml")
     given = _read_yaml(file) if file.is_file() else {}
     layout = None if given.keys() & {"images", "masks", "pairs"} else find_layout(root)
     if layout:

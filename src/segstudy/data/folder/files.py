@@ -1,12 +1,14 @@
 """Files of the user's folder, by the names that an image and its mask share."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from segstudy.data.folder.names import IMAGES
 from segstudy.data.images import image_name
+from segstudy.errors import DataError, first_few
 
 WILDCARDS = frozenset("*?[")
 
@@ -58,13 +60,17 @@ def files_in(places: Mapping[str, Path], suffixes: Sequence[str], ending: str = 
 
 
 def files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """({name: file} below a folder, without hidden ones; a line for each further file of the same name)."""
+    """({name: file} below a folder, without hidden ones; a line for each further file of the same name).
+
+    Raises DataError for links to files that do not exist.
+    """
     files: dict[str, Path] = {}
     duplicates = []
-    for path in sorted(home.rglob("*")):
+    paths = [path for path in sorted(_files_below(home)) if path.suffix.lower() in suffixes]
+    if broken := [str(path.relative_to(home)) for path in paths if not path.exists()]:
+        raise DataError(f"{home} has links to files that do not exist: {first_few(broken)}\n  → mend or remove them")
+    for path in filter(Path.is_file, paths):
         below = path.relative_to(home)
-        if path.suffix.lower() not in suffixes or is_hidden(below) or not path.is_file():
-            continue
         name = image_name(below)
         if path.suffix.lower() == ".json" and name.lower().endswith(IMAGES):
             name = image_name(name)  # a.jpg.json
@@ -73,6 +79,16 @@ def files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path],
         else:
             files[name] = path
     return files, duplicates
+
+
+def _files_below(home: Path) -> Iterator[Path]:
+    """The files below a folder and in linked folders, without hidden ones. Each folder is visited once."""
+    visited = set()
+    for folder, folders, names in os.walk(home, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in names if real not in visited and not name.startswith("."))
+        visited.add(real)
 
 
 def suffixes_in(places: Mapping[str, Path]) -> list[str]:

@@ -78,8 +78,25 @@ def interpret_masks(counted: Counted, mask_format: MaskFormat, description: Desc
     problems = [*unknown_keys(counted, label_map, mask_format), *lost_objects(counted, label_map)]
     void = [name for name, c in counted.items() if c.pixels and set(map(label_map.table.get, c.pixels)) == {IGNORE}]
     problems += problem("masks in which every pixel is ignored", void, "warning", "they train and test nothing")
+    problems += _doubtful_classes(counted, label_map)
     notes += [*label_map.notes, *_ignored(counted, label_map)]
     return Interpretation(mask_format, counted, label_map, problems, notes, mask_format.kind != detected)
+
+
+def _doubtful_classes(counted: Counted, label_map: LabelMap) -> list[Problem]:
+    """Masks that all have the same single class, and classes that are probably one."""
+    present = {label_map.table.get(key, IGNORE) for key in _keys_of(counted.values())} - {IGNORE}
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in label_map.classes:
+        alike[name.casefold()].append(name)
+    same = [", ".join(names) for names in alike.values() if len(names) > 1]
+    return [
+        *problem(
+            "the only class that occurs: there is nothing to learn",
+            [label_map.classes[c] for c in present if len(present) == 1],
+        ),
+        *problem("classes that differ only in upper and lower case", same, "warning", "one class: labels: {Car: car}"),
+    ]
 
 
 def _declares_classes(description: Description) -> bool:

@@ -49,7 +49,7 @@ def read_labelme(sample: Sample, line_width: float | None = None) -> IndexedMask
 
 
 def _object(shape: dict, canvas: Canvas) -> AnnotatedObject:
-    label, kind = str(required(shape, "label")), shape.get("shape_type") or "polygon"
+    label, kind = str(required(shape, "label")).strip(), shape.get("shape_type") or "polygon"
     label, points = LABELS.get(label, label), required(shape, "points")
     try:
         if kind == "mask":

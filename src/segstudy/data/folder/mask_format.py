@@ -63,10 +63,9 @@ class MaskFormat:
     def orient(self, mask: np.ndarray, orientation: int, shape: tuple[int, ...]) -> np.ndarray:
         """The mask (H,W) rotated like its image. orientation: its EXIF orientation; shape: its size, rotated.
 
-        A picture is drawn on the stored pixels; annotations are on the stored or the rotated image, by their size.
+        A mask is drawn on the stored or the rotated image, by its size; a picture that fits both, on the stored one.
         """
-        if self.annotated:
-            fits_stored = mask.shape == (shape[::-1] if orientation > 4 else shape)
-            if mask.shape == shape and (self.on_upright_image or not fits_stored):
-                return mask
+        fits_stored = mask.shape == (shape[::-1] if orientation > 4 else shape)
+        if mask.shape == shape and (self.on_upright_image or not fits_stored):
+            return mask
         return apply_orientation(mask, orientation)

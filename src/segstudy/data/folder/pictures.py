@@ -22,9 +22,26 @@ def open_mask(path: Path) -> Any:
         )
     if picture.info["16-bit"] and len(picture.getbands()) > 1:
         raise DataError(f"{path} has 16 bits per channel, of which only 8 can be read\n  → save the mask as 8-bit PNG")
+    if _alpha_distinguishes(picture):
+        raise DataError(
+            f"{path} has areas of one colour that differ only in transparency, which is not read\n"
+            "  → save the mask without transparency, its background in a colour or value of its own"
+        )
     if picture.mode == "F":
         raise DataError(f"{path} holds floating-point values, not classes\n  → save the class numbers as 8-bit PNG")
     return picture
+
+
+def _alpha_distinguishes(picture: Any) -> bool:
+    """Whether wholly transparent pixels have the colour of others."""
+    if picture.mode not in ("RGBA", "LA"):
+        return False
+    values = np.asarray(picture).reshape(-1, len(picture.getbands()))
+    hidden = values[:, -1] == 0
+    if hidden.all() or not hidden.any():
+        return False
+    colours = values[:, :-1].astype(np.int64) @ (256 ** np.arange(values.shape[1] - 1))
+    return bool(np.isin(colours[hidden], colours[~hidden]).any())
 
 
 def has_color(picture: Any) -> bool:

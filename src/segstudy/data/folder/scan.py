@@ -84,7 +84,8 @@ def scan_folder(description: Description) -> FolderScan:
             f"no image in {description.root} has a mask of the same name\n"
             f"  images without mask: {first_few(scan.without_mask) or 'none'}\n"
             f"  masks without image: {first_few(scan.without_image) or 'none'}\n"
-            "  → use equal names but for the suffix (images/a.jpg, masks/a.png), or in dataset.yaml, pairs: a CSV file"
+            f"  → {_ending_advice(scan)}use equal names but for the suffix (images/a.jpg, masks/a.png), "
+            "or in dataset.yaml, pairs: a CSV file"
         )
     if description.mask_values:
         if scan.format.annotated:
@@ -97,6 +98,17 @@ def scan_folder(description: Description) -> FolderScan:
     if description.group and not any(s.group for s in scan.samples):  # unless a CSV of pairs has set them
         _assign_groups(scan, description.group)
     return scan
+
+
+def _ending_advice(scan: FolderScan) -> str:
+    """The line of dataset.yaml for names of which one kind has a further ending, such as a_mask; or ""."""
+    images, masks = scan.without_mask, scan.without_image
+    for key, names, longer in (("mask_suffix", images, masks), ("image_suffix", masks, images)):
+        known = set(names)
+        endings = [{name[i:] for i in range(1, len(name)) if name[:i] in known} for name in longer]
+        if endings and (common := sorted(set.intersection(*endings), key=len)):
+            return f"in dataset.yaml, {yaml_line(key, common[0])}; or "
+    return ""
 
 
 def _from_folders(description: Description) -> FolderScan:
@@ -122,8 +134,8 @@ def _from_folders(description: Description) -> FolderScan:
             f"  found: {first_few(suffixes_in(homes)) or 'no files'}"
         )
     annotations = files_in(places, (".json",))
-    coco = _read_coco_files(annotations.files, images.files, description.masks == "masks")
-    is_annotated = coco or images.files.keys() & annotations.files.keys()
+    coco = _read_coco_files(annotations.files, images.files, "masks" not in description.model_fields_set)
+    is_annotated = coco or images.files.keys() & annotations.files.keys() or (annotations.files and not pictures.files)
     if is_annotated and (both := sorted(images.files.keys() & pictures.files.keys())):
         _ask_which(root, pictures.files[both[0]], next(iter(annotations.files.values())))
     if coco:
@@ -174,11 +186,15 @@ def _from_pairs_of_files(
 def _find_masks(description: Description, homes: dict[str, Path]) -> dict[str, Path]:
     """The folders of the masks, or their COCO files (see `find_places`). Annotations may be beside the images."""
     root = description.root
-    tried = [description.masks] if description.masks != "masks" else list(MASK_PLACES)
-    for name in tried:
-        if places := find_places(root, name):
-            return places
-    if description.masks == "masks":
+    tried = [description.masks] if "masks" in description.model_fields_set else list(MASK_PLACES)
+    found = {name: places for name in tried if (places := find_places(root, name))}
+    usable = [name for name, places in found.items() if files_in(places, (*MASKS, ".json")).files]
+    if len(usable) > 1:
+        lines = " or ".join(yaml_line("masks", name) for name in usable)
+        raise DataError(f"which are the masks in {root}: {' or '.join(usable)}?\n  → in dataset.yaml, {lines}")
+    if found:
+        return found[usable[0]] if usable else next(iter(found.values()))
+    if "masks" not in description.model_fields_set:
         if any(any(home.rglob("*.json")) for home in homes.values()):
             return homes
         if files := find_places(root, "*.json"):  # such as Label Studio's result.json

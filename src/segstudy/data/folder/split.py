@@ -1,5 +1,6 @@
 """The split of the user's folder into train, val and test: by lists, by random shares, or by folds."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from segstudy.data.folder.scan import FolderScan, Problem, problem
 from segstudy.data.folder.text import read_text
 from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
-from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
 
 VAL_SHARE = 0.2
 """Share of the images for val, if no split is given."""
@@ -102,6 +103,10 @@ def make_split(
     lists, problems = _read_lists(specs, scan, description)
     problems += _without_partner(scan, lists_train="train" in specs)
     taken = {s.name for role in ("val", "test") for s in lists.get(role, [])}
+    listed = taken | {s.name for s in lists.get("train", scan.samples)}
+    unlisted = [s.name for s in scan.samples if s.name not in listed]
+    if unlisted and all(lists.values()):
+        notes.append(f"left out, in no list: {len(unlisted)} of {len(scan.samples)} images ({first_few(unlisted, 3)})")
     return SplitPlan(
         pool=lists.get("train") or [s for s in scan.samples if s.name not in taken],
         seed=description.split_seed,
@@ -130,7 +135,8 @@ def _read_lists(
     """({role: images}, problems of the lists)."""
     by_name = {s.name: s for s in scan.samples}
     known = ImageNames([*by_name, *scan.without_mask])
-    lists, unreadable, meanings = {}, [], Meanings()
+    lists: dict[str, list[Sample]] = {}
+    unreadable, repeated, meanings = [], [], Meanings()
     for role, spec in specs.items():
         if not isinstance(spec, str):
             continue
@@ -138,12 +144,19 @@ def _read_lists(
             lines = read_list(spec, description, scan)
         except DataError as error:
             unreadable.append(f"{role}: {error}")
+            lists[role] = []
             continue
-        names = dict.fromkeys(meanings.add(role, line, known, by_name) for line in lines)
-        lists[role] = [by_name[n] for n in names if n is not None]
+        found = Counter(meanings.add(role, line, known, by_name) for line in lines)
+        names = [name for name in found if name is not None]
+        lists[role] = [by_name[name] for name in names]
+        repeated += [f"{role}: {found[name]} times {name}" for name in names if found[name] > 1]
         if not lines:
             unreadable.append(f"{role}: the list {spec} is empty")
-    return lists, problem("lists that are missing or empty", unreadable) + meanings.problems()
+    problems = [
+        *problem("lists that are missing or empty", unreadable),
+        *problem("images that a list names several times: they are used once", repeated, "warning"),
+    ]
+    return lists, problems + meanings.problems()
 
 
 @dataclass

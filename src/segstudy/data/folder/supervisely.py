@@ -40,7 +40,7 @@ def read_supervisely(sample: Sample, line_width: float | None = None) -> Indexed
 
 
 def _object(each: dict, canvas: Canvas) -> AnnotatedObject:
-    label, kind = str(required(each, "classTitle")), each.get("geometryType", "polygon")
+    label, kind = str(required(each, "classTitle")).strip(), each.get("geometryType", "polygon")
     try:
         if kind == "bitmap":
             bitmap = required(each, "bitmap")
