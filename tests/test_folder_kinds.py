@@ -313,12 +313,13 @@ def test_images_of_12_bits_are_asked_for_once_and_of_16_bits_read_alike(tmp_path
 
 def test_a_folder_of_one_image_can_be_shown(tmp_path: Path) -> None:
     root = make(tmp_path / "mine", lambda i: values(0, 1, 2)(i + 1), count=1)
-    out = tmp_path / "shown.png"
+    out = tmp_path / "shown [red].png"
     settings = ["data.size=32", f"data.cache_dir={tmp_path / 'arrays'}", "--out", str(out)]
     result = CliRunner().invoke(app, ["data", "folder", "--root", str(root), *settings])
     assert result.exit_code == 0, result.output
     assert "val=0.2 of 1 images" in result.output
     assert "fit: 1 image," in result.output
+    assert f"picture: {out}\n" in result.output  # brackets are no markup
     assert out.is_file()
 
 

@@ -19,7 +19,7 @@ from segstudy import interruption
 from segstudy.config.overrides import quote
 from segstudy.config.paths import CONF
 from segstudy.config.run_names import changed_settings, run_folder_name
-from segstudy.console import INTERRUPTED, console, print_error
+from segstudy.console import INTERRUPTED, console, print_error, print_line
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
 from segstudy.files import read_text
 from segstudy.runs.tables import print_study, records
@@ -159,7 +159,7 @@ class Study(Callback):
         if unfinished or FAILED:
             console.print(f"next: the same command continues unfinished runs; {curves}", soft_wrap=True)
         elif not is_search(config):
-            console.print(f"next: open {folder / 'report.html'} in a browser; {curves}", soft_wrap=True)
+            print_line(f"next: open {folder / 'report.html'} in a browser; {curves}")
         if unfinished or FAILED:
             console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", soft_wrap=True)
             sys.exit(1)  # Hydra would exit with 0

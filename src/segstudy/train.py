@@ -20,7 +20,7 @@ from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claimed_folder
 from segstudy.config.run_names import changed_settings
-from segstudy.console import console, log_beside_others, print_error, silence_warnings, tell_study
+from segstudy.console import console, log_beside_others, print_error, print_line, silence_warnings, tell_study
 from segstudy.errors import SegstudyError
 from segstudy.runs.checkpoints import starting_file
 from segstudy.sweep import FAILED, PLANNED, plan_mistakes, train_in_own_process
@@ -65,7 +65,7 @@ def task(cfg: DictConfig) -> float | None:
             starting_file(Path(cfg.start_from))
         with claimed_folder(folder, cfg) as record:
             if record.status == "done":
-                console.print(f"already done, in {os.path.relpath(folder.parent)}", soft_wrap=True)
+                print_line(f"already done, in {os.path.relpath(folder.parent)}")
             else:
                 log_beside_others(folder)
                 record.note(changes=changed_settings(hydra_cfg.runtime.choices["model"], hydra_cfg.overrides.task))

@@ -18,7 +18,7 @@ from segstudy.callbacks.loggers import guard_loggers, log_final_metrics
 from segstudy.callbacks.per_image_confusion import PerImageConfusion, dataset_metrics, protocol_of_images, test_record
 from segstudy.callbacks.throughput import Throughput
 from segstudy.config.run_names import hyperparameters
-from segstudy.console import console, print_warning, tell_study
+from segstudy.console import console, print_line, print_warning, tell_study
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.files import subfolder
@@ -180,4 +180,4 @@ def _finish(
         record.note(not_measured=record.values["not_measured"] | failed_loggers)
     tell_study("tested", metrics["miou"])
     print_classes(record.values, console, "test" if images == whole else f"test on {images} of {whole} images")
-    console.print(f"run folder: {folder}", soft_wrap=True)
+    print_line(f"run folder: {folder}")

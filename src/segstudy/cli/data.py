@@ -73,7 +73,7 @@ def show(
     pixels = {role: images.pixels for role, images in dataset.roles.items()}
     console.print(class_table(dataset, pixels, f"{name}, {dataset.fit}"))
     (draw_crops if crops else draw_samples)(dataset, out)
-    console.print(f"picture: {out}")
+    print_line(f"picture: {out}")
 
 
 def class_table(data: Any, pixels: Mapping[str, Any], title: str = "") -> Table:

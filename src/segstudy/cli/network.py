@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from segstudy.cli.arguments import BEFORE, config_of, runs_and_settings
-from segstudy.console import console, silence_warnings
+from segstudy.console import console, print_line, silence_warnings
 from segstudy.errors import ConfigError, first_line
 
 app = typer.Typer()
@@ -48,7 +48,7 @@ def network(
         from segstudy.inspection.summary import trace_architecture
 
         save(draw(trace_architecture(built, size, size), f"{title}: {totals}"), out)
-        console.print(f"picture: {out}")
+        print_line(f"picture: {out}")
 
 
 def placeholders(overrides: list[str]) -> list[str]:

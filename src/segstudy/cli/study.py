@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from segstudy.cli.arguments import COMPARE
-from segstudy.console import console, silence_warnings
+from segstudy.console import console, print_line, silence_warnings
 
 app = typer.Typer()
 
@@ -59,7 +59,7 @@ def compare(
     findings = compare_masks(truth, predictions, legend, Plan(), named)
     print_sentence(findings, console)
     print_findings(findings, console)
-    console.print(f"report: {write_report(findings, out)}", soft_wrap=True)
+    print_line(f"report: {write_report(findings, out)}")
 
 
 @app.command(rich_help_panel=COMPARE)
@@ -79,4 +79,4 @@ def audit(
     print_audit(read, console, everything)
     if out:
         write_json(read, out)
-        console.print(f"written: {out}")
+        print_line(f"written: {out}")
