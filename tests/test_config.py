@@ -173,6 +173,7 @@ def test_names_of_runs() -> None:
     assert both == ["v1_mixup.probability-0.5", "v1_cutmix.probability-0.5"]
     assert run_name("v1", ["callbacks.ema.enabled=true"]) == "v1_ema.enabled-true"
     assert "/" not in run_name("v1", ["+x.y=a/b:c d"])
+    assert run_name("v1", ["data.size=[32,112]"]) == "v1_size-32-112"
 
 
 def test_a_trainer_is_in_a_runs_name_if_it_makes_another_run() -> None:

@@ -31,7 +31,7 @@ from segstudy.study.report import first_screen, html, pictures, plots, write
 from segstudy.study.report.csv import RUN_COLUMNS
 from segstudy.study.report.methods import REFERENCES, cited, methods
 from segstudy.study.report.pictures import CATEGORY_NAMES, Example, GroupPictures
-from segstudy.study.report.text import OUTCOME_WORDS, escape_latex, escape_markdown, format_verdict, shorten
+from segstudy.study.report.text import OUTCOME_WORDS, escape_latex, escape_markdown, format_verdict, own_words, shorten
 from segstudy.study.report.write import write_report
 from segstudy.study.results import from_masks
 from segstudy.study.statistics.interval import Estimate
@@ -396,6 +396,16 @@ def test_the_reason_is_the_significant_error_that_changed_most() -> None:
     said = result_sentence(group([a, b], [d], significant={pair: {"missed", "objects_right"}}))
     assert said.endswith("): it gives more objects the right label (90\u00a0% instead of 50\u00a0%).")
     assert result_sentence(group([a, b], [d], significant={pair: {"spilled"}})).endswith("one seed each, images only).")
+
+
+def test_words_that_all_variants_share_are_left_out_of_pictures() -> None:
+    assert own_words(["unet fit=crop", "unet fit=squash"]) == {
+        "unet fit=crop": "fit=crop",
+        "unet fit=squash": "fit=squash",
+    }
+    assert own_words(["v1", "v1 lr=1"]) == {"v1": "v1", "v1 lr=1": "v1 lr=1"}
+    assert own_words(["v1 lr=1", "v2 lr=1"]) == {"v1 lr=1": "v1 lr=1", "v2 lr=1": "v2 lr=1"}
+    assert own_words(["unet fit=crop"]) == {"unet fit=crop": "unet fit=crop"}
 
 
 def test_a_title_says_what_a_variant_changes(monkeypatch: pytest.MonkeyPatch) -> None:

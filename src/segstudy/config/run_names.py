@@ -44,7 +44,7 @@ def run_name(model: str, overrides: Sequence[str], between: str = "-") -> str:
             or (key == "trainer" and not trains_otherwise(value))
         ):
             continue
-        value = value.strip("'").rsplit("/", 1)[-1]  # the file's name of a path
+        value = value.strip("'" if between == "=" else "'[]").rsplit("/", 1)[-1]  # the file's name of a path
         # keep the part's name where several have the same setting: mixup.probability, ema.enabled
         part = key.removesuffix("._target_")  # loss._target_=my_loss.MyLoss is loss=my_loss.MyLoss
         length = 2 if part == key and key.startswith(("data.augment.then.", "callbacks.")) else 1

@@ -35,6 +35,8 @@ def _parts(test: TestResult) -> dict[str, str]:
     except (SegstudyError, OSError):
         return {}
     nodes: dict[str, Any] = {part: OmegaConf.to_container(cfg[part]) for part in PARTS if cfg.get(part)}
+    if nodes.get("network", {}).get("arch"):  # an architecture of smp has its own decoder
+        nodes = {part: node for part, node in nodes.items() if part not in ("bridge", "decoder")}
     parts = {part: _words(node) for part, node in nodes.items()}
     parts |= {part: f"{parts[part]} {part}" for part in ("decoder", "loss") if parts.get(part)}
     if parts.get("encoder"):

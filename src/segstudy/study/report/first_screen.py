@@ -3,7 +3,7 @@
 import io
 import textwrap
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from segstudy.study.report.text import (
     mean_over_runs,
     outcome_share,
     outcomes_shown,
+    own_words,
     shorten,
     verdict_size,
     verdicts_of,
@@ -45,13 +46,14 @@ def first_screen(group: Group, held: GroupPictures, shown: Iterable[Variant]) ->
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure((WIDTH, 8), facecolor=PAPER)
         ax = figure.add_axes((0, 0, 1, 1), facecolor=PAPER)
+        short = own_words([v.name for v in variants])
         sentence = textwrap.wrap(group.sentence, 122)
         top = 0.12 + 0.26 * len(sentence)
         _text(ax, MARGIN, 0.1, "\n".join(sentence), fontsize=12, linespacing=1.35)
-        left = _images(ax, held, top + 0.1) if held.rows else top
+        left = _images(ax, held, short, top + 0.1) if held.rows else top
         x = 5.6 if held.rows else MARGIN
-        right = _outcomes(ax, [v for v in variants if v.outcomes], held, x, top + 0.1)
-        height = max(left, _table(ax, group, variants, x, right + 0.1)) + MARGIN
+        right = _outcomes(ax, [v for v in variants if v.outcomes], held, short, x, top + 0.1)
+        height = max(left, _table(ax, group, variants, short, x, right + 0.1)) + MARGIN
         figure.set_size_inches(WIDTH, height)
         ax.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
         ax.axis("off")
@@ -76,7 +78,7 @@ def _picture(
     ax.imshow(array, extent=place, interpolation="antialiased" if smooth else "nearest", aspect="auto")
 
 
-def _images(ax: Axes, held: GroupPictures, y: float) -> float:
+def _images(ax: Axes, held: GroupPictures, short: Mapping[str, str], y: float) -> float:
     """The same images through all variants, and the legend; returns where they end."""
     blocks = held.blocks
     width = 4.5 / max(len(row[blocks[0]]) for row in held.rows.values())
@@ -85,7 +87,7 @@ def _images(ax: Axes, held: GroupPictures, y: float) -> float:
         for name, row in held.rows.items():
             for i, array in enumerate(row[block]):
                 _picture(ax, LABEL + i * width, y, width - 0.02, height, array, name == "image")
-            _text(ax, MARGIN, y + height / 2, shorten(name, 8), va="center", fontweight="bold")
+            _text(ax, MARGIN, y + height / 2, shorten(short.get(name, name), 8), va="center", fontweight="bold")
             y += height + 0.02
         y += 0.08
     x, y = MARGIN, y + 0.05
@@ -99,12 +101,14 @@ def _images(ax: Axes, held: GroupPictures, y: float) -> float:
     return y + 0.2
 
 
-def _outcomes(ax: Axes, variants: list[Variant], held: GroupPictures, x: float, y: float) -> float:
+def _outcomes(
+    ax: Axes, variants: list[Variant], held: GroupPictures, short: Mapping[str, str], x: float, y: float
+) -> float:
     """A row for each variant: its name, a bar, and each outcome with an example; returns where they end."""
     outcomes = outcomes_shown(variants)
     step = (WIDTH - MARGIN - x - 1.45) / max(1, len(outcomes))
     for v in variants:
-        _text(ax, x, y, shorten(v.name, 16), fontweight="bold")
+        _text(ax, x, y, shorten(short[v.name], 16), fontweight="bold")
         _text(ax, x, y + 0.17, "\n".join(textwrap.wrap(v.title, 24)[:3]), fontsize=7, color=MUTED)
         start = x
         for i, name in enumerate(outcomes):
@@ -122,19 +126,19 @@ def _outcomes(ax: Axes, variants: list[Variant], held: GroupPictures, x: float, 
     return y
 
 
-def _table(ax: Axes, group: Group, variants: list[Variant], x: float, y: float) -> float:
+def _table(ax: Axes, group: Group, variants: list[Variant], short: Mapping[str, str], x: float, y: float) -> float:
     """Variant, mIoU, difference, parameters, time; returns where it ends."""
     columns = (x, x + 0.9, x + 2.3, WIDTH - 0.7, WIDTH - MARGIN)
     rows = [("variant", "mIoU (95 % interval)", "difference", "parameters", "time")]
     for v in variants:
         cost = format_millions(mean_over_runs(v, "parameters")), format_duration(mean_over_runs(v, "seconds"))
-        rows.append((shorten(v.name, 12), format_estimate(v.miou), "", *cost))
+        rows.append((shorten(short[v.name], 12), format_estimate(v.miou), "", *cost))
     for i, row in enumerate(rows):
         for at, cell in zip(columns, row, strict=True):
             style: dict[str, Any] = {"ha": "right"} if at > WIDTH - 1 else {}
             _text(ax, at, y + 0.05, cell, fontsize=8, fontweight="normal" if i else "bold", **style)
         for d in verdicts_of(group, variants[i - 1])[:1] if i else ():
-            text = f"{VERDICT_WORDS[d.verdict]} {shorten(d.a, 9)} {verdict_size(d)}"
+            text = f"{VERDICT_WORDS[d.verdict]} {shorten(short.get(d.a, d.a), 9)} {verdict_size(d)}"
             _text(ax, columns[2], y + 0.05, text, fontsize=8, color=COLORS[d.verdict])
         y += LINE
         ax.plot([x, WIDTH - MARGIN], [y, y], color=MUTED if i else INK, linewidth=0.4 if i else 1)

@@ -122,6 +122,15 @@ def count_distinct(values: Sequence[str]) -> list[str]:
     return [f"{value} ({n} run{'s' * (n > 1)})" for value, n in counted.items()]
 
 
+def own_words(names: Sequence[str]) -> dict[str, str]:
+    """{name: the name without the leading words that all names share}; whole names where one would lose all words."""
+    words = [name.split(" ") for name in names]
+    shared = 0
+    while len(words) > 1 and all(len(w) > shared + 1 and w[shared] == words[0][shared] for w in words):
+        shared += 1
+    return {name: " ".join(w[shared:]) for name, w in zip(names, words, strict=True)}
+
+
 def shorten(name: str, length: int) -> str:
     """At most `length` printable characters on one line; a longer name loses its middle, marked with …."""
     name = "".join(c for c in " ".join(name.split()) if c.isprintable())
