@@ -87,7 +87,9 @@ def _images(ax: Axes, held: GroupPictures, short: Mapping[str, str], y: float) -
         for name, row in held.rows.items():
             for i, array in enumerate(row[block]):
                 _picture(ax, LABEL + i * width, y, width - 0.02, height, array, name == "image")
-            _text(ax, MARGIN, y + height / 2, shorten(short.get(name, name), 8), va="center", fontweight="bold")
+            label = shorten(short.get(name, name), 10)
+            size = 9 if len(label) < 9 else 8
+            _text(ax, MARGIN, y + height / 2, label, va="center", fontweight="bold", fontsize=size)
             y += height + 0.02
         y += 0.08
     x, y = MARGIN, y + 0.05
@@ -138,7 +140,7 @@ def _table(ax: Axes, group: Group, variants: list[Variant], short: Mapping[str, 
             style: dict[str, Any] = {"ha": "right"} if at > WIDTH - 1 else {}
             _text(ax, at, y + 0.05, cell, fontsize=8, fontweight="normal" if i else "bold", **style)
         for d in verdicts_of(group, variants[i - 1])[:1] if i else ():
-            text = f"{VERDICT_WORDS[d.verdict]} {shorten(short.get(d.a, d.a), 9)} {verdict_size(d)}"
+            text = f"{VERDICT_WORDS[d.verdict]} {shorten(short.get(d.a, d.a), 10)} {verdict_size(d)}"
             _text(ax, columns[2], y + 0.05, text, fontsize=8, color=COLORS[d.verdict])
         y += LINE
         ax.plot([x, WIDTH - MARGIN], [y, y], color=MUTED if i else INK, linewidth=0.4 if i else 1)
