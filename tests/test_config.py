@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from segstudy.build import unprepared_data
 from segstudy.config import values
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, compose_config
@@ -465,7 +466,9 @@ def test_a_value_that_is_an_existing_path_needs_no_quotes(tmp_path: Path, name: 
     (tmp_path / name).mkdir()
     (given,) = check_overrides([f"data.root={tmp_path / name}", "data=voc"])[:1]
     assert compose_config(["data=voc", given]).data.root == str(tmp_path / name)
-    assert checked_config(["data=voc", f"data.root={tmp_path / name}"]).data.root == str(tmp_path / name)
+    cfg = checked_config(["data=folder", f"data.root={tmp_path / name}"])
+    assert cfg.data.root == str(tmp_path / name)
+    assert unprepared_data(cfg).root == tmp_path / name  # type: ignore[attr-defined]
 
 
 def test_paths_of_a_sweep_are_quoted_if_all_exist(tmp_path: Path) -> None:

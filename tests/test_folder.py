@@ -160,6 +160,10 @@ def test_without_a_description_all_is_guessed_and_told(home: Path, make: Any) ->
     assert data.roles["report"].notes == []
     (home / "classes.txt").write_text("ground\ncar\ntree\n")
     assert make(home).classes == ["ground", "car", "tree"]
+    (home / "classes.txt").write_text("0 ground\n1: car\n2\ttree\n")
+    assert make(home).classes == ["ground", "car", "tree"]
+    (home / "classes.txt").write_text("2 wheels\n4 wheels\ntree\n")
+    assert make(home).classes == ["2 wheels", "4 wheels", "tree"]
     (home / "classes.txt").unlink()
     save_masks(home, names_of(20), "colours")
     coloured = make(home)

@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from segstudy.callbacks.extra_evaluation import ExtraEvaluation
@@ -43,12 +43,19 @@ from segstudy.seeds import initialise, stream
 
 def build_data(cfg: DictConfig) -> SegmentationData:
     """The data set, prepared: files located, labels checked, caches written."""
-    with _mistakes_in("data"):
-        data = instantiate(cfg.data)
+    data = unprepared_data(cfg)
     with _one_at_a_time(data.cache_dir):
         data.prepare_data()
         data.setup()
     return data
+
+
+def unprepared_data(cfg: DictConfig) -> SegmentationData:
+    """The data set before its files are opened. Its paths may hold `${`: `instantiate` would interpolate them again."""
+    settings = cfg.data.copy()
+    with _mistakes_in("data"), open_dict(settings):
+        paths = {key: settings.pop(key) for key in ("root", "about", "cache_dir") if key in settings}
+        return instantiate(settings, _partial_=True)(**paths)
 
 
 @contextmanager

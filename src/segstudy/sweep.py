@@ -150,7 +150,7 @@ class Study(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         interruption.place = str(folder)
-        console.rule(f"[bold]study {folder.name}")
+        console.rule(f"[bold]study {escape(folder.name)}")
         # A search selected among its own runs, so they are listed, not compared.
         unfinished = print_study(folder, console) if is_search(config) else self._report(folder)
         if (best := folder / "optimization_results.yaml").is_file():

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
+from rich.markup import escape
 
 from segstudy import entry, interruption
 from segstudy.budget import apply_budget
@@ -52,7 +53,7 @@ def task(cfg: DictConfig) -> float | None:
         interruption.place = str(folder.parent if sweep else folder)
     tell_study("began", folder.name)
     total = f" of {len(PLANNED)}" if PLANNED else ""
-    console.rule(f"[bold]{f'run {hydra_cfg.job.num + 1}{total}: ' if sweep else ''}{folder.name}")
+    console.rule(f"[bold]{f'run {hydra_cfg.job.num + 1}{total}: ' if sweep else ''}{escape(folder.name)}")
     if sweep and cfg.trainer.devices != 1:
         train_in_own_process(hydra_cfg, folder)
         return selection_score(folder, cfg.checkpoint)

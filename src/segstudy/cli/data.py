@@ -52,10 +52,9 @@ def show(
     Example: segstudy data voc --root photos data.train=trainaug
     As random windows: segstudy data voc --root photos --crops data.fit=crop data.size=512
     """
-    from hydra.utils import instantiate
-
-    from segstudy.build import build_data
+    from segstudy.build import build_data, unprepared_data
     from segstudy.config.overrides import quote
+    from segstudy.data.folder.datamodule import Folder
     from segstudy.data.folder.split import SplitError
 
     place = [f"data.root={quote(str(root))}"] if root else []
@@ -64,7 +63,8 @@ def show(
         dataset = build_data(cfg)
     except SplitError as error:  # too few images to train, but not to look at
         print_line(str(error), "yellow")
-        dataset = instantiate(cfg.data)
+        dataset = unprepared_data(cfg)
+        assert isinstance(dataset, Folder)  # the only data that splits its images
         dataset.setup_unsplit()
     for role, images in dataset.roles.items():
         print_line(f"{role}: {counted(len(images), 'image')}, list {images.name!r}, fingerprint {images.key}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from segstudy.cli.arguments import USE, ViewOptions, runs_and_settings, with_options
 from segstudy.console import console, print_line, silence_warnings
@@ -61,7 +62,7 @@ def retest_runs(folders: list[Path], settings: list[str]) -> None:
     from segstudy.runs.tables import print_classes
 
     for folder in folders:
-        console.rule(f"[bold]{folder.name}")
+        console.rule(f"[bold]{escape(folder.name)}")
         record, line = retest(folder, settings)
         print_classes(record, console)
         console.print(

@@ -215,8 +215,18 @@ def read_classes(description: Description) -> tuple[dict[str, str], dict[str, Rg
         lines = read_text(path).splitlines()
         if labels := _read_labelmap(lines):
             return {str(i): name for i, name in enumerate(labels)}, labels
+        if numbered := _read_numbered(lines):
+            return numbered, {}
         given = [*lines]
     return {str(i): str(n).strip() for i, n in enumerate(given) if str(n).strip()}, {}
+
+
+def _read_numbered(lines: Sequence[str]) -> dict[str, str]:
+    """{number: name} of lines such as `0 background` whose numbers count up from 0 or 1; {} for other lines."""
+    matches = [re.fullmatch(r"(\d+)[\s,:;]+(\S.*)", line.strip()) for line in lines if line.strip()]
+    names = {int(m[1]): m[2] for m in matches if m}
+    counts_up = [*names] in ([*range(len(matches))], [*range(1, len(matches) + 1)])
+    return {str(i): name for i, name in names.items()} if counts_up else {}
 
 
 def _read_labelmap(lines: Sequence[str]) -> dict[str, Rgb]:
