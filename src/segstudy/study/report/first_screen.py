@@ -140,7 +140,7 @@ def _table(ax: Axes, group: Group, variants: list[Variant], short: Mapping[str, 
             style: dict[str, Any] = {"ha": "right"} if at > WIDTH - 1 else {}
             _text(ax, at, y + 0.05, cell, fontsize=8, fontweight="normal" if i else "bold", **style)
         for d in verdicts_of(group, variants[i - 1])[:1] if i else ():
-            text = f"{VERDICT_WORDS[d.verdict]} {shorten(short.get(d.a, d.a), 10)} {verdict_size(d)}"
+            text = f"{VERDICT_WORDS[d.verdict]} {shorten(short.get(d.a, d.a), 9)} {verdict_size(d)}"
             _text(ax, columns[2], y + 0.05, text, fontsize=8, color=COLORS[d.verdict])
         y += LINE
         ax.plot([x, WIDTH - MARGIN], [y, y], color=MUTED if i else INK, linewidth=0.4 if i else 1)
