@@ -18,12 +18,12 @@ help:  ## show this list
 	@echo "make TARGET   (for ablation: DATA=folder ROOT=photos ARGS=\"settings of train.py\")"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14 | sed 's/^/  /'
 
-setup: $(VENV)/ready  ## make the environment .venv with the pinned requirements (about 2 minutes, once)
+setup: $(VENV)/ready  ## make the environment .venv with the pinned requirements (2 to 4 minutes, once)
 
 $(VENV)/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segstudy needs Python 3.11 or newer, $(PYTHON) is %d.%d: make PYTHON=python3.12 …" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import ensurepip' || { echo "this Python has no venv: apt install python3-venv"; exit 1; }
-	@echo "making the environment $(VENV) (about 2 minutes, once) …"
+	@echo "making the environment $(VENV) (2 to 4 minutes, once) …"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
