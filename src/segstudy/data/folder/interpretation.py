@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
+from segstudy import formatting
 from segstudy.data.folder.classes import LabelMap, make_label_map, read_classes, rgb_of_key
 from segstudy.data.folder.counts import Counted, MaskCounts
 from segstudy.data.folder.description import Description, yaml_line
@@ -107,21 +108,21 @@ def _keys_of(counted: Iterable[MaskCounts]) -> list[str]:
     return list(dict.fromkeys(key for counts in counted for key in counts.pixels))
 
 
-def _share(counted: Counted, key: str) -> float:
-    pixels, _ = _totals(counted.values())
+def _share(pixels: Counter[str], key: str) -> float:
+    """The share of a key in the pixels of all masks."""
     return pixels[key] / max(1, pixels.total())
 
 
 def _ignored(counted: Counted, label_map: LabelMap) -> list[str]:
     """A note for each key that becomes 255: how often it occurs."""
-    notes = []
-    for key in _keys_of(counted.values()):
+    notes, (pixels, _) = [], _totals(counted.values())
+    for key in pixels:
         if label_map.table.get(key) == IGNORE:
             name = label_map.names.get(key, "")
             masks = sum(key in c.pixels for c in counted.values())
             notes.append(
                 f"ignored: {f'{name} ({key})' if name not in ('', key) else key}, "
-                f"in {masks} of {len(counted)} masks, on {_share(counted, key):.2%} of the pixels"
+                f"in {masks} of {len(counted)} masks, on {_share(pixels, key):.2%} of the pixels"
             )
     return notes
 
@@ -138,9 +139,7 @@ def unknown_keys(counted: Counted, label_map: LabelMap, mask_format: MaskFormat)
     keys = sorted(masks, key=lambda key: (int(key) if key.isdigit() else 0, key))
     for key in keys:
         hint = "" if what == "colours" or key.isdigit() else did_you_mean(key, known)
-        items.append(
-            f"{key}: in {len(masks[key])} {'mask' if len(masks[key]) == 1 else 'masks'}, e.g. {masks[key][0]}{hint}"
-        )
+        items.append(f"{key}: in {formatting.counted(len(masks[key]), 'mask')}, e.g. {masks[key][0]}{hint}")
     first = keys[0] if keys else ""
     shown = f'"{first}"' if "," in first else first
     advice = f"add them to classes, or map them: labels: {{{shown}: CLASS}}\nknown: {first_few(known, 12)}"
@@ -194,7 +193,7 @@ def _require_meaning_of_255(counted: Counted, description: Description) -> None:
     """Raise Meaning255Error if 255 may be a class. Undeclared, it is void only where it looks like VOC's."""
     declared = {*map(str, (*description.ignore, *description.labels)), *(read_classes(description) or ({}, {}))[0]}
     masks = [set(c.pixels) for c in counted.values() if c.pixels]
-    number, share = sum(VOID in keys for keys in masks), _share(counted, VOID)
+    number, share = sum(VOID in keys for keys in masks), _share(_totals(counted.values())[0], VOID)
     if number and VOID not in declared and (doubt := _doubt_about_void(masks, share, bool(declared))):
         raise Meaning255Error(
             f"{len(masks)} masks, {number} with 255, on {share:.2%} of the pixels: {doubt}",
