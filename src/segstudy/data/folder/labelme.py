@@ -5,10 +5,8 @@ from functools import partial
 from typing import Any
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
-from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture, is_line, required
-from segstudy.data.folder.text import read_json
+from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture, is_line, read_annotations, required
 from segstudy.data.images import Sample, header_shape
-from segstudy.errors import DataError
 
 LINES = ("line", "linestrip", "point")
 
@@ -33,19 +31,16 @@ def labelme_format(where: str, line_width: float | None) -> MaskFormat:
 
 def read_labelme(sample: Sample, line_width: float | None = None) -> IndexedMask:
     """Read the shapes in a LabelMe file; for overlaps see `Canvas.paint`. line_width: of lines and points."""
-    path = sample.file("mask")
-    content = read_json(path)
-    try:
+
+    def paint(content: Any) -> IndexedMask:
         height, width = content.get("imageHeight"), content.get("imageWidth")
         if height is None or width is None:
             height, width = header_shape(sample.file("image"))
         canvas = Canvas(int(height), int(width), line_width)
         return canvas.paint([_object(shape, canvas) for shape in required(content, "shapes")])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} is invalid: {error}\n"
-            "  expected: LabelMe's {imageHeight, imageWidth, shapes: [{label, shape_type, points}]}"
-        ) from error
+
+    expected = "LabelMe's {imageHeight, imageWidth, shapes: [{label, shape_type, points}]}"
+    return read_annotations(sample.file("mask"), paint, expected)
 
 
 def _object(shape: dict, canvas: Canvas) -> AnnotatedObject:

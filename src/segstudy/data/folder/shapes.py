@@ -6,13 +6,16 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask
+from segstudy.data.folder.text import read_json
 from segstudy.data.images import PILLOW_ERRORS
+from segstudy.errors import DataError
 
 MAX_COORDINATE = 1e5
 """pycocotools walks along each outline: one with a larger coordinate would fill the memory."""
@@ -175,3 +178,12 @@ def required(content: Mapping[str, Any], key: str) -> Any:
     if content.get(key) is None:
         raise ValueError(f"{key!r} is missing")
     return content[key]
+
+
+def read_annotations(path: Path, paint: Callable[[Any], IndexedMask], expected: str) -> IndexedMask:
+    """The mask that `paint` makes of the content of a JSON file. Raises DataError if it has another form."""
+    content = read_json(path)
+    try:
+        return paint(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is invalid: {error}\n  expected: {expected}") from error

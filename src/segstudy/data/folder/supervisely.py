@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
-from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture, is_line, required
-from segstudy.data.folder.text import read_json
+from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture, is_line, read_annotations, required
 from segstudy.data.images import Sample
-from segstudy.errors import DataError
 
 
 def is_supervisely(content: Any) -> bool:
@@ -26,17 +24,14 @@ def supervisely_format(where: str, line_width: float | None) -> MaskFormat:
 
 def read_supervisely(sample: Sample, line_width: float | None = None) -> IndexedMask:
     """Read the objects in a file of Supervisely; for overlaps see `Canvas.paint`. line_width: of lines and points."""
-    path = sample.file("mask")
-    content = read_json(path)
-    try:
+
+    def paint(content: Any) -> IndexedMask:
         size = required(content, "size")
         canvas = Canvas(int(size["height"]), int(size["width"]), line_width)
         return canvas.paint([_object(each, canvas) for each in required(content, "objects")])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} is invalid: {error}\n  expected: Supervisely's {{size: {{height, width}}, "
-            "objects: [{classTitle, geometryType, points or bitmap}]}"
-        ) from error
+
+    expected = "Supervisely's {size: {height, width}, objects: [{classTitle, geometryType, points or bitmap}]}"
+    return read_annotations(sample.file("mask"), paint, expected)
 
 
 def _object(each: dict, canvas: Canvas) -> AnnotatedObject:
