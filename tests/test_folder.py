@@ -198,7 +198,7 @@ def test_masks_of_0_and_255_ask_and_each_answer_is_taken(home: Path, make: Any) 
     data = make(home, "labels: {0: background, 255: car}")
     assert data.classes == ["background", "car"]
     assert data.pixels().tolist() == [16 * (192 - 12), 16 * 12]
-    with pytest.raises(DataError, match=r"the only class that occurs: there is nothing to learn \(1\)\n  a"):
+    with pytest.raises(ConfigError, match=r"the only class that occurs: there is nothing to learn \(1\)\n  a"):
         make(home, "{classes: [a, b], ignore: [255]}")
 
 
@@ -408,7 +408,8 @@ def test_the_description_may_lie_elsewhere_and_is_recorded(home: Path, make: Any
         ("- a", "has no keys"),
         ("classes: {a: 0}", r"classes: \{'a': 0\} is not .*\{number: name\}"),
         ("classes: [a, a, b]", "classes: a is listed twice"),
-        ("classes: [a]", "1 classes"),
+        ("classes: []", r"classes: \[\] names no class"),
+        ("palette: [[0, 0, 0]]", "palette: there are no classes"),
         ("classes: nowhere.csv", "classes: no file nowhere.csv"),
         ("{classes: [a, b, c], labels: {1: bb}}", "labels: 1: 'bb' is not a class; did you mean b"),
         ("{classes: [sky, b, c], ignore: [skyy]}", "ignore: skyy is not a class; did you mean sky"),

@@ -225,6 +225,27 @@ def nnunet(root: Path) -> None:
     save_json(root / "dataset.json", {"labels": {"background": 0, "car": 1, "tree": 2}})
 
 
+def nnunet_of_values(root: Path) -> None:
+    """Labels of several values that do not overlap, and one to ignore."""
+    nnunet(root)
+    save_json(root / "dataset.json", {"labels": {"background": [0], "car": 1, "tree": [2, 3], "ignore": 4}})
+
+
+def photos_and_masks_in_one_folder(root: Path, place: str = "", suffix: str = ".jpg") -> None:
+    for name in save_images(root / place, suffix=suffix):
+        save_mask(root / place / name.replace(suffix, ".png"))
+    (root / "classes.txt").write_text("background\ncar\ntree\n\n")
+
+
+def photos_and_masks_in_images(root: Path) -> None:
+    photos_and_masks_in_one_folder(root, "images", ".JPG")
+
+
+def photos_and_masks_in_folders(root: Path) -> None:
+    photos_and_masks_in_one_folder(root, "train")
+    photos_and_masks_in_one_folder(root, "val", ".jpeg")
+
+
 def cityscapes(root: Path) -> None:
     for split in ("train", "val"):
         for i in range(2):
@@ -265,8 +286,12 @@ READ: list[tuple[Callable[[Path], None], int, str]] = [
     (supervisely, 4, "layout: Supervisely"),
     (supervisely_of_one_set, 4, "images: img, masks: ann"),
     (cvat_masks, 4, "train: ImageSets/Segmentation/default.txt, classes: labelmap.txt"),
-    (roboflow_masks, 6, "mask_suffix: _mask, classes: train/_classes.csv, train: train, val: valid"),
+    (roboflow_masks, 6, "mask_suffix: _mask, train: train, val: valid, classes: train/_classes.csv"),
     (nnunet, 4, "image_suffix: _0000"),
+    (nnunet_of_values, 4, "labels: {0: background, 1: car, 2: tree, 3: tree, 4: ignore}"),
+    (photos_and_masks_in_one_folder, 4, "images: '*.jpg', masks: '*.png'"),
+    (photos_and_masks_in_images, 4, "images: images/*.JPG, masks: images/*.png"),
+    (photos_and_masks_in_folders, 8, "images: '*/*.[jJ][pP]*[gG]', masks: '*/*.png', train: train, val: val"),
     (cityscapes, 4, "masks left out: 4 files without _gtFine_labelTrainIds"),
     (mmsegmentation, 4, "images: img_dir, masks: ann_dir"),
     (images_and_masks_in_each_split, 4, "train: train, val: valid"),
@@ -378,6 +403,11 @@ def nnunet_of_two_channels(root: Path) -> None:
     save_image(root / "imagesTr" / "case0_0001.png")
 
 
+def nnunet_of_regions(root: Path) -> None:
+    nnunet(root)
+    save_json(root / "dataset.json", {"labels": {"background": 0, "whole": [1, 2], "core": 2}})
+
+
 def roboflow_of_two_tables(root: Path) -> None:
     roboflow_masks(root)
     (root / "valid" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, tree\n2, car\n")
@@ -395,10 +425,15 @@ def pictures_and_coco(root: Path) -> None:
         save_mask(root / "annotations" / name)
 
 
-def yolo(root: Path) -> None:
-    for name in save_images(root / "images"):
-        (root / "labels").mkdir(exist_ok=True)
-        (root / "labels" / name.replace(".png", ".txt")).write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+def texts(folder: str, name: str, content: str) -> Callable[[Path], None]:
+    """A text file of another format for each image."""
+
+    def build(root: Path) -> None:
+        for image in save_images(root / "images"):
+            (root / folder).mkdir(exist_ok=True)
+            (root / folder / name.format(image.removesuffix(".png"))).write_text(content)
+
+    return build
 
 
 BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
@@ -441,7 +476,17 @@ BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
     ("other JSON", json_of_nobody, "the folder cannot be read", "error", "unknown: the keys regions, filename"),
     ("pictures and COCO", pictures_and_coco, "the folder cannot be read", "error",
      "masks: annotations/*.png or masks: annotations/*.json"),
-    ("YOLO", yolo, "the folder cannot be read", "error", "found: 4 .txt"),
+    ("YOLO", texts("labels", "{}.txt", "0 0.1 0.1 0.5 0.1 0.5 1e-1\n"), "the folder cannot be read", "error",
+     "000.txt holds outlines of YOLO, which are not read\\n  → import them into CVAT or Roboflow, and export"),
+    ("YOLO beside", texts("images", "{}.txt", "1 0.5 0.5 0.2 0.2\n"), "the folder cannot be read", "error",
+     "000.txt holds boxes of YOLO\\n  → boxes are no masks"),
+    ("CVAT", texts(".", "annotations.xml", "<?xml version='1.0'?>\n<annotations>\n<version>1.1</version>"),
+     "the folder cannot be read", "error", "annotations.xml holds CVAT for images, which are not read\\n  → export"),
+    ("VOC boxes", texts("annotations", "{}.xml", "<annotation><folder/></annotation>"), "the folder cannot be read",
+     "error", "000.xml holds boxes of PASCAL VOC"),
+    ("no annotations", texts("labels", "{}.txt", "a photo\n"), "the folder cannot be read", "error", "found: 4 .txt"),
+    ("regions", nnunet_of_regions, "the folder cannot be read", "error",
+     "whole = [1, 2], core = 2\\n  → name the class of each value in dataset.yaml: classes: {0: NAME, 1: NAME, "),
     ("two channels", nnunet_of_two_channels, "the folder cannot be read", "error", "case0_0001.png"),
     ("two tables", roboflow_of_two_tables, "the folder cannot be read", "error",
      "train/_classes.csv and valid/_classes.csv differ"),
@@ -458,6 +503,13 @@ def test_faults_are_said(tmp_path: Path, build: Callable[[Path], None], title: s
     assert title in found, [str(problem) for problem in checked.problems]
     assert found[title].severity == severity
     assert text in f"{found[title].items}\n{found[title].advice}".replace("\\'", "'")
+
+
+@pytest.mark.parametrize("build", [nnunet_of_regions, roboflow_of_two_tables])
+def test_classes_in_dataset_yaml_replace_those_of_the_tool(tmp_path: Path, build: Callable[[Path], None]) -> None:
+    build(tmp_path)
+    (tmp_path / "dataset.yaml").write_text("classes: [background, car, tree]")
+    assert check_folder(tmp_path).trainable
 
 
 @pytest.mark.parametrize("pattern", ["annotations/*.png", "annotations/*.json", "annotations/objects.json"])

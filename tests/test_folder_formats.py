@@ -9,10 +9,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from segstudy.data.folder.coco import CocoFile, read_coco, read_objects
+from segstudy.data.folder.description import Description
 from segstudy.data.folder.formats import detect_format
 from segstudy.data.folder.labelme import read_labelme
 from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
-from segstudy.data.folder.pictures import read_color_mask, read_index_mask
+from segstudy.data.folder.pictures import read_picture
 from segstudy.data.folder.shapes import Canvas, decode
 from segstudy.data.images import Sample, apply_orientation
 from segstudy.errors import DataError
@@ -175,16 +176,22 @@ def test_numbers_and_colours(tmp_path: Path) -> None:
     Image.fromarray(np.stack([values] * 3, 2)).save(tmp_path / "equal.png")
     colours = np.array([[(0, 0, 0), (128, 64, 1)], [(0, 0, 255), (128, 64, 1)]], np.uint8)
     Image.fromarray(colours).save(tmp_path / "colours.png")
+
+    def read(name: str, kind: str = "numbers") -> list[list[str]]:
+        return labelled(read_picture(Sample("a", mask=tmp_path / f"{name}.png"), kind))
+
     for name in ("grey", "equal"):
-        assert labelled(read_index_mask(Sample("a", mask=tmp_path / f"{name}.png"))) == [["0", "7"], ["255", "7"]]
-    assert labelled(read_index_mask(Sample("a", mask=tmp_path / "deep.png"))) == [["0", "700"], ["25500", "700"]]
-    drawn = labelled(read_color_mask(Sample("a", mask=tmp_path / "colours.png")))
-    assert drawn == [["0,0,0", "128,64,1"], ["0,0,255", "128,64,1"]]
+        assert read(name) == [["0", "7"], ["255", "7"]]
+    assert read("deep") == [["0", "700"], ["25500", "700"]]
+    assert read("colours", "colours") == [["0,0,0", "128,64,1"], ["0,0,255", "128,64,1"]]
     with pytest.raises(DataError, match="is a colour picture"):
-        read_index_mask(Sample("a", mask=tmp_path / "colours.png"))
-    kinds = {n: detect_format([tmp_path / f"{n}.png"], False).name for n in ("grey", "deep", "equal", "colours")}
+        read("colours")
+    kinds = {
+        n: detect_format([tmp_path / f"{n}.png"], Description()).kind for n in ("grey", "deep", "equal", "colours")
+    }
     assert kinds == {"grey": "numbers", "deep": "numbers", "equal": "numbers", "colours": "colours"}
-    assert detect_format([tmp_path / "equal.png"], has_palette=True).name == "colours"
+    coloured = Description(classes=["a", "b"], palette=[[0, 0, 0], [7, 7, 7]])
+    assert detect_format([tmp_path / "equal.png"], coloured).kind == "colours"
 
 
 def test_jpeg_and_smoothed_masks_are_refused(tmp_path: Path) -> None:
@@ -192,9 +199,9 @@ def test_jpeg_and_smoothed_masks_are_refused(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "a.jpg")
     Image.fromarray(noise).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="JPEG: compression has changed its pixels"):
-        detect_format([tmp_path / "a.jpg"], False)
+        detect_format([tmp_path / "a.jpg"], Description())
     with pytest.raises(DataError, match=r"holds 1,600 colours: too many"):
-        read_color_mask(Sample("a", mask=tmp_path / "a.png"))
+        read_picture(Sample("a", mask=tmp_path / "a.png"), "colours")
 
 
 # Orientation
@@ -210,7 +217,7 @@ def test_turned_is_what_pillow_does(turn: int) -> None:
 
 def test_outlines_lie_on_what_their_size_fits() -> None:
     stored, on_upright_image = np.arange(12).reshape(3, 4), np.zeros((4, 3), int)
-    coco_kind, labelme_kind = (MaskFormat("", "", read_index_mask, on_upright_image=u) for u in (False, True))
+    coco_kind, labelme_kind = (MaskFormat("", "", read_labelme, on_upright_image=u) for u in (False, True))
     for kind in (coco_kind, labelme_kind):
         assert kind.orient(on_upright_image, 6, (4, 3)) is on_upright_image
         np.testing.assert_array_equal(kind.orient(stored, 6, (4, 3)), np.rot90(stored, -1))

@@ -80,6 +80,49 @@ def instance_ids(i: int) -> Image.Image:
     return Image.fromarray(np.array([0, 1000 + i, 2000 + i], np.uint16)[scene(i)])
 
 
+def squares(*numbers: int) -> np.ndarray:
+    """A square of each of these numbers, of at most eight."""
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    for place, number in enumerate(numbers):
+        y, x = 8 * (place // 4) + 1, 8 * (place % 4) + 1
+        labels[y : y + 6, x : x + 6] = number
+    return labels
+
+
+def numbered_cells(i: int) -> Image.Image:
+    """Two to seven cells, numbered from 1 in each mask."""
+    return Image.fromarray(squares(*range(1, 3 + i % 6)))
+
+
+def coloured_cells(i: int) -> Image.Image:
+    """Three cells, each with a colour of its own."""
+    colours = np.random.default_rng(i).integers(1, 256, (4, 3), dtype=np.uint8)
+    colours[0] = 0
+    return Image.fromarray(colours[squares(1, 2, 3)])
+
+
+def nested_classes(i: int) -> Image.Image:
+    """One to five classes, always the first ones, of which each has two areas."""
+    labels = squares(*range(1, 2 + i % 5))
+    labels[16:] = labels[:16]
+    return Image.fromarray(labels)
+
+
+def thin_lines(i: int) -> Image.Image:
+    """Four classes that are lines of one pixel."""
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[[4, 11, 18, 25], i : i + 20] = [[1], [2], [3], [4]]
+    return Image.fromarray(labels)
+
+
+def neighbouring_numbers_through_jpeg(i: int) -> Image.Image:
+    """Classes 0, 6 and 12, each also shifted by the number of the mask: the traces of one are the others' values."""
+    labels = np.array([i % 4, 6 + i % 4, 12 + i % 4], np.uint8)[scene(i)].repeat(4, 0).repeat(4, 1)
+    file = io.BytesIO()
+    Image.fromarray(labels).save(file, "JPEG", quality=90)
+    return Image.open(file).convert("L")
+
+
 def many_ids(i: int) -> Image.Image:
     labels = np.repeat(np.repeat(np.arange(16, dtype=np.uint8).reshape(4, 4), 8, 0), 8, 1)
     return Image.fromarray(labels + np.uint8(16 * (i % 6)))
@@ -154,7 +197,23 @@ ASKED = {
     "resized with interpolation": (interpolated, "", r"scattered pixels.*areas have (0 \| 255|255 \| 0)\s"),
     "resized colours": (colours_interpolated, "", r"scattered pixels.*areas have 0,0,0 \| (255,0,0|0,255,0)"),
     "resized, with names": (interpolated, "classes: {0: a, 255: b}", "labels that are not classes.*scattered pixels"),
-    "object ids in 16 bits": (instance_ids, "", "16 values, from 0 to 2009: which of them are classes"),
+    "object ids in 16 bits": (
+        instance_ids,
+        "",
+        r"number single objects\? They are used in one mask each.*labels: \{0: background, 1000: object, ",
+    ),
+    "cells that are numbered": (
+        numbered_cells,
+        "",
+        r"number single objects\? They count up from 1 to 2 … 7, and each is .*labels: \{0: background, 1: object, ",
+    ),
+    "cells of one colour each": (coloured_cells, "", r"used in one mask each.*labels: \{'0,0,0': background, '"),
+    "thin lines": (
+        thin_lines,
+        "",
+        r"thin lines, in dataset.yaml: classes: \{0: NAME, 1: NAME, 2: NAME, .*4: NAME\}",
+    ),
+    "numbers through JPEG": (neighbouring_numbers_through_jpeg, "", "scattered pixels.*JPEG"),
     "many values": (many_ids, "", "the masks have 96 values, from 0 to 95: which of them are classes"),
     "palettes by frequency, with names": (
         by_frequency,
@@ -178,6 +237,13 @@ CSV = "index,name,red,green,blue\n0,ground,0,0,0\n1,grass,0,255,0\n2,fire,255,0,
 
 SETTLED = {
     "numbers": (values(0, 1, 2), "", [0, 1, 2], "the values 0, 1, 2 that occur"),
+    "cells that are numbered, as objects": (
+        numbered_cells, "labels: {0: background, 1: o, 2: o, 3: o, 4: o, 5: o, 6: o, 7: o}", None, ""
+    ),
+    "classes in order": (nested_classes, "", None, "the values 0, 1, 2, 3, 4 … and 1 more that occur"),
+    "thin lines, by name": (
+        thin_lines, "classes: [a, b, c, d, e]", None, "only scattered pixels in most masks (4)"
+    ),
     "numbers from 1": (values(1, 2, 3), "", [0, 1, 2], "the values 1, 2, 3 that occur"),
     "0 and 255, an object": (values(0, 255, 255), "labels: {0: background, 255: object}", [0, 1, 1], ""),
     "0, 128, 255": (values(0, 128, 255), "labels: {0: background, 128: a, 255: b}", [0, 1, 2], ""),
@@ -311,14 +377,22 @@ def test_images_of_12_bits_are_asked_for_once_and_of_16_bits_read_alike(tmp_path
     assert [data.read(s)[0].max() for s in sorted(data.pool, key=lambda s: s.name)[:2]] == [1, 233]
 
 
-def test_a_folder_of_one_image_can_be_shown(tmp_path: Path) -> None:
-    root = make(tmp_path / "mine", lambda i: values(0, 1, 2)(i + 1), count=1)
+@pytest.mark.parametrize(
+    ("draw", "count", "text"),
+    [
+        (lambda i: values(0, 1, 2)(i + 1), 1, "val=0.2 of 1 images"),
+        (values(0, 0, 0), 4, "the only class that occurs: there is nothing to learn"),
+        (values(1, 1, 255), 1, "the only class that occurs"),
+    ],
+)
+def test_images_that_cannot_be_trained_on_can_be_shown(tmp_path: Path, draw: Draw, count: int, text: str) -> None:
+    root = make(tmp_path / "mine", draw, "classes: [a, b, c]\nignore: [255]", count=count)
     out = tmp_path / "shown [red].png"
     settings = ["data.size=32", f"data.cache_dir={tmp_path / 'arrays'}", "--out", str(out)]
     result = CliRunner().invoke(app, ["data", "folder", "--root", str(root), *settings])
     assert result.exit_code == 0, result.output
-    assert "val=0.2 of 1 images" in result.output
-    assert "fit: 1 image," in result.output
+    assert text in result.output
+    assert f"fit: {count} image" in result.output
     assert f"picture: {out}\n" in result.output  # brackets are no markup
     assert out.is_file()
 
@@ -427,6 +501,25 @@ def test_an_index_of_two_classes_is_refused(tmp_path: Path) -> None:
     root = make(tmp_path, values(0, 1, 2))
     (root / "classes.csv").write_text("index,name\n0,background\n1,car\n1,tree\n2,road\n")
     assert "lists an index twice: 1 car" in text_of(check_folder(root))
+
+
+@pytest.mark.parametrize("lines", ["a\n\nb\nc\n", "\na\nb\nc"])
+def test_an_empty_line_between_classes_is_asked_for(tmp_path: Path, lines: str) -> None:
+    root = make(tmp_path, values(0, 1, 2))
+    (root / "classes.txt").write_text(lines)
+    number = lines.split("\n").index("") + 1
+    assert f"line {number} is empty, between names of classes: has class {number - 1} no" in text_of(check_folder(root))
+    (root / "classes.txt").write_text("a\nb\nc\n\n")
+    assert check_folder(root).trainable
+
+
+def test_a_description_that_is_no_file_is_an_error(tmp_path: Path) -> None:
+    root = make(tmp_path, values(0, 1, 2))
+    (root / "dataset.yaml").mkdir()
+    assert "dataset.yaml is a folder, not a description" in text_of(check_folder(root))
+    (root / "dataset.yaml").rmdir()
+    (root / "dataset.yaml").symlink_to(root / "nowhere.yaml")
+    assert "dataset.yaml is a link to a file that does not exist" in text_of(check_folder(root))
 
 
 def test_dataset_yml_is_read(tmp_path: Path) -> None:

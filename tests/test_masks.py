@@ -70,6 +70,22 @@ def test_odd_masks_are_named(folders: tuple[Path, list[Path]]) -> None:
     assert "holds 255 where the truth has a class" in said
 
 
+def test_transparency_is_not_dropped(folders: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    truth, predictions = folders
+    for path in truth.parent.rglob("*.png"):  # a palette that only --classes can explain
+        picture = Image.open(path)
+        picture.putpalette([v for i in range(6) for v in (0, 0, 9 * (5 - i))])
+        picture.save(path)
+    mask = np.full((48, 48, 4), 255, np.uint8)
+    mask[:9, :, 3] = 0
+    mask[..., :3] = 0, 0, 9
+    Image.fromarray(mask).save(predictions[0] / "town" / "3.png")
+    table = tmp_path / "classes.csv"
+    table.write_text("index,name,red,green,blue\n" + "".join(f"{i},n{i},0,0,{9 * i}\n" for i in range(6)))
+    with pytest.raises(DataError, match=r"3\.png has areas of one colour that differ only in transparency"):
+        compare_masks(truth, predictions, read_classes(truth, table, None), Plan(min_images=3))
+
+
 def test_classes_come_from_a_table(folders: tuple[Path, list[Path]], tmp_path: Path) -> None:
     table = tmp_path / "classes.csv"
     table.write_text("index,name,red,green,blue\n" + "".join(f"{i},n{i},{i},0,0\n" for i in range(6)))

@@ -55,17 +55,17 @@ def show(
     from segstudy.build import build_data, unprepared_data
     from segstudy.config.overrides import quote
     from segstudy.data.folder.datamodule import Folder
-    from segstudy.data.folder.split import SplitError
+    from segstudy.data.folder.split import UntrainableError
 
     place = [f"data.root={quote(str(root))}"] if root else []
     cfg = config_of([f"data={name}", "data.batch_size=1", *place, *(overrides or [])])
     try:
         dataset = build_data(cfg)
-    except SplitError as error:  # too few images to train, but not to look at
+    except UntrainableError as error:
         print_line(str(error), "yellow")
         dataset = unprepared_data(cfg)
-        assert isinstance(dataset, Folder)  # the only data that splits its images
-        dataset.setup_unsplit()
+        assert isinstance(dataset, Folder)  # the only data that raises it
+        dataset.setup_to_look()
     for role, images in dataset.roles.items():
         print_line(f"{role}: {counted(len(images), 'image')}, list {images.name!r}, fingerprint {images.key}")
         for line in images.notes:

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from segstudy.data.folder.classes import read_class_table
+from segstudy.data.folder.declared_classes import read_class_table
 from segstudy.data.folder.files import files_by_name
-from segstudy.data.folder.mask_format import Rgb
+from segstudy.data.folder.mask_format import Rgb, color_key
 from segstudy.data.folder.palettes import Palettes
-from segstudy.data.folder.pictures import colours_of_keys, index_picture
+from segstudy.data.folder.pictures import colours_of_keys, index_picture, open_mask
 from segstudy.data.images import PILLOW_ERRORS, open_picture, read_mask
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few, first_lines
 from segstudy.labels import IGNORE, voc_palette
@@ -130,7 +130,7 @@ def _reader(pairs: Mapping[str, list[Path]], legend: ClassTable) -> tuple[Callab
     Raises DataError if it cannot be told which of them are the classes.
     """
     files = [path for masks in pairs.values() for path in masks]
-    class_of = {",".join(map(str, rgb)): name for name, rgb in legend.colours.items()}
+    class_of = {color_key(rgb): name for name, rgb in legend.colours.items()}
     palettes = Palettes.of(_palettes(files)) if any(map(_is_indexed, files)) else None
     kind = "numbers" if palettes is None else palettes.kind(legend.numbers, class_of)
     if palettes is None or kind == "numbers":
@@ -153,7 +153,7 @@ def _reader(pairs: Mapping[str, list[Path]], legend: ClassTable) -> tuple[Callab
 
 def _read_by(path: Path, kind: str, label: Mapping[str, int]) -> np.ndarray:
     """Labels uint8 (H,W) of a mask whose colours or grey values are classes. label: {colour or grey value: label}."""
-    indices, keys, _ = index_picture(open_picture(path), path, kind)
+    indices, keys = index_picture(open_mask(path), path, kind)
     if unknown := [key for key in keys if key not in label]:
         raise DataError(f"{path} holds {first_few(unknown)}, which is no class (the masks are read by {kind})")
     return np.array([label[key] for key in keys], np.uint8)[indices]
@@ -171,8 +171,8 @@ def _palettes(files: Sequence[Path]) -> Iterator[tuple[dict[str, str], list[str]
     """({index in use: colour}, the keys in use) of each mask that can be read."""
     for path in files:
         try:
-            picture = open_picture(path)
-            keys = index_picture(picture, path, "numbers").keys
+            picture = open_mask(path)
+            _, keys = index_picture(picture, path, "numbers")
         except DataError:
             continue  # reported when it is read
         yield colours_of_keys(picture, keys), keys
@@ -212,7 +212,8 @@ def read_classes(truth: Path, file: Path | None, background: str | None, ignore:
     """
     colors: dict[str, Rgb] = {}
     if file is not None:
-        numbers, colors = read_class_table(file)
+        table = read_class_table(file)
+        numbers, colors = table.names, table.colours
         if list(numbers) != [str(i) for i in range(len(numbers))]:
             raise DataError(f"{file}: the classes' numbers are not 0, 1, 2, …: {', '.join(numbers)}")
         classes = list(numbers.values())

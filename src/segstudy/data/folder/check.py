@@ -17,10 +17,11 @@ from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import Counted, MaskCounts, pixels_per_class, read_counted
 from segstudy.data.folder.description import Description, read_description, yaml_line
-from segstudy.data.folder.interpretation import Interpretation, Meaning255Error, interpret_masks
+from segstudy.data.folder.interpretation import Interpretation, interpret_masks
 from segstudy.data.folder.lost import LINE_WIDTH
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.scan import FolderScan, Problem, problem, scan_folder
+from segstudy.data.folder.problems import Problem, Question, problem
+from segstudy.data.folder.scan import FolderScan, scan_folder
 from segstudy.data.folder.shapes import NO_WIDTH
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
 from segstudy.data.images import Sample, UnknownRange, require_same_size
@@ -130,7 +131,7 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     report.notes.append(values_note(bands, checks.values()))
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
     used_counts = {name: check.counts for name, check in checks.items() if name in used}
-    masks, answer = _interpret(report, used_counts, scan.format, description)
+    masks, answer = _interpret(report, scan.samples, used_counts, scan.format, description)
     if description.layout:
         answer = dict(description.layout.keys) | answer
     lists = _split_images(report, plan, masks)
@@ -213,19 +214,19 @@ def _check_range(report: FolderReport, scan: FolderScan, bands: Bands) -> None:
 
 
 def _interpret(
-    report: FolderReport, counts: Counted, mask_format: MaskFormat, description: Description
+    report: FolderReport, samples: Sequence[Sample], counts: Counted, mask_format: MaskFormat, description: Description
 ) -> tuple[Interpretation | None, dict[str, Any]]:
     """(the meaning of the masks, None if it is not clear; keys of dataset.yaml that may answer the question)."""
     if not report.trainable and not any(each.pixels for each in counts.values()):
         return None, {}  # no mask can be read
     try:
-        masks = interpret_masks(counts, mask_format, description)
+        masks = interpret_masks(samples, counts, mask_format, description)
     except SegstudyError as error:
         report.add("classes", [str(error)])
-        return None, {"labels": error.labels} if isinstance(error, Meaning255Error) else {}
+        return None, error.answer if isinstance(error, Question) else {}
     report.label_map = masks.label_map
     report.notes += masks.notes
-    report.problems += masks.problems
+    report.problems += [*masks.problems, *masks.single_class()]
     return masks, {}
 
 
@@ -326,10 +327,10 @@ def propose_description(
     if masks is not None:
         label_map = masks.label_map
         labels = {key: label for key, label in label_map.table.items() if label != IGNORE}
-        has_gaps = masks.format.name == "numbers" and [int(k) for k in labels] != list(range(len(labels)))
+        has_gaps = masks.format.numbered and [int(k) for k in labels] != list(range(len(labels)))
         names = {int(k): label_map.classes[v] for k, v in labels.items()} if has_gaps else list(label_map.classes)
         keys.setdefault("classes", names)
-        if masks.format.name == "colours" and not classes_file:
+        if masks.format.kind == "colours" and not classes_file:
             keys["palette"] = [list(rgb) for rgb in label_map.palette]
         if masks.reinterpreted:
             keys["mask_values"] = masks.format.kind

@@ -10,16 +10,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
-from segstudy.data.folder.names import ImageNames
+from segstudy.data.folder.names import SPLIT_WORDS, ImageNames
 from segstudy.data.folder.shapes import NO_OUTLINE, AnnotatedObject, Canvas, is_line
 from segstudy.data.folder.text import read_json
 from segstudy.data.images import Sample, header_shape
 from segstudy.errors import DataError, first_few
 from segstudy.formatting import counted
-
-ROLES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Words in the name of a file or of its folder, and the split that they mean."""
-
 
 KEY_POINTS = "key points"
 
@@ -98,7 +94,7 @@ class CocoFile:
 
 def _role(word: str) -> str:
     """The split that a word such as val2017 means, or ""."""
-    return ROLES.get(word.lower().rstrip("0123456789"), "")
+    return SPLIT_WORDS.get(word.lower().rstrip("0123456789"), "")
 
 
 def read_coco(path: Path, content: Any = None) -> CocoFile:

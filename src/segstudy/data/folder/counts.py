@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.pictures import colours_of_keys, index_picture, open_mask
 from segstudy.data.images import Sample
 from segstudy.errors import DataError, first_lines
 from segstudy.files import write_text
@@ -25,8 +24,8 @@ VERSION = 3
 class MaskCounts:
     """Counts of one mask, by key.
 
-    inner: pixels whose four neighbours have the same key; noise has almost none. mode: that of a picture in Pillow, ""
-    for annotations. colours: {key: "red,green,blue"} of an indexed picture. lost: see `IndexedMask`.
+    inner: pixels whose four neighbours have the same key; noise has almost none. mode, colours, lost: as in
+    `IndexedMask`.
     """
 
     pixels: dict[str, int] = field(default_factory=dict)
@@ -38,6 +37,17 @@ class MaskCounts:
 
 Counted = Mapping[str, MaskCounts]
 """The counts of masks, by the names of their images."""
+
+
+def keys_of(counted: Iterable[MaskCounts]) -> list[str]:
+    """The keys that occur."""
+    return list(dict.fromkeys(key for counts in counted for key in counts.pixels))
+
+
+def share_of(key: str, counted: Counted) -> float:
+    """The share of a key in the pixels of all masks."""
+    pixels = sum(sum(counts.pixels.values()) for counts in counted.values())
+    return sum(counts.pixels.get(key, 0) for counts in counted.values()) / max(1, pixels)
 
 
 def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Path) -> dict[str, MaskCounts]:
@@ -66,14 +76,7 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
 
 def read_counted(mask_format: MaskFormat, sample: Sample) -> tuple[np.ndarray, MaskCounts]:
     """(indices (H,W) of a mask, its counts)."""
-    mode, colours = "", {}
-    if mask_format.annotated:
-        mask, keys, lost = mask_format.read(sample)
-    else:
-        path = sample.file("mask")
-        picture = open_mask(path)
-        mask, keys, lost = index_picture(picture, path, mask_format.kind)
-        mode, colours = picture.mode, colours_of_keys(picture, keys) if mask_format.kind == "numbers" else {}
+    mask, keys, lost, mode, colours = mask_format.read(sample)
     return mask, MaskCounts(_by_key(mask, keys), _by_key(mask[inside(mask)], keys), mode, colours, lost)
 
 

@@ -11,8 +11,9 @@ from segstudy.data.dataset import CachedDataset
 from segstudy.data.folder.counts import count_labels, pixels_per_class
 from segstudy.data.folder.description import read_description
 from segstudy.data.folder.interpretation import interpret_masks
-from segstudy.data.folder.scan import one_line, raise_errors, scan_folder
-from segstudy.data.folder.split import ROLES, make_split
+from segstudy.data.folder.problems import raise_errors
+from segstudy.data.folder.scan import scan_folder
+from segstudy.data.folder.split import ROLES, UntrainableError, make_split
 from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
 
@@ -66,25 +67,27 @@ class Folder(SegmentationData):
             self._open()
         super().setup(stage)
 
-    def setup_unsplit(self) -> None:
-        """Give the role `fit` all images, to look at them: there may be too few to split."""
-        self._open(split=False)
+    def setup_to_look(self) -> None:
+        """Give the role `fit` all images: there may be too few to split, or only one class."""
+        self._open(to_train=False)
         self.roles = {"fit": self.split("train")}
 
-    def _open(self, split: bool = True) -> None:
+    def _open(self, to_train: bool = True) -> None:
         """Find files, classes and splits. Raises DataError that lists the problems that prevent training."""
         self.description, _ = read_description(self.root, self.about)
         scan = scan_folder(self.description)
         plan = make_split(scan, self.description, self.split_settings, self.fold)
         raise_errors([*scan.problems, *plan.problems], self.root)
         counted = count_labels(plan.members(), scan.format, self.cache_dir)
-        masks = interpret_masks(counted, scan.format, self.description)
+        masks = interpret_masks(plan.members(), counted, scan.format, self.description)
         raise_errors(masks.problems, self.root)
+        if to_train and (single := masks.single_class()):
+            raise UntrainableError(str(single[0]))
         self.format, self.label_map, self.pool = masks.format, masks.label_map, plan.pool
         read_as = [] if self.bands.are_photos else [f"images are read as {self.bands}"]
-        self.notes = [*scan.notes, *read_as, *masks.notes, *map(one_line, masks.problems), *plan.notes]
+        self.notes = [*scan.notes, *read_as, *masks.notes, *(each.note for each in masks.problems), *plan.notes]
         pixels = pixels_per_class([masks.counted[s.name] for s in plan.pool], self.label_map)
-        self.lists = plan.lists | (plan.draw_lists(rarest_class(pixels)) if split else {"train": plan.pool})
+        self.lists = plan.lists | (plan.draw_lists(rarest_class(pixels)) if to_train else {"train": plan.pool})
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"
         self.val, self.test = ("val" if "val" in self.lists else None), ("test" if "test" in self.lists else None)

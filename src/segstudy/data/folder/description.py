@@ -1,11 +1,15 @@
 """dataset.yaml: the description of the user's folder."""
 
+import os
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from segstudy.data.folder.declared_classes import DeclaredClasses, read_class_file
 from segstudy.data.folder.layouts import Layout, find_layout
 from segstudy.data.folder.mask_format import BACKGROUND
 from segstudy.data.folder.text import read_text
@@ -77,6 +81,47 @@ class Description(BaseModel):
         """The recognised layout, of which the keys are in use; None if dataset.yaml names the files."""
         return self._layout
 
+    @cached_property
+    def declared(self) -> DeclaredClasses:
+        """The classes of `classes` and `palette`. Raises ConfigError if they contradict each other."""
+        if self.classes is None:
+            if self.palette is not None:
+                raise ConfigError("palette: there are no classes that could have these colours\n  → classes: [NAME, …]")
+            return DeclaredClasses()
+        if isinstance(self.classes, str):
+            declared = read_class_file(self.require("classes", self.classes))
+        else:
+            given = self.classes if isinstance(self.classes, dict) else dict(enumerate(self.classes))
+            declared = DeclaredClasses({str(k): str(v).strip() for k, v in sorted(given.items()) if str(v).strip()})
+        names = list(declared.names.values())
+        if not names:
+            raise ConfigError(f"classes: {self.classes} names no class")
+        if duplicates := sorted({n for n in names if names.count(n) > 1}):
+            raise ConfigError(
+                f"classes: {', '.join(duplicates)} is listed twice\n"
+                "  → for several values of a class, labels: {7: CLASS}"
+            )
+        if self.palette is None:
+            return declared
+        if len(self.palette) != len(names):
+            raise ConfigError(
+                f"palette: {len(names)} classes need {len(names)} colours [red, green, blue], not {self.palette}"
+            )
+        return replace(declared, colours={n: (r, g, b) for n, (r, g, b) in zip(names, self.palette, strict=True)})
+
+    @property
+    def declares_classes(self) -> bool:
+        """Whether it says which values, colours or labels are classes."""
+        return bool(self.declared.names or self.labels)
+
+    def declared_keys(self) -> tuple[dict[str, str], dict[str, str]]:
+        """({number: class}, {key of a colour: class}), also of `labels`."""
+        labels = {str(key): str(name) for key, name in self.labels.items()}
+        colours = {key: name for key, name in labels.items() if "," in key}
+        return self.declared.names | {
+            k: n for k, n in labels.items() if k not in colours
+        }, self.declared.by_colour | colours
+
     def find(self, name: str) -> Path | None:
         """A file named in dataset.yaml: in the root, or beside dataset.yaml; None if missing."""
         return next((place / name for place in self._places if (place / name).is_file()), None)
@@ -103,24 +148,27 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
         raise DataError(
             f"no file {about}\n  → name the YAML file that describes the folder (--about; in training: data.about)"
         )
-    found = [root / name for name in ("dataset.yaml", "dataset.yml") if (root / name).is_file()]
+    found = [root / name for name in ("dataset.yaml", "dataset.yml") if os.path.lexists(root / name)]
     if not about and len(found) > 1:
         raise DataError(f"{root} has both dataset.yaml and dataset.yml\n  → remove one of them")
-    file = about or next(iter(found), root / "dataset.yaml")
-    given = _read_yaml(file) if file.is_file() else {}
-    layout = None if given.keys() & {"images", "masks", "pairs"} else find_layout(root)
-    if layout:
-        given = {key: value for key, value in layout.keys.items() if key != "classes" or "labels" not in given} | given
-    if "classes" not in given and "labels" not in given:
+    file = about or next(iter(found), None)
+    if file and not file.is_file():
+        what = "a folder" if file.is_dir() else "a link to a file that does not exist"
+        raise DataError(f"{file} is {what}, not a description\n  → rename or remove it")
+    given = _read_yaml(file) if file else {}
+    names_classes = bool(given.keys() & {"classes", "labels"})
+    layout = None if given.keys() & {"images", "masks", "pairs"} else find_layout(root, not names_classes)
+    given = (layout.keys if layout else {}) | given
+    if not given.keys() & {"classes", "labels"}:
         given["classes"] = next((n for n in CLASS_FILES if (root / n).is_file()), None)
     try:
         description = Description.model_validate(given)
     except ValidationError as error:
         keys = dict.fromkeys(str(each["loc"][0]) for each in error.errors())
         mistakes = [_mistake(key, given[key]) for key in keys]
-        raise ConfigError(f"{file}:\n  " + "\n  ".join(mistakes) + f"\n  {_known_keys()}") from error
-    description._places, description._layout = [root, file.parent], layout
-    return description, file if file.is_file() else None
+        raise ConfigError(f"{file or root}:\n  " + "\n  ".join(mistakes) + f"\n  {_known_keys()}") from error
+    description._places, description._layout = [root, file.parent if file else root], layout
+    return description, file
 
 
 class _Loader(yaml.SafeLoader):

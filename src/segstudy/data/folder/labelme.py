@@ -1,10 +1,9 @@
 """Masks in LabelMe files."""
 
 import math
-from functools import partial
 from typing import Any
 
-from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
+from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask
 from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture, is_line, read_annotations, required
 from segstudy.data.images import Sample, header_shape
 
@@ -20,13 +19,6 @@ VOID = "__ignore__"
 def is_labelme(content: Any) -> bool:
     """Whether the content of a JSON file has LabelMe's form."""
     return isinstance(content, dict) and "shapes" in content
-
-
-def labelme_format(where: str, line_width: float | None) -> MaskFormat:
-    """The format of LabelMe files. where: the files, for the summary."""
-    read, version = partial(read_labelme, line_width=line_width), f"line_width {line_width}"
-    summary = f"{where}: LabelMe annotations"
-    return MaskFormat("LabelMe", summary, read, on_upright_image=True, void=(VOID,), version=version)
 
 
 def read_labelme(sample: Sample, line_width: float | None = None) -> IndexedMask:

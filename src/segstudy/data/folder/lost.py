@@ -7,7 +7,7 @@ from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import Counted
 from segstudy.data.folder.description import yaml_line
 from segstudy.data.folder.mask_format import BACKGROUND
-from segstudy.data.folder.scan import Problem, problem
+from segstudy.data.folder.problems import Problem, problem
 from segstudy.data.folder.shapes import NO_OUTLINE, NO_PIXEL, NO_WIDTH
 from segstudy.formatting import counted
 from segstudy.labels import IGNORE

@@ -10,6 +10,9 @@ from segstudy.data.images import image_name
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 """Suffixes of images."""
 
+SPLIT_WORDS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
+"""Words in the names of files and folders, and the split that they mean."""
+
 _FILE_ENDS = re.compile(rf"({'|'.join(map(re.escape, (*IMAGES, '.gif')))})(?=[\s,;\"']|$)", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[\s,;]+")
 

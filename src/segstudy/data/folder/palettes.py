@@ -2,10 +2,15 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segstudy.data.folder.classes import MAX_UNDECLARED
-from segstudy.errors import first_few
+from segstudy.data.folder.counts import Counted, MaskCounts, keys_of
+from segstudy.data.folder.description import Description
+from segstudy.data.folder.mask_format import MaskFormat, rgb_of_key
+from segstudy.data.folder.pictures import with_values
+from segstudy.data.folder.problems import Question
+from segstudy.errors import DataError, first_few
 from segstudy.labels import IGNORE
 
 
@@ -84,6 +89,63 @@ class Palettes:
         return not numbers and len(found) <= MAX_UNDECLARED and grey <= found
 
 
+def resolve_palettes(
+    counted: Counted, mask_format: MaskFormat, description: Description
+) -> tuple[MaskFormat, Counted, list[str]]:
+    """(format, counts by its keys, notes): whether the indices of indexed pictures or their colours are classes.
+
+    Raises DataError that asks if both are possible.
+    """
+    if mask_format.kind == "colours" and not (description.mask_values or description.declares_classes):
+        _refuse_grey_among_colours(counted)
+    indexed = [c for c in counted.values() if c.colours]
+    if mask_format.kind != "numbers" or not indexed:
+        return mask_format, counted, []
+    palettes = Palettes.of((c.colours, c.pixels) for c in counted.values())
+    declared = description.declared_keys()
+    kind = description.mask_values or palettes.kind(*declared)
+    if not kind:
+        raise Question(
+            f"are the classes in indexed masks the indices or the colours? {palettes.doubt(*declared)}\n"
+            "  → in dataset.yaml, if the indices are: mask_values: numbers\n"
+            "    if the colours are: mask_values: colours, and palette: [[red, green, blue], …], a colour of each class"
+            + ("\n    if their grey values are: mask_values: grey" if palettes.are_grey() else "")
+        )
+    if kind == "numbers":
+        colours = {key: rgb_of_key(max(found)) for key, found in palettes.colours.items()}
+        return replace(mask_format, palette=colours), counted, []
+    what = "by colour" if kind == "colours" else "by grey value"
+    note = f"{len(indexed)} indexed masks are read {what}, not by index: {palettes.doubt(*declared)}"
+    return with_values(mask_format, kind), {name: _recounted(c, kind) for name, c in counted.items()}, [note]
+
+
+def _recounted(counts: MaskCounts, kind: str) -> MaskCounts:
+    """The counts of a mask read as numbers, with the keys that it has when read by colour or grey value."""
+
+    def rename(numbers: Mapping[str, int]) -> dict[str, int]:
+        renamed: Counter[str] = Counter()
+        for key, number in numbers.items():
+            colour = counts.colours.get(key, grey_key(key))
+            renamed[colour if kind == "colours" else colour.split(",")[0]] += number
+        return dict(renamed)
+
+    return replace(counts, pixels=rename(counts.pixels), inner=rename(counts.inner), colours={})
+
+
+def _refuse_grey_among_colours(counted: Counted) -> None:
+    """Raise DataError if pictures without colours hold values that are no colour of the other masks."""
+    grey = {name: c for name, c in counted.items() if c.mode in ("L", "LA", "1") or c.mode.startswith("I")}
+    colours = set(keys_of(c for name, c in counted.items() if name not in grey))
+    other = {name: found for name, c in grey.items() if (found := sorted(c.pixels.keys() - colours))}
+    if other:
+        name, values = next(iter(other.items()))
+        raise DataError(
+            f"{len(other)} of {len(counted)} masks are grey pictures, with values that are no colour of the "
+            f"other masks, e.g. {name}: {first_few([value.split(',')[0] for value in values])}\n"
+            "  → save all masks alike; if the values are colours like the others, in dataset.yaml: mask_values: colours"
+        )
+
+
 def grey_key(value: str) -> str:
     """The colour of a grey value."""
-    return f"{value},{value},{value}"
+    return ",".join([value] * 3)

@@ -2,14 +2,30 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
+from segstudy.data.folder.mask_format import IndexedMask, MaskFormat, color_key
 from segstudy.data.images import Sample, open_picture
 from segstudy.errors import DataError
+
+
+def with_values(mask_format: MaskFormat, kind: str) -> MaskFormat:
+    """The format of pictures that are read as this kind: numbers, grey or colours."""
+    return replace(mask_format, kind=kind, read=partial(read_picture, kind=kind), palette={})
+
+
+def read_picture(sample: Sample, kind: str) -> IndexedMask:
+    """Read a mask that is a picture. kind: see `MaskFormat`."""
+    path = sample.file("mask")
+    picture = open_mask(path)
+    indices, keys = index_picture(picture, path, kind)
+    return IndexedMask(
+        indices, keys, mode=picture.mode, colours=colours_of_keys(picture, keys) if kind == "numbers" else {}
+    )
 
 
 def open_mask(path: Path) -> Any:
@@ -50,40 +66,18 @@ def has_color(picture: Any) -> bool:
     return values.ndim == 3 and values.shape[2] > 2 and bool((values[..., :1] != values[..., 1:3]).any())
 
 
-def read_index_mask(sample: Sample) -> IndexedMask:
-    """Read a mask of class numbers: an indexed or greyscale picture, or RGB with three equal channels."""
-    path = sample.file("mask")
-    return index_picture(open_mask(path), path, "numbers")
+def index_picture(picture: Any, path: Path, kind: str) -> tuple[np.ndarray, list[str]]:
+    """(indices (H,W), keys) of a decoded picture, without its transparency. kind: see `MaskFormat`. path: for errors.
 
-
-def read_color_mask(sample: Sample) -> IndexedMask:
-    """Read a mask whose colours are classes; transparency is dropped."""
-    path = sample.file("mask")
-    return index_picture(open_mask(path), path, "colours")
-
-
-def read_grey_mask(sample: Sample) -> IndexedMask:
-    """Read a mask of class numbers, of which an indexed picture has the grey values in its palette."""
-    path = sample.file("mask")
-    return index_picture(open_mask(path), path, "grey")
-
-
-READERS = {"numbers": read_index_mask, "grey": read_grey_mask, "colours": read_color_mask}
-
-
-def with_values(mask_format: MaskFormat, kind: str) -> MaskFormat:
-    """The format of pictures that are read as this kind: numbers, grey or colours."""
-    name = "numbers" if kind == "grey" else kind
-    return replace(mask_format, name=name, read=READERS[kind], by_grey=kind == "grey", palette={})
-
-
-def index_picture(picture: Any, path: Path, kind: str) -> IndexedMask:
-    """The indexed mask of a decoded picture. kind: numbers, grey or colours. path: for errors."""
+    Raises DataError for a colour picture whose classes should be numbers, and for more than 256 values or colours.
+    """
     if kind == "grey" and picture.mode in ("P", "PA", "1"):
         picture = picture.convert("L")
     if kind == "colours":
         red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(np.int64), 2, 0)
-        return _index_values(path, red << 16 | green << 8 | blue, _color_key, "colours")
+        return _index_values(
+            path, red << 16 | green << 8 | blue, lambda v: color_key((v >> 16, v >> 8 & 255, v & 255)), "colours"
+        )
     if has_color(picture):
         raise DataError(
             f"{path} is a colour picture ({picture.mode}), but the other masks hold class numbers\n"
@@ -93,28 +87,24 @@ def index_picture(picture: Any, path: Path, kind: str) -> IndexedMask:
     return _index_values(path, values if values.ndim == 2 else values[..., 0], str, "values")
 
 
-def _color_key(value: int) -> str:
-    return f"{value >> 16},{value >> 8 & 255},{value & 255}"
-
-
-def _index_values(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> IndexedMask:
+def _index_values(path: Path, values: np.ndarray, key: Callable[[int], str], what: str) -> tuple[np.ndarray, list[str]]:
     if values.dtype == np.uint8:  # much faster than sorting
         present = np.bincount(values.ravel(), minlength=256).nonzero()[0]
         position = np.zeros(256, np.uint8)
         position[present] = np.arange(len(present))
-        return IndexedMask(position[values], [key(int(v)) for v in present])
+        return position[values], [key(int(v)) for v in present]
     unique, positions = np.unique(values, return_inverse=True)
     if len(unique) > 256:
         raise DataError(
             f"{path} holds {len(unique):,} {what}: too many for a mask of classes\n"
             "  → does it number single objects, or was it resized or saved with smooth edges?"
         )
-    return IndexedMask(positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in unique])
+    return positions.reshape(values.shape).astype(np.uint8), [key(int(v)) for v in unique]
 
 
 def colours_of_keys(picture: Any, keys: Sequence[str]) -> dict[str, str]:
-    """{key: "red,green,blue"} of the indices in use; of black-and-white pictures too. {} if values have no colour."""
+    """{key: colour} of the indices in use; of black-and-white pictures too. {} if values have no colour."""
     if picture.mode not in ("P", "PA", "1"):
         return {}
     values = [0, 0, 0, 255, 255, 255] if picture.mode == "1" else picture.getpalette("RGB") or []
-    return {k: ",".join(map(str, values[3 * int(k) : 3 * int(k) + 3] or (0, 0, 0))) for k in keys}
+    return {k: color_key(values[3 * int(k) : 3 * int(k) + 3] or (0, 0, 0)) for k in keys}

@@ -1,60 +1,27 @@
 """Finds the images and masks of the user's folder, and pairs them."""
 
 import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from segstudy.data.folder.classes import read_classes
 from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_images, object_files
 from segstudy.data.folder.description import Description, yaml_line
 from segstudy.data.folder.files import NamedFiles, files_in, find_places, suffixes_in
-from segstudy.data.folder.formats import detect_format
+from segstudy.data.folder.formats import detect_format, unread_annotations
+from segstudy.data.folder.layouts import MASK_PLACES
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.names import IMAGES, columns, path_ends
+from segstudy.data.folder.names import IMAGES
+from segstudy.data.folder.pairs import below, read_pairs
 from segstudy.data.folder.pictures import with_values
-from segstudy.data.folder.text import read_json, read_rows, read_text
-from segstudy.data.images import Sample, image_name
-from segstudy.errors import ConfigError, DataError, first_few, first_lines, list_found
+from segstudy.data.folder.problems import Problem, errors_in, problem
+from segstudy.data.folder.text import read_json
+from segstudy.data.images import Sample
+from segstudy.errors import ConfigError, DataError, first_few, list_found
 from segstudy.formatting import counted
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
-
-MASK_PLACES = ("masks", "labels", "annotations", "masks.json", "annotations.json")
-"""Where masks are searched by default, in this order."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A kind of problem, and where it occurs. severity: "error" (prevents training) or "warning"."""
-
-    title: str
-    items: list[str]
-    severity: str = "error"
-    advice: str = ""
-
-    def __str__(self) -> str:
-        """The title, and indented below it the first items and the advice."""
-        lines = first_lines(self.items, 5) + (f"\n→ {self.advice}" if self.advice else "")
-        return f"{self.title} ({len(self.items)})\n" + textwrap.indent(lines, "  ")
-
-
-def one_line(problem: Problem) -> str:
-    """A problem as a note."""
-    return f"{problem.title} ({len(problem.items)}): {first_few(problem.items)}"
-
-
-def problem(title: str, items: Sequence[str], severity: str = "error", advice: str = "") -> list[Problem]:
-    """A list with this problem; [] if it has no items."""
-    return [Problem(title, list(items), severity, advice)] if items else []
-
-
-def raise_errors(problems: Sequence[Problem], root: Path) -> None:
-    """Raise DataError that lists the problems that prevent training, if there are any."""
-    if errors := [str(p) for p in problems if p.severity == "error"]:
-        raise DataError("\n".join(errors) + f"\n→ all problems at once: segstudy data check {root}")
 
 
 @dataclass
@@ -76,9 +43,9 @@ class FolderScan:
 
 def scan_folder(description: Description) -> FolderScan:
     """Find the images and masks of a folder. Raises DataError if there are none, or if the masks' format is unknown."""
-    scan = _from_pairs(description, description.pairs) if description.pairs else _from_folders(description)
+    scan = _from_pairs(description) if description.pairs else _from_folders(description)
     if not scan.samples:
-        if errors := [str(p) for p in scan.problems if p.severity == "error"]:
+        if errors := errors_in(scan.problems):
             raise DataError("\n".join(errors))
         raise DataError(
             f"no image in {description.root} has a mask of the same name\n"
@@ -114,7 +81,7 @@ def _ending_advice(scan: FolderScan) -> str:
 def _from_folders(description: Description) -> FolderScan:
     root = description.root
     homes = find_places(root, description.images)
-    if not homes or not all(home.is_dir() for home in homes.values()):
+    if not homes:
         raise DataError(
             f"no folder of images {root / description.images}\n  found: {list_found(root)}\n"
             "  → put the images there, or name their folder in dataset.yaml: images: FOLDER"
@@ -155,10 +122,10 @@ def _left_out(kind: str, named: NamedFiles, ending: str) -> list[str]:
 
 
 def _ask_which(root: Path, picture: Path, annotation: Path) -> NoReturn:
-    places = [f"{_below(root, path.parent)}/*{path.suffix}" for path in (picture, annotation)]
+    places = [f"{below(root, path.parent)}/*{path.suffix}" for path in (picture, annotation)]
     raise DataError(
-        f"which are the masks: pictures such as {_below(root, picture)}, or annotations such as "
-        f"{_below(root, annotation)}?\n  → in dataset.yaml, {yaml_line('masks', places[0])} or "
+        f"which are the masks: pictures such as {below(root, picture)}, or annotations such as "
+        f"{below(root, annotation)}?\n  → in dataset.yaml, {yaml_line('masks', places[0])} or "
         f"{yaml_line('masks', places[1])}"
     )
 
@@ -171,11 +138,11 @@ def _from_pairs_of_files(
         raise DataError(
             f"no masks in {', '.join(map(str, places.values()))}\n"
             f"  expected: NAME{description.mask_suffix}.png, or .json files of LabelMe, Supervisely or COCO\n"
-            f"  found: {first_few(suffixes_in(places)) or 'no files'}"
+            f"  found: {first_few(suffixes_in(places)) or 'no files'}{unread_annotations(places.values())}"
         )
     paths = [masks.files[name] for name in sorted(masks.files)]
     return FolderScan(
-        detect_format(paths, _has_palette(description), description.line_width),
+        detect_format(paths, description),
         [Sample(n, images.files[n], masks.files[n]) for n in sorted(images.files.keys() & masks.files.keys())],
         sorted(images.files.keys() - masks.files.keys()),
         sorted(masks.files.keys() - images.files.keys()),
@@ -200,8 +167,8 @@ def _find_masks(description: Description, homes: dict[str, Path]) -> dict[str, P
         if files := find_places(root, "*.json"):  # such as Label Studio's result.json
             return files
     raise DataError(
-        f"no masks in {root}: looked for {', '.join(tried)}\n  found: {list_found(root)}\n"
-        "  → name the folder or the COCO file in dataset.yaml: masks: NAME"
+        f"no masks in {root}: looked for {', '.join(tried)}\n  found: {list_found(root)}"
+        + (unread_annotations([root]) or "\n  → name the folder or the COCO file in dataset.yaml: masks: NAME")
     )
 
 
@@ -259,74 +226,14 @@ def _from_coco(description: Description, files: list[CocoFile], left_out: list[s
     )
 
 
-def _from_pairs(description: Description, pairs: Sequence[str]) -> FolderScan:
-    root = description.root
-    rows = [row for name in pairs for row in _pairs_in(description.require("pairs", name))]
-    column = description.group if description.group and any(description.group in row for row in rows) else "group"
-    samples: dict[str, Sample] = {}
-    split_of, missing, duplicates = {}, [], []
-    for row in rows:
-        image = _existing(row["image"], root, root / description.images)
-        mask = _existing(row["mask"], root, root / description.masks)
-        missing += [row[kind] or f"row without {kind}" for kind, file in (("image", image), ("mask", mask)) if not file]
-        if image is None or mask is None:
-            continue
-        name = image_name(image.relative_to(root) if image.is_relative_to(root) else image)
-        if name not in samples:
-            samples[name] = Sample(name, image, mask, row.get(column, ""))
-            if row.get("split"):
-                split_of[name] = row["split"]
-        elif (samples[name].image, samples[name].mask) != (image, mask):
-            duplicates.append(f"{name} with {_below(root, samples[name].mask)} and {_below(root, mask)}")
-    if not samples:
-        raise DataError(
-            f"no pair in {', '.join(pairs)} exists: {first_few(missing) or 'no rows'}\n"
-            f"  → write paths relative to {root}"
-        )
-    mask_format = detect_format(
-        [s.mask for s in samples.values() if s.mask], _has_palette(description), description.line_width
-    )
-    problems = [
-        *problem(f"files of {', '.join(pairs)} that are missing", missing),
-        *problem("images with two masks, or two files of one name", duplicates),
-    ]
-    return FolderScan(mask_format, list(samples.values()), split_of=split_of, problems=problems)
-
-
-def _pairs_in(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV with the columns image and mask, or of a list with an image and a mask in each line."""
-    lines = [line for line in read_text(path).splitlines() if line.strip()]
-    listed = [columns(line) for line in lines]
-    if all(len(each) == 2 for each in listed):  # no header
-        return [dict(zip(("image", "mask"), each, strict=True)) for each in listed]
-    rows = [{key.lower(): value for key, value in row.items()} for row in read_rows(path)]
-    if not rows or not {"image", "mask"} <= rows[0].keys():
-        raise DataError(
-            f"{path} needs the columns image and mask, or two files in each line: images/a.jpg masks/a.png\n"
-            f"  found: {first_few(lines, 3) or 'no lines'}"
-        )
-    return rows
-
-
-def _existing(text: str, *homes: Path) -> Path | None:
-    """The file that a path in a table means: as written, or the longest end of it that exists below `homes`."""
-    if text and (homes[0] / text).is_file():
-        return homes[0] / text
-    candidates = (home / end for end in path_ends(text) for home in homes)
-    return next((file for file in candidates if file.is_file()), None)
-
-
-def _below(root: Path, file: Path | None) -> str:
-    return str(file.relative_to(root)) if file and file.is_relative_to(root) else str(file)
+def _from_pairs(description: Description) -> FolderScan:
+    samples, split_of, problems = read_pairs(description)
+    masks = [sample.file("mask") for sample in samples]
+    return FolderScan(detect_format(masks, description), samples, split_of=split_of, problems=problems)
 
 
 def _same_name(items: list[str]) -> list[Problem]:
     return problem("files of the same name", items)
-
-
-def _has_palette(description: Description) -> bool:
-    classes = read_classes(description)
-    return description.palette is not None or bool(classes and classes[1])
 
 
 def _assign_groups(scan: FolderScan, pattern: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.names import ImageNames, agree, columns, same_last_part
-from segstudy.data.folder.scan import FolderScan, Problem, problem
+from segstudy.data.folder.problems import Problem, problem
+from segstudy.data.folder.scan import FolderScan
 from segstudy.data.folder.text import read_text
 from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
@@ -19,8 +20,8 @@ VAL_SHARE = 0.2
 ROLES = ("train", "val", "test")
 
 
-class SplitError(ConfigError):
-    """The images cannot be split as planned."""
+class UntrainableError(ConfigError):
+    """The images can be looked at, but not trained on: they cannot be split as planned, or have only one class."""
 
 
 @dataclass
@@ -46,13 +47,13 @@ class SplitPlan:
     def draw_lists(self, strata: Sequence) -> dict[str, list[Sample]]:
         """Draw the shares or folds from the pool; train is the rest. strata: of each image in the pool.
 
-        Raises SplitError if a list would be empty.
+        Raises UntrainableError if a list would be empty.
         """
         groups = [s.group for s in self.pool]
         num_groups = len(set(filter(None, groups))) + groups.count("")
         if self.num_folds:
             if num_groups < self.num_folds:
-                raise SplitError(
+                raise UntrainableError(
                     f"folds: {self.num_folds}, but only {num_groups} groups ({len(self.pool)} images): "
                     "a fold would be empty"
                 )
@@ -67,7 +68,7 @@ class SplitPlan:
             share_of_left = min(share * len(self.pool) / max(1, len(left)), 1)
             held = hold_out([strata[i] for i in left], [groups[i] for i in left], share_of_left, self.seed, role)
             if not held.any() or held.all():
-                raise SplitError(
+                raise UntrainableError(
                     f"{role}={share} of {len(self.pool)} images ({num_groups} groups) is none, or all that are left\n"
                     "  → choose another share, smaller groups, or lists"
                 )

@@ -1,12 +1,11 @@
 """Masks in Supervisely's annotation files."""
 
 import zlib
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
+from segstudy.data.folder.mask_format import IndexedMask
 from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture, is_line, read_annotations, required
 from segstudy.data.images import Sample
 
@@ -14,12 +13,6 @@ from segstudy.data.images import Sample
 def is_supervisely(content: Any) -> bool:
     """Whether the content of a JSON file has Supervisely's form."""
     return isinstance(content, dict) and isinstance(content.get("size"), dict) and "objects" in content
-
-
-def supervisely_format(where: str, line_width: float | None) -> MaskFormat:
-    """The format of Supervisely's files. where: the files, for the summary."""
-    read, version = partial(read_supervisely, line_width=line_width), f"line_width {line_width}"
-    return MaskFormat("Supervisely", f"{where}: Supervisely annotations", read, on_upright_image=True, version=version)
 
 
 def read_supervisely(sample: Sample, line_width: float | None = None) -> IndexedMask:
