@@ -29,12 +29,16 @@ from segstudy.precision import choose_device
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+BESIDE_TRAINING = ("pictures", "training_metrics", "per_image_errors")
+"""Callbacks that would take minutes with photos of several million pixels, and that no figure here depends on."""
+
 
 def fit(settings: list[str], folder: Path, steps: int) -> dict[str, float]:
     """Train for one epoch of `steps` batches in a fresh process; its figures."""
     command = [
         sys.executable, "train.py", *settings, f"runs_dir='{folder}'", "study=data_wait", "trainer.max_epochs=1",
-        f"+trainer.limit_train_batches={steps}", "+trainer.limit_val_batches=2", "+trainer.limit_test_batches=2",
+        f"+trainer.limit_train_batches={steps}", "+trainer.limit_val_batches=1", "+trainer.limit_test_batches=1",
+        *(f"callbacks.{name}.enabled=false" for name in BESIDE_TRAINING),
     ]  # fmt: skip
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     if done.returncode:

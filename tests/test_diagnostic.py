@@ -1,6 +1,7 @@
 """A run that is trained is done: what is measured or drawn beside its test may fail, and is told."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,3 +131,16 @@ def test_null_seconds_mean_no_first_picture(monkeypatch: pytest.MonkeyPatch) -> 
     callback.on_fit_start(trainer, None)  # type: ignore[arg-type]
     callback.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
     assert drawn == ["epoch_000"]
+
+
+def test_the_first_picture_is_not_counted_as_waiting_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed, callback = Throughput(warmup=0), pictures.Pictures(first_seconds=0)
+    monkeypatch.setattr(pictures.Pictures, "_draw", lambda *_: time.sleep(0.2))
+    trainer: Any = SimpleNamespace(callbacks=[speed, callback], world_size=1, default_root_dir="run")
+    callback.began = 0.0
+    batch = {"image": torch.zeros(1)}
+    for _ in range(2):
+        speed.on_train_batch_start()
+        speed.on_train_batch_end(trainer, SimpleNamespace(device=torch.device("cpu")), None, batch, 0)  # type: ignore[arg-type]
+        callback.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    assert speed.waited < 0.1

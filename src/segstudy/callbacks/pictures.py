@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.callbacks.loggers import log_image
+from segstudy.callbacks.throughput import Throughput
 from segstudy.data.datamodule import SegmentationData, data_of
 from segstudy.data.dataset import CachedDataset
 from segstudy.drawing import (
@@ -57,6 +58,9 @@ class Pictures(Diagnostic):
         if time.monotonic() - self.began > self.first_seconds:
             self.began = None
             self._draw(trainer, module, "first")
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Throughput):
+                    callback.skip_wait()
             print(f"first picture: {Path(trainer.default_root_dir) / 'pictures' / 'first.png'}")
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:  # the validated weights

@@ -23,8 +23,12 @@ class Throughput(L.Callback):
         self.ended: float | None = None
         self.started = 0.0
 
+    def skip_wait(self) -> None:
+        """What has been done since the last step, such as drawing a picture, was not waiting for data."""
+        self.ended = None
+
     def on_train_epoch_start(self, *_: Any) -> None:
-        self.ended = None  # validation and pictures between epochs are not training time
+        self.skip_wait()  # validation and pictures between epochs are not training time
         self.epoch = (self.images, self.busy + self.waited)
 
     def on_train_batch_start(self, *_: Any) -> None:

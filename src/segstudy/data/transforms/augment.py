@@ -98,7 +98,9 @@ class Augment:
             image, mask, inside = _interpolate(image, mask, theta, None, (height, width), [1] * len(image))
         image = self._adjust_color(image, params, inside)
         if inside is not None:  # outside the image: grey and ignored
-            image, mask = torch.where(inside[:, None], image, GREY), torch.where(inside, mask.long(), IGNORE)
+            shown = inside[:, None].float()
+            image = image.mul(shown).add_(GREY * (1 - shown))  # five times as fast as torch.where on a CPU
+            mask = torch.where(inside, mask.long(), IGNORE)
         for columns, transform in self.transforms:
             image, mask = transform(image, mask, params[:, columns])
         return image, mask
@@ -206,22 +208,39 @@ def _interpolate(
     output pixel are averaged. Samples are bilinear, labels the nearest. Outside the image, the values at its border are
     taken: zeros would blend into the outermost pixels, which have labels.
     """
-    grid = F.affine_grid(theta, [len(image), 1, *size], align_corners=False)
-    inside = (grid >= -1).all(3)
-    inside &= (grid <= 1).all(3) if end is None else (grid <= end[:, None, None]).all(3)
-    labels = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
-    out = image.new_empty(*image.shape[:2], *size)
+    places = _sample_places(theta, size)
+    last = torch.ones_like(theta[:, :, 2]) if end is None else end
+    inside = ((places >= -1) & (places <= last[:, :, None, None])).all(1)
+    labels = _sample(mask[:, None].float(), places, "nearest")
+    out = image.new_zeros(*image.shape[:2], *size)
     factors = sorted(set(reduction))
     for factor in factors:
         members = [i for i, each in enumerate(reduction) if each == factor]
         some: Any = torch.tensor(members, device=image.device) if len(factors) > 1 else slice(None)
-        shape = [len(members), 1, size[0] * factor, size[1] * factor]
-        finer = F.affine_grid(theta[some], shape, align_corners=False) if factor > 1 else grid[some]
-        if end is not None:
-            finer = finer.minimum(end[some, None, None])  # what lies beyond is not the image
-        sampled = F.grid_sample(image[some], finer, mode="bilinear", padding_mode="border", align_corners=False)
-        out[some] = F.avg_pool2d(sampled, factor) if factor > 1 else sampled
+        source, beyond = image[some], last[some, :, None, None]
+        offsets = [((i + 0.5) / factor - 0.5) for i in range(factor)]  # in output pixels, from the centre of one
+        total: Any = 0
+        for down in offsets:
+            for across in offsets:
+                samples = _sample_places(theta[some], size, (down, across)).minimum(beyond)  # beyond is not the image
+                total = _sample(source, samples, "bilinear") + total
+        out[some] = total / factor**2
     return out, labels[:, 0].to(mask.dtype), inside
+
+
+def _sample_places(theta: Tensor, size: tuple[int, int], offset: tuple[float, float] = (0, 0)) -> Tensor:
+    """x and y in the input of each output pixel: (B,2,h,w), the values of `affine_grid`.
+
+    Written here because that function takes as long as the interpolation itself on a CPU. offset: from the pixels'
+    centres down and to the right, in pixels.
+    """
+    y, x = ((2 * torch.arange(n, device=theta.device) + 1 + 2 * o) / n - 1 for n, o in zip(size, offset, strict=True))
+    across = theta[:, :, 0, None, None] * x + theta[:, :, 2, None, None]
+    return across + theta[:, :, 1, None, None] * y[:, None]
+
+
+def _sample(image: Tensor, places: Tensor, mode: str) -> Tensor:
+    return F.grid_sample(image, places.permute(0, 2, 3, 1), mode=mode, padding_mode="border", align_corners=False)
 
 
 DEFAULT_AUGMENTATION = Augment(scale=None)
