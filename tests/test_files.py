@@ -16,9 +16,11 @@ from segstudy.files import (
     move,
     open_lock,
     open_to_read,
+    read_csv,
     read_text,
     remove_partials,
     subfolder,
+    write_csv,
     write_text,
 )
 
@@ -177,3 +179,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("é")
     (tmp_path / "link").symlink_to("plain")
     assert read_text(tmp_path / "link") == "é"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "-cat", "@x", "+x", "'=1", "''-a", "'a", "a", "-0.5", "+3e-4", "-inf", ""])
+def test_a_table_keeps_texts_and_holds_no_formula(tmp_path: Path, text: str) -> None:
+    write_csv(tmp_path, "t.csv", ["x", "y"], [{"x": text, "y": 1}])
+    assert read_csv(tmp_path / "t.csv") == [{"x": text, "y": "1"}]
+    written = (tmp_path / "t.csv").read_text().splitlines()[1]
+    assert written[0] not in "=+-@" or written.startswith(("-0.5", "+3e-4", "-inf"))

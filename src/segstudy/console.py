@@ -5,18 +5,45 @@ import os
 import signal
 import sys
 import time
+import unicodedata
 import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from segstudy import interruption
 from segstudy.files import open_log
 from segstudy.ranks import RANK
 
-console = Console(quiet=RANK > 0)  # of several processes only the first prints
+
+class SafeConsole(Console):
+    """Rich's console, to which names, paths and errors from anywhere may be printed: see `printable`."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and those that turn the writing direction, as \\x1b or \\u202e.
+
+    A terminal would obey them: they can clear it, or show another file name. Line breaks and tabs are kept.
+    """
+    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in BIDIRECTIONAL
+
+
+BIDIRECTIONAL = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Unicode's classes of characters that turn the writing direction of those that follow."""
+
+console = SafeConsole(quiet=RANK > 0)  # of several processes only the first prints
 
 
 study: Connection | None = None
@@ -73,7 +100,7 @@ def print_error(error: BaseException) -> None:
     if RANK > 0:
         time.sleep(PATIENCE)
     Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
-    print(error, file=sys.stderr)
+    print(printable(str(error)), file=sys.stderr)
 
 
 def silence_warnings() -> None:

@@ -56,6 +56,7 @@ def image_grid(
 
     A row is as high as its highest picture at full width, at most TALL times the width; other pictures are fitted in.
     """
+    titles, row_names = [plain(title) for title in titles], [plain(name) for name in row_names]
     columns = len(titles)
     lines = -(-len(legend) // max(1, columns))
     gap = 0.17 if row_names else 0.05
@@ -79,9 +80,14 @@ def image_grid(
         top -= height + gap
     axes.set(xlim=(0, size[0]), ylim=(0, size[1]))
     colors = {name: (red / 255, green / 255, blue / 255) for name, (red, green, blue) in legend.items()}
-    patches = [Patch(facecolor=color, edgecolor="0.6", label=name) for name, color in colors.items()]
+    patches = [Patch(facecolor=color, edgecolor="0.6", label=plain(name)) for name, color in colors.items()]
     figure.legend(handles=patches, loc="lower center", ncols=columns, fontsize=7, frameon=False)
     return figure
+
+
+def plain(text: str) -> str:
+    """A text for Matplotlib, which would take what is between two $ for a formula, and may fail on it."""
+    return text.replace("$", r"\$")
 
 
 def _fitted(picture: np.ndarray, left: float, top: float, height: float) -> tuple[float, float, float, float]:

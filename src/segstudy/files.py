@@ -17,6 +17,9 @@ from segstudy.errors import ConfigError
 
 PARTIAL = ".partial"
 """Suffix of files that are being written. Those left by a killed process are removed when its run continues."""
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet takes for a formula. The ' is for reading back what began with one."""
+NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?|[+-]?(nan|inf)")
 HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(PARTIAL)}", re.DOTALL)
 
 
@@ -56,12 +59,22 @@ def write_text(folder: Path, name: str | Path, text: str) -> None:
 
 
 def write_csv(folder: Path, name: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows {column: value} with `atomic_write`; missing values and None are empty."""
+    """Write rows {column: value} with `atomic_write`; missing values and None are empty. Texts: see `csv_cell`."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns)
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({column: csv_cell(value) for column, value in row.items()} for row in rows)
     write_text(folder, name, text.getvalue())
+
+
+def csv_cell(value: Any) -> Any:
+    """A value for a CSV file: a spreadsheet would execute a text that begins as a formula, so it gets a '."""
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value) else value
+
+
+def _without_quote(value: Any) -> Any:
+    quoted = isinstance(value, str) and value[:1] == "'" and FORMULA.match(value[1:])
+    return value[1:] if quoted else value
 
 
 def move(file: Path, folder: Path, name: str | Path) -> None:
@@ -151,8 +164,10 @@ def read_text(path: Path) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows {column: value} of a regular file. Raises OSError, ValueError (no UTF-8) or csv.Error."""
-    return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    """The rows {column: value} of a regular file, without the ' of `csv_cell`. Raises OSError, ValueError (no UTF-8) or
+    csv.Error."""
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    return [{column: _without_quote(value) for column, value in row.items()} for row in rows]
 
 
 def _parts(name: str | Path) -> list[str]:

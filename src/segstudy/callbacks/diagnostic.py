@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from segstudy.console import print_line
 from segstudy.errors import first_line
-from segstudy.ranks import RANK
 
 
 class Diagnostic(L.Callback):
@@ -38,8 +38,7 @@ class Diagnostic(L.Callback):
 def report_failure(what: str, error: Exception) -> str:
     """Print, and return, one line: why something was not measured."""
     why = f"{type(error).__name__}: {first_line(error)}"
-    if RANK == 0:
-        print(f"not measured: {what}: {why}")
+    print_line(f"not measured: {what}: {why}")
     return why
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 
 from segstudy.callbacks.max_steps import planned_epochs
+from segstudy.console import SafeConsole
 from segstudy.files import subfolder
 from segstudy.inspection.activations import LayerStatistics, Probe, print_table, sample, write_table
 
@@ -53,7 +53,7 @@ class Inspector(L.Callback):
     def _print_flagged(self, trainer: L.Trainer, rows: Sequence[LayerStatistics], epoch: int, path: Path) -> None:
         # While the progress bar is shown, only its own console can print above it.
         bar = getattr(trainer.progress_bar_callback, "progress", None)
-        console = bar.console if bar is not None else Console()
+        console = bar.console if bar is not None else SafeConsole()
         flagged = [row for row in rows if row.flagged]
         if flagged:
             print_table(flagged, f"epoch {epoch}: {len(flagged)} of {len(rows)} layers flagged", console)

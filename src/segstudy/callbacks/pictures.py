@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.callbacks.loggers import log_image
 from segstudy.callbacks.throughput import Throughput
+from segstudy.console import print_line
 from segstudy.data.datamodule import SegmentationData, data_of
 from segstudy.data.dataset import CachedDataset
 from segstudy.drawing import (
@@ -61,7 +62,7 @@ class Pictures(Diagnostic):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Throughput):
                     callback.skip_wait()
-            print(f"first picture: {Path(trainer.default_root_dir) / 'pictures' / 'first.png'}")
+            print_line(f"first picture: {Path(trainer.default_root_dir) / 'pictures' / 'first.png'}")
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:  # the validated weights
         epoch = trainer.current_epoch + 1

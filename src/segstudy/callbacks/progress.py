@@ -6,10 +6,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.console import Console
 
 from segstudy.callbacks.max_steps import planned_epochs
-from segstudy.console import tell_study
+from segstudy.console import SafeConsole, tell_study
 from segstudy.formatting import format_duration, format_number
 
 
@@ -20,7 +19,7 @@ class Progress(RichProgressBar):
         super().__init__(leave=False)
         if not sys.stdout.isatty():
             self.disable()
-        self.lines = Console()
+        self.lines = SafeConsole()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_train_start(trainer, module)

@@ -28,5 +28,5 @@ def runs(
 
     found = listing.with_status(listing.list_runs(folder), status or [])
     if json or paths:
-        return typer.echo(listing.as_json(found) if json else "\n".join(str(run.folder) for run in found))
+        return print(listing.as_json(found) if json else "\n".join(str(run.folder) for run in found))
     listing.print_runs(found, console)

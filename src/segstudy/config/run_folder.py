@@ -1,6 +1,5 @@
 """Read the config of a run folder, and lock the folder for the process that trains in it."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from segstudy.config.check import check
 from segstudy.config.compose import register_resolvers
 from segstudy.config.run_names import differences
 from segstudy.config.targets import update_targets
+from segstudy.console import print_error
 from segstudy.errors import ConfigError, SegstudyError, first_line
 from segstudy.files import read_text, remove_partials, write_text
 from segstudy.ranks import RANK
@@ -75,7 +75,7 @@ def claimed_folder(folder: Path, cfg: DictConfig) -> Iterator[Record]:
             try:
                 record.note(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
             except SegstudyError as unwritten:  # most often a full disk; the first error is the one to raise
-                print(f"{folder}: the failure could not be written to its record. {unwritten}", file=sys.stderr)
+                print_error(SegstudyError(f"{folder}: the failure could not be written to its record. {unwritten}"))
             raise
 
 

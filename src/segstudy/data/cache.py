@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from segstudy.console import print_line
 from segstudy.data.bands import propose_range
 from segstudy.data.fit import Fit
 from segstudy.data.images import Sample, UnknownRange, resize_image
@@ -242,7 +243,7 @@ def _check_space(folder: Path, needed: int, fit: Fit) -> None:
             f"  → free some space, set data.cache_dir to another disk, choose {smaller}, or data.cache=false"
         )
     if needed > STATED:
-        print(f"building a cache of {needed / 2**30:.1f} GiB in {folder} (data.cache=false: none)")
+        print_line(f"building a cache of {needed / 2**30:.1f} GiB in {folder} (data.cache=false: none)")
 
 
 def _remove_abandoned(home: Path) -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
 from segstudy.data.datamodule import SegmentationData
+from segstudy.drawing import plain
 from segstudy.errors import ConfigError, TrainingError
 from segstudy.inspection.memory import out_of_memory
 from segstudy.module import SegmentationModule
@@ -104,7 +105,7 @@ def draw_learning_rates(found: LearningRateTest, title: str) -> Figure:
     at = found.rates.tolist().index(found.suggested)
     axes.plot(found.suggested, found.smooth[at], "o", color="#c81e6e", label=f"suggested: {found.suggested:.1e}")
     start, lowest = found.smooth[0], found.smooth.min()
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=plain(title))
     axes.set_ylim(lowest - 0.2 * (start - lowest), start + 0.6 * (start - lowest))  # leave out where it explodes
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

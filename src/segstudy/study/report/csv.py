@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from segstudy.files import csv_cell
 from segstudy.formatting import NOT_DEFINED
 from segstudy.runs.headline import SIZES, headline_size
 from segstudy.study.analysis.findings import Findings
@@ -64,4 +65,4 @@ def as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
 def _cell(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else NOT_DEFINED
-    return value
+    return csv_cell(value)
