@@ -60,7 +60,7 @@ def served(models: Sequence[Model]) -> Iterator[str]:
     """The address of a page that is served meanwhile."""
     with web.uploads() as folder:
         blocks = web.page(Demo(models, folder))
-        address, local = web.launch(blocks, port=0)
+        address, local = web.launch(blocks, folder, port=0)
         assert local
         try:
             yield address
@@ -186,14 +186,14 @@ def test_bound_to_this_machine_unless_told_otherwise(tmp_path: Path) -> None:
     with served([model()]) as address:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
         with pytest.raises(ConfigError, match=r"(?s)in use.*--port 0"):
-            web.launch(web.page(Demo([model()], tmp_path)), port=int(address.rpartition(":")[2]))
+            web.launch(web.page(Demo([model()], tmp_path)), tmp_path, port=int(address.rpartition(":")[2]))
     blocks = web.page(Demo([model()], tmp_path))
-    address, local = web.launch(blocks, "0.0.0.0", 0)
+    address, local = web.launch(blocks, tmp_path, "0.0.0.0", 0)
     blocks.close()
     assert not local
     assert address.startswith("http://127.0.0.1:")
     with pytest.raises(ConfigError, match=r"--host 203\.0\.113\.7"):
-        web.launch(blocks, "203.0.113.7", 0)
+        web.launch(blocks, tmp_path, "203.0.113.7", 0)
 
 
 def test_without_gradio_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -234,6 +234,29 @@ def test_a_photo_goes_through_a_server(tmp_path: Path) -> None:
         (tmp_path / "text.jpg").write_text("no photo")
         refused = client.predict(gradio_client.handle_file(tmp_path / "text.jpg"), "train", 60, api_name="/segment")
         assert "text.jpg cannot be read as a picture" in refused[0]
+
+
+def test_the_server_refuses_other_pages_names_and_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served([model()]) as address, httpx.Client(base_url=address, trust_env=False) as http:
+        port = address.rpartition(":")[2]
+        for host, origin, expected in (
+            (f"localhost:{port}", f"http://localhost:{port}", 200),
+            (f"127.0.0.1:{port}", None, 200),
+            (f"[::1]:{port}", f"http://[::1]:{port}", 200),
+            (f"evil.example:{port}", None, 421),
+            (f"localhost.evil.example:{port}", None, 421),
+            (f"127.0.0.1:{port}", "http://evil.example", 403),
+            (f"127.0.0.1:{port}", "null", 403),
+            (f"127.0.0.1:{port}", f"http://localhost:{int(port) + 1}", 403),
+        ):
+            headers = {"host": host} | ({"origin": origin} if origin else {})
+            assert http.get("/", headers=headers).status_code == expected, (host, origin)
+        photo = {"files": ("a.png", b"0" * 999, "image/png")}
+        assert http.post("/gradio_api/upload", files=photo).status_code == 200
+        monkeypatch.setattr(web, "MAX_TOTAL", 900)
+        refused = http.post("/gradio_api/upload", files=photo)
+        assert refused.status_code == 507
+        assert "try again in an hour" in refused.text
 
 
 def test_the_server_gives_and_fetches_nothing_else(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Run folders from strangers: each kind of trap is one clear error, and nothing is executed, opened or written."""
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -16,10 +17,10 @@ from safetensors.torch import save_file
 
 import segstudy
 from segstudy import build
-from segstudy.config.compose import compose_config
+from segstudy.config.compose import compose_config, resolve_environment
 from segstudy.config.run_folder import read_config
 from segstudy.config.targets import locate
-from segstudy.config.trust import is_allowed
+from segstudy.config.trust import foreign_resolvers, is_allowed, restrict_paths
 from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import drop_own_callbacks
 from segstudy.inference.loading import EvaluationSpec, evaluation_config, load_run, load_runs
@@ -123,7 +124,28 @@ def test_a_part_that_is_none(target: str, said: str, folder: Path, tmp_path: Pat
 def test_a_part_that_is_hidden(text: str, folder: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     append(folder, "bridge", text.replace("CANARY", str(canary)))
-    refused(folder, r"os\.mkdir is not part of segstudy|holds another interpolation", canary)
+    refused(folder, r"os\.mkdir is not part of segstudy|asks for more than values", canary)
+
+
+def test_the_environment_is_not_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "a key")
+    for text in ("${oc.env:SECRET}", "a ${ oc.env:SECRET,x}", "${oc.decode:${oc.env:SECRET}}", "\\\\${oc.env:SECRET}"):
+        change(folder, bridge={"note": [text]})
+        refused(folder, r"asks for more than\s+values\n  bridge\.note\.0: ", tmp_path / "canary")
+
+
+def test_a_run_keeps_the_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOTOS", "/photos/${x}")
+    cfg = compose_config(["data=voc", "data.root='${oc.env:PHOTOS}/voc'"])
+    resolve_environment(cfg)
+    assert [*foreign_resolvers(OmegaConf.to_container(cfg))] == []
+    assert cfg.data.root == "/photos/${x}/voc"
+
+
+def test_a_strangers_run_starts_no_crowd_of_processes(folder: Path) -> None:
+    data = OmegaConf.create({"workers": 4000, "cache_dir": "/somewhere"})
+    restrict_paths(data)
+    assert data.workers <= (os.cpu_count() or 1)
 
 
 def test_yaml_that_is_more_than_values(folder: Path, tmp_path: Path) -> None:

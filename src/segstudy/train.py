@@ -16,7 +16,7 @@ from rich.markup import escape
 from segstudy import entry, interruption
 from segstudy.budget import apply_budget
 from segstudy.config.check import check
-from segstudy.config.compose import apply_overrides, register_resolvers
+from segstudy.config.compose import apply_overrides, register_resolvers, resolve_environment
 from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claimed_folder
@@ -60,6 +60,7 @@ def task(cfg: DictConfig) -> float | None:
     threads = torch.get_num_threads()
     try:
         apply_overrides(cfg, hydra_cfg.overrides.task)
+        resolve_environment(cfg)
         check(cfg, further_checks=[plan_mistakes])
         apply_budget(cfg, folder.parent)
         if cfg.start_from is not None:

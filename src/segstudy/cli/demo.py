@@ -34,7 +34,7 @@ def demo(
         photos = web.examples_in(examples, folder) if examples else []
         opened = web.open_demo(runs, folder, device, max_pixels)
         blocks = web.page(opened, photos)
-        address, local = web.launch(blocks, host, port)
+        address, local = web.launch(blocks, folder, host, port)
         print_line(f"{', '.join(m.name for m in opened.models)} on {opened.models[0].device_line}")
         if not local:
             console.print("anyone who can reach this machine over the network can use the page", style="bold yellow")

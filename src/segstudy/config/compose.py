@@ -37,6 +37,16 @@ def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
         GlobalHydra.instance().hydra = before
 
 
+def resolve_environment(cfg: DictConfig) -> None:
+    """Replace values that read environment variables (`${oc.env:NAME}`), in place: a run's folder holds the values,
+    since whoever reads it later reads no variables (see `read_config`)."""
+    for key in [*nested_keys(cfg)]:
+        place, _, last = key.rpartition(".")
+        node = OmegaConf.select(cfg, place) if place else cfg
+        if isinstance(node, DictConfig) and "${oc.env:" in str(OmegaConf.to_container(node, resolve=False)[last]):  # type: ignore[index, call-overload]
+            node[last] = str(node[last]).replace("${", "\\${") if isinstance(node[last], str) else node[last]
+
+
 def nested_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Every key of a config with its full path: `data`, `data.size`, …"""
     if isinstance(node, DictConfig):

@@ -13,8 +13,9 @@ from segstudy.config.check import check
 from segstudy.config.compose import register_resolvers
 from segstudy.config.run_names import differences
 from segstudy.config.targets import update_targets
+from segstudy.config.trust import cache_dir, foreign_resolvers
 from segstudy.console import print_error
-from segstudy.errors import ConfigError, SegstudyError, first_line
+from segstudy.errors import ConfigError, SegstudyError, first_line, first_lines
 from segstudy.files import read_text, remove_partials, write_text
 from segstudy.ranks import RANK
 from segstudy.runs.locking import run_lock
@@ -39,6 +40,13 @@ def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfi
         raw = OmegaConf.create(text)
         if isinstance(raw, DictConfig):  # a finished run needs no logger, and its logger may not be installed here
             raw.pop("logger", None)
+            if isinstance(raw.get("data"), DictConfig) and "cache_dir" in raw.data:
+                raw.data.cache_dir = cache_dir()  # older versions wrote down how it is found
+            if foreign := [*foreign_resolvers(OmegaConf.to_container(raw))]:
+                raise ConfigError(
+                    f"{file} is not read: a run's folder may come from a stranger, and this one asks for more than "
+                    f"values\n{first_lines(foreign, 5, '  ')}\n  → if it is yours, write the values in their place"
+                )
         cfg = OmegaConf.create(OmegaConf.to_container(raw, resolve=True))
         left = OmegaConf.to_container(cfg, resolve=False) != OmegaConf.to_container(cfg, resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError) as error:

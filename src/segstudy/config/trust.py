@@ -2,6 +2,8 @@
 
 import inspect
 import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,24 @@ ALLOWED = ("segstudy.", "lightning.Trainer", "lightning.pytorch.callbacks.", "to
 classes of segmentation_models_pytorch are not among them: they download.
 
 Users add their own modules with SEGSTUDY_TRUST=my_loss,…"""
+
+
+RESOLVERS = ("stem", "run_name")
+"""What an interpolation in a run folder's config may call: `${oc.env:NAME}` would show a stranger's file what the
+environment of this machine holds."""
+
+
+def foreign_resolvers(container: Any, place: str = "") -> Iterator[str]:
+    """Each interpolation of an unresolved config that calls another function than RESOLVERS, as `place: ${…}`."""
+    if isinstance(container, Mapping | list):
+        items = container.items() if isinstance(container, Mapping) else enumerate(container)
+        for key, value in items:
+            yield from foreign_resolvers(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(container, str) and any(name not in RESOLVERS for name in CALL.findall(container)):
+        yield f"{place}: {container}"
+
+
+CALL = re.compile(r"\$\{\s*([\w.]+)\s*:")
 
 
 def is_trusted(target: str) -> bool:
@@ -45,13 +65,21 @@ def is_allowed(place: str, thing: Any) -> bool:
     return group in ("network", "encoder") or not issubclass(thing, Encoder)  # an encoder may download weights
 
 
+def cache_dir() -> str:
+    """This machine's cache folder, as in conf/data_common.yaml."""
+    return os.environ.get("SEGSTUDY_CACHE", "~/.cache/segstudy")
+
+
 def restrict_paths(data: DictConfig) -> None:
     """Keep a finished run's data, which may be a stranger's, from writing where its config says.
 
-    Nothing is downloaded, and caches go to this machine's cache folder, unless the config names an existing one.
+    Nothing is downloaded, there are no more loader processes than cores, and caches go to this machine's cache folder,
+    unless the config names an existing one.
     Settings of the command line (data.…=…) are merged after this.
     """
     own: dict[str, Any] = {"download": False}
+    if isinstance(workers := data.get("workers"), int):
+        own["workers"] = min(workers, os.cpu_count() or 1)
     if not any(Path(str(data.get("cache_dir"))).expanduser().glob("*/images.bin")):
-        own["cache_dir"] = os.environ.get("SEGSTUDY_CACHE", "~/.cache/segstudy")
+        own["cache_dir"] = cache_dir()
     data.update({key: value for key, value in own.items() if key in data})

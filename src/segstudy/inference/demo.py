@@ -13,12 +13,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import matplotlib
 import numpy as np
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAX_BYTES = 32 * 2**20
 """Largest uploaded file."""
+MAX_TOTAL = 2**30
+"""Bytes of all photos, and pictures made of them, that the server holds at a time."""
 MAX_PIXELS = 50_000_000
 """Default limit for a photo; phone cameras stay below it."""
 SEEN_PIXELS = 4_000_000
@@ -325,18 +328,49 @@ def _take_uploads_only(photo: Any, demo: Demo) -> None:
 # The server
 
 
-async def add_security_headers(request: Any, call_next: Any) -> Any:
-    """Add HEADERS, so that the browser loads nothing from other hosts."""
-    response = await call_next(request)
-    response.headers.update(HEADERS)
-    return response
+def guard(host: str, uploads: Path) -> Any:
+    """What each request passes. It adds HEADERS, and refuses uploads beyond MAX_TOTAL and requests of another web page
+    or under a name that is not this server's: such a page could reach the server through the visitor's browser.
+    """
+    from starlette.responses import PlainTextResponse
+
+    names = {"localhost", socket.gethostname().lower(), host.lower()}
+
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        asked, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not _is_address(name := urlsplit(f"//{asked}").hostname or "") and name.removesuffix(".local") not in names:
+            return PlainTextResponse(f"This server is not called {name}: open the address that it printed.\n", 421)
+        if origin not in (None, f"http://{asked}", f"https://{asked}"):
+            return PlainTextResponse("Requests of other web pages are refused.\n", 403)
+        if request.method == "POST" and request.url.path.endswith("/upload") and _bytes_in(uploads) > MAX_TOTAL:
+            return PlainTextResponse("The server holds too many photos: try again in an hour.\n", 507)
+        response = await call_next(request)
+        response.headers.update(HEADERS)
+        return response
+
+    return dispatch
 
 
-def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -> tuple[str, bool]:
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # removed meanwhile
+            total += file.lstat().st_size
+    return total
+
+
+def launch(blocks: "gradio.Blocks", uploads: Path, host: str = "127.0.0.1", port: int = 7860) -> tuple[str, bool]:
     """Serve the page in a thread; returns its address, and whether only this machine can reach it.
 
-    port: 0 for a free one. Wait with `blocks.block_thread()`, stop with `blocks.close()`.
-    Raises ConfigError if the address is not available.
+    uploads: the folder of uploaded photos. port: 0 for a free one. Wait with `blocks.block_thread()`, stop with
+    `blocks.close()`. Raises ConfigError if the address is not available.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.base import BaseHTTPMiddleware
@@ -348,12 +382,12 @@ def launch(blocks: "gradio.Blocks", host: str = "127.0.0.1", port: int = 7860) -
     except OSError as error:
         why = error.strerror or str(error)
         raise ConfigError(f"--host {host} --port {port}: {why}\n  → --port 0 chooses a free one") from error
-    headers = Middleware(BaseHTTPMiddleware, dispatch=add_security_headers)
+    guarded = Middleware(BaseHTTPMiddleware, dispatch=guard(host, uploads))
     blocks.launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, show_error=False,
         max_file_size=MAX_BYTES, allowed_paths=[], footer_links=[], run_history=False, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, theme=_gradio().themes.Base(font=FONT, font_mono=("monospace",)),
-        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [headers]},
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [guarded]},
     )  # fmt: skip
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}", ipaddress.ip_address(bound).is_loopback
