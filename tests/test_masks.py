@@ -140,7 +140,7 @@ def test_255_in_a_prediction_draws_no_edges(tmp_path: Path) -> None:
 def test_two_masks_of_one_name_are_refused(folders: tuple[Path, list[Path]]) -> None:
     truth, predictions = folders
     Image.open(truth / "town" / "3.png").save(truth / "town" / "3.tif")
-    with pytest.raises(DataError, match=r"3\.png and .*3\.tif are two masks with the same name"):
+    with pytest.raises(DataError, match=r"3\.png and .*3\.tif are two masks of one name"):
         match_masks(truth, predictions)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from segstudy.data.folder.declared_classes import read_class_table
-from segstudy.data.folder.files import files_by_name
+from segstudy.data.folder.files import files_in
 from segstudy.data.folder.mask_format import Rgb, color_key
 from segstudy.data.folder.palettes import Palettes
 from segstudy.data.folder.pictures import colours_of_keys, index_picture, open_mask
@@ -82,10 +82,10 @@ def match_masks(truth: Path, predictions: Sequence[Path]) -> dict[str, list[Path
 def _masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    files, duplicates = files_by_name(folder, SUFFIXES)
-    if duplicates:
-        raise DataError(f"{folder}: {first_few(duplicates)} are two masks with the same name\n  → keep one of them")
-    return files
+    found = files_in({"": folder}, SUFFIXES)
+    if found.duplicates:
+        raise DataError(f"{folder}: {first_few(found.duplicates)} are two masks of one name\n  → keep one of them")
+    return found.files
 
 
 def _folder_names(folders: Sequence[Path]) -> list[str]:
@@ -131,14 +131,14 @@ def _reader(pairs: Mapping[str, list[Path]], legend: ClassTable) -> tuple[Callab
     """
     files = [path for masks in pairs.values() for path in masks]
     class_of = {color_key(rgb): name for name, rgb in legend.colours.items()}
-    palettes = Palettes.of(_palettes(files)) if any(map(_is_indexed, files)) else None
-    kind = "numbers" if palettes is None else palettes.kind(legend.numbers, class_of)
+    palettes = Palettes.of(_palettes(files), legend.numbers, class_of) if any(map(_is_indexed, files)) else None
+    kind = "numbers" if palettes is None else palettes.kind()
     if palettes is None or kind == "numbers":
         return lambda path: read_mask(path, len(legend.classes), dict.fromkeys(legend.ignored, IGNORE)), []
     if not kind:
         raise DataError(
             "are the classes in indexed masks the indices or the colours of their palettes? "
-            f"{palettes.doubt(legend.numbers, class_of)}\n"
+            f"{palettes.doubt()}\n"
             "  → save all masks as greyscale PNG of class numbers, or give the colours of the classes: "
             "--classes FILE, a CSV of index,name,red,green,blue"
         )
@@ -147,7 +147,7 @@ def _reader(pairs: Mapping[str, list[Path]], legend: ClassTable) -> tuple[Callab
     label |= {} if kind == "colours" else {str(IGNORE): IGNORE}
     label = {key: IGNORE if value in legend.ignored else value for key, value in label.items()}
     what = "by colour" if kind == "colours" else "by grey value"
-    note = f"Indexed masks are read {what}, not by index: {palettes.doubt(legend.numbers, class_of)}."
+    note = f"Indexed masks are read {what}, not by index: {palettes.doubt()}."
     return lambda path: _read_by(path, kind, label), [note]
 
 

@@ -15,10 +15,9 @@ import numpy as np
 from segstudy.data.bands import Bands, propose_range
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.classes import LabelMap
-from segstudy.data.folder.counts import Counted, MaskCounts, pixels_per_class, read_counted
+from segstudy.data.folder.counts import Counted, MaskCounts, keys_of, read_counted
 from segstudy.data.folder.description import Description, read_description, yaml_line
-from segstudy.data.folder.interpretation import Interpretation, interpret_masks
-from segstudy.data.folder.lost import LINE_WIDTH
+from segstudy.data.folder.interpretation import LINE_WIDTH, Interpretation, interpret_masks
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.problems import Problem, Question, problem
 from segstudy.data.folder.scan import FolderScan, scan_folder
@@ -64,20 +63,16 @@ class FolderReport:
 
     def values(self) -> dict[str, Any]:
         """As JSON values."""
-        label_map = self.label_map
-        classes = (
-            []
-            if label_map is None
-            else [
-                {
-                    "name": name,
-                    "color": list(label_map.palette[c]),
-                    "images": {role: int((counts[:, c] > 0).sum()) for role, counts in self.counts.items()},
-                    "pixels": {role: int(counts[:, c].sum()) for role, counts in self.counts.items()},
-                }
-                for c, name in enumerate(label_map.classes)
-            ]
-        )
+        known = zip(self.label_map.classes, self.label_map.palette, strict=True) if self.label_map else ()
+        classes = [
+            {
+                "name": name,
+                "color": list(color),
+                "images": {role: int((counts[:, c] > 0).sum()) for role, counts in self.counts.items()},
+                "pixels": {role: int(counts[:, c].sum()) for role, counts in self.counts.items()},
+            }
+            for c, (name, color) in enumerate(known)
+        ]
         return {
             "trainable": self.trainable,
             "problems": [asdict(each) for each in self.problems],
@@ -132,14 +127,13 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
     used_counts = {name: check.counts for name, check in checks.items() if name in used}
     masks, answer = _interpret(report, scan.samples, used_counts, scan.format, description)
-    if description.layout:
-        answer = dict(description.layout.keys) | answer
+    answer = (description.layout.keys if description.layout else {}) | answer
+    if masks is not None and masks.format.kind != scan.format.kind:
+        answer["mask_values"] = masks.format.kind  # the palettes have decided
     lists = _split_images(report, plan, masks)
     _add_overlaps(report, lists, checks)
     if masks is not None:
-        for role in ROLES:
-            if members := lists.get(role):
-                report.counts[role] = pixels_per_class([masks.counted[s.name] for s in members], masks.label_map)
+        report.counts = {role: masks.pixels(lists[role]) for role in ROLES if lists.get(role)}
         _add_rare_classes(report, masks.label_map.classes)
     if file is None:
         known = {"the classes": description.classes, "the split": plan.lists}
@@ -153,25 +147,21 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
 def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairCheck:
     """Decode an image and its mask, and collect the errors of both."""
     errors: dict[str, DataError] = {}
-    image, mask, note, orientation = None, None, "", 1
-    counts = MaskCounts()
-    try:
-        mask, counts = read_counted(mask_format, sample)
-    except DataError as error:
-        errors["masks that cannot be read"] = error
-    try:
-        image, note, orientation = bands.read(sample.file("image"))
-    except UnknownRange as error:
-        errors[UNKNOWN_RANGE] = error
-    except DataError as error:
-        errors["images that cannot be read"] = error
-    if image is None:
-        return PairCheck(errors, "", counts)
-    if mask is not None:
+
+    def attempt(title: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            require_same_size(sample, image, mask_format.orient(mask, orientation, image.shape[:2]), orientation)
+            return function(*arguments)
         except DataError as error:
-            errors["sizes that differ"] = error
+            errors[UNKNOWN_RANGE if isinstance(error, UnknownRange) else title] = error
+
+    mask, counts = attempt("masks that cannot be read", read_counted, mask_format, sample) or (None, MaskCounts())
+    read = attempt("images that cannot be read", bands.read, sample.file("image"))
+    if read is None:
+        return PairCheck(errors, "", counts)
+    image, note, orientation = read
+    if mask is not None:
+        oriented = mask_format.orient(mask, orientation, image.shape[:2])
+        attempt("sizes that differ", require_same_size, sample, image, oriented, orientation)
     return PairCheck(
         errors, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(), counts, note, image.shape[:2],
         bands.stored_range(sample.file("image")),
@@ -268,9 +258,8 @@ def _split_images(report: FolderReport, plan: SplitPlan, masks: Interpretation |
     """The lists of images; randomly drawn lists are left out if there are errors."""
     if not (plan.num_folds or plan.shares) or masks is None or not report.trainable:
         return {"train": plan.pool} | plan.lists
-    pixels = pixels_per_class([masks.counted[s.name] for s in plan.pool], masks.label_map)
     try:
-        return plan.lists | plan.draw_lists(rarest_class(pixels))
+        return plan.lists | plan.draw_lists(rarest_class(masks.pixels(plan.pool)))
     except ConfigError as error:
         report.add(INVALID_SPLIT, [str(error)])
         return plan.lists
@@ -282,20 +271,16 @@ def _add_overlaps(report: FolderReport, lists: dict[str, list[Sample]], checks: 
     for sample in chain.from_iterable(lists.values()):
         names[checks[sample.name].digest].add(sample.name)
     copies = {d: " = ".join(sorted(equal)[:3]) for d, equal in names.items() if d and len(equal) > 1}
-    identical = _in_several(lists, lambda sample: copies.get(checks[sample.name].digest, ""))
-    advice = "correlated images make the result too good"
-    report.add("images in two splits", _in_several(lists, lambda sample: sample.name), "warning")
-    report.add("identical images in two splits (equal pixels)", identical, "warning")
-    report.add("groups in two splits", _in_several(lists, lambda sample: sample.group), "warning", advice)
-
-
-def _in_several(lists: dict[str, list[Sample]], key_of: Callable[[Sample], str]) -> list[str]:
-    """A line for each key that occurs in several splits, with the splits; "" is not a key."""
-    roles_of: dict[str, list[str]] = defaultdict(list)
-    for role in ROLES:
-        for key in {key_of(sample) for sample in lists.get(role, [])} - {""}:
-            roles_of[key].append(role)
-    return [f"{key}: {', '.join(roles)}" for key, roles in sorted(roles_of.items()) if len(roles) > 1]
+    keys: dict[str, tuple[Callable[[Sample], str], str]] = {
+        "images in two splits": (lambda sample: sample.name, ""),
+        "identical images in two splits (equal pixels)": (lambda s: copies.get(checks[s.name].digest, ""), ""),
+        "groups in two splits": (lambda sample: sample.group, "correlated images make the result too good"),
+    }
+    for title, (key_of, advice) in keys.items():
+        found = {role: set(map(key_of, lists[role])) for role in ROLES if role in lists}
+        roles_of = {key: [role for role in found if key in found[role]] for key in sorted(set().union(*found.values()))}
+        several = [f"{key}: {', '.join(roles)}" for key, roles in roles_of.items() if key and len(roles) > 1]
+        report.add(title, several, "warning", advice)
 
 
 def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
@@ -325,19 +310,16 @@ def propose_description(
     """
     keys: dict[str, Any] = ({"classes": classes_file} if classes_file else {}) | dict(answer)
     if masks is not None:
-        label_map = masks.label_map
+        label_map, void = masks.label_map, str(IGNORE)
         labels = {key: label for key, label in label_map.table.items() if label != IGNORE}
         has_gaps = masks.format.numbered and [int(k) for k in labels] != list(range(len(labels)))
         names = {int(k): label_map.classes[v] for k, v in labels.items()} if has_gaps else list(label_map.classes)
         keys.setdefault("classes", names)
         if masks.format.kind == "colours" and not classes_file:
             keys["palette"] = [list(rgb) for rgb in label_map.palette]
-        if masks.reinterpreted:
-            keys["mask_values"] = masks.format.kind
         ignored: list[Any] = [name for name in label_map.classes if name.lower() in IGNORED_NAMES]
-        ignored += [IGNORE] * (label_map.table.get(str(IGNORE)) == IGNORE and masks.occurs(str(IGNORE)))
-        if ignored:
-            keys["ignore"] = ignored
+        ignored += [IGNORE] * (label_map.table.get(void) == IGNORE and void in keys_of(masks.counted.values()))
+        keys |= {"ignore": ignored} if ignored else {}
     keys |= {role: answer.get(role, role) for role in ROLES if role in plan.lists}
     if not plan.lists:
         keys |= {"val": VAL_SHARE, "split_seed": plan.seed}

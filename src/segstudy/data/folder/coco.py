@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from pycocotools import mask as run_lengths
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
@@ -18,6 +19,9 @@ from segstudy.errors import DataError, first_few
 from segstudy.formatting import counted
 
 KEY_POINTS = "key points"
+
+OTHER_FILES = {"segments_info": "panoptic: its masks are PNG pictures", "caption": "captions", "keypoints": KEY_POINTS}
+"""Keys of annotations that are no objects, and what they are."""
 
 
 def is_coco(content: Any) -> bool:
@@ -116,14 +120,9 @@ def read_coco(path: Path, content: Any = None) -> CocoFile:
     parents = {child.supercategory for child in categories if child.supercategory != child.name}
     file.groups = {each.name for each in categories if each.id not in used and each.name in parents}
     unknown = Counter(a.category_id for a in given.annotations if a.category_id not in file.names)
-    file.faults = [
-        *_used_twice("category", [(each.id, each.name) for each in categories]),
-        *_used_twice("image", [(each.id, each.file_name) for each in given.images]),
-        *(
-            f"{counted(count, 'annotation')} of the category {key!r}, which has no name"
-            for key, count in unknown.items()
-        ),
-    ]
+    file.faults = _used_twice("category", [(each.id, each.name) for each in categories])
+    file.faults += _used_twice("image", [(each.id, each.file_name) for each in given.images])
+    file.faults += [f"{counted(n, 'annotation')} of the category {c!r}, which has no name" for c, n in unknown.items()]
     return file
 
 
@@ -160,11 +159,7 @@ def _why_left_out(content: Any) -> str:
         return "no annotations"
     annotations = content["annotations"] if isinstance(content["annotations"], list) else []
     keys = {key for each in annotations[:100] if isinstance(each, dict) for key in each}
-    if "segments_info" in keys:
-        return "panoptic: its masks are PNG pictures"
-    if "caption" in keys:
-        return "captions"
-    return KEY_POINTS if "keypoints" in keys else ""
+    return next((reason for key, reason in OTHER_FILES.items() if key in keys), "")
 
 
 @dataclass
@@ -276,8 +271,6 @@ def _object(annotation: CocoAnnotation, file: CocoFile, canvas: Canvas) -> Annot
 
 
 def _from_run_lengths(outline: dict, canvas: Canvas) -> dict[str, Any]:
-    from pycocotools import mask as run_lengths
-
     size, counts = list(outline["size"]), outline["counts"]
     if size != [canvas.height, canvas.width]:
         raise ValueError(f"its mask has the size {size}, the image {[canvas.height, canvas.width]}")

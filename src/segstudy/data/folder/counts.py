@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from segstudy.data.cache import map_parallel
-from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.images import Sample
 from segstudy.errors import DataError, first_lines
 from segstudy.files import write_text
-from segstudy.labels import IGNORE
 
 VERSION = 3
 """Part of the name of the file of counts. Increase it when the same mask is counted differently."""
@@ -94,12 +92,3 @@ def inside(mask: np.ndarray) -> np.ndarray:
     same[:, 1:] &= columns
     same[:, :-1] &= columns
     return same
-
-
-def pixels_per_class(counted: Sequence[MaskCounts], label_map: LabelMap) -> np.ndarray:
-    """Pixels of each class in each mask, int64 (N,C)."""
-    pixels = np.zeros((len(counted), IGNORE + 1), np.int64)
-    for row, counts in zip(pixels, counted, strict=True):
-        for key, number in counts.pixels.items():
-            row[label_map.table.get(key, IGNORE)] += number
-    return pixels[:, : len(label_map.classes)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.dataset import CachedDataset
-from segstudy.data.folder.counts import count_labels, pixels_per_class
+from segstudy.data.folder.counts import count_labels
 from segstudy.data.folder.description import read_description
 from segstudy.data.folder.interpretation import interpret_masks
 from segstudy.data.folder.problems import raise_errors
@@ -86,7 +86,7 @@ class Folder(SegmentationData):
         self.format, self.label_map, self.pool = masks.format, masks.label_map, plan.pool
         read_as = [] if self.bands.are_photos else [f"images are read as {self.bands}"]
         self.notes = [*scan.notes, *read_as, *masks.notes, *(each.note for each in masks.problems), *plan.notes]
-        pixels = pixels_per_class([masks.counted[s.name] for s in plan.pool], self.label_map)
+        pixels = masks.pixels(plan.pool)
         self.lists = plan.lists | (plan.draw_lists(rarest_class(pixels)) if to_train else {"train": plan.pool})
         self.titles = {role: plan.title(role) for role in ROLES}
         self.train = "train"

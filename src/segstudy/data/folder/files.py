@@ -44,41 +44,31 @@ def find_places(root: Path, pattern: str) -> dict[str, Path]:
 def files_in(places: Mapping[str, Path], suffixes: Sequence[str], ending: str = "") -> NamedFiles:
     """The files below folders (see `find_places`), or these files themselves; only those with names with this ending.
 
-    The ending is no part of the name: with `_0000`, `case1_0000.png` is `case1`.
-    """
-    named = NamedFiles()
-    for prefix, place in places.items():
-        if place.is_dir():
-            found, duplicates = files_by_name(place, suffixes)
-            named.duplicates += [f"{prefix}: {line}" if prefix else line for line in duplicates]
-            found = {f"{prefix}/{name}" if prefix else name: path for name, path in found.items()}
-        else:
-            found = {image_name(prefix) if prefix else place.stem: place} if place.suffix.lower() in suffixes else {}
-        named.files |= {name.removesuffix(ending): path for name, path in found.items() if name.endswith(ending)}
-        named.others += [path.name for name, path in found.items() if not name.endswith(ending)]
-    return named
-
-
-def files_by_name(home: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """({name: file} below a folder, without hidden ones; a line for each further file of the same name).
-
+    The ending is no part of the name: with `_0000`, `case1_0000.png` is `case1`. Hidden files are left out.
     Raises DataError for links to files that do not exist.
     """
-    files: dict[str, Path] = {}
-    duplicates = []
-    paths = [path for path in sorted(_files_below(home)) if path.suffix.lower() in suffixes]
-    if broken := [str(path.relative_to(home)) for path in paths if not path.exists()]:
-        raise DataError(f"{home} has links to files that do not exist: {first_few(broken)}\n  → mend or remove them")
-    for path in filter(Path.is_file, paths):
-        below = path.relative_to(home)
-        name = image_name(below)
-        if path.suffix.lower() == ".json" and name.lower().endswith(IMAGES):
-            name = image_name(name)  # a.jpg.json
-        if name in files:
-            duplicates.append(f"{files[name].relative_to(home)} and {below}")
-        else:
-            files[name] = path
-    return files, duplicates
+    named, broken = NamedFiles(), []
+    first: dict[str, PurePath] = {}
+    for prefix, place in places.items():
+        for path in sorted(_files_below(place)) if place.is_dir() else [place]:
+            below = PurePath(prefix, path.relative_to(place)) if place.is_dir() else PurePath(prefix or path.name)
+            name = image_name(str(below))
+            if path.suffix.lower() == ".json" and name.lower().endswith(IMAGES):
+                name = image_name(name)  # a.jpg.json
+            if path.suffix.lower() not in suffixes:
+                continue
+            if not path.is_file():
+                broken += [] if path.exists() else [f"{below}"]
+            elif not name.endswith(ending):
+                named.others.append(path.name)
+            elif (name := name.removesuffix(ending)) in named.files:
+                named.duplicates.append(f"{first[name]} and {below}")
+            else:
+                named.files[name], first[name] = path, below
+    if broken:
+        folders = first_few([str(place) for place in places.values()], 3)
+        raise DataError(f"{folders} has links to files that do not exist: {first_few(broken)}\n  → mend or remove them")
+    return named
 
 
 def _files_below(home: Path) -> Iterator[Path]:
@@ -95,8 +85,3 @@ def suffixes_in(places: Mapping[str, Path]) -> list[str]:
     """The suffixes of the files below folders, with their numbers: "12 .txt"."""
     paths = (path for place in places.values() for path in place.rglob("*") if path.is_file())
     return [f"{count} {suffix or 'without suffix'}" for suffix, count in Counter(p.suffix for p in paths).most_common()]
-
-
-def is_hidden(path: PurePath) -> bool:
-    """Whether a relative path has a part that begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)

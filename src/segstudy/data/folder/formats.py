@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,21 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "LabelMe": is_labelme, "Supervisely": is_supervisely, "COCO": is_coco,
 }  # fmt: skip
 
-NUMBER = re.compile(r"-?\d*\.?\d+([eE][-+]?\d+)?")
+BOXES = "boxes are no masks: draw the outlines of the objects"
+
+NUMBERS = r"\d+(?:\s+[-+.\deE]+)"
+
+UNREAD = {
+    "boxes of YOLO": (".txt", NUMBERS + r"{4}\s*(\n|$)", BOXES),
+    "outlines of YOLO": (
+        ".txt",
+        NUMBERS + r"{6,}\s*(\n|$)",
+        "import them into CVAT or Roboflow, and export COCO or masks",
+    ),
+    "boxes of PASCAL VOC": (".xml", r"(?s).{0,500}<annotation>", BOXES),
+    "CVAT for images": (".xml", r"(?s).{0,500}<annotations>", "export them again as COCO 1.0 or Segmentation mask 1.1"),
+}
+"""Annotations that are not read: the suffix of the file, how it begins, and what to do."""
 
 READERS: dict[str, Callable[..., IndexedMask]] = {"LabelMe": read_labelme, "Supervisely": read_supervisely}
 """Of annotations with a file for each image."""
@@ -70,26 +85,10 @@ def _known_tool(contents: Mapping[Path, Any]) -> str:
 
 def unread_annotations(places: Iterable[Path]) -> str:
     """Lines that name the first file of a known kind that is not read, and what to do; or ""."""
-    for path in sorted(path for place in places for ending in ("txt", "xml") for path in place.rglob(f"*.{ending}")):
-        try:
+    for path in sorted(p for place in places for suffix in (".txt", ".xml") for p in place.rglob(f"*{suffix}")):
+        with suppress(DataError):
             text = read_text(path)
-        except DataError:
-            continue
-        if path.suffix == ".txt":
-            numbers = (
-                len(words) if (words := text.partition("\n")[0].split()) and all(map(NUMBER.fullmatch, words)) else 0
-            )
-            kind = "boxes of YOLO" if numbers == 5 else "outlines of YOLO" if numbers > 6 and numbers % 2 else ""
-        else:
-            root = re.search(r"<(annotations?)\b", text)
-            kind = {"annotations": "CVAT for images", "annotation": "boxes of PASCAL VOC"}[root[1]] if root else ""
-        if kind.startswith("boxes"):
-            return f"\n  {path.name} holds {kind}\n  → boxes are no masks: the outlines of the objects must be drawn"
-        if kind:
-            how = (
-                "export them from CVAT as"
-                if "CVAT" in kind
-                else "import them into CVAT or Roboflow, and export them as"
-            )
-            return f"\n  {path.name} holds {kind}, which are not read\n  → {how} COCO (in CVAT: COCO 1.0), or as masks"
+            for kind, (suffix, pattern, advice) in UNREAD.items():
+                if path.suffix == suffix and re.match(pattern, text):
+                    return f"\n  {path.name} holds {kind}, which are not read\n  → {advice}"
     return ""

@@ -1,41 +1,52 @@
 """What the values in the user's masks mean. What can be read in two ways is an error that asks."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from segstudy.data.folder.classes import LabelMap, make_label_map
 from segstudy.data.folder.counts import Counted, keys_of, share_of
-from segstudy.data.folder.description import Description
-from segstudy.data.folder.lost import lost_labels, lost_objects
-from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.noise import NOISE, NOISE_ADVICE, find_noise, noise_among, refuse_object_numbers
+from segstudy.data.folder.description import Description, yaml_line
+from segstudy.data.folder.mask_format import BACKGROUND, MaskFormat
 from segstudy.data.folder.palettes import resolve_palettes
 from segstudy.data.folder.problems import Problem, problem
-from segstudy.data.folder.void import require_meaning_of_255
+from segstudy.data.folder.questions import (
+    NOISE,
+    NOISE_ADVICE,
+    find_noise,
+    noise_among,
+    refuse_object_numbers,
+    require_meaning_of_255,
+)
+from segstudy.data.folder.shapes import NO_OUTLINE, NO_PIXEL, NO_WIDTH
 from segstudy.data.images import Sample
 from segstudy.errors import did_you_mean, first_few
 from segstudy.formatting import counted as number_of
 from segstudy.labels import IGNORE
 
+LINE_WIDTH = 3
+"""The width of lines that is proposed, in pixels."""
+
 
 @dataclass(frozen=True)
 class Interpretation:
-    """The masks as they are read. counted: with the keys of this format. notes: what was guessed, and what is ignored.
-
-    reinterpreted: whether the palettes have changed the format.
-    """
+    """The masks as they are read. counted: by the keys of this format. notes: what was guessed, and what is ignored."""
 
     format: MaskFormat
     counted: Counted
     label_map: LabelMap
     problems: list[Problem]
     notes: list[str]
-    reinterpreted: bool
 
-    def occurs(self, key: str) -> bool:
-        """Whether a mask has this key."""
-        return any(key in counts.pixels for counts in self.counted.values())
+    def pixels(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Pixels of each class in the mask of each sample, int64 (N,C)."""
+        pixels = np.zeros((len(samples), IGNORE + 1), np.int64)
+        for row, sample in zip(pixels, samples, strict=True):
+            for key, number in self.counted[sample.name].pixels.items():
+                row[self.label_map.table.get(key, IGNORE)] += number
+        return pixels[:, : len(self.label_map.classes)]
 
     def single_class(self) -> list[Problem]:
         """A problem if no more than one class occurs. Such masks can be looked at."""
@@ -51,7 +62,7 @@ def interpret_masks(
 
     Raises Question if several meanings are possible, and ConfigError as `make_label_map`.
     """
-    detected, noise = mask_format.kind, []
+    noise: list[Problem] = []
     mask_format, counted, notes = resolve_palettes(counted, mask_format, description)
     if not mask_format.annotated:
         noise = find_noise(counted, description)
@@ -59,7 +70,9 @@ def interpret_masks(
             refuse_object_numbers(samples, counted, mask_format)
     if mask_format.numbered:
         require_meaning_of_255(counted, description)
-    label_map = make_label_map(description, mask_format, [*keys_of(counted.values()), *lost_labels(counted)])
+    # objects that leave no pixel have classes, too
+    lost = sorted({label for c in counted.values() for labels in c.lost.values() for label in labels})
+    label_map = make_label_map(description, mask_format, [*keys_of(counted.values()), *lost])
     alike: dict[str, list[str]] = defaultdict(list)
     for name in label_map.classes:
         alike[name.casefold()].append(name)
@@ -68,12 +81,12 @@ def interpret_masks(
     problems = [
         *_unknown_keys(counted, label_map, mask_format),
         *noise,
-        *lost_objects(counted, label_map),
+        *_lost_objects(counted, label_map),
         *problem("masks in which every pixel is ignored", void, "warning", "they train and test nothing"),
         *problem("classes that differ only in upper and lower case", same, "warning", "one class: labels: {Car: car}"),
     ]
     notes += [*label_map.notes, *_ignored(counted, label_map)]
-    return Interpretation(mask_format, counted, label_map, problems, notes, mask_format.kind != detected)
+    return Interpretation(mask_format, counted, label_map, problems, notes)
 
 
 def _ignored(counted: Counted, label_map: LabelMap) -> list[str]:
@@ -109,3 +122,31 @@ def _unknown_keys(counted: Counted, label_map: LabelMap, mask_format: MaskFormat
     if not mask_format.annotated and (noise := noise_among(counted, keys)):
         advice = f"{len(noise)} of them are only scattered pixels: are they {NOISE}?\n{NOISE_ADVICE}"
     return problem(f"{what} that are not classes", items, "error", advice)
+
+
+def _lost_objects(masks: Counted, label_map: LabelMap) -> list[Problem]:
+    """The objects that leave no pixel, by reason and label; errors if lines have no width, or if no object has a pixel.
+
+    Lines without a width may have a label that is ignored.
+    """
+    objects: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for name, counts in masks.items():
+        for reason, labels in counts.lost.items():
+            for label, number in labels.items():
+                if reason != NO_WIDTH or label_map.table.get(label) != IGNORE:
+                    objects[reason][label][name] += number
+    has_pixels = any(counts.pixels.keys() - {BACKGROUND} for counts in masks.values())
+    advice = {
+        NO_WIDTH: f"in dataset.yaml, a width in pixels: {yaml_line('line_width', LINE_WIDTH)}; or, to leave them out: "
+        + yaml_line("ignore", list(objects[NO_WIDTH])),
+        NO_OUTLINE: "they are left out: draw or export their outlines",
+        NO_PIXEL: "they are too thin, outside the image, or wholly under other objects",
+    }
+    problems = []
+    for reason, text in advice.items():
+        items = [
+            f"{label}: {images.total()} in {number_of(len(images), 'image')}, e.g. {next(iter(images))}"
+            for label, images in sorted(objects[reason].items())
+        ]
+        problems += problem(reason, items, "error" if reason == NO_WIDTH or not has_pixels else "warning", text)
+    return problems

@@ -9,9 +9,6 @@ from segstudy.data.images import Sample, header_shape
 
 LINES = ("line", "linestrip", "point")
 
-LABELS = {"_background_": BACKGROUND}
-"""LabelMe's own names."""
-
 VOID = "__ignore__"
 """LabelMe's label of areas that are to be ignored."""
 
@@ -37,7 +34,7 @@ def read_labelme(sample: Sample, line_width: float | None = None) -> IndexedMask
 
 def _object(shape: dict, canvas: Canvas) -> AnnotatedObject:
     label, kind = str(required(shape, "label")).strip(), shape.get("shape_type") or "polygon"
-    label, points = LABELS.get(label, label), required(shape, "points")
+    label, points = BACKGROUND if label == "_background_" else label, required(shape, "points")
     try:
         if kind == "mask":
             x, y = map(int, points[0])

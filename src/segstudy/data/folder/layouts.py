@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segstudy.data.folder.files import is_hidden
 from segstudy.data.folder.names import IMAGES, SPLIT_WORDS
 from segstudy.data.folder.text import read_json, read_text
 from segstudy.errors import DataError
@@ -14,6 +13,19 @@ Keys = dict[str, Any]
 
 MASK_PLACES = ("masks", "labels", "annotations", "masks.json", "annotations.json")
 """Where masks are searched by default, in this order."""
+
+
+FOLDERS: list[tuple[str, Keys]] = [
+    ("PASCAL VOC", {"images": "JPEGImages", "masks": "SegmentationClassPNG"}),  # of labelme2voc
+    ("PASCAL VOC", {"images": "JPEGImages", "masks": "SegmentationClass"}),
+    ("mmsegmentation", {"images": "img_dir", "masks": "ann_dir"}),
+    ("Cityscapes", {"images": "leftImg8bit", "masks": "gtFine", "image_suffix": "_leftImg8bit",
+                    "mask_suffix": "_gtFine_labelTrainIds"}),
+    ("Cityscapes", {"images": "leftImg8bit", "masks": "gtFine", "image_suffix": "_leftImg8bit",
+                    "mask_suffix": "_gtFine_labelIds"}),
+    ("nnU-Net", {"images": "imagesTr", "masks": "labelsTr", "image_suffix": "_0000"}),
+]  # fmt: skip
+"""Layouts that are known by the names of their folders, and by the ending of the masks."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ def find_layout(root: Path, with_classes: bool) -> Layout | None:
 
     with_classes: whether the tool's own list of classes is wanted. Raises DataError if it cannot be used.
     """
-    layouts = (_voc, _mmsegmentation, _cityscapes, _nnunet, _supervisely, _parts, _beside, _in_one_folder)
+    layouts = (_by_folders, _supervisely, _parts, _beside, _in_one_folder)
     known = layouts[-1:] if (root / "images").exists() else layouts
     layout = next(filter(None, (find(root) for find in known)), None)
     if layout and with_classes and layout.tool in CLASSES:
@@ -37,19 +49,22 @@ def find_layout(root: Path, with_classes: bool) -> Layout | None:
     return layout
 
 
-def _voc(root: Path) -> Layout | None:
-    """PASCAL VOC, as CVAT and labelme2voc write it too."""
-    masks = next((n for n in ("SegmentationClassPNG", "SegmentationClass") if (root / n).is_dir()), None)
-    if not masks or not (root / "JPEGImages").is_dir():
-        return None
+def _by_folders(root: Path) -> Layout | None:
+    for tool, keys in FOLDERS:
+        images, masks, ending = root / keys["images"], root / keys["masks"], keys.get("mask_suffix")
+        if images.is_dir() and masks.is_dir() and (not ending or any(_below(masks, f"*{ending}.*"))):
+            if tool == "nnU-Net":
+                _refuse_several_channels(images)
+            return Layout(tool, keys | (_voc_lists(root) if tool == "PASCAL VOC" else {}))
+    return None
+
+
+def _voc_lists(root: Path) -> Keys:
+    """The lists of VOC. CVAT writes default.txt, a list of the images that are finished."""
     lists = Path("ImageSets/Segmentation")
-    keys: Keys = {"images": "JPEGImages", "masks": masks}
-    keys |= {
-        role: f"{lists}/{role}.txt" for role in ("train", "val", "test") if (root / lists / f"{role}.txt").is_file()
-    }
-    if "train" not in keys and (root / lists / "default.txt").is_file():
-        keys["train"] = f"{lists}/default.txt"
-    return Layout("PASCAL VOC", keys)
+    found = {path.stem: f"{lists}/{path.name}" for path in (root / lists).glob("*.txt")}
+    keys = {role: found[role] for role in ("train", "val", "test") if role in found}
+    return ({"train": found["default"]} if "default" in found else {}) | keys
 
 
 def _voc_classes(root: Path) -> Keys:
@@ -60,29 +75,12 @@ def _voc_classes(root: Path) -> Keys:
     return {"classes": name} | ({"background": "_background_"} if labelme2voc else {})
 
 
-def _mmsegmentation(root: Path) -> Layout | None:
-    if not ((root / "img_dir").is_dir() and (root / "ann_dir").is_dir()):
-        return None
-    return Layout("mmsegmentation", {"images": "img_dir", "masks": "ann_dir"})
-
-
-def _cityscapes(root: Path) -> Layout | None:
-    if not ((root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()):
-        return None
-    kind = "labelTrainIds" if any(_below(root / "gtFine", "*_labelTrainIds.png")) else "labelIds"
-    suffixes = {"image_suffix": "_leftImg8bit", "mask_suffix": f"_gtFine_{kind}"}
-    return Layout("Cityscapes", {"images": "leftImg8bit", "masks": "gtFine"} | suffixes)
-
-
-def _nnunet(root: Path) -> Layout | None:
-    if not ((root / "imagesTr").is_dir() and (root / "labelsTr").is_dir()):
-        return None
-    if several := sorted(p.name for p in (root / "imagesTr").glob("*_0001.*")):
+def _refuse_several_channels(images: Path) -> None:
+    if several := sorted(p.name for p in images.glob("*_0001.*")):
         raise DataError(
-            f"{root / 'imagesTr'} holds images of several files, one for each channel, such as {several[0]}\n"
+            f"{images} holds images of several files, one for each channel, such as {several[0]}\n"
             "  → save each image as one file with all channels (TIFF or .npy), and set data.channels"
         )
-    return Layout("nnU-Net", {"images": "imagesTr", "masks": "labelsTr", "image_suffix": "_0000"})
 
 
 def _nnunet_classes(root: Path) -> Keys:
@@ -123,16 +121,15 @@ def _parts(root: Path) -> Layout | None:
     """Sub-folders, such as train and val, that have images and masks each."""
     for masks in ("masks", "labels", "annotations"):
         if any((path / masks).is_dir() for path in root.glob("*") if (path / "images").is_dir()):
-            return Layout(
-                "images and masks in each sub-folder", {"images": "*/images", "masks": f"*/{masks}"} | _roles(root)
-            )
+            keys = {"images": "*/images", "masks": f"*/{masks}"}
+            return Layout("images and masks in each sub-folder", keys | _roles(root))
     return None
 
 
 def _beside(root: Path) -> Layout | None:
     """Annotations or masks beside the images: LabelMe, and Roboflow's exports."""
     keys: Keys = {"images": ".", "masks": "."}
-    if any(_has_image(path.parent) for path in _below(root, "*.json")):
+    if any(other.suffix.lower() in IMAGES for path in _below(root, "*.json") for other in path.parent.iterdir()):
         return Layout("annotations beside the images", keys)
     for mask in _below(root, "*_mask.png"):
         image = mask.name.removesuffix("_mask.png")
@@ -173,11 +170,9 @@ def _roles(root: Path) -> Keys:
 
 
 def _below(root: Path, pattern: str) -> Iterator[Path]:
-    return (path for path in sorted(root.rglob(pattern)) if not is_hidden(path.relative_to(root)))
-
-
-def _has_image(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMAGES for path in folder.iterdir())
+    """The files of this pattern that are not hidden."""
+    found = ((path, path.relative_to(root).parts) for path in sorted(root.rglob(pattern)))
+    return (path for path, parts in found if not any(part.startswith(".") for part in parts))
 
 
 CLASSES = {"PASCAL VOC": _voc_classes, "nnU-Net": _nnunet_classes, "masks beside the images": _roboflow_classes}

@@ -13,16 +13,24 @@ from segstudy.data.folder.problems import Question
 from segstudy.errors import DataError, first_few
 from segstudy.labels import IGNORE
 
+Names = Mapping[str, str]
+
 
 @dataclass(frozen=True)
 class Palettes:
-    """Colours of indexed pictures, {index in use: {colour: number of masks}}, and the values in pictures without."""
+    """Whether the classes in indexed pictures are indices, colours or grey values.
+
+    colours: {index in use: {colour: number of masks}}. grey: the values in pictures without a palette.
+    numbers, class_of: {number: class} and {colour: class} that are declared.
+    """
 
     colours: dict[str, Counter[str]]
     grey: set[str]
+    numbers: Names
+    class_of: Names
 
     @classmethod
-    def of(cls, masks: Iterable[tuple[Mapping[str, str], Iterable[str]]]) -> "Palettes":
+    def of(cls, masks: Iterable[tuple[Names, Iterable[str]]], numbers: Names, class_of: Names) -> "Palettes":
         """From ({index in use: colour}, the keys in use) of each mask; without a palette, the first is empty."""
         colours: dict[str, Counter[str]] = defaultdict(Counter)
         grey: set[str] = set()
@@ -30,33 +38,42 @@ class Palettes:
             for index, colour in palette.items():
                 colours[index][colour] += 1
             grey |= set() if palette else set(keys)
-        return cls(dict(colours), grey)
+        return cls(dict(colours), grey, numbers, class_of)
 
-    def kind(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> str:
+    def kind(self) -> str:
         """What gives the classes: numbers (the indices), colours, or grey (the grey values of the palette).
 
-        "" if it cannot be told. numbers, class_of: {number: class} and {colour: class} that are declared.
+        "" if it cannot be told.
         """
         found = {colour for _, colour in self._found()}
         if all(colour == grey_key(index) for index, colour in self._found()):
             return "numbers"  # the same either way
-        other = "grey" if self.are_grey() and not found <= class_of.keys() else "colours"
-        by_index = not self._differing() and not self._contradiction(numbers, class_of)
-        by_index &= self.grey <= ({*numbers, str(IGNORE)} if numbers else self.colours.keys())
-        by_colour = self._fit_as_grey(numbers) if other == "grey" else self._fit_as_colours(numbers, class_of)
+        other = "grey" if self.are_grey() and not found <= self.class_of.keys() else "colours"
+        declared = {*self.numbers, str(IGNORE)} if self.numbers else set()
+        by_index = (
+            not self._differing() and not self._contradiction() and self.grey <= (declared or self.colours.keys())
+        )
+        if other == "grey":
+            values = {colour.split(",")[0] for colour in found}
+            by_colour = values | self.grey <= declared if declared else self.grey <= values
+        else:
+            by_colour = self._fit_as_colours()
         if by_index and by_colour:
             if all(self.colours.get(value, {}).keys() == {grey_key(value)} for value in self.grey):
                 return "numbers"  # the same either way, or all pictures have the one palette
-            by_index = not numbers or self.colours.keys() <= {*numbers, str(IGNORE)}
+            by_index = not declared or self.colours.keys() <= declared
         if by_index != by_colour:
             return "numbers" if by_index else other
         return ""
 
-    def doubt(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> str:
+    def doubt(self) -> str:
         """Why the indices may not be the classes."""
         pairs = ", ".join(f"{index} = {max(colours)}" for index, colours in list(self.colours.items())[:4])
         mixture = f"indexed masks have {pairs}; masks without a palette have the values {first_few(sorted(self.grey))}"
-        return self._differing() or self._contradiction(numbers, class_of) or mixture
+        return self._differing() or self._contradiction() or mixture
+
+    def are_grey(self) -> bool:
+        return all(len(set(colour.split(","))) == 1 for _, colour in self._found())
 
     def _found(self) -> list[tuple[str, str]]:
         return [(index, colour) for index, colours in self.colours.items() for colour in colours]
@@ -67,26 +84,18 @@ class Palettes:
                 return f"index {index} is {' and '.join(f'{c} in {n} masks' for c, n in colours.most_common(2))}"
         return ""
 
-    def _contradiction(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> str:
+    def _contradiction(self) -> str:
         for index, colour in self._found():
-            name, named = numbers.get(index), class_of.get(colour)
+            name, named = self.numbers.get(index), self.class_of.get(colour)
             if named is not None and name != named:
                 return f"index {index} is {colour}, the colour of {named}, and number {index} is {name or 'no class'}"
         return ""
 
-    def are_grey(self) -> bool:
-        return all(len(set(colour.split(","))) == 1 for _, colour in self._found())
-
-    def _fit_as_grey(self, numbers: Mapping[str, str]) -> bool:
-        found = {colour.split(",")[0] for _, colour in self._found()}
-        return found | self.grey <= {*numbers, str(IGNORE)} if numbers else self.grey <= found
-
-    def _fit_as_colours(self, numbers: Mapping[str, str], class_of: Mapping[str, str]) -> bool:
-        grey = set(map(grey_key, self.grey))
-        if class_of:
-            return {colour for index, colour in self._found() if index != str(IGNORE)} | grey <= class_of.keys()
-        found = {colour for _, colour in self._found()}
-        return not numbers and len(found) <= MAX_UNDECLARED and grey <= found
+    def _fit_as_colours(self) -> bool:
+        grey, found = set(map(grey_key, self.grey)), {colour for _, colour in self._found()}
+        if self.class_of:
+            return {colour for index, colour in self._found() if index != str(IGNORE)} | grey <= self.class_of.keys()
+        return not self.numbers and len(found) <= MAX_UNDECLARED and grey <= found
 
 
 def resolve_palettes(
@@ -101,12 +110,11 @@ def resolve_palettes(
     indexed = [c for c in counted.values() if c.colours]
     if mask_format.kind != "numbers" or not indexed:
         return mask_format, counted, []
-    palettes = Palettes.of((c.colours, c.pixels) for c in counted.values())
-    declared = description.declared_keys()
-    kind = description.mask_values or palettes.kind(*declared)
+    palettes = Palettes.of(((c.colours, c.pixels) for c in counted.values()), *description.declared_keys())
+    kind = description.mask_values or palettes.kind()
     if not kind:
         raise Question(
-            f"are the classes in indexed masks the indices or the colours? {palettes.doubt(*declared)}\n"
+            f"are the classes in indexed masks the indices or the colours? {palettes.doubt()}\n"
             "  → in dataset.yaml, if the indices are: mask_values: numbers\n"
             "    if the colours are: mask_values: colours, and palette: [[red, green, blue], …], a colour of each class"
             + ("\n    if their grey values are: mask_values: grey" if palettes.are_grey() else "")
@@ -115,7 +123,7 @@ def resolve_palettes(
         colours = {key: rgb_of_key(max(found)) for key, found in palettes.colours.items()}
         return replace(mask_format, palette=colours), counted, []
     what = "by colour" if kind == "colours" else "by grey value"
-    note = f"{len(indexed)} indexed masks are read {what}, not by index: {palettes.doubt(*declared)}"
+    note = f"{len(indexed)} indexed masks are read {what}, not by index: {palettes.doubt()}"
     return with_values(mask_format, kind), {name: _recounted(c, kind) for name, c in counted.items()}, [note]
 
 

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_images, object_files
 from segstudy.data.folder.description import Description, yaml_line
@@ -12,12 +13,11 @@ from segstudy.data.folder.files import NamedFiles, files_in, find_places, suffix
 from segstudy.data.folder.formats import detect_format, unread_annotations
 from segstudy.data.folder.layouts import MASK_PLACES
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.names import IMAGES
-from segstudy.data.folder.pairs import below, read_pairs
+from segstudy.data.folder.names import IMAGES, columns, path_ends
 from segstudy.data.folder.pictures import with_values
 from segstudy.data.folder.problems import Problem, errors_in, problem
-from segstudy.data.folder.text import read_json
-from segstudy.data.images import Sample
+from segstudy.data.folder.text import read_json, read_rows, read_text
+from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, list_found
 from segstudy.formatting import counted
 
@@ -104,7 +104,8 @@ def _from_folders(description: Description) -> FolderScan:
     coco = _read_coco_files(annotations.files, images.files, "masks" not in description.model_fields_set)
     is_annotated = coco or images.files.keys() & annotations.files.keys() or (annotations.files and not pictures.files)
     if is_annotated and (both := sorted(images.files.keys() & pictures.files.keys())):
-        _ask_which(root, pictures.files[both[0]], next(iter(annotations.files.values())))
+        found = (pictures.files[both[0]], next(iter(annotations.files.values())))
+        _ask_which(root, [f"{_below(root, path.parent)}/*{path.suffix}" for path in found])
     if coco:
         scan = _from_coco(description, *coco, images)
     else:
@@ -115,19 +116,13 @@ def _from_folders(description: Description) -> FolderScan:
 
 def _left_out(kind: str, named: NamedFiles, ending: str) -> list[str]:
     """A note on files without the ending of names."""
-    others = named.others
-    return (
-        [f"{kind} left out: {counted(len(others), 'file')} without {ending} ({first_few(others, 3)})"] if others else []
-    )
+    files = f"{counted(len(named.others), 'file')} without {ending} ({first_few(named.others, 3)})"
+    return [f"{kind} left out: {files}"] if named.others else []
 
 
-def _ask_which(root: Path, picture: Path, annotation: Path) -> NoReturn:
-    places = [f"{below(root, path.parent)}/*{path.suffix}" for path in (picture, annotation)]
-    raise DataError(
-        f"which are the masks: pictures such as {below(root, picture)}, or annotations such as "
-        f"{below(root, annotation)}?\n  → in dataset.yaml, {yaml_line('masks', places[0])} or "
-        f"{yaml_line('masks', places[1])}"
-    )
+def _ask_which(root: Path, choices: Sequence[str]) -> NoReturn:
+    lines = " or ".join(yaml_line("masks", choice) for choice in choices)
+    raise DataError(f"which are the masks in {root}: {' or '.join(choices)}?\n  → in dataset.yaml, {lines}")
 
 
 def _from_pairs_of_files(
@@ -157,8 +152,7 @@ def _find_masks(description: Description, homes: dict[str, Path]) -> dict[str, P
     found = {name: places for name in tried if (places := find_places(root, name))}
     usable = [name for name, places in found.items() if files_in(places, (*MASKS, ".json")).files]
     if len(usable) > 1:
-        lines = " or ".join(yaml_line("masks", name) for name in usable)
-        raise DataError(f"which are the masks in {root}: {' or '.join(usable)}?\n  → in dataset.yaml, {lines}")
+        _ask_which(root, usable)
     if found:
         return found[usable[0]] if usable else next(iter(found.values()))
     if "masks" not in description.model_fields_set:
@@ -180,22 +174,18 @@ def _read_coco_files(
     None if there are none, or if the files belong to an image each. is_guess: whether dataset.yaml does not name them.
     """
     own = sorted(images.keys() & paths.keys())
-    if own and not is_coco(_first_readable([paths[name] for name in own])):
-        return None
+    for name in own:
+        with suppress(DataError):  # of a file that cannot be read, which is reported later
+            if is_coco(read_json(paths[name])):
+                break
+            return None
+    else:
+        if own:
+            return None
     contents = {path: read_json(path) for path in paths.values()}
     if is_guess or len(contents) > 1:
         contents = {path: content for path, content in contents.items() if is_coco(content)}
     return object_files(contents) if contents else None
-
-
-def _first_readable(paths: Sequence[Path]) -> Any:
-    """The content of the first JSON file that can be read, or None."""
-    for path in paths:
-        try:
-            return read_json(path)
-        except DataError:
-            continue  # reported as a mask that cannot be read
-    return None
 
 
 def _from_coco(description: Description, files: list[CocoFile], left_out: list[str], images: NamedFiles) -> FolderScan:
@@ -227,9 +217,63 @@ def _from_coco(description: Description, files: list[CocoFile], left_out: list[s
 
 
 def _from_pairs(description: Description) -> FolderScan:
-    samples, split_of, problems = read_pairs(description)
-    masks = [sample.file("mask") for sample in samples]
-    return FolderScan(detect_format(masks, description), samples, split_of=split_of, problems=problems)
+    """The pairs that tables or lists name."""
+    root = description.root
+    rows = [row for name in description.pairs for row in _pairs_in(description.require("pairs", name))]
+    column = description.group if description.group and any(description.group in row for row in rows) else "group"
+    samples: dict[str, Sample] = {}
+    split_of, missing, duplicates = {}, [], []
+    for row in rows:
+        image = _existing(row["image"], root, root / description.images)
+        mask = _existing(row["mask"], root, root / description.masks)
+        missing += [row[kind] or f"row without {kind}" for kind, file in (("image", image), ("mask", mask)) if not file]
+        if image is None or mask is None:
+            continue
+        name = image_name(image.relative_to(root) if image.is_relative_to(root) else image)
+        if name not in samples:
+            samples[name] = Sample(name, image, mask, row.get(column, ""))
+            if row.get("split"):
+                split_of[name] = row["split"]
+        elif (samples[name].image, samples[name].mask) != (image, mask):
+            duplicates.append(f"{name} with {_below(root, samples[name].mask)} and {_below(root, mask)}")
+    if not samples:
+        raise DataError(
+            f"no pair in {', '.join(description.pairs)} exists: {first_few(missing) or 'no rows'}\n"
+            f"  → write paths relative to {root}"
+        )
+    problems = [
+        *problem(f"files of {', '.join(description.pairs)} that are missing", missing),
+        *problem("images with two masks, or two files of one name", duplicates),
+    ]
+    mask_format = detect_format([sample.file("mask") for sample in samples.values()], description)
+    return FolderScan(mask_format, list(samples.values()), split_of=split_of, problems=problems)
+
+
+def _pairs_in(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV with the columns image and mask, or of a list with an image and a mask in each line."""
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    listed = [columns(line) for line in lines]
+    if all(len(each) == 2 for each in listed):  # no header
+        return [dict(zip(("image", "mask"), each, strict=True)) for each in listed]
+    rows = [{key.lower(): value for key, value in row.items()} for row in read_rows(path)]
+    if not rows or not {"image", "mask"} <= rows[0].keys():
+        raise DataError(
+            f"{path} needs the columns image and mask, or two files in each line: images/a.jpg masks/a.png\n"
+            f"  found: {first_few(lines, 3) or 'no lines'}"
+        )
+    return rows
+
+
+def _existing(text: str, *homes: Path) -> Path | None:
+    """The file that a path in a table means: as written, or the longest end of it that exists below `homes`."""
+    if text and (homes[0] / text).is_file():
+        return homes[0] / text
+    candidates = (home / end for end in path_ends(text) for home in homes)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _below(root: Path, file: Path | None) -> str:
+    return str(file.relative_to(root)) if file and file.is_relative_to(root) else str(file)
 
 
 def _same_name(items: list[str]) -> list[Problem]:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as run_lengths
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask
 from segstudy.data.folder.text import read_json
@@ -61,8 +63,6 @@ class Canvas:
 
     def area(self, outlines: Sequence[Any], holes: Sequence[Any] = ()) -> RunLengths:
         """The pixels whose centre is in one of the outlines, but in none of the holes. Each has 3 or more points."""
-        from pycocotools import mask as run_lengths
-
         flat = [_points(outline).ravel().tolist() for outline in outlines]
         pixels = self.union(run_lengths.frPyObjects(flat, self.height, self.width))
         if not holes:
@@ -102,20 +102,14 @@ class Canvas:
 
     def union(self, parts: Sequence[RunLengths]) -> RunLengths:
         """The pixels of all parts."""
-        from pycocotools import mask as run_lengths
-
         return run_lengths.merge(list(parts))
 
     def encode(self, pixels: np.ndarray) -> RunLengths:
         """The run lengths of a mask bool (H,W)."""
-        from pycocotools import mask as run_lengths
-
         return run_lengths.encode(np.asfortranarray(pixels, np.uint8))
 
     def paint(self, objects: Sequence[AnnotatedObject]) -> IndexedMask:
         """Paint objects on background: smaller over larger ones; of equal size, later over earlier ones."""
-        from pycocotools import mask as run_lengths
-
         areas = [int(run_lengths.area(o.pixels)) if o.pixels else 0 for o in objects]
         order = sorted(range(len(objects)), key=lambda i: (not objects[i].is_crowd, -areas[i]))
         keys = list(dict.fromkeys([BACKGROUND, *(o.label for o in objects)]))
@@ -138,8 +132,6 @@ class Canvas:
 
 def decode(pixels: RunLengths | None) -> np.ndarray:
     """The mask bool (H,W) of run lengths."""
-    from pycocotools import mask as run_lengths
-
     return run_lengths.decode(pixels).view(bool)
 
 
@@ -152,7 +144,7 @@ def decode_picture(text: str, unpack: Callable[[bytes], bytes] = bytes) -> np.nd
         picture = Image.open(io.BytesIO(unpack(base64.b64decode(text))))
         bands = picture.convert("RGBA").split() if picture.mode in ("RGBA", "LA") else [picture]
         return np.asarray(bands[-1]) > 0
-    except (*PILLOW_ERRORS, binascii.Error) as error:
+    except (*PILLOW_ERRORS, binascii.Error, zlib.error) as error:
         raise ValueError(f"its bitmap cannot be read: {error}") from error
 
 

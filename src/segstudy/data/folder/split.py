@@ -3,7 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
+
+import numpy as np
 
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.names import ImageNames, agree, columns, same_last_part
@@ -51,19 +54,13 @@ class SplitPlan:
         """
         groups = [s.group for s in self.pool]
         num_groups = len(set(filter(None, groups))) + groups.count("")
+        if num_groups < self.num_folds:
+            images = f"{num_groups} groups ({len(self.pool)} images)"
+            raise UntrainableError(f"folds: {self.num_folds}, but only {images}: a fold would be empty")
         if self.num_folds:
-            if num_groups < self.num_folds:
-                raise UntrainableError(
-                    f"folds: {self.num_folds}, but only {num_groups} groups ({len(self.pool)} images): "
-                    "a fold would be empty"
-                )
-            fold_of = folds(strata, groups, self.num_folds, self.seed)
-            members = list(zip(self.pool, fold_of, strict=True))
-            return {
-                "train": [sample for sample, fold in members if fold != self.fold],
-                "val": [sample for sample, fold in members if fold == self.fold],
-            }
-        lists, left = {}, list(range(len(self.pool)))
+            held = folds(strata, groups, self.num_folds, self.seed) == self.fold
+            return {"train": list(compress(self.pool, ~held)), "val": list(compress(self.pool, held))}
+        lists, left = {}, np.arange(len(self.pool), dtype=object)
         for role, share in sorted(self.shares.items()):  # test before val
             share_of_left = min(share * len(self.pool) / max(1, len(left)), 1)
             held = hold_out([strata[i] for i in left], [groups[i] for i in left], share_of_left, self.seed, role)
@@ -72,8 +69,7 @@ class SplitPlan:
                     f"{role}={share} of {len(self.pool)} images ({num_groups} groups) is none, or all that are left\n"
                     "  → choose another share, smaller groups, or lists"
                 )
-            lists[role] = [self.pool[i] for i, taken in zip(left, held, strict=True) if taken]
-            left = [i for i, taken in zip(left, held, strict=True) if not taken]
+            lists[role], left = [self.pool[i] for i in left[held]], left[~held]
         return lists | {"train": [self.pool[i] for i in left]}
 
     def title(self, role: str) -> str:
@@ -172,19 +168,18 @@ class Meanings:
     def add(self, role: str, line: str, known: ImageNames, by_name: Mapping[str, Sample]) -> str | None:
         """The image with a mask that a line means, or None."""
         found = known.find_in_line(line)
-        if not found or (len(found) == 1 and found[0] not in by_name):
-            self.unknown.append(f"{role}: {line}")
-            return None
         if len(found) > 1:
             self.ambiguous.append(f"{role}: {line} may mean {' or '.join(found[:3])}")
+            return None
+        if not found or found[0] not in by_name:
+            self.unknown.append(f"{role}: {line}")
             return None
         (name,) = found
         first = self.line_of.setdefault(name, line)
         if not agree(first, line):
             self.ambiguous.append(f"{role}: {line} and {first} both mean {name}")
-        mask = by_name[name].mask
-        listed = next(iter(columns(line)[1:]), None)
-        if listed and mask is not None and mask.suffix != ".json" and not same_last_part(listed, mask.name):
+        mask, listed = by_name[name].file("mask"), columns(line)[1:2]
+        if listed and mask.suffix != ".json" and not same_last_part(listed[0], mask.name):
             self.other_masks.append(f"{role}: {line}, but the mask that is used is {mask.name}")
         return name
 
@@ -232,21 +227,18 @@ def _check_specs(specs: dict[str, Any], num_folds: int | None, fold: int | None)
     shares = {role: spec for role, spec in specs.items() if not isinstance(spec, str)}
     if "train" in shares:
         raise ConfigError(f"train: {shares['train']} is not a list\n  → give shares to val and test; train is the rest")
-    errors = [
-        f"{role}: {spec} is not a share between 0 and 1" for role, spec in shares.items() if not 0 < float(spec) < 1
-    ]
-    if errors or sum(map(float, shares.values())) >= 1:
-        raise ConfigError("\n".join(errors) or f"these shares leave nothing to train on: {shares}")
-    if num_folds is None and fold is not None:
-        raise ConfigError(f"data.fold={fold}, but dataset.yaml has no folds\n  → in dataset.yaml, folds: 5")
+    outside = [f"{role}: {each} is not a share between 0 and 1" for role, each in shares.items() if not 0 < each < 1]
+    if outside or sum(shares.values()) >= 1:
+        raise ConfigError("\n".join(outside) or f"these shares leave nothing to train on: {shares}")
     if num_folds is None:
-        return
-    if "val" in specs or "test" in specs:
+        if fold is not None:
+            raise ConfigError(f"data.fold={fold}, but dataset.yaml has no folds\n  → in dataset.yaml, folds: 5")
+    elif "val" in specs or "test" in specs:
         raise ConfigError(
             f"folds: {num_folds} together with val or test: with folds, the chosen fold is reported\n"
             "  → remove one of them"
         )
-    if fold is None or not 0 <= fold < num_folds:
+    elif fold is None or not 0 <= fold < num_folds:
         every = ",".join(map(str, range(num_folds)))
         raise ConfigError(
             f"data.fold={'null' if fold is None else fold}: dataset.yaml has {num_folds} folds, 0…{num_folds - 1}\n"

@@ -33,7 +33,9 @@ def _object(each: dict, canvas: Canvas) -> AnnotatedObject:
         if kind == "bitmap":
             bitmap = required(each, "bitmap")
             x, y = map(int, required(bitmap, "origin"))
-            return AnnotatedObject(label, canvas.bitmap(decode_picture(required(bitmap, "data"), _unpack), x, y))
+            return AnnotatedObject(
+                label, canvas.bitmap(decode_picture(required(bitmap, "data"), zlib.decompress), x, y)
+            )
         points = required(each, "points")
         exterior = np.array(required(points, "exterior"), float) + 0.5  # they name pixels, and mean their centres
         if kind in ("line", "point") or (kind == "polygon" and is_line(exterior)):
@@ -48,10 +50,3 @@ def _object(each: dict, canvas: Canvas) -> AnnotatedObject:
         return AnnotatedObject(label, canvas.union([canvas.area([exterior], holes), border]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"the {kind} {label!r}: {error}") from error
-
-
-def _unpack(data: bytes) -> bytes:
-    try:
-        return zlib.decompress(data)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
