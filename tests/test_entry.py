@@ -1,5 +1,6 @@
 """How commands end: what an interruption leaves, and the exit codes of what fails."""
 
+import contextlib
 import json
 import os
 import signal
@@ -97,6 +98,26 @@ def test_a_report_that_fails_is_told_and_the_exit_code_is_1(
     assert str(error) in err
     assert ("Traceback" in err) is isinstance(error, ZeroDivisionError)
     assert "failed: v2" in out
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        (["start_from=runs/a/v1,runs/b/v1"], "v1_start_from-v1: start_from=runs/a/v1 and start_from=runs/b/v1"),
+        (["data.root=a,b", "seed=0,1"], "v1_seed-0: data.root=a and data.root=b"),
+        (["seed=0,0", "loss=ce,dice"], ""),
+    ],
+)
+def test_runs_that_would_share_a_folder_are_told_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: list[str], text: str
+) -> None:
+    hydra = {
+        "sweep": {"dir": str(tmp_path), "subdir": "${run_name:a}"}, "sweeper": {"params": None},
+        "runtime": {"choices": {"model": "v1"}}, "overrides": {"task": task},
+    }  # fmt: skip
+    with pytest.raises(SystemExit) if text else contextlib.nullcontext():
+        sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "report": {}}))
+    assert text in capsys.readouterr().err
 
 
 def test_a_side_that_no_run_will_be_is_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,34 @@ def planned_runs(config: DictConfig) -> list[list[str]]:
     return [list(given) for batch in BasicSweeper.split_arguments(overrides, None) for given in batch]
 
 
+def planned_folders(config: DictConfig) -> list[tuple[str, str, list[str]]]:
+    """(name of the folder, model, overrides) of each run that a sweep will train."""
+    found = []
+    for given in planned_runs(config):
+        model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
+        found.append((run_folder_name(config.hydra.sweep.dir, model, given), model, given))
+    return found
+
+
+def require_own_folders(folders: Sequence[tuple[str, str, list[str]]]) -> None:
+    """Raise ConfigError if two runs of a sweep would have the same folder."""
+    first: dict[str, list[str]] = {}
+    for name, _, given in folders:
+        one = first.setdefault(name, given)
+        if sorted(one) != sorted(given):
+            settings = " and ".join(", ".join(o for o in a if o not in b) for a, b in ((one, given), (given, one)))
+            raise ConfigError(
+                f"two runs would share the folder {name}: {settings}\n"
+                "  a name holds the last part of each setting and path, and no setting of the machine\n"
+                "  → rename the files, or train them as studies of their own: study=NAME"
+            )
+
+
 def planned_variants(config: DictConfig) -> dict[str, list[str]]:
     """The variants that a sweep will train, and those already in its folder: name → changes."""
     runs = dict(records(Path(config.hydra.sweep.dir)))
-    for given in planned_runs(config):
-        model = next((o[6:] for o in given if o.startswith("model=")), config.hydra.runtime.choices["model"])
-        runs |= {run_folder_name(config.hydra.sweep.dir, model, given): {"changes": changed_settings(model, given)}}
+    for name, model, given in planned_folders(config):
+        runs |= {name: {"changes": changed_settings(model, given)}}
     names = variant_names(runs)
     return {names[run]: variant_changes(r["changes"]) for run, r in runs.items() if "changes" in r}
 
@@ -136,6 +159,12 @@ class Study(Callback):
         if config.get("budget"):
             start_server()  # Hydra now composes each run's config, which takes as long
         PLANNED[:] = planned_runs(config)
+        if "${run_name:" in str(OmegaConf.to_container(config.hydra.get("sweep", {})).get("subdir")):
+            try:
+                require_own_folders(planned_folders(config))
+            except ConfigError as error:
+                print_error(error)
+                sys.exit(2)
         plan = Plan.of(OmegaConf.to_container(config.report))  # type: ignore[arg-type]
         variants = planned_variants(config) if plan.sides() else {}
         for side in plan.sides():

@@ -103,7 +103,8 @@ def matching_record(folder: Path, cfg: DictConfig) -> Record:
             if other:
                 raise ConfigError(
                     f"{folder} holds a run of another config:\n  " + "\n  ".join(other[:12]) + "\n"
-                    "  → set another study=NAME, use the old settings, or remove the folder"
+                    "  → set another study=NAME, use the old settings, or remove the folder; to keep both runs in this "
+                    f"study: hydra.run.dir={folder}-2"
                 )
         return record
     except (yaml.YAMLError, ValueError) as error:
