@@ -205,7 +205,7 @@ ASKED = {
     "cells that are numbered": (
         numbered_cells,
         "",
-        r"number single objects\? They count up from 1 to 2 … 7, and each is .*labels: \{0: background, 1: object, ",
+        r"number single objects\? They count up from 1 in every mask, up to 7, and .*labels: \{0: background, 1: object, ",
     ),
     "cells of one colour each": (coloured_cells, "", r"used in one mask each.*labels: \{'0,0,0': background, '"),
     "thin lines": (

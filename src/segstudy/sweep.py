@@ -159,7 +159,7 @@ class Study(Callback):
         if config.get("budget"):
             start_server()  # Hydra now composes each run's config, which takes as long
         PLANNED[:] = planned_runs(config)
-        if "${run_name:" in str(OmegaConf.to_container(config.hydra.get("sweep", {})).get("subdir")):
+        if "${run_name:" in OmegaConf.to_yaml(config.hydra.sweep):  # else the user names the folders
             try:
                 require_own_folders(planned_folders(config))
             except ConfigError as error:

@@ -81,8 +81,9 @@ def read_class_table(path: Path) -> DeclaredClasses:
         colours = {row["name"]: (int(row["red"]), int(row["green"]), int(row["blue"])) for row in coloured}
     except (KeyError, ValueError) as error:
         found = ", ".join(rows[0]) if rows else "nothing"
+        why = f"it has no column {error}" if isinstance(error, KeyError) else error
         raise DataError(
-            f"{path} is not a list of classes: {error!r}\n  expected: index,name,red,green,blue\n  found: {found}"
+            f"{path} is not a list of classes: {why}\n  expected: index,name,red,green,blue\n  found: {found}"
         ) from error
     if len(names := dict(listed)) < len(listed):
         twice = [f"{number} {name}" for number, name in listed if names[number] != name]

@@ -1,5 +1,6 @@
 """Detects the format of the masks in the user's folder."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -43,7 +44,8 @@ READERS: dict[str, Callable[..., IndexedMask]] = {"LabelMe": read_labelme, "Supe
 def detect_format(paths: Sequence[Path], description: Description) -> MaskFormat:
     """The format of mask files, detected from up to 20 of them. Raises DataError if none of them can be read."""
     sample = [paths[i * len(paths) // min(20, len(paths))] for i in range(min(20, len(paths)))]
-    where = f"{paths[0].parent.name}/ ({len(paths)} files; format read from {len(sample)})"
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    where = f"{folder.name}/ ({len(paths)} files; format read from {len(sample)})"
     annotated = paths[0].suffix.lower() == ".json"
     opened, broken = {}, []
     for path in sample:

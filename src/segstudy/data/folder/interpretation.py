@@ -76,14 +76,20 @@ def interpret_masks(
     alike: dict[str, list[str]] = defaultdict(list)
     for name in label_map.classes:
         alike[name.casefold()].append(name)
-    same = [", ".join(names) for names in alike.values() if len(names) > 1]
+    same = [names for names in alike.values() if len(names) > 1]
+    one = yaml_line("labels", {name: names[-1] for names in same for name in names[:-1]})
     void = [name for name, c in counted.items() if c.pixels and set(map(label_map.table.get, c.pixels)) == {IGNORE}]
     problems = [
         *_unknown_keys(counted, label_map, mask_format),
         *noise,
         *_lost_objects(counted, label_map),
         *problem("masks in which every pixel is ignored", void, "warning", "they train and test nothing"),
-        *problem("classes that differ only in upper and lower case", same, "warning", "one class: labels: {Car: car}"),
+        *problem(
+            "classes that differ only in upper and lower case",
+            [", ".join(names) for names in same],
+            "warning",
+            f"if they are one class, in dataset.yaml: {one}",
+        ),
     ]
     notes += [*label_map.notes, *_ignored(counted, label_map)]
     return Interpretation(mask_format, counted, label_map, problems, notes)

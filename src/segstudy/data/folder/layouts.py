@@ -1,15 +1,23 @@
 """Recognises the folders of other tools: each layout is said with the keys of dataset.yaml."""
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segstudy.data.folder.names import IMAGES, SPLIT_WORDS
 from segstudy.data.folder.text import read_json, read_text
+from segstudy.data.images import open_picture
 from segstudy.errors import DataError
 
 Keys = dict[str, Any]
+
+PLAIN = (".png", ".bmp", ".tif", ".tiff", ".gif")
+"""Suffixes of pictures that may be masks: JPEG changes values."""
 
 MASK_PLACES = ("masks", "labels", "annotations", "masks.json", "annotations.json")
 """Where masks are searched by default, in this order."""
@@ -41,7 +49,9 @@ def find_layout(root: Path, with_classes: bool) -> Layout | None:
 
     with_classes: whether the tool's own list of classes is wanted. Raises DataError if it cannot be used.
     """
-    layouts = (_by_folders, _supervisely, _parts, _beside, _in_one_folder)
+    layouts = (
+        _by_folders, _supervisely, _parts, _annotations_beside, _masks_beside, _two_folders, _in_one_folder
+    )  # fmt: skip
     known = layouts[-1:] if (root / "images").exists() else layouts
     layout = next(filter(None, (find(root) for find in known)), None)
     if layout and with_classes and layout.tool in CLASSES:
@@ -126,16 +136,48 @@ def _parts(root: Path) -> Layout | None:
     return None
 
 
-def _beside(root: Path) -> Layout | None:
-    """Annotations or masks beside the images: LabelMe, and Roboflow's exports."""
-    keys: Keys = {"images": ".", "masks": "."}
+def _annotations_beside(root: Path) -> Layout | None:
+    """Annotations beside the images, as LabelMe writes them."""
     if any(other.suffix.lower() in IMAGES for path in _below(root, "*.json") for other in path.parent.iterdir()):
-        return Layout("annotations beside the images", keys)
-    for mask in _below(root, "*_mask.png"):
-        image = mask.name.removesuffix("_mask.png")
-        if any((mask.parent / f"{image}{suffix}").is_file() for suffix in IMAGES):
-            return Layout("masks beside the images", keys | {"mask_suffix": "_mask"} | _roles(root))
+        return Layout("annotations beside the images", {"images": ".", "masks": "."})
     return None
+
+
+def _masks_beside(root: Path) -> Layout | None:
+    """Masks beside the images, with an ending of their own, such as a.jpg and a_mask.png."""
+    names = {path.with_suffix("").as_posix() for path in _below(root, "*.*") if path.suffix.lower() in IMAGES}
+    endings: dict[str, list[Path]] = defaultdict(list)
+    for path in _below(root, "*.*"):
+        name = path.with_suffix("").as_posix()
+        ends = [name[-len(path.stem) + match.start() :] for match in re.finditer(r"[ ._-]", path.stem)]
+        if path.suffix.lower() in PLAIN and (own := [end for end in ends if name.removesuffix(end) in names]):
+            endings[own[-1]].append(path)
+    ending, masks = max(endings.items(), key=lambda item: len(item[1]), default=("", []))
+    if 3 * len(masks) <= len(names) or not _looks_like_mask(masks[0]):
+        return None
+    return Layout("masks beside the images", {"images": ".", "masks": ".", "mask_suffix": ending} | _roles(root))
+
+
+def _two_folders(root: Path) -> Layout | None:
+    """Images in one folder, and masks of the same names in another one."""
+    pictures = {
+        p.name: [f for f in _below(p, "*.*") if f.suffix.lower() in IMAGES] for p in root.iterdir() if p.is_dir()
+    }
+    looks = {name: _looks_like_mask(files[0]) for name, files in pictures.items() if files}
+    if sorted(looks.values()) != [False, True]:
+        return None
+    images, masks = sorted(looks, key=lambda name: looks[name])
+    same = {path.stem for path in pictures[images]} & {path.stem for path in pictures[masks]}
+    return Layout("a folder of images and one of masks", {"images": images, "masks": masks}) if same else None
+
+
+def _looks_like_mask(path: Path) -> bool:
+    """Whether most pixels of a picture equal the pixel above."""
+    try:
+        values = np.asarray(open_picture(path))
+    except DataError:
+        return False
+    return bool((values[1:] == values[:-1]).mean() > 0.6)
 
 
 def _roboflow_classes(root: Path) -> Keys:
@@ -153,7 +195,7 @@ def _in_one_folder(root: Path) -> Layout | None:
     for place in ("images/", "images/*/") if (root / "images").exists() else ("", "*/"):
         photos = [p for p in root.glob(f"{place}*") if p.suffix.lower() in (".jpg", ".jpeg")]
         names = {photo.with_suffix("") for photo in photos}
-        for suffix in (".png", ".bmp", ".tif", ".tiff", ".gif"):
+        for suffix in PLAIN:
             masks = [path.with_suffix("") for path in root.glob(f"{place}*{suffix}")]
             if 2 * len(names.intersection(masks)) > len(masks):
                 endings = {photo.suffix for photo in photos}

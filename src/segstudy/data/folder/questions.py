@@ -118,7 +118,7 @@ def refuse_object_numbers(samples: Sequence[Sample], counted: Counted, mask_form
     every = sorted(set().union(*objects.values()), key=lambda key: (len(key), key))
     names = {background: "background"} | dict.fromkeys(every, "object")
     labels = {int(key) if key.isdecimal() else key: name for key, name in names.items()}
-    how = f"count up from 1 to {min(sizes)} … {max(sizes)}" if count_up else "are used in one mask each"
+    how = f"count up from 1 in every mask, up to {max(sizes)}" if count_up else "are used in one mask each"
     raise Question(
         f"do the values in the masks number single objects? They {how}, and each is one connected area\n"
         f"  → in dataset.yaml, if the objects are of one class: {_shortened('labels', labels)}\n"

@@ -11,7 +11,7 @@ from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_imag
 from segstudy.data.folder.description import Description, yaml_line
 from segstudy.data.folder.files import NamedFiles, files_in, find_places, suffixes_in
 from segstudy.data.folder.formats import detect_format, unread_annotations
-from segstudy.data.folder.layouts import MASK_PLACES
+from segstudy.data.folder.layouts import MASK_PLACES, PLAIN
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.names import IMAGES, columns, path_ends
 from segstudy.data.folder.pictures import with_values
@@ -21,7 +21,9 @@ from segstudy.data.images import Sample, image_name
 from segstudy.errors import ConfigError, DataError, first_few, list_found
 from segstudy.formatting import counted
 
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
+MASKS = (*PLAIN, ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
+
+LISTS = ("train", "val", "test")
 
 
 @dataclass
@@ -62,6 +64,11 @@ def scan_folder(description: Description) -> FolderScan:
         keys = ", ".join(yaml_line(key, value) for key, value in layout.keys.items())
         scan.notes.insert(0, f"layout: {layout.tool}; in dataset.yaml: {keys}")
     scan.notes.append(f"masks: {scan.format.summary}")
+    tables = sorted(p.name for p in description.root.iterdir() if p.suffix in (".csv", ".txt") and p.stem not in LISTS)
+    if tables and not description.declares_classes:
+        scan.notes.append(
+            f"not read: {first_few(tables)}; if it names the classes, in dataset.yaml: classes: {tables[0]}"
+        )
     if description.group and not any(s.group for s in scan.samples):  # unless a CSV of pairs has set them
         _assign_groups(scan, description.group)
     return scan
@@ -84,7 +91,7 @@ def _from_folders(description: Description) -> FolderScan:
     if not homes:
         raise DataError(
             f"no folder of images {root / description.images}\n  found: {list_found(root)}\n"
-            "  → put the images there, or name their folder in dataset.yaml: images: FOLDER"
+            "  → put the images there, or name the folders in dataset.yaml: images: FOLDER and masks: FOLDER"
         )
     places = _find_masks(description, homes)
     images, pictures = files_in(homes, IMAGES, description.image_suffix), NamedFiles()
