@@ -246,6 +246,19 @@ def photos_and_masks_in_folders(root: Path) -> None:
     photos_and_masks_in_one_folder(root, "val", ".jpeg")
 
 
+def masks_with_an_ending(root: Path) -> None:
+    for i in range(4):
+        save_image(root / f"day {i % 2}" / f"Blatt {i}.JPG", i)
+        save_mask(root / f"day {i % 2}" / f"Blatt {i}_Maske.png")
+    (root / "classes.txt").write_text("background\ncar\ntree\n")
+
+
+def two_folders(root: Path) -> None:
+    for name in save_images(root / "Fotos" / "a"):
+        save_mask(root / "Klassen" / "a" / name)
+    (root / "classes.txt").write_text("background\ncar\ntree\n")
+
+
 def cityscapes(root: Path) -> None:
     for split in ("train", "val"):
         for i in range(2):
@@ -292,6 +305,8 @@ READ: list[tuple[Callable[[Path], None], int, str]] = [
     (photos_and_masks_in_one_folder, 4, "images: '*.jpg', masks: '*.png'"),
     (photos_and_masks_in_images, 4, "images: images/*.JPG, masks: images/*.png"),
     (photos_and_masks_in_folders, 8, "images: '*/*.[jJ][pP]*[gG]', masks: '*/*.png', train: train, val: val"),
+    (masks_with_an_ending, 4, "images: ., masks: ., mask_suffix: _Maske"),
+    (two_folders, 4, "images: Fotos, masks: Klassen"),
     (cityscapes, 4, "masks left out: 4 files without _gtFine_labelTrainIds"),
     (mmsegmentation, 4, "images: img_dir, masks: ann_dir"),
     (images_and_masks_in_each_split, 4, "train: train, val: valid"),
@@ -398,6 +413,11 @@ def json_of_nobody(root: Path) -> None:
         save_json(root / name.replace(".png", ".json"), {"regions": [], "filename": name})
 
 
+def two_folders_of_photos(root: Path) -> None:
+    for folder in ("a", "b"):
+        save_images(root / folder)
+
+
 def nnunet_of_two_channels(root: Path) -> None:
     nnunet(root)
     save_image(root / "imagesTr" / "case0_0001.png")
@@ -485,6 +505,8 @@ BROKEN: list[tuple[str, Callable[[Path], None], str, str, str]] = [
     ("VOC boxes", texts("annotations", "{}.xml", "<annotation><folder/></annotation>"), "the folder cannot be read",
      "error", "000.xml holds boxes of PASCAL VOC"),
     ("no annotations", texts("labels", "{}.txt", "a photo\n"), "the folder cannot be read", "error", "found: 4 .txt"),
+    ("two folders of photos", two_folders_of_photos, "the folder cannot be read", "error",
+     "dataset.yaml: images: FOLDER and masks: FOLDER"),
     ("regions", nnunet_of_regions, "the folder cannot be read", "error",
      "whole = [1, 2], core = 2\\n  → name the class of each value in dataset.yaml: classes: {0: NAME, 1: NAME, "),
     ("two channels", nnunet_of_two_channels, "the folder cannot be read", "error", "case0_0001.png"),

@@ -205,7 +205,7 @@ ASKED = {
     "cells that are numbered": (
         numbered_cells,
         "",
-        r"number single objects\? They count up from 1 in every mask, up to 7, and .*labels: \{0: background, 1: object, ",
+        r"number single objects\? They count up from 1 in every mask, up to 7, .*labels: \{0: background, 1: object, ",
     ),
     "cells of one colour each": (coloured_cells, "", r"used in one mask each.*labels: \{'0,0,0': background, '"),
     "thin lines": (
@@ -449,7 +449,10 @@ def test_masks_of_one_class_are_an_error(tmp_path: Path, yaml: str) -> None:
 
 def test_classes_that_differ_only_in_case_are_named(tmp_path: Path) -> None:
     report = check_folder(make(tmp_path, values(0, 1, 2), "classes: [background, car, Car]"))
-    assert "upper and lower case (1)\n  car, Car" in text_of(report)
+    assert (
+        "upper and lower case (1)\n  car, Car\n  → if they are one class, in dataset.yaml: labels: {car: Car}"
+        in text_of(report)
+    )
     assert check_folder(make(tmp_path / "b", values(0, 1, 2), "classes: [a, b, c]")).problems == []
 
 
@@ -495,6 +498,15 @@ def test_two_folders_of_masks_are_asked_which(tmp_path: Path) -> None:
 )
 def test_names_of_classes_are_text(tmp_path: Path, yaml: str, message: str) -> None:
     assert message in text_of(check_folder(make(tmp_path, values(0, 1, 2), yaml)))
+
+
+def test_tables_that_are_not_read_are_told(tmp_path: Path) -> None:
+    root = make(tmp_path, values(0, 1, 2))
+    for name in ("train.txt", "Legende.csv"):
+        (root / name).write_text("Nr;Klasse\n0;a\n")
+    assert "not read: Legende.csv; if it names the classes, in dataset.yaml: classes: " in text_of(check_folder(root))
+    (root / "dataset.yaml").write_text("classes: Legende.csv")
+    assert "it has no column 'name'\n    expected: index,name" in text_of(check_folder(root))
 
 
 def test_an_index_of_two_classes_is_refused(tmp_path: Path) -> None:
