@@ -9,7 +9,8 @@ from test_folder import HEIGHT, WIDTH, names_of, save_images, save_masks, scene
 from typer.testing import CliRunner
 
 from segstudy.cli.main import app
-from segstudy.data.folder.check import FolderReport, check_folder, sizes_note
+from segstudy.data.fit import sizes_note
+from segstudy.data.folder.check import FolderReport, check_folder
 from segstudy.data.folder.datamodule import Folder
 
 CLASSES = "classes: [background, car, tree]\n"
@@ -126,6 +127,14 @@ def test_rare_and_lacking_classes(home: Path) -> None:
 def test_a_share_that_leaves_nothing(home: Path) -> None:
     (home / "dataset.yaml").write_text(CLASSES + "val: 0.001\n")
     assert set(found(check_folder(home))) == {"the split of dataset.yaml is not possible"}
+
+
+def test_a_class_whose_name_means_void_is_told(home: Path) -> None:
+    (home / "dataset.yaml").write_text("classes: [background, car, Void]\nignore: [255]\n")
+    line = "learned as a class: Void; to ignore it, in dataset.yaml: ignore: [255, Void]"
+    assert line in check_folder(home).notes
+    (home / "dataset.yaml").write_text("classes: [background, car, Void]\nignore: [255, Void]\n")
+    assert not any("learned as" in note for note in check_folder(home).notes)
 
 
 def test_unknown_colours(home: Path) -> None:

@@ -1,5 +1,6 @@
 """Which channels of an image file the network sees, and how their values become 8 bits."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from segstudy.data.images import (
 )
 from segstudy.data.tiff import SUFFIXES, read_tiff
 from segstudy.errors import ConfigError, DataError
+from segstudy.formatting import counted
 
 SHARES = ((0.1, "over 10 %"), (0.01, "1 to 10 %"), (0.001, "0.1 to 1 %"), (0.0, "less than 0.1 %"))
 """How a note tells which share of an image's values is outside data.value_range: above each limit."""
@@ -123,6 +125,19 @@ class Bands:
             return None if picture is None else (*range_of_16_bits(picture)[:2], "uint16")
         values = self._selected(self._stored(path)[0], str(path))
         return None if values.dtype == np.uint8 else (*finite_range(values), str(values.dtype))
+
+    def reading(self, notes: Iterable[str], stored: Sequence[tuple[float, float, str]]) -> str:
+        """How images are read: channels, conversions, and the range of values of those that do not hold 8 bits.
+
+        notes: of `read`, for each image; stored: of `stored_range`, for those that have one.
+        """
+        converted = Counter(filter(None, notes))
+        parts = [f"images are read as {self}", *(f"{counted(n, 'image')}: {note}" for note, n in converted.items())]
+        if stored:
+            low, high, kinds = min(s[0] for s in stored), max(s[1] for s in stored), sorted({s[2] for s in stored})
+            bits = f"{int(high).bit_length()}-bit values" if all("int" in kind for kind in kinds) else "values"
+            parts.append(f"they hold {bits} {low:g}…{high:g} in {', '.join(kinds)}")
+        return "; ".join(parts)
 
     def _stored(self, path: Path) -> tuple[np.ndarray, int]:
         """(the values (H,W,C) of a file, EXIF orientation). Without value_range, pictures have 8 bits per channel."""

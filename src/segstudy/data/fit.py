@@ -1,5 +1,6 @@
 """At which height and width the network sees an image: squashed to one size, its own, or scaled to fit."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,9 @@ from typing import Any
 from segstudy.errors import ConfigError, did_you_mean
 
 MODES = ("squash", "crop", "keep")
+
+LARGE = 512
+"""Sides in pixels that are far above the default of data.size, 256."""
 
 
 @dataclass(frozen=True)
@@ -139,3 +143,17 @@ def parse_size(text: str) -> tuple[int, int]:
     if not re.fullmatch(r"\d+([x×]\d+)?", text) or min(found) < 1:
         raise ConfigError(f"--size {text}: not train, original, a side (256) or HEIGHTxWIDTH (384x512)")
     return found[0], found[-1]
+
+
+def sizes_note(shapes: set[tuple[int, ...]]) -> list[str]:
+    """A line with the sizes of the images if they differ or are large, since by default all are squashed to a square.
+
+    shapes: (H,W) of the images.
+    """
+    if len(shapes) < 2 and all(max(shape) <= LARGE for shape in shapes):
+        return []
+    small, *_, large = [f"{width}×{height}" for height, width in sorted(shapes, key=math.prod)] * 2
+    return [
+        f"images of {small}{f' to {large}' * (large != small)} pixels (width×height): data.fit=squash, the "
+        "default, resizes all to data.size; data.fit=crop keeps their size, data.fit=keep their aspect ratio"
+    ]

@@ -1,9 +1,8 @@
 """`segstudy data check`: all problems of the user's folder in one report."""
 
 import hashlib
-import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -14,10 +13,11 @@ import numpy as np
 
 from segstudy.data.bands import Bands, propose_range
 from segstudy.data.cache import map_parallel
+from segstudy.data.fit import sizes_note
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import Counted, MaskCounts, keys_of, read_counted
 from segstudy.data.folder.description import Description, read_description, yaml_line
-from segstudy.data.folder.interpretation import LINE_WIDTH, Interpretation, interpret_masks
+from segstudy.data.folder.interpretation import IGNORED_NAMES, LINE_WIDTH, Interpretation, interpret_masks
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.problems import Problem, Question, problem
 from segstudy.data.folder.scan import FolderScan, scan_folder
@@ -31,12 +31,6 @@ from segstudy.labels import IGNORE
 
 MIN_IMAGES, MIN_PIXEL_SHARE = 5, 1e-4
 """A class with fewer images or a smaller share of the pixels is reported: it is hard to learn and to evaluate."""
-
-IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
-"""Classes with these names are listed under `ignore` in the proposed dataset.yaml."""
-
-LARGE = 512
-"""Sides in pixels that are far above the default of data.size, 256."""
 
 UNKNOWN_RANGE = "images whose range of values is not known"
 
@@ -76,12 +70,9 @@ class FolderReport:
         return {
             "trainable": self.trainable,
             "problems": [asdict(each) for each in self.problems],
-            "notes": self.notes,
             "classes": classes,
             "images": {role: len(counts) for role, counts in self.counts.items()},
-            "guessed": self.guessed,
-            "proposed_yaml": self.proposed_yaml,
-        }
+        } | {key: getattr(self, key) for key in ("notes", "guessed", "proposed_yaml")}
 
     def add(self, title: str, items: Sequence[str], severity: str = "error", advice: str = "") -> None:
         self.problems += problem(title, items, severity, advice)
@@ -121,9 +112,14 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
     used = {s.name for s in plan.members()}
     _add_unreadable(report, checks, used)
-    _add_doubtful_rotation(report, checks, scan.format)
+    doubtful = [] if scan.format.annotated else [name for name, check in checks.items() if check.fits_both]
+    report.add(
+        "rotated photos whose masks fit with and without the rotation: they are rotated too", doubtful, "warning",
+        "if the masks show the photos upright, save the photos upright, without EXIF: mogrify -auto-orient",
+    )  # fmt: skip
     report.notes = [*scan.notes, *plan.notes]
-    report.notes.append(values_note(bands, checks.values()))
+    stored = [check.stored for check in checks.values() if check.stored]
+    report.notes.append(bands.reading((check.note for check in checks.values()), stored))
     report.notes += sizes_note({check.shape for check in checks.values() if check.shape})
     used_counts = {name: check.counts for name, check in checks.items() if name in used}
     masks, answer = _interpret(report, scan.samples, used_counts, scan.format, description)
@@ -167,32 +163,6 @@ def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairChe
         bands.stored_range(sample.file("image")),
         fits_both=mask is not None and orientation > 1 and (orientation < 5 or len(set(mask.shape)) == 1),
     )  # fmt: skip
-
-
-def values_note(bands: Bands, checks: Iterable[PairCheck]) -> str:
-    """How images are read: channels, conversions, and the range of values of those that do not hold 8 bits."""
-    checks = list(checks)
-    converted = Counter(check.note for check in checks if check.note)
-    parts = [f"images are read as {bands}", *(f"{counted(n, 'image')}: {note}" for note, n in converted.items())]
-    if stored := [check.stored for check in checks if check.stored]:
-        low, high, kinds = min(s[0] for s in stored), max(s[1] for s in stored), sorted({s[2] for s in stored})
-        bits = f"{int(high).bit_length()}-bit values" if all("int" in kind for kind in kinds) else "values"
-        parts.append(f"they hold {bits} {low:g}…{high:g} in {', '.join(kinds)}")
-    return "; ".join(parts)
-
-
-def sizes_note(shapes: set[tuple[int, ...]]) -> list[str]:
-    """A line with the sizes of the images if they differ or are large, since by default all are squashed to a square.
-
-    shapes: (H,W) of the images.
-    """
-    if len(shapes) < 2 and all(max(shape) <= LARGE for shape in shapes):
-        return []
-    small, *_, large = [f"{width}×{height}" for height, width in sorted(shapes, key=math.prod)] * 2
-    return [
-        f"images of {small}{f' to {large}' * (large != small)} pixels (width×height): data.fit=squash, the "
-        "default, resizes all to data.size; data.fit=crop keeps their size, data.fit=keep their aspect ratio"
-    ]
 
 
 def _check_range(report: FolderReport, scan: FolderScan, bands: Bands) -> None:
@@ -243,15 +213,6 @@ def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used:
     for (title, severity), items in grouped.items():
         advice = propose_range(unknown).replace("\n→ ", "\n") if title == UNKNOWN_RANGE else ""
         report.add(title if severity == "error" else f"{title} (in no list)", items, severity, advice)
-
-
-def _add_doubtful_rotation(report: FolderReport, checks: Mapping[str, PairCheck], mask_format: MaskFormat) -> None:
-    """Add photos whose EXIF rotation their mask, a picture, may or may not have."""
-    names = [] if mask_format.annotated else [name for name, check in checks.items() if check.fits_both]
-    report.add(
-        "rotated photos whose masks fit with and without the rotation: they are rotated too", names, "warning",
-        "if the masks show the photos upright, save the photos upright, without EXIF: mogrify -auto-orient",
-    )  # fmt: skip
 
 
 def _split_images(report: FolderReport, plan: SplitPlan, masks: Interpretation | None) -> dict[str, list[Sample]]:

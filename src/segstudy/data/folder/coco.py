@@ -87,10 +87,6 @@ class CocoFile:
         """The words in the name of the file and of its folder: `instances_val2017.json` gives instances, val2017."""
         return [*re.split(r"[^A-Za-z0-9]+", self.path.stem), self.path.parent.name]
 
-    def orphans(self) -> dict[Number, list[CocoAnnotation]]:
-        """The annotations of images that are not listed, by image id."""
-        return {number: each for number, each in self.annotations.items() if number not in self.images}
-
     def role(self) -> str:
         """The split whose name the file or its folder has, or ""."""
         return next(filter(None, map(_role, self.words())), "")

@@ -26,6 +26,9 @@ from segstudy.errors import did_you_mean, first_few
 from segstudy.formatting import counted as number_of
 from segstudy.labels import IGNORE
 
+IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
+"""Classes with these names are probably to be ignored."""
+
 LINE_WIDTH = 3
 """The width of lines that is proposed, in pixels."""
 
@@ -92,6 +95,9 @@ def interpret_masks(
         ),
     ]
     notes += [*label_map.notes, *_ignored(counted, label_map)]
+    if learned := [name for name in label_map.classes if name.lower() in IGNORED_NAMES]:
+        line = yaml_line("ignore", [*description.ignore, *learned])
+        notes.append(f"learned as a class: {first_few(learned)}; to ignore it, in dataset.yaml: {line}")
     return Interpretation(mask_format, counted, label_map, problems, notes)
 
 

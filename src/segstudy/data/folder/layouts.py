@@ -63,8 +63,11 @@ def _by_folders(root: Path) -> Layout | None:
     for tool, keys in FOLDERS:
         images, masks, ending = root / keys["images"], root / keys["masks"], keys.get("mask_suffix")
         if images.is_dir() and masks.is_dir() and (not ending or any(_below(masks, f"*{ending}.*"))):
-            if tool == "nnU-Net":
-                _refuse_several_channels(images)
+            if several := sorted(p.name for p in images.glob("*_0001.*") if tool == "nnU-Net"):
+                raise DataError(
+                    f"{images} holds images of several files, one for each channel, such as {several[0]}\n"
+                    "  → save each image as one file with all channels (TIFF or .npy), and set data.channels"
+                )
             return Layout(tool, keys | (_voc_lists(root) if tool == "PASCAL VOC" else {}))
     return None
 
@@ -83,14 +86,6 @@ def _voc_classes(root: Path) -> Keys:
         return {}
     labelme2voc = read_text(root / name).splitlines()[:1] == ["_background_"]
     return {"classes": name} | ({"background": "_background_"} if labelme2voc else {})
-
-
-def _refuse_several_channels(images: Path) -> None:
-    if several := sorted(p.name for p in images.glob("*_0001.*")):
-        raise DataError(
-            f"{images} holds images of several files, one for each channel, such as {several[0]}\n"
-            "  → save each image as one file with all channels (TIFF or .npy), and set data.channels"
-        )
 
 
 def _nnunet_classes(root: Path) -> Keys:

@@ -25,6 +25,8 @@ MASKS = (*PLAIN, ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
 
 LISTS = ("train", "val", "test")
 
+SAME_NAME = "files of the same name"
+
 
 @dataclass
 class FolderScan:
@@ -148,7 +150,7 @@ def _from_pairs_of_files(
         [Sample(n, images.files[n], masks.files[n]) for n in sorted(images.files.keys() & masks.files.keys())],
         sorted(images.files.keys() - masks.files.keys()),
         sorted(masks.files.keys() - images.files.keys()),
-        problems=_same_name(images.duplicates) + _same_name(masks.duplicates),
+        problems=problem(SAME_NAME, images.duplicates + masks.duplicates),
     )
 
 
@@ -199,10 +201,15 @@ def _from_coco(description: Description, files: list[CocoFile], left_out: list[s
     match = match_images(files, images.files)
     samples = [Sample(n, images.files[n], match.entries[n][0][0].path) for n in sorted(match.entries)]
     faults = [f"{file.path.name}: {fault}" for file in files for fault in file.faults]
-    orphans = [f"{file.path.name}: {len(each)} of image {i!r}" for file in files for i, each in file.orphans().items()]
+    orphans = [
+        f"{file.path.name}: {len(each)} of image {number!r}"
+        for file in files
+        for number, each in file.annotations.items()
+        if number not in file.images
+    ]
     advice = "write the folder into file_name, such as val2017/a.jpg"
     problems = [
-        *_same_name(images.duplicates),
+        *problem(SAME_NAME, images.duplicates),
         *problem("COCO files that contradict themselves", faults),
         *problem("annotations of images that are not listed", orphans, "warning"),
         *problem("file_name that means several images", match.ambiguous, "error", advice),
@@ -283,22 +290,16 @@ def _below(root: Path, file: Path | None) -> str:
     return str(file.relative_to(root)) if file and file.is_relative_to(root) else str(file)
 
 
-def _same_name(items: list[str]) -> list[Problem]:
-    return problem("files of the same name", items)
-
-
 def _assign_groups(scan: FolderScan, pattern: str) -> None:
     """Set the group of each sample to the part of its name that `pattern` matches."""
     try:
         matches = [re.search(pattern, s.name) for s in scan.samples]
     except re.error as error:
         raise ConfigError(f"group: {pattern!r} is not a regular expression: {error}") from error
-    unmatched = [s.name for s, match in zip(scan.samples, matches, strict=True) if match is None]
-    if len(unmatched) == len(matches):
-        raise ConfigError(f"group: {pattern!r} matches no name, such as {first_few(unmatched, 3)}")
-    pairs = zip(scan.samples, matches, strict=True)
-    scan.samples = [replace(s, group=m.group() if m else "") for s, m in pairs]
-    if unmatched:
-        scan.notes.append(
-            f"group: {len(unmatched)} names ({first_few(unmatched, 3)}) do not match: each forms its own group"
-        )
+    names = [sample.name for sample in scan.samples]
+    if not any(matches):
+        raise ConfigError(f"group: {pattern!r} matches no name, such as {first_few(names, 3)}")
+    scan.samples = [replace(s, group=m.group() if m else "") for s, m in zip(scan.samples, matches, strict=True)]
+    if unmatched := [name for name, match in zip(names, matches, strict=True) if not match]:
+        found = f"{len(unmatched)} names ({first_few(unmatched, 3)})"
+        scan.notes.append(f"group: {found} do not match: each forms its own group")

@@ -91,14 +91,19 @@ def make_split(
     specs = {role: spec for role, spec in specs.items() if spec not in (None, "none")}
     notes = []
     if not specs and not description.folds:
-        specs = _lists_named_as_roles(scan, description)
+        known = {s.name.split("/")[0] for s in scan.samples if "/" in s.name} | set(scan.split_of.values())
+        specs = {role: role for role in ROLES if role in known or description.find(f"{role}.txt")}
         notes = [f"{', '.join(specs)}: the lists with these names"] if specs else []
     if "val" not in specs and "test" not in specs and not description.folds:
         specs["val"] = VAL_SHARE
         notes.append(f"val: {VAL_SHARE:.0%} of the images, drawn with split_seed {description.split_seed}")
     _check_specs(specs, description.folds, fold)
     lists, problems = _read_lists(specs, scan, description)
-    problems += _without_partner(scan, lists_train="train" in specs)
+    severity = "warning" if "train" in specs else "error"  # a list says which images train
+    advice = "add the masks, remove the images, or list the images to use in dataset.yaml: train: FILE"
+    problems += problem("images without mask", scan.without_mask, severity, advice)
+    advice = "the names must be equal but for the suffix"
+    problems += problem("masks without image", scan.without_image, "warning", advice)
     taken = {s.name for role in ("val", "test") for s in lists.get(role, [])}
     listed = taken | {s.name for s in lists.get("train", scan.samples)}
     unlisted = [s.name for s in scan.samples if s.name not in listed]
@@ -114,16 +119,6 @@ def make_split(
         notes=notes,
         problems=problems,
     )
-
-
-def _without_partner(scan: FolderScan, lists_train: bool) -> list[Problem]:
-    """Problems of images without mask (an error, unless a list says which images train) and masks without image."""
-    severity = "warning" if lists_train else "error"
-    advice = "add the masks, remove the images, or list the images to use in dataset.yaml: train: FILE"
-    return [
-        *problem("images without mask", scan.without_mask, severity, advice),
-        *problem("masks without image", scan.without_image, "warning", "the names must be equal but for the suffix"),
-    ]
 
 
 def _read_lists(
@@ -213,13 +208,6 @@ def read_list(spec: str, description: Description, scan: FolderScan) -> list[str
         f"{hint}\n  found the lists: {', '.join(lists) or 'none'}\n"
         "  → set train, val and test (in dataset.yaml or as data.train=…) to one of them, or val to a share: 0.2"
     )
-
-
-def _lists_named_as_roles(scan: FolderScan, description: Description) -> dict[str, Any]:
-    """The roles with a list, a sub-folder, or a value of the column split of the same name: {role: role}."""
-    folders = {s.name.split("/")[0] for s in scan.samples if "/" in s.name}
-    known = folders | set(scan.split_of.values())
-    return {role: role for role in ROLES if role in known or description.find(f"{role}.txt")}
 
 
 def _check_specs(specs: dict[str, Any], num_folds: int | None, fold: int | None) -> None:
