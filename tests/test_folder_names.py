@@ -13,7 +13,7 @@ from segstudy.data.folder.description import read_description
 from segstudy.data.folder.names import ImageNames, columns
 from segstudy.data.folder.scan import scan_folder
 from segstudy.data.folder.split import ROLES, make_split
-from segstudy.data.folder.text import read_rows, read_text
+from segstudy.data.text import read_rows, read_text
 from segstudy.errors import DataError
 
 NAMES = ["train/a", "train/b", "val/a", "c", "my photo", "x.y", "1", "2", "ä", "my dir/scan"]

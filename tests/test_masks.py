@@ -104,6 +104,8 @@ def test_classes_come_from_a_table(folders: tuple[Path, list[Path]], tmp_path: P
 
 
 def test_groups_come_from_a_table(tmp_path: Path) -> None:
+    (tmp_path / "utf16.csv").write_text("a.png,Straße\n", "utf-16")
+    assert read_groups(tmp_path / "utf16.csv") == {"a": "Straße"}
     file = tmp_path / "groups.csv"
     file.write_text("name,group\ntown/1.png,x\ntown/2,y\nframe.001,z\n")
     assert read_groups(file) == {"town/1": "x", "town/2": "y", "frame.001": "z"}

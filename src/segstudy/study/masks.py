@@ -17,6 +17,7 @@ from segstudy.data.folder.mask_format import Rgb, color_key
 from segstudy.data.folder.palettes import Palettes
 from segstudy.data.folder.pictures import colours_of_keys, index_picture, open_mask
 from segstudy.data.images import PILLOW_ERRORS, open_picture, read_mask
+from segstudy.data.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few, first_lines
 from segstudy.labels import IGNORE, voc_palette
 from segstudy.measures.boundaries import nearest_labels
@@ -131,7 +132,7 @@ def _reader(pairs: Mapping[str, list[Path]], legend: ClassTable) -> tuple[Callab
     """
     files = [path for masks in pairs.values() for path in masks]
     class_of = {color_key(rgb): name for name, rgb in legend.colours.items()}
-    palettes = Palettes.of(_palettes(files), legend.numbers, class_of) if any(map(_is_indexed, files)) else None
+    palettes = Palettes(_palettes(files), legend.numbers, class_of) if any(map(_is_indexed, files)) else None
     kind = "numbers" if palettes is None else palettes.kind()
     if palettes is None or kind == "numbers":
         return lambda path: read_mask(path, len(legend.classes), dict.fromkeys(legend.ignored, IGNORE)), []
@@ -269,8 +270,7 @@ def _number(option: str, wanted: str, classes: Sequence[str]) -> int:
 
 def read_groups(file: Path) -> dict[str, str]:
     """name → group from a CSV of two columns; a first line `name,group` is a heading."""
-    with file.open(newline="") as opened:
-        rows = [row for row in csv.reader(opened) if row]
+    rows = [row for row in csv.reader(read_text(file).splitlines()) if row]
     if any(len(row) < 2 for row in rows):
         raise DataError(f"{file}: each line is NAME,GROUP")
     return {_without_suffix(row[0]): row[1].strip() for row in rows if row[:2] != ["name", "group"]}

@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
 from segstudy.data.folder.names import SPLIT_WORDS, ImageNames
 from segstudy.data.folder.shapes import NO_OUTLINE, AnnotatedObject, Canvas, is_line
-from segstudy.data.folder.text import read_json
 from segstudy.data.images import Sample, header_shape
+from segstudy.data.text import read_json
 from segstudy.errors import DataError, first_few
 from segstudy.formatting import counted
 

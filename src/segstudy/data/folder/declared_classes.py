@@ -6,20 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segstudy.data.folder.mask_format import Rgb, color_key
-from segstudy.data.folder.text import read_rows, read_text
+from segstudy.data.text import read_rows, read_text
 from segstudy.errors import DataError, first_few
 
 LABELMAP_LINE = re.compile(r"(.+?):(\d+),(\d+),(\d+):[^:]*:[^:]*")
 
-COLUMNS = {
-    "r": "red",
-    "g": "green",
-    "b": "blue",
-    "class": "name",
-    "id": "index",
-    "value": "index",
-    "pixel value": "index",
-}
+COLUMNS = {"r": "red", "g": "green", "b": "blue", "class": "name"}
+COLUMNS |= dict.fromkeys(("id", "value", "pixel value"), "index")
 """Other names of columns, and ours."""
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from segstudy.data.folder.declared_classes import DeclaredClasses, read_class_file
 from segstudy.data.folder.layouts import Layout, find_layout
 from segstudy.data.folder.mask_format import BACKGROUND
-from segstudy.data.folder.text import read_text
+from segstudy.data.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean
 
 Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1

@@ -14,7 +14,7 @@ from segstudy.data.folder.labelme import VOID, is_labelme, read_labelme
 from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
 from segstudy.data.folder.pictures import has_color, open_mask, read_picture
 from segstudy.data.folder.supervisely import is_supervisely, read_supervisely
-from segstudy.data.folder.text import read_json, read_text
+from segstudy.data.text import read_json, read_text
 from segstudy.errors import DataError, first_few
 
 FORMS: dict[str, Callable[[Any], bool]] = {

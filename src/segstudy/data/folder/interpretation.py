@@ -6,20 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segstudy.data.folder import questions
 from segstudy.data.folder.classes import LabelMap, make_label_map
 from segstudy.data.folder.counts import Counted, keys_of, share_of
 from segstudy.data.folder.description import Description, yaml_line
 from segstudy.data.folder.mask_format import BACKGROUND, MaskFormat
 from segstudy.data.folder.palettes import resolve_palettes
 from segstudy.data.folder.problems import Problem, problem
-from segstudy.data.folder.questions import (
-    NOISE,
-    NOISE_ADVICE,
-    find_noise,
-    noise_among,
-    refuse_object_numbers,
-    require_meaning_of_255,
-)
 from segstudy.data.folder.shapes import NO_OUTLINE, NO_PIXEL, NO_WIDTH
 from segstudy.data.images import Sample
 from segstudy.errors import did_you_mean, first_few
@@ -68,11 +61,11 @@ def interpret_masks(
     noise: list[Problem] = []
     mask_format, counted, notes = resolve_palettes(counted, mask_format, description)
     if not mask_format.annotated:
-        noise = find_noise(counted, description)
+        noise = questions.find_noise(counted, description)
         if not description.declares_classes:
-            refuse_object_numbers(samples, counted, mask_format)
+            questions.refuse_object_numbers(samples, counted, mask_format)
     if mask_format.numbered:
-        require_meaning_of_255(counted, description)
+        questions.require_meaning_of_255(counted, description)
     # objects that leave no pixel have classes, too
     lost = sorted({label for c in counted.values() for labels in c.lost.values() for label in labels})
     label_map = make_label_map(description, mask_format, [*keys_of(counted.values()), *lost])
@@ -131,8 +124,10 @@ def _unknown_keys(counted: Counted, label_map: LabelMap, mask_format: MaskFormat
     first = keys[0] if keys else ""
     shown = f'"{first}"' if "," in first else first
     advice = f"add them to classes, or map them: labels: {{{shown}: CLASS}}\nknown: {first_few(known, 12)}"
-    if not mask_format.annotated and (noise := noise_among(counted, keys)):
-        advice = f"{len(noise)} of them are only scattered pixels: are they {NOISE}?\n{NOISE_ADVICE}"
+    if not mask_format.annotated and (noise := questions.noise_among(counted, keys)):
+        advice = (
+            f"{len(noise)} of them are only scattered pixels: are they {questions.NOISE}?\n{questions.NOISE_ADVICE}"
+        )
     return problem(f"{what} that are not classes", items, "error", advice)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from segstudy.data.folder.names import IMAGES, SPLIT_WORDS
-from segstudy.data.folder.text import read_json, read_text
 from segstudy.data.images import open_picture
+from segstudy.data.text import read_json, read_text
 from segstudy.errors import DataError
 
 Keys = dict[str, Any]

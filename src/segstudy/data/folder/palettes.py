@@ -1,8 +1,8 @@
 """Whether the classes in indexed pictures are the indices, the colours of their palettes, or grey values."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from segstudy.data.folder.classes import MAX_UNDECLARED
 from segstudy.data.folder.counts import Counted, MaskCounts, keys_of
@@ -16,29 +16,21 @@ from segstudy.labels import IGNORE
 Names = Mapping[str, str]
 
 
-@dataclass(frozen=True)
 class Palettes:
     """Whether the classes in indexed pictures are indices, colours or grey values.
 
-    colours: {index in use: {colour: number of masks}}. grey: the values in pictures without a palette.
+    masks: ({index in use: colour}, the keys in use) of each; without a palette, the first is empty.
     numbers, class_of: {number: class} and {colour: class} that are declared.
     """
 
-    colours: dict[str, Counter[str]]
-    grey: set[str]
-    numbers: Names
-    class_of: Names
-
-    @classmethod
-    def of(cls, masks: Iterable[tuple[Names, Iterable[str]]], numbers: Names, class_of: Names) -> "Palettes":
-        """From ({index in use: colour}, the keys in use) of each mask; without a palette, the first is empty."""
-        colours: dict[str, Counter[str]] = defaultdict(Counter)
-        grey: set[str] = set()
+    def __init__(self, masks: Iterable[tuple[Names, Iterable[str]]], numbers: Names, class_of: Names):
+        self.numbers, self.class_of = numbers, class_of
+        self.colours: dict[str, Counter[str]] = {}  # {index in use: {colour: number of masks}}
+        self.grey: set[str] = set()  # values in pictures without a palette
         for palette, keys in masks:
             for index, colour in palette.items():
-                colours[index][colour] += 1
-            grey |= set() if palette else set(keys)
-        return cls(dict(colours), grey, numbers, class_of)
+                self.colours.setdefault(index, Counter())[colour] += 1
+            self.grey |= set() if palette else set(keys)
 
     def kind(self) -> str:
         """What gives the classes: numbers (the indices), colours, or grey (the grey values of the palette).
@@ -110,7 +102,7 @@ def resolve_palettes(
     indexed = [c for c in counted.values() if c.colours]
     if mask_format.kind != "numbers" or not indexed:
         return mask_format, counted, []
-    palettes = Palettes.of(((c.colours, c.pixels) for c in counted.values()), *description.declared_keys())
+    palettes = Palettes(((c.colours, c.pixels) for c in counted.values()), *description.declared_keys())
     kind = description.mask_values or palettes.kind()
     if not kind:
         raise Question(

@@ -1,9 +1,10 @@
 """Questions about the values in masks: are they noise, numbers of single objects, and is 255 void?"""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -35,9 +36,6 @@ SINGLE = 0.9
 
 MAX_READ = 20
 """So many masks are searched for connected areas."""
-
-SHOWN = 8
-"""Values in a line of dataset.yaml that is proposed in a message."""
 
 VOID = str(IGNORE)
 
@@ -82,14 +80,12 @@ def _names(counted: Counted) -> str:
     """The line of dataset.yaml that makes the values classes."""
     keys = keys_of(counted.values())
     if all(map(str.isdecimal, keys)):
-        return _shortened("classes", dict.fromkeys(sorted(map(int, keys)), "NAME"))
-    return _shortened("labels", dict.fromkeys(keys, "NAME"))
+        return _line("classes", dict.fromkeys(sorted(map(int, keys)), "NAME"))
+    return _line("labels", dict.fromkeys(keys, "NAME"))
 
 
-def _shortened(key: str, values: Mapping[int | str, str]) -> str:
-    """A line of dataset.yaml, of which the middle is left out if it is long."""
-    line = yaml_line(key, dict(list(values.items())[:SHOWN]))
-    return line if len(values) <= SHOWN else f"{line[:-1]}, …}}"
+def _line(key: str, values: dict[Any, str]) -> str:
+    return yaml_line(key, values) if len(values) <= MAX_UNDECLARED else f"{key}: {{VALUE: NAME, …}}"
 
 
 def refuse_object_numbers(samples: Sequence[Sample], counted: Counted, mask_format: MaskFormat) -> None:
@@ -121,7 +117,7 @@ def refuse_object_numbers(samples: Sequence[Sample], counted: Counted, mask_form
     how = f"count up from 1 in every mask, up to {max(sizes)}" if count_up else "are used in one mask each"
     raise Question(
         f"do the values in the masks number single objects? They {how}, and each is one connected area\n"
-        f"  → in dataset.yaml, if the objects are of one class: {_shortened('labels', labels)}\n"
+        f"  → in dataset.yaml, if the objects are of one class: {_line('labels', labels)}\n"
         "    if they are of several classes: export masks of classes instead\n"
         f"    if the values are classes: {_names(counted)}",
         {"labels": labels} if len(labels) <= MAX_UNDECLARED else {},

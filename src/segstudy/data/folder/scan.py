@@ -16,8 +16,8 @@ from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.names import IMAGES, columns, path_ends
 from segstudy.data.folder.pictures import with_values
 from segstudy.data.folder.problems import Problem, errors_in, problem
-from segstudy.data.folder.text import read_json, read_rows, read_text
 from segstudy.data.images import Sample, image_name
+from segstudy.data.text import read_json, read_rows, read_text
 from segstudy.errors import ConfigError, DataError, first_few, list_found
 from segstudy.formatting import counted
 

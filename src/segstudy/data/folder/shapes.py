@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask
-from segstudy.data.folder.text import read_json
 from segstudy.data.images import PILLOW_ERRORS
+from segstudy.data.text import read_json
 from segstudy.errors import DataError
 
 MAX_COORDINATE = 1e5

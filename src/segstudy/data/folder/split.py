@@ -12,9 +12,9 @@ from segstudy.data.folder.description import Description
 from segstudy.data.folder.names import ImageNames, agree, columns, same_last_part
 from segstudy.data.folder.problems import Problem, problem
 from segstudy.data.folder.scan import FolderScan
-from segstudy.data.folder.text import read_text
 from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
+from segstudy.data.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
 
 VAL_SHARE = 0.2

@@ -1,4 +1,4 @@
-"""Text files of the user's folder: lists, CSV tables, JSON."""
+"""Text files of the user, in any usual encoding: lists, CSV tables, JSON."""
 
 import codecs
 import csv
