@@ -500,11 +500,12 @@ def test_names_of_classes_are_text(tmp_path: Path, yaml: str, message: str) -> N
     assert message in text_of(check_folder(make(tmp_path, values(0, 1, 2), yaml)))
 
 
-def test_tables_that_are_not_read_are_told(tmp_path: Path) -> None:
+def test_tables_that_may_name_the_classes_are_told(tmp_path: Path) -> None:
     root = make(tmp_path, values(0, 1, 2))
     for name in ("train.txt", "Legende.csv"):
         (root / name).write_text("Nr;Klasse\n0;a\n")
-    assert "not read: Legende.csv; if it names the classes, in dataset.yaml: classes: " in text_of(check_folder(root))
+    line = "the classes have no names: if Legende.csv has them, in dataset.yaml: classes: Legende.csv"
+    assert line in check_folder(root).notes
     (root / "dataset.yaml").write_text("classes: Legende.csv")
     assert "it has no column 'name'\n    expected: index,name" in text_of(check_folder(root))
 

@@ -23,7 +23,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
 
 BOXES = "boxes are no masks: draw the outlines of the objects"
 
-NUMBERS = r"\d+(?:\s+[-+.\deE]+)"
+NUMBERS = r"\d+(?:[ \t]+[-+.\deE]+)"
 
 UNREAD = {
     "boxes of YOLO": (".txt", NUMBERS + r"{4}\s*(\n|$)", BOXES),
@@ -87,7 +87,8 @@ def _known_tool(contents: Mapping[Path, Any]) -> str:
 
 def unread_annotations(places: Iterable[Path]) -> str:
     """Lines that name the first file of a known kind that is not read, and what to do; or ""."""
-    for path in sorted(p for place in places for suffix in (".txt", ".xml") for p in place.rglob(f"*{suffix}")):
+    paths = sorted(p for place in places for suffix in (".txt", ".xml") for p in place.rglob(f"*{suffix}"))
+    for path in paths[:100]:
         with suppress(DataError):
             text = read_text(path)
             for kind, (suffix, pattern, advice) in UNREAD.items():

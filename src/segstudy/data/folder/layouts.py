@@ -191,8 +191,8 @@ def _in_one_folder(root: Path) -> Layout | None:
         photos = [p for p in root.glob(f"{place}*") if p.suffix.lower() in (".jpg", ".jpeg")]
         names = {photo.with_suffix("") for photo in photos}
         for suffix in PLAIN:
-            masks = [path.with_suffix("") for path in root.glob(f"{place}*{suffix}")]
-            if 2 * len(names.intersection(masks)) > len(masks):
+            masks = [path for path in sorted(root.glob(f"{place}*{suffix}")) if path.with_suffix("") in names]
+            if masks and _looks_like_mask(masks[0]):
                 endings = {photo.suffix for photo in photos}
                 ending = endings.pop() if len(endings) == 1 else ".[jJ][pP]*[gG]"
                 keys: Keys = {"images": f"{place}*{ending}", "masks": f"{place}*{suffix}"}

@@ -104,10 +104,10 @@ def refuse_object_numbers(samples: Sequence[Sample], counted: Counted, mask_form
     if max(sizes, default=0) < (MIN_OBJECTS if count_up else 2) or not (count_up or used_once):
         return
     areas = [
-        ndimage.label(mask.indices == index, np.ones((3, 3)))[1]
+        ndimage.label(mask.indices[box] == index, np.ones((3, 3)))[1]
         for mask, keys in ((mask_format.read(s), objects[s.name]) for s in samples[:MAX_READ] if objects.get(s.name))
-        for index, key in enumerate(mask.keys)
-        if key in keys
+        for index, box in enumerate(ndimage.find_objects(mask.indices.astype(np.int32) + 1))
+        if mask.keys[index] in keys
     ]
     if areas.count(1) < SINGLE * len(areas):
         return

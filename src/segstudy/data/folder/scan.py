@@ -23,7 +23,7 @@ from segstudy.formatting import counted
 
 MASKS = (*PLAIN, ".jpg", ".jpeg")  # JPEG: to refuse it with the reason
 
-LISTS = ("train", "val", "test")
+ROLES = ("train", "val", "test")
 
 SAME_NAME = "files of the same name"
 
@@ -66,11 +66,12 @@ def scan_folder(description: Description) -> FolderScan:
         keys = ", ".join(yaml_line(key, value) for key, value in layout.keys.items())
         scan.notes.insert(0, f"layout: {layout.tool}; in dataset.yaml: {keys}")
     scan.notes.append(f"masks: {scan.format.summary}")
-    tables = sorted(p.name for p in description.root.iterdir() if p.suffix in (".csv", ".txt") and p.stem not in LISTS)
-    if tables and not description.declares_classes:
-        scan.notes.append(
-            f"not read: {first_few(tables)}; if it names the classes, in dataset.yaml: classes: {tables[0]}"
-        )
+    used = {*description.pairs, description.train, description.val, description.test}
+    tables = [path.name for path in sorted(description.root.iterdir()) if path.suffix in (".csv", ".txt")]
+    tables = [name for name in tables if name not in used and name[:-4] not in (*ROLES, *used)]
+    if tables and not (scan.format.annotated or description.declares_classes):
+        line = yaml_line("classes", tables[0])
+        scan.notes.append(f"the classes have no names: if {first_few(tables)} has them, in dataset.yaml: {line}")
     if description.group and not any(s.group for s in scan.samples):  # unless a CSV of pairs has set them
         _assign_groups(scan, description.group)
     return scan

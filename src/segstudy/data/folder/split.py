@@ -11,7 +11,7 @@ import numpy as np
 from segstudy.data.folder.description import Description
 from segstudy.data.folder.names import ImageNames, agree, columns, same_last_part
 from segstudy.data.folder.problems import Problem, problem
-from segstudy.data.folder.scan import FolderScan
+from segstudy.data.folder.scan import ROLES, FolderScan
 from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
 from segstudy.data.text import read_text
@@ -19,8 +19,6 @@ from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
 
 VAL_SHARE = 0.2
 """Share of the images for val, if no split is given."""
-
-ROLES = ("train", "val", "test")
 
 
 class UntrainableError(ConfigError):
