@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from typer.main import get_command
 
 from segstudy import sweep, train
 from segstudy.build import build_data, build_module, build_network, build_trainer
+from segstudy.cli import main
 from segstudy.config.compose import compose_config
 from segstudy.config.run_folder import claimed_folder
 from segstudy.errors import ConfigError
@@ -220,3 +222,29 @@ def test_a_budget_with_another_launcher_or_a_search_is_refused(part: str, capsys
         sweep.Study().on_multirun_start(OmegaConf.create({"hydra": hydra, "budget": "8min"}))
     assert ended.value.code == 2
     assert "with hydra/launcher=segstudy" in capsys.readouterr().err
+
+
+def test_each_option_that_writes_is_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Every command: no file below another file. An export checks its own name, which follows from its format."""
+    (tmp_path / "file").touch()
+    found = []
+
+    def walk(command: Any, words: list[str]) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*words, name])
+        for option in command.params:
+            writes = {"--out", "--json", "--save-masks"} & {*option.opts}
+            if not writes or option.is_flag or (words == ["export"] and "--out" in writes):
+                continue
+            arguments = [tmp_path for p in command.params if p.param_type_name == "argument" and p.required]
+            found.append([*words, *writes])
+            monkeypatch.setattr(sys, "argv", ["segstudy", *map(str, [*found[-1], tmp_path / "file/x.png", *arguments])])
+            with pytest.raises(SystemExit) as end:
+                main.main()
+            assert end.value.code == 2
+            assert "file is not a folder" in capsys.readouterr().err, found[-1]
+
+    walk(get_command(main.app), [])
+    assert len(found) >= 11

@@ -13,6 +13,7 @@ from segstudy.errors import ConfigError
 from segstudy.files import (
     PARTIAL,
     atomic_write,
+    check_output,
     move,
     open_lock,
     open_to_read,
@@ -187,3 +188,38 @@ def test_a_table_keeps_texts_and_holds_no_formula(tmp_path: Path, text: str) -> 
     assert read_csv(tmp_path / "t.csv") == [{"x": text, "y": "1"}]
     written = (tmp_path / "t.csv").read_text().splitlines()[1]
     assert written[0] not in "=+-@" or written.startswith(("-0.5", "+3e-4", "-inf"))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "said"),
+    [
+        ("new/deep/x.png", False, None),
+        ("x.png", False, None),
+        ("file", False, None),
+        ("new/deep", True, None),
+        ("", True, None),
+        ("file/x.png", False, "file is not a folder"),
+        ("file/deep", True, "file is not a folder"),
+        ("file", True, "file is not a folder"),
+        ("", False, "it is a folder"),
+        ("x" * 300, False, "File name too long"),
+        ("/proc/x.png", False, "cannot be written: "),
+        ("/proc/x", True, "cannot be written: "),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, name: str, folder: bool, said: str | None
+) -> None:
+    (tmp_path / "file").touch()
+    if said is None:
+        check_output(tmp_path / name, "--out", folder)
+    else:
+        with pytest.raises(ConfigError, match=f"^--out (.|\n)*{said}"):
+            check_output(tmp_path / name, "--out", folder)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_suffix_of_a_picture_is_checked(tmp_path: Path) -> None:
+    check_output(tmp_path / "a.PNG", "--out", suffixes=(".png", ".svg"))
+    with pytest.raises(ConfigError, match=r"must end in \.png or \.svg"):
+        check_output(tmp_path / "a.xyz", "--out", suffixes=(".png", ".svg"))

@@ -1,6 +1,7 @@
 """The headline size: which size gives a run's figures, which runs form a group, and what is left out of it."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from archetypes import predictors, scene
 from conftest import make_voc
+from PIL import Image
 from rich.console import Console
 
 from segstudy.callbacks.per_image_confusion import dataset_metrics
@@ -303,10 +305,19 @@ def test_a_data_set_tells_whether_its_images_and_their_sizes_are_those_of_anothe
 
     small, large, keep = report(8, "squash"), report(16, "squash"), report(8, "keep")
     crop, windows = report(8, "crop"), report(16, "crop")
-    assert len({r["files"] for r in (small, large, crop, windows, keep)}) == 1
+    assert len({r["content"] for r in (small, large, crop, windows, keep)}) == 1
+    for file in voc.rglob("*"):
+        os.utime(file, (1, 1))
+    assert report(8, "squash")["content"] == small["content"]
+    shutil.move(voc, tmp_path / "elsewhere")
+    voc = tmp_path / "elsewhere"
+    assert report(8, "squash")["content"] == small["content"]
+    mask = voc / "SegmentationClass" / "2007_000007.png"  # of the list val
+    Image.fromarray(np.array(Image.open(mask)) * 0).save(mask)
+    assert report(8, "squash")["content"] != small["content"]
     assert crop["shapes"] == windows["shapes"]
     assert len({r["shapes"] for r in (small, large, crop, keep)}) == 4
     scenes = [Scenes(train_images=4, val_images=2, size=size, batch_size=2) for size in (16, 32)]
     for data in scenes:
         data.setup()
-    assert len({data.describe()["roles"]["report"]["files"] for data in scenes}) == 2  # other images are drawn
+    assert len({data.describe()["roles"]["report"]["content"] for data in scenes}) == 2  # other images are drawn

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure  # without pyplot, which would choose a bac
 from matplotlib.patches import Patch
 from PIL import Image
 
+from segstudy.files import atomic_write
 from segstudy.labels import IGNORE
 
 Palette = Sequence[tuple[int, int, int]]
@@ -106,10 +107,12 @@ def class_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette: 
 
 
 def save(figure: Figure, file: Path | BinaryIO) -> None:
-    """Write the figure: to an open file as PNG, to a path in the format of its extension."""
+    """Write the figure: to an open file as PNG, to a path in the format of its suffix, completely or not at all."""
     if isinstance(file, Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+        with atomic_write(file.parent, file.name) as opened:
+            figure.savefig(opened, dpi=110, format=file.suffix[1:])
+    else:
+        figure.savefig(file, dpi=110)
 
 
 def as_array(figure: Figure) -> np.ndarray:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,30 @@ def atomic_write(folder: Path, name: str | Path, durable: bool = False) -> Itera
             raise
         if durable:
             os.fsync(parent)
+
+
+def check_output(path: Path, option: str, folder: bool = False, suffixes: Sequence[str] = ()) -> None:
+    """Raise ConfigError, with the option's name, unless a file can be written at `path`, or files into it as a folder.
+
+    Checked before any work, so a disk that fills up meanwhile is not noticed. Nothing is created. suffixes: the allowed
+    ones; () for any.
+    """
+    said = f"{option} {path} cannot be written"
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{said}: its name must end in {' or '.join(suffixes)}")
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)  # raises for a name that is too long
+        whole = path.absolute()
+        home = next(each for each in ((whole, *whole.parents) if folder else whole.parents) if os.path.lexists(each))
+        if not folder and whole.is_dir():
+            raise ConfigError(f"{said}: it is a folder\n  → name a file in it")
+        if not home.is_dir():
+            raise ConfigError(f"{said}: {home} is not a folder")
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ConfigError(f"{said}: {error.strerror or error}") from error
 
 
 def write_text(folder: Path, name: str | Path, text: str) -> None:

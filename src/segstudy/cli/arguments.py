@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from segstudy.files import check_output
+
 BEFORE, USE, COMPARE = "Before training", "Use trained networks", "Compare"
 """Panels of commands in `segstudy --help`."""
 
@@ -25,6 +27,22 @@ def runs_and_settings(words: list[str]) -> tuple[list[Path], list[str]]:
     """Split a command's arguments into run folders and settings. A folder's name may contain "="."""
     settings = [word for word in words if "=" in word and not Path(word).is_dir()]
     return [Path(word) for word in words if word not in settings], settings
+
+
+def output(*suffixes: str, folder: bool = False) -> Callable[..., Any]:
+    """Callback of an option that names a file to write (or a folder to write into): what is wrong with it is said
+    before the work, see `check_output`."""
+
+    def check(param: typer.CallbackParam, value: Path | None) -> Path | None:
+        if value is not None:
+            check_output(value, param.opts[0], folder, suffixes)
+        return value
+
+    return check
+
+
+PICTURES = (".png", ".svg", ".pdf", ".jpg")
+"""Formats in which a picture can be drawn."""
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

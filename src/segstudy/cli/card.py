@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.arguments import USE
+from segstudy.cli.arguments import USE, output
 from segstudy.console import console, print_line, silence_warnings
 
 app = typer.Typer()
@@ -15,7 +15,8 @@ app = typer.Typer()
 def card(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write; default RUN/card.md. Pictures go into the same folder.")
+        Path | None,
+        typer.Option(callback=output(), help="File to write; default RUN/card.md. Pictures go into the same folder."),
     ] = None,
     latency: Annotated[bool, typer.Option(help="Measure the network's speed on this machine.")] = True,
     license: Annotated[

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.cli.arguments import BEFORE, config_of
+from segstudy.cli.arguments import BEFORE, PICTURES, config_of, output
 from segstudy.console import console, print_line
 from segstudy.formatting import counted
 
@@ -45,7 +45,7 @@ def show(
     crops: Annotated[
         bool, typer.Option("--crops", help="Draw 16 augmented training images, as the network sees them.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Picture file to write.")] = Path("data.png"),
+    out: Annotated[Path, typer.Option(callback=output(*PICTURES), help="Picture file to write.")] = Path("data.png"),
 ) -> None:
     """Show a data set: its classes, their images and pixels, and a picture of sample images with their masks.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from segstudy.cli.arguments import USE, ViewOptions, runs_and_settings, with_options
+from segstudy.cli.arguments import USE, ViewOptions, output, runs_and_settings, with_options
 from segstudy.console import console, print_line, silence_warnings
 from segstudy.errors import ConfigError
 from segstudy.formatting import counted
@@ -23,8 +23,12 @@ class EvaluateOptions(ViewOptions):
     split: Annotated[
         str | None, typer.Option(help="fit, select, report, or a list of the data set; default report.")
     ] = None
-    save_masks: Annotated[Path | None, typer.Option(help="Folder for the predictions, as indexed PNGs.")] = None
-    json: Annotated[Path | None, typer.Option(help="File for all metrics and confusion matrices.")] = None
+    save_masks: Annotated[
+        Path | None, typer.Option(callback=output(folder=True), help="Folder for the predictions, as indexed PNGs.")
+    ] = None
+    json: Annotated[
+        Path | None, typer.Option(callback=output(), help="File for all metrics and confusion matrices.")
+    ] = None
 
 
 @app.command(rich_help_panel=USE)

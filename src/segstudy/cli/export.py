@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from segstudy.cli.arguments import USE
+from segstudy.cli.arguments import USE, output
 from segstudy.console import console, print_line, silence_warnings
 from segstudy.errors import ConfigError
 from segstudy.runs.listing import size
@@ -33,7 +33,7 @@ def export(
         Path | None,
         typer.Option(help="File or folder; default: a file here, with the name of the run's folder."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="File for the comparison with PyTorch.")] = None,
+    json: Annotated[Path | None, typer.Option(callback=output(), help="File for the comparison with PyTorch.")] = None,
 ) -> None:
     """Write a run's network for other programs: image in 0…1 → logits, with normalisation, classes and colours.
 

@@ -27,3 +27,9 @@ def main() -> None:
 
         print_error(error)
         sys.exit(2)
+    except OSError as error:  # a disk that has filled up, a folder that may not be read: no bug, so no traceback
+        from segstudy.console import print_error
+        from segstudy.errors import DataError
+
+        print_error(DataError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"))
+        sys.exit(2)

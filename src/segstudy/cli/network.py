@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from segstudy.cli.arguments import BEFORE, config_of, runs_and_settings
+from segstudy.cli.arguments import BEFORE, PICTURES, config_of, output, runs_and_settings
 from segstudy.console import console, print_line, silence_warnings
 from segstudy.errors import ConfigError, first_line
 
@@ -21,7 +21,9 @@ def network(
     size: Annotated[int, typer.Option(min=1, help="Side of the image in pixels.")] = 256,
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes; default: the data's.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="Depth to which modules are listed.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Also draw the network: network.png, .svg or .pdf.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=output(*PICTURES), help="Also draw the network: network.png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Show a network: its layers, parameters, GFLOP and receptive fields. Opens no data and loads no weights.
 
@@ -168,7 +170,7 @@ def find_lr(
     steps: Annotated[int, typer.Option(help="Number of training steps, each at a higher rate.")] = 100,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
-    out: Annotated[Path, typer.Option(help="Picture file to write.")] = Path("lr.png"),
+    out: Annotated[Path, typer.Option(callback=output(*PICTURES), help="Picture file to write.")] = Path("lr.png"),
 ) -> None:
     """Suggest a learning rate: the one where the loss falls fastest while the rate grows from step to step.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.arguments import USE, ViewOptions, with_options
+from segstudy.cli.arguments import USE, ViewOptions, output, with_options
 from segstudy.console import silence_warnings
 
 app = typer.Typer()
@@ -27,7 +27,9 @@ class PredictOptions(ViewOptions):
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also predict images that have predictions.")] = False
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 178_956_970
-    json: Annotated[Path | None, typer.Option(help="File for all rows, failures and the speed.")] = None
+    json: Annotated[Path | None, typer.Option(callback=output(), help="File for all rows, failures and the speed.")] = (
+        None
+    )
 
 
 @app.command(rich_help_panel=USE)
@@ -35,7 +37,9 @@ class PredictOptions(ViewOptions):
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     paths: Annotated[list[str], typer.Argument(help="Images, folders, patterns in quotes: 'photos/*.jpg'")],
-    out: Annotated[Path, typer.Option(help="Folder for masks and predictions.csv.")] = Path("predictions"),
+    out: Annotated[
+        Path, typer.Option(callback=output(folder=True), help="Folder for masks and predictions.csv.")
+    ] = Path("predictions"),
     *,
     options: PredictOptions,
 ) -> None:

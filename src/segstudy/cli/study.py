@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.arguments import COMPARE
+from segstudy.cli.arguments import COMPARE, output
 from segstudy.console import console, print_line, silence_warnings
 
 app = typer.Typer()
@@ -43,7 +43,9 @@ def compare(
     groups: Annotated[
         Path | None, typer.Option(help="CSV of NAME,GROUP; images of one group are not independent.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("comparison"),
+    out: Annotated[Path, typer.Option(callback=output(folder=True), help="Folder for the report.")] = Path(
+        "comparison"
+    ),
 ) -> None:
     """Compare folders of predicted masks from any program. Needs no training and no GPU.
 
@@ -65,7 +67,9 @@ def compare(
 @app.command(rich_help_panel=COMPARE)
 def audit(
     run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/ablation-scenes/v4")],
-    out: Annotated[Path | None, typer.Option("--json", help="Also write all values to this file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", callback=output(), help="Also write all values to this file.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Print all definitions with their formulas.")] = False,
 ) -> None:
     """Compute a run's mIoU and accuracy under every definition in use, also for an all-background predictor.

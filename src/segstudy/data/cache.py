@@ -182,6 +182,17 @@ def cache_key(samples: Sequence[Sample], recipe: Any) -> str:
     return digest.hexdigest()[:24]
 
 
+def images_key(samples: Sequence[Sample], recipe: Any) -> str:
+    """A fingerprint of what these samples show and of `recipe` (JSON values), wherever the files are and whenever they
+    were copied: names, sizes of the images' files in bytes, content of the masks' files."""
+    digest = hashlib.sha256(json.dumps(recipe).encode())
+    for sample in samples:
+        size = -1 if sample.image is None else os.stat(sample.image).st_size
+        labels = "" if sample.mask is None else hashlib.sha256(sample.mask.read_bytes()).hexdigest()
+        digest.update(json.dumps([sample.name, size, labels]).encode())
+    return digest.hexdigest()[:24]
+
+
 def _build(
     samples: Sequence[Sample],
     read_resized: Read,

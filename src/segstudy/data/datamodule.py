@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segstudy.data.bands import Bands
-from segstudy.data.cache import Cache, cache_key, open_cache, read_checked
+from segstudy.data.cache import Cache, images_key, open_cache, read_checked
 from segstudy.data.crops import RandomWindows, TrainingImages
 from segstudy.data.dataset import Batch, CachedDataset
 from segstudy.data.fit import Fit, sides
@@ -266,18 +266,19 @@ class SegmentationData(L.LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """Roles, sizes and fingerprints, for the run's record.
 
-        files: equal for the same images and labels, whatever their size. shapes: equal for the same sizes in tests.
+        content (of `report`): equal for the same images and labels, whatever their size in a test, and wherever their
+        files are. shapes: equal for the same sizes in tests.
         """
         roles = {
             role: {
                 "split": i.name,
                 "images": len(i),
                 "fingerprint": i.key,
-                "files": cache_key(i.samples, [len(self.classes), self.recipe()]),
                 "shapes": hashlib.sha256(i.shapes.tobytes()).hexdigest()[:12],
             }
             for role, i in self.roles.items()
         }
+        roles["report"]["content"] = images_key(self.roles["report"].samples, [len(self.classes), self.recipe()])
         return {
             "name": self.name,
             "layout": type(self).__name__,

@@ -51,9 +51,9 @@ def print_study(folder: Path, console: Console) -> list[str]:
 
 
 def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-    """Groups of comparable runs: the same reported images, classes, background and protocol; without "files" in the
-    records of older runs, also the same size. Runs selected as in a publication (`reproduce`) form their own groups. A
-    run that failed before it opened its data joins the first.
+    """Groups of comparable runs: the same reported images, classes, background and protocol; of older runs also
+    the same places and dates of the files, or the same size. Runs selected as in a publication (`reproduce`) form their
+    own groups. A run that failed before it opened its data joins the first.
     """
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     without_data = {}
@@ -62,7 +62,7 @@ def comparable(runs: Mapping[str, dict[str, Any]]) -> list[dict[str, dict[str, A
             without_data[name] = r
             continue
         data, report = r["data"], r["data"]["roles"]["report"]
-        images = report.get("files") or [data["size"], report.get("fingerprint")]
+        images = report.get("content") or report.get("files") or [data["size"], report.get("fingerprint")]
         kind = [data["name"], data.get("protocol", ""), report["split"], report["images"], images]
         kind += [r.get("class_names"), data.get("background"), r.get("reproduce")]
         groups.setdefault(json.dumps(kind), {})[name] = r

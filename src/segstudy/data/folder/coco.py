@@ -1,5 +1,6 @@
 """Masks in COCO files of object annotations."""
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -224,8 +225,8 @@ def coco_format(match: CocoMatch, files: Sequence[CocoFile], line_width: float |
     keys = tuple(dict.fromkeys([BACKGROUND, *names]))
     where = first_few([file.path.name for file in files], 3)
     summary = f"{where}: COCO annotations of {len(match.entries)} images and {len(keys) - 1} categories"
-    states = [(file.path.name, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
-    version = f"line_width {line_width} {states}"
+    contents = [hashlib.sha256(file.path.read_bytes()).hexdigest()[:24] for file in files]
+    version = f"line_width {line_width} {contents}"
     return MaskFormat("COCO", summary, read, on_upright_image=False, keys=keys, version=version)
 
 
