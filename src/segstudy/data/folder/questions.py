@@ -70,7 +70,7 @@ def find_noise(counted: Counted, description: Description) -> list[Problem]:
     inner = sum((Counter(c.inner) for c in counted.values()), Counter[str]())
     levels = [key for key, number in inner.most_common(8) if number > 0.001 * inner.total()]
     raise Question(
-        f"{len(noise)} of {len(keys)} values in the masks are only scattered pixels ({first_few(noise)}): "
+        f"most of the {len(keys)} values are only scattered pixels in most masks ({first_few(noise)}): "
         f"are they {NOISE}?\n  areas have {' | '.join(levels) or 'none of the values'}\n"
         f"  → {NOISE_ADVICE}\n    if they are classes, such as thin lines, in dataset.yaml: {_names(counted)}"
     )
