@@ -144,14 +144,6 @@ def test_exif_turns_all_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(turned, np.rot90(values, -1))
 
 
-@pytest.mark.parametrize("channels", [0, -1, True, (), (0, -1), (0.5,)])
-def test_settings_that_are_no_channels(channels: object) -> None:
-    with pytest.raises(ConfigError, match=r"data\.channels"):
-        Bands(channels)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"data\.value_range"):
-        Bands(5, (3, 3))
-
-
 def test_a_tiff_of_five_channels_is_no_photo_and_the_setting_is_proposed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"it has 5 channels of uint16: set data\.channels=5"):
         read_image(write_tiff(tmp_path / "a.tif", DEEP))

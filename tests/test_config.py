@@ -224,7 +224,7 @@ def test_what_no_run_heeds_makes_no_other_run() -> None:
      "data.size", "data.batch_size", "data.train_images", "data.seed", "data.augment.flip", "callbacks.ema.decay"],
 )  # fmt: skip
 def test_null_for_a_number_is_named(key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{key}=null: must be .*(int|float|Sequence)"):
+    with pytest.raises(ConfigError, match=rf"{key}=null: must be .*number"):
         check(compose_config([f"{key}=null"]))
 
 
@@ -265,37 +265,45 @@ def test_what_a_switch_may_be_beside_true_and_false() -> None:
             ["trainer.deterministic=wran", "trainer.fast_dev_run=no", "callbacks.ema.enabled=1", "data.balanced=null"]
         )
     assert set(str(error.value).splitlines()) == {
-        "trainer.deterministic=wran: must be true or false or warn",
-        "trainer.fast_dev_run=no: must be true or false or int",
+        "trainer.deterministic=wran: must be true, false, warn or null; did you mean warn?",
+        "trainer.fast_dev_run=no: must be true, false, or a whole number, 0 or more",
         "callbacks.ema.enabled=1: must be true or false",
-        "data.balanced=None: must be true or false",
+        "data.balanced=null: must be true or false",
     }
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: must be a whole number"),
-        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: must be a whole number"),
-        ("trainer.limit_train_batches=true", "trainer.limit_train_batches=True: must be a number"),
-        ("data.size=abc", "data.size=abc: must be a whole number or a list of them"),
-        ("data.tiles=[64,32]", "data.tiles=[64, 32]: must be a whole number"),
-        ("data.batch_size=true", "data.batch_size=True: must be a whole number"),
-        ("data.augment.then.mixup.probability=yes", "data.augment.then.mixup.probability=yes: must be a number"),
-        ("callbacks.pictures.first_seconds=no", "callbacks.pictures.first_seconds=no: must be a number"),
+        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: must be -1, null, or a whole number, 1 or more"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: must be -1, null, or a whole number, 1 or more"),
+        (
+            "trainer.limit_train_batches=true",
+            "must be null, a number of batches, 1 or more, or a share above 0, at most 1.0",
+        ),
+        ("data.size=abc", "data.size=abc: must be a whole number from 1 to 32,768, or a list of 2 of them"),
+        ("data.tiles=[64,32]", "data.tiles=[64,32]: must be a whole number from 1 to 32,768, or null"),
+        ("data.batch_size=true", "data.batch_size=true: must be a whole number, 1 or more"),
+        (
+            "data.augment.then.mixup.probability=yes",
+            "must be a number from 0 to 1",
+        ),
+        (
+            "callbacks.pictures.first_seconds=no",
+            "must be a number, 0 or more, or null",
+        ),
         (
             "callbacks.tta=null",
-            "callbacks.tta=None: must have a _target_\n  → callbacks.tta.enabled=false turns it off",
+            "callbacks.tta=null: must have a _target_\n  → callbacks.tta.enabled=false turns it off",
         ),
         ("~callbacks", "~callbacks: 'callbacks' cannot be removed; choose another value"),
         ("~seed", "~seed: 'seed' cannot be removed; choose another value"),
-        ("model=glob(v*)", "model=glob(v*): a sweep must list its values: model=A,B,C"),
     ],
 )
 def test_a_value_of_another_kind_is_named_before_training(given: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         check_overrides([given])
-    assert str(error.value) == said
+    assert str(error.value) == (f"{given}: {said}" if said.startswith("must be") else said)
 
 
 def test_numbers_of_every_kind_are_taken() -> None:
@@ -419,14 +427,14 @@ CLAIM = "say: x, figure: miou, variant: v2, against: v1, direction: higher"
         ("report.min_images=0", "1 or more"),
         ("report.min_images=2.5", "1 or more"),
         ("report.pair_seeds=no", "true or false"),
-        ("report.pairs=[v1,v2]", r"'v1' is not \[a, b\]"),
+        ("report.pairs=[v1,v2]", r"must be a list of \[a,b\]"),
         ("report.pairs=[[v1,v1]]", "with itself"),
-        ("report.pairs=[[v1,'v2|']]", "two variants"),
+        ("report.pairs=[[v1,'v2|']]", "must name a variant"),
         ("report.pairs=[[v1,'loss=dise']]", "did you mean dice"),
         (f"report.claims=[{{{CLAIM}, margin: -1}}]", "0 or more"),
         (f"report.claims=[{{{CLAIM}, no_worse: no}}]", "true or false"),
         (f"report.claims=[{{{CLAIM.replace('miou', 'mio')}}}]", "did you mean miou"),
-        (f"report.claims=[{{{CLAIM.replace('v2', '3')}}}]", "must name a variant"),
+        (f"report.claims=[{{{CLAIM.replace('v2', '3')}}}]", "the name of a variant"),
     ],
 )
 def test_a_plan_is_checked_before_training(setting: str, told: str) -> None:
@@ -442,7 +450,7 @@ def test_mistakes_of_the_plan_are_in_the_same_message() -> None:
 @pytest.mark.parametrize("key", ["study", "runs_dir"])
 def test_a_run_without_a_folder_is_refused(key: str) -> None:
     """Not a folder called None."""
-    with pytest.raises(ConfigError, match=f"^{key}=None: must be a folder's name$"):
+    with pytest.raises(ConfigError, match=f"^{key}=null: must be a "):
         check_overrides([f"{key}=null"])
 
 

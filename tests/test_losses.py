@@ -330,17 +330,6 @@ def test_a_list_of_the_wrong_length_is_refused(kind: type[nn.Module], weights: l
         kind(class_weights=weights)(*sample(3))
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy([0.0] * 3), Focal(class_weights=[0.0] * 3)])
-def test_all_weights_zero_give_zero(loss: nn.Module) -> None:
-    logits, mask = sample(3)
-    logits.requires_grad_()
-    value = loss(logits, mask)
-    value.backward()
-    assert value.item() == 0
-    assert logits.grad is not None
-    assert not logits.grad.any()
-
-
 def test_only_classes_of_weight_zero_in_the_batch() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     value = CrossEntropy([0.0, 1.0, 1.0])(logits, torch.zeros(1, 2, 2, dtype=torch.int64))

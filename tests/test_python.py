@@ -160,7 +160,7 @@ def test_arguments_of_another_kind_are_named(tmp_path: Path) -> None:
     for classes in (3, "abc"):
         with pytest.raises(ConfigError, match=r"give the names of the classes"):
             segstudy.build_model("v1", classes=classes)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"size='64': it must be one side"):
+    with pytest.raises(ConfigError, match=r"Folder\(size=64\): must be a whole number"):
         segstudy.Folder(str(tmp_path), size="64")
     with pytest.raises(TypeError, match=r"^Folder has no argument 'batchsize'; did you mean batch_size"):
         segstudy.Folder(str(tmp_path), batchsize=4)

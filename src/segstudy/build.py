@@ -1,9 +1,10 @@
 """Builds the parts of a run (data, network, module, trainer) from its config."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from segstudy.callbacks.reseed_each_step import ReseedEachStep
 from segstudy.callbacks.restore_signal_handlers import RestoreSignalHandlers
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.class_weights import balanced_weights
+from segstudy.config.check import check
 from segstudy.config.overrides import checked_config
 from segstudy.config.targets import locate, parameters
+from segstudy.data.bands import Bands
 from segstudy.data.datamodule import SegmentationData
 from segstudy.errors import ConfigError, SegstudyError, WeightsError
 from segstudy.files import folder_lock, subfolder
@@ -39,6 +42,48 @@ from segstudy.ranks import RANK
 from segstudy.runs.checkpoints import RunCheckpointIO, set_normalization, start_from
 from segstudy.runs.record import record_beside
 from segstudy.seeds import initialise, stream
+
+
+def refused_settings(cfg: DictConfig) -> list[str]:
+    """What constructors refuse although each setting is allowed for itself, such as data.max_side without
+    data.fit=crop: a further check for `check`. Opens nothing; [] if the config has other mistakes."""
+    mistakes: list[str] = []
+    with suppress(ConfigError):
+        check(cfg)
+        for build in (unprepared_data, run_callbacks, _try_network, _try_loss, _try_optimizer):
+            try:
+                build(cfg)
+            except ConfigError as error:
+                mistakes.append(str(error))
+    return mistakes
+
+
+def _try_network(cfg: DictConfig) -> None:
+    network = _with_channels(cfg.network, Bands.of(cfg.data).number)
+    if mistake := _mistake_of_network(OmegaConf.to_yaml(network, resolve=True)):
+        raise ConfigError(mistake)
+
+
+@cache
+def _mistake_of_network(settings: str) -> str | None:
+    try:
+        with without_weights(), torch.device("meta"):  # without memory or initial weights
+            instantiate(OmegaConf.create(settings), num_classes=2)
+    except Exception as error:
+        cause = _cause(error)  # other errors can come from the meta device
+        return str(cause) if isinstance(cause, ConfigError | ValueError) else None
+    return None
+
+
+def _try_loss(cfg: DictConfig) -> None:
+    with _mistakes_in("loss"):
+        instantiate(_with_weights(cfg.loss, lambda: [1, 1]), _convert_="all")
+
+
+def _try_optimizer(cfg: DictConfig) -> None:
+    with _mistakes_in("optim or schedule"):
+        optimizer = instantiate(cfg.optim.optimizer)([nn.Parameter(torch.zeros(1))], lr=cfg.optim.lr)
+        instantiate(cfg.schedule)(optimizer, progress=lambda: 0.0)
 
 
 def build_data(cfg: DictConfig) -> SegmentationData:
@@ -155,7 +200,7 @@ class ClassInfo:
 
 def build_module(cfg: DictConfig, network: nn.Module, data: SegmentationData | ClassInfo) -> SegmentationModule:
     """The LightningModule around the network, with loss, optimizer and schedule."""
-    loss_cfg = _with_weights(cfg.loss, data)
+    loss_cfg = _with_weights(cfg.loss, lambda: data.pixels().tolist())
     with _mistakes_in("loss"):
         loss = instantiate(loss_cfg, _convert_="all")
         # Try the loss on two pixels: one for two classes only, or class weights of the wrong length, fail here.
@@ -340,14 +385,14 @@ def _trainer_settings(cfg: DictConfig) -> tuple[dict[str, Any], str]:
     return settings | {"accelerator": accelerator, "precision": precision, "logger": False}, reason
 
 
-def _with_weights(loss: DictConfig, data: SegmentationData | ClassInfo) -> DictConfig:
+def _with_weights(loss: DictConfig, pixels: Callable[[], Sequence[int]]) -> DictConfig:
     """A copy of the loss's config; `class_weights: balanced` becomes a list computed from the training pixels."""
     loss = DictConfig(OmegaConf.to_container(loss, resolve=True))
 
     def fill(node: Any) -> None:
         if isinstance(node, DictConfig):
             if node.get("class_weights") == "balanced":
-                node.class_weights = balanced_weights(data.pixels().tolist())
+                node.class_weights = balanced_weights(pixels())
             for child in node.values():
                 fill(child)
 

@@ -5,12 +5,18 @@ pixels that are not ignored. If there are none, the loss is 0, with a gradient.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segstudy.errors import ConfigError
 from segstudy.labels import IGNORE
+from segstudy.ranges import NOT_ALL_ZERO, Fraction, NotNegative, Positive, PositiveShare, Probability, Weights, checked
+
+Balanced = Literal["balanced"]
+"""Computed from the class frequencies of the data."""
 
 
 class Loss(nn.Module):
@@ -29,6 +35,7 @@ class Loss(nn.Module):
         raise NotImplementedError("a loss defines compute(logits (N,C), labels (N,))")
 
 
+@checked
 class CrossEntropy(Loss):
     """Cross-entropy: weighted mean over the pixels that are not ignored.
 
@@ -38,12 +45,12 @@ class CrossEntropy(Loss):
 
     def __init__(
         self,
-        class_weights: Sequence[float] | None = None,
-        background_weight: float = 1.0,
-        label_smoothing: float = 0.0,
+        class_weights: Weights | Balanced | None = None,
+        background_weight: NotNegative = 1.0,
+        label_smoothing: Fraction = 0.0,
     ):
         super().__init__()
-        self.class_weights = list(class_weights) if class_weights is not None else None
+        self.class_weights = _listed(class_weights)
         self.background_weight, self.label_smoothing = background_weight, label_smoothing
 
     def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -53,16 +60,17 @@ class CrossEntropy(Loss):
         return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
 
 
+@checked
 class Focal(Loss):
     """Mean of (1 − p)^gamma · cross-entropy over the pixels that are not ignored; p: probability of the true class.
 
     Source: Lin et al. 2017, equation 4; with class_weights equation 5, where weights are not normalised either.
     """
 
-    def __init__(self, gamma: float = 2.0, class_weights: Sequence[float] | None = None):
+    def __init__(self, gamma: NotNegative = 2.0, class_weights: Weights | Balanced | None = None):
         super().__init__()
         self.gamma = gamma
-        self.class_weights = list(class_weights) if class_weights is not None else None
+        self.class_weights = _listed(class_weights)
 
     def compute(self, logits: Tensor, labels: Tensor) -> Tensor:
         nll = F.cross_entropy(logits, labels, reduction="none")
@@ -72,13 +80,14 @@ class Focal(Loss):
         return (focal if weight is None else focal * weight[labels]).mean()
 
 
+@checked
 class OHEM(Loss):
     """Mean cross-entropy of the pixels whose true class has p < threshold, but of at least the hardest `min_kept`.
 
     min_kept: a share of the pixels. Source: Shrivastava et al. 2016, in the per-pixel variant common in segmentation.
     """
 
-    def __init__(self, threshold: float = 0.7, min_kept: float = 0.1):
+    def __init__(self, threshold: PositiveShare = 0.7, min_kept: Probability = 0.1):
         super().__init__()
         self.threshold, self.min_kept = threshold, min_kept
 
@@ -89,13 +98,14 @@ class OHEM(Loss):
         return (hard if len(hard) >= least else nll.topk(least).values).mean()
 
 
+@checked
 class BinaryCrossEntropy(Loss):
     """Binary cross-entropy of two classes, on the logit of class 1 minus that of class 0; mean over the pixels.
 
     pos_weight: weight of the pixels of class 1. Raises ValueError for any other number of classes.
     """
 
-    def __init__(self, pos_weight: float = 1.0):
+    def __init__(self, pos_weight: Positive = 1.0):
         super().__init__()
         self.pos_weight = pos_weight
 
@@ -106,6 +116,7 @@ class BinaryCrossEntropy(Loss):
         return F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], labels.float(), pos_weight=weight)
 
 
+@checked
 class Tversky(Loss):
     """1 − (TP + s) / (TP + alpha·FP + beta·FN + s) of soft counts over the batch, averaged over the classes present.
 
@@ -113,8 +124,16 @@ class Tversky(Loss):
     very small. Source: Salehi et al. 2017, equation 3.
     """
 
-    def __init__(self, alpha: float = 0.5, beta: float = 0.5, include_background: bool = True, smooth: float = 0.0):
+    def __init__(
+        self,
+        alpha: NotNegative = 0.5,
+        beta: NotNegative = 0.5,
+        include_background: bool = True,
+        smooth: NotNegative = 0.0,
+    ):
         super().__init__()
+        if alpha == beta == 0:
+            raise ConfigError("alpha and beta must not both be 0: the loss would not depend on the network")
         self.alpha, self.beta = alpha, beta
         self.include_background, self.smooth = include_background, smooth
 
@@ -134,6 +153,7 @@ class Tversky(Loss):
         return ((1 - score) * present).sum() / present.sum().clamp(min=1)
 
 
+@checked
 class Dice(Tversky):
     """1 − soft Dice over the batch, averaged over the classes present; in [0, 1].
 
@@ -141,17 +161,19 @@ class Dice(Tversky):
     Source: Milletari et al. 2016 (V-Net), section 3, without the squares in the denominator.
     """
 
-    def __init__(self, include_background: bool = True, smooth: float = 0.0):
+    def __init__(self, include_background: bool = True, smooth: NotNegative = 0.0):
         super().__init__(0.5, 0.5, include_background, smooth / 2)
 
 
+@checked
 class Jaccard(Tversky):
     """1 − soft IoU over the batch, averaged over the classes present; in [0, 1]."""
 
-    def __init__(self, include_background: bool = True, smooth: float = 0.0):
+    def __init__(self, include_background: bool = True, smooth: NotNegative = 0.0):
         super().__init__(1.0, 1.0, include_background, smooth)
 
 
+@checked
 class Lovasz(Loss):
     """Lovász-softmax: the convex surrogate of 1 − IoU over the batch, averaged over the classes present.
 
@@ -174,10 +196,11 @@ class Lovasz(Loss):
         return torch.stack(losses).sum() / max(1, len(losses) - 1)
 
 
+@checked
 class WeightedSum(nn.Module):
     """Σ weights[name] · terms[name]; the terms are any losses. Raises ValueError if the names differ."""
 
-    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]):
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Annotated[Mapping[str, NotNegative], NOT_ALL_ZERO]):
         super().__init__()
         if set(terms) != set(weights):
             raise ValueError(f"loss.terms has {sorted(terms)}, loss.weights has {sorted(weights)}: use equal names")
@@ -185,6 +208,14 @@ class WeightedSum(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         return torch.stack([self.weights[name] * term(logits, mask) for name, term in self.terms.items()]).sum()
+
+
+def _listed(class_weights: Sequence[float] | Balanced | None) -> list[float] | None:
+    if class_weights == "balanced":
+        raise ConfigError(
+            "class_weights=balanced is for configs\n  → from Python: segstudy.class_weights.balanced_weights(pixels)"
+        )
+    return None if class_weights is None else list(class_weights)
 
 
 def _weights(class_weights: list[float] | None, background: float, logits: Tensor) -> Tensor | None:

@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 
+from segstudy.ranges import Count, Fraction, Metric, NotNegative, OpenShare, PositiveShare, Whole, checked
+
 Progress = Callable[[], float]
 
 
@@ -43,7 +45,8 @@ def constant(optimizer: Optimizer, progress: Progress) -> dict[str, Any]:
     return {"scheduler": LambdaLR(optimizer, lambda _: 1.0), "interval": "step"}
 
 
-def cosine(optimizer: Optimizer, progress: Progress, warmup: float = 0.05) -> dict[str, Any]:
+@checked
+def cosine(optimizer: Optimizer, progress: Progress, warmup: Fraction = 0.05) -> dict[str, Any]:
     """Linear warm-up over the share `warmup` of the budget, then a half cosine to 0 (Loshchilov & Hutter 2017)."""
 
     def factor(_: int) -> float:
@@ -55,18 +58,21 @@ def cosine(optimizer: Optimizer, progress: Progress, warmup: float = 0.05) -> di
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
 
 
-def poly(optimizer: Optimizer, progress: Progress, power: float = 0.9) -> dict[str, Any]:
+@checked
+def poly(optimizer: Optimizer, progress: Progress, power: NotNegative = 0.9) -> dict[str, Any]:
     """(1 − progress)^power, the schedule of the DeepLab papers."""
     return {"scheduler": LambdaLR(optimizer, lambda _: (1 - min(1.0, progress())) ** power), "interval": "step"}
 
 
-def step(optimizer: Optimizer, progress: Progress, every: int = 15, gamma: float = 0.1) -> dict[str, Any]:
+@checked
+def step(optimizer: Optimizer, progress: Progress, every: Count = 15, gamma: PositiveShare = 0.1) -> dict[str, Any]:
     """Multiply the learning rate by `gamma` every `every` epochs."""
     return {"scheduler": StepLR(optimizer, every, gamma), "interval": "epoch"}
 
 
+@checked
 def plateau(
-    optimizer: Optimizer, progress: Progress, monitor: str = "val/loss", factor: float = 0.1, patience: int = 5
+    optimizer: Optimizer, progress: Progress, monitor: Metric = "val/loss", factor: OpenShare = 0.1, patience: Whole = 5
 ) -> dict[str, Any]:
     """Multiply the learning rate by `factor` when `monitor` has not improved for `patience` epochs."""
     mode: Literal["min", "max"] = "min" if monitor.endswith("loss") else "max"

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from segstudy import entry, interruption
 from segstudy.budget import apply_budget
+from segstudy.build import refused_settings
 from segstudy.config.check import check
 from segstudy.config.compose import apply_overrides, register_resolvers, resolve_environment
 from segstudy.config.overrides import check_overrides
@@ -34,7 +35,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())  # for the user's own modules beside train.py
     silence_warnings()
     try:
-        sys.argv[1:] = check_overrides(sys.argv[1:], further_checks=[plan_mistakes])
+        sys.argv[1:] = check_overrides(sys.argv[1:], further_checks=[plan_mistakes, refused_settings])
     except SegstudyError as error:
         print_error(error)
         sys.exit(2)
@@ -61,7 +62,7 @@ def task(cfg: DictConfig) -> float | None:
     try:
         apply_overrides(cfg, hydra_cfg.overrides.task)
         resolve_environment(cfg)
-        check(cfg, further_checks=[plan_mistakes])
+        check(cfg, further_checks=[plan_mistakes, refused_settings])
         apply_budget(cfg, folder.parent)
         if cfg.start_from is not None:
             starting_file(Path(cfg.start_from))

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from segstudy.data.datamodule import data_of
 from segstudy.errors import TrainingError
+from segstudy.ranges import Count, checked
 
 
+@checked
 class FiniteLoss(L.Callback):
     """Ends the run at a NaN or infinite loss; names the step, the images of the batch and the last good checkpoint.
 
     On a CPU it checks each step, on a GPU only every `every` steps, because a check waits for the device.
     """
 
-    def __init__(self, every: int = 50):
+    def __init__(self, every: Count = 50):
         self.every = every
         self.recent: deque[tuple[int, Tensor, Tensor | None]] = deque(maxlen=every)
 

@@ -6,15 +6,17 @@ import lightning as L
 from torch import nn
 
 from segstudy.errors import ConfigError
+from segstudy.ranges import CountOrAlways, checked
 
 
+@checked
 class FreezeEncoder(L.Callback):
     """Freezes the encoder's weights for the first `epochs` epochs, and its batch statistics for `batch_norm_epochs`.
 
     Frozen batch normalisation uses the running statistics of the pretraining. −1: frozen in all epochs.
     """
 
-    def __init__(self, epochs: int = 1, batch_norm_epochs: int = -1):
+    def __init__(self, epochs: CountOrAlways = 1, batch_norm_epochs: CountOrAlways = -1):
         self.epochs, self.batch_norm_epochs = epochs, batch_norm_epochs
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

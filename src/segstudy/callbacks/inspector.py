@@ -11,8 +11,10 @@ from segstudy.callbacks.max_steps import planned_epochs
 from segstudy.console import SafeConsole
 from segstudy.files import subfolder
 from segstudy.inspection.activations import LayerStatistics, Probe, print_table, sample, write_table
+from segstudy.ranges import Count, checked
 
 
+@checked
 class Inspector(L.Callback):
     """Inspects one training batch in the first epoch, in every `every`-th, and in the last (unless `max_time` ends it).
 
@@ -22,7 +24,7 @@ class Inspector(L.Callback):
     and the last epoch.
     """
 
-    def __init__(self, every: int = 10):
+    def __init__(self, every: Count = 10):
         self.every = every
         self.probe: Probe | None = None
 

@@ -23,12 +23,14 @@ from segstudy.measures.error_categories import image_errors
 from segstudy.measures.operating_curve import offset_sums
 from segstudy.measures.shift import SMALLEST, shift_consistency
 from segstudy.measures.top_two import top_two
+from segstudy.ranges import Side, checked
 from segstudy.runs.image_arrays import Compressed, write_image_arrays
 
 FILES = ("measures.npz", "labels.npz")
 PICTURES = ("labels", "truth")
 
 
+@checked
 class PerImageErrors(Diagnostic):
     """Sums of each test image at network size: errors, confidence, background offsets, shift consistency.
 
@@ -40,7 +42,7 @@ class PerImageErrors(Diagnostic):
     is written; if only shifts failed, they alone are left out.
     """
 
-    def __init__(self, max_side: int = 1024):
+    def __init__(self, max_side: Side = 1024):
         super().__init__()
         self.max_side = max_side
         self.images: dict[int, dict[str, Any]] = {}

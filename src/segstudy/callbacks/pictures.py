@@ -27,12 +27,14 @@ from segstudy.drawing import (
 )
 from segstudy.files import atomic_write
 from segstudy.labels import reduced_labels, reduction
+from segstudy.ranges import Count, NotNegative, checked
 from segstudy.runs.image_arrays import write_image_arrays
 
 SIDE = 512
 """Longest side of a stored sample, in pixels."""
 
 
+@checked
 class Pictures(Diagnostic):
     """Draws image | truth | prediction | error of `count` fixed images every `every` epochs.
 
@@ -43,7 +45,7 @@ class Pictures(Diagnostic):
     gif: join the pictures of all epochs in `progress.gif`.
     """
 
-    def __init__(self, every: int = 5, count: int = 6, first_seconds: float | None = 30, gif: bool = False):
+    def __init__(self, every: Count = 5, count: Count = 6, first_seconds: NotNegative | None = 30, gif: bool = False):
         super().__init__()
         self.every, self.count, self.first_seconds, self.gif = every, count, first_seconds, gif
         self.began: float | None = None

@@ -7,8 +7,10 @@ import lightning as L
 import torch
 
 from segstudy.inspection.memory import peak_memory
+from segstudy.ranges import Whole, checked
 
 
+@checked
 class Throughput(L.Callback):
     """Logs speed/images_per_second and speed/data_wait after each epoch; `figures` holds those of the whole run,
     over all its sessions.
@@ -16,7 +18,7 @@ class Throughput(L.Callback):
     The first `warmup` batches are left out: they include memory allocation and the choice of kernels.
     """
 
-    def __init__(self, warmup: int = 3):
+    def __init__(self, warmup: Whole = 3):
         self.warmup = warmup
         self.figures: dict[str, float] = {}
         self.seen, self.images, self.busy, self.waited = 0, 0, 0.0, 0.0

@@ -6,9 +6,11 @@ import torch
 from segstudy.data.datamodule import data_of
 from segstudy.data.sampler import batches_of_same_shape
 from segstudy.metrics import Confusion, summary
+from segstudy.ranges import Count, checked
 from segstudy.seeds import derive, permutation
 
 
+@checked
 class TrainingMetrics(L.Callback):
     """Logs train/miou and train/pixel_accuracy of `images` training images (the same ones each time) after each epoch.
 
@@ -16,7 +18,7 @@ class TrainingMetrics(L.Callback):
     augmented images, with dropout and batch statistics.
     """
 
-    def __init__(self, images: int = 200):
+    def __init__(self, images: Count = 200):
         self.images = images
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

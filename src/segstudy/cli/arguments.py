@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from segstudy.errors import ConfigError
 from segstudy.files import check_output
 
 BEFORE, USE, COMPARE = "Before training", "Use trained networks", "Compare"
@@ -17,10 +18,11 @@ BEFORE, USE, COMPARE = "Before training", "Use trained networks", "Compare"
 
 def config_of(overrides: list[str]) -> Any:
     """The checked config for settings such as model=v3. Raises ConfigError with every mistake."""
+    from segstudy.build import refused_settings
     from segstudy.config.overrides import checked_config
     from segstudy.sweep import plan_mistakes
 
-    return checked_config(overrides, [plan_mistakes])
+    return checked_config(overrides, [plan_mistakes, refused_settings])
 
 
 def runs_and_settings(words: list[str]) -> tuple[list[Path], list[str]]:
@@ -43,6 +45,12 @@ def output(*suffixes: str, folder: bool = False) -> Callable[..., Any]:
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
 """Formats in which a picture can be drawn."""
+
+
+def refuse_without(option: str, value: Any, other: str) -> None:
+    """Raise ConfigError if an option is set that has no effect without another one."""
+    if value is not None:
+        raise ConfigError(f"{option} {value} has no effect without {other}\n  → add {other}, or leave out {option}")
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,10 +83,13 @@ class ViewOptions:
         int | None,
         typer.Option(
             help="Predict in square tiles of this side, at original size or --size. Default: large images alone, "
-            "in tiles of the run's data.tiles."
+            "in tiles of the run's data.tiles.",
         ),
     ] = None
-    overlap: Annotated[float, typer.Option(help="Overlap of neighbouring tiles, 0 to 0.9 of their side.")] = 0.5
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="Overlap of neighbouring tiles, 0 to 0.9 of their side; with --tiles.", show_default="0.5"),
+    ] = None
     tta: Annotated[
         str | None, typer.Option(help="Test-time augmentation: flip, scale factors, or both: flip,0.75,1")
     ] = None
@@ -91,5 +102,8 @@ class ViewOptions:
 
         if self.size not in ("train", "original"):
             parse_size(self.size)
-        views = TestTimeAugmentation.parse(self.tta) if self.tta else None
-        return views, None if self.tiles is None else Tiles(self.tiles, self.overlap)
+        views = TestTimeAugmentation.parse(self.tta) if self.tta is not None else None
+        if self.tiles is None:
+            refuse_without("--overlap", self.overlap, "--tiles N")
+            return views, None
+        return views, Tiles(self.tiles, 0.5 if self.overlap is None else self.overlap)

@@ -18,8 +18,10 @@ app = typer.Typer()
 @app.command(rich_help_panel=BEFORE)
 def network(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 encoder=resnet50 …")] = None,
-    size: Annotated[int, typer.Option(min=1, help="Side of the image in pixels.")] = 256,
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes; default: the data's.")] = None,
+    size: Annotated[int, typer.Option(min=1, max=32_768, help="Side of the image in pixels.")] = 256,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=65_536, help="Number of classes; default: the data's.")
+    ] = None,
     depth: Annotated[int, typer.Option(min=1, help="Depth to which modules are listed.")] = 2,
     out: Annotated[
         Path | None, typer.Option(callback=output(*PICTURES), help="Also draw the network: network.png, .svg or .pdf.")
@@ -167,7 +169,7 @@ app.add_typer(find_app, name="find", rich_help_panel=BEFORE)
 @find_app.command("lr")
 def find_lr(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings: model=v3 data=voc …")] = None,
-    steps: Annotated[int, typer.Option(help="Number of training steps, each at a higher rate.")] = 100,
+    steps: Annotated[int, typer.Option(min=20, help="Number of training steps, each at a higher rate.")] = 100,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
     out: Annotated[Path, typer.Option(callback=output(*PICTURES), help="Picture file to write.")] = Path("lr.png"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segstudy.cli.arguments import USE, ViewOptions, output, with_options
+from segstudy.cli.arguments import USE, ViewOptions, output, refuse_without, with_options
 from segstudy.console import silence_warnings
 
 app = typer.Typer()
@@ -19,7 +19,9 @@ class PredictOptions(ViewOptions):
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the images with coloured classes and a legend.")
     ] = False
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of an overlay's colours.")] = 0.5
+    alpha: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Opacity of an overlay's colours.", show_default="0.5")
+    ] = None
     classes: Annotated[str | None, typer.Option(help="Classes to keep; the others become background: cat,dog")] = None
     batch: Annotated[
         int | None, typer.Option(min=1, help="Photos or tiles in a batch; default: depends on their size.")
@@ -54,10 +56,12 @@ def predict(
     from segstudy.inference.predictions import predict_all
 
     silence_warnings()
+    if not options.overlay:
+        refuse_without("--alpha", options.alpha, "--overlay")
     views, tiles = options.parsed()
+    alpha = (0.5 if options.alpha is None else options.alpha) if options.overlay else None
     model = load(run, options.device)
     keep = kept_classes(model, options.classes) if options.classes is not None else None
-    alpha = options.alpha if options.overlay else None
     task = PredictionTask(options.size, views, tiles, options.batch, keep, alpha, options.max_pixels)
     if not predict_all(model, task, paths, out, options.overwrite, options.json):
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ import typer
 
 from segstudy.cli.arguments import USE
 from segstudy.console import console
+from segstudy.errors import ConfigError
 
 app = typer.Typer()
 
@@ -26,6 +27,8 @@ def runs(
     """
     from segstudy.runs import listing
 
+    if json and paths:
+        raise ConfigError("--json and --paths exclude each other\n  → leave out one of the two")
     found = listing.with_status(listing.list_runs(folder), status or [])
     if json or paths:
         return print(listing.as_json(found) if json else "\n".join(str(run.folder) for run in found))

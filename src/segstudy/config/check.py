@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from segstudy.config.compose import nested_keys
 from segstudy.config.targets import find_parts, locate, unknown_settings
 from segstudy.config.trust import ALLOWED, is_allowed, is_trusted
-from segstudy.config.values import mistaken_kinds, mistaken_nulls, mistaken_values, unused_settings
+from segstudy.config.values import mistaken_arguments, mistaken_values, unused_settings
 from segstudy.errors import ConfigError
 
 Check = Callable[[DictConfig], list[str]]
@@ -57,7 +57,7 @@ def _mistakes_of_part(place: str, node: DictConfig, trusted: bool, refused: set[
         return [f"{place}._target_={target} cannot be built: wrong kind for the group {place.split('.')[0]}"]
     mistakes = unknown_settings(place, node, thing)
     if trusted:
-        mistakes += [*mistaken_kinds(place, node, thing), *mistaken_nulls(place, node, thing)]
+        mistakes += mistaken_arguments(place, node, thing)
     return mistakes
 
 

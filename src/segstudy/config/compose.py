@@ -50,7 +50,7 @@ def resolve_environment(cfg: DictConfig) -> None:
 def nested_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Every key of a config with its full path: `data`, `data.size`, …"""
     if isinstance(node, DictConfig):
-        for key in map(str, node):
+        for key in (key for key in node if isinstance(key, str)):  # not the numbers of data.labels
             yield f"{prefix}{key}"
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
                 yield from nested_keys(node[key], f"{prefix}{key}.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -80,9 +80,10 @@ def check_overrides(arguments: Sequence[str], further_checks: Sequence[Check] = 
     `further_checks`) finds in the composed config. For a sweep, that is the first run's config, and the same with each
     further value of a setting.
     """
-    arguments = quote_paths(arguments)
+    arguments = [_without_glob(each) for each in quote_paths(arguments)]
     texts = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
     overrides = _parsed(texts)
+    search = any(override.key_or_group in ("hparams_search", "hydra/sweeper") for override in overrides)
     groups, mistakes = _chosen_files(overrides)
     cfg = compose_config(groups)
     known = sorted(nested_keys(cfg))
@@ -93,7 +94,10 @@ def check_overrides(arguments: Sequence[str], further_checks: Sequence[Check] = 
         key = override.key_or_group
         if override.is_delete() and "." not in key and key not in OPTIONAL_GROUPS:
             mistakes.append(f"{text}: {key!r} cannot be removed; choose another value")
-        if (CONF / key).is_dir() or key.startswith("hydra") or override.is_delete():
+        if (CONF / key).is_dir() or key.startswith("hydra"):
+            continue
+        if override.is_delete():
+            settings += [[text]] * ("." in key)
             continue
         if key not in known and _is_accepted(key, targets, known):
             added[text] = text = f"++{text.lstrip('+')}"
@@ -102,7 +106,7 @@ def check_overrides(arguments: Sequence[str], further_checks: Sequence[Check] = 
             existing = sorted({*known, *_sibling_settings(key, targets), *folders})
             mistakes.append(f"{text}: no setting {key!r}{did_you_mean(key, existing)}")
             continue
-        settings.append(_single_values(text, override))
+        settings.append(_single_values(text, override, search))
     mistakes += _mistakes_of_values(groups, settings, further_checks)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -190,12 +194,29 @@ def _changed(cfg: DictConfig, text: str) -> DictConfig:
     return cfg
 
 
-def _single_values(text: str, override: Override) -> list[str]:
-    """The override, split into one for each value of a sweep."""
+def _single_values(text: str, override: Override, search: bool) -> list[str]:
+    """The override, split into one for each value of a sweep; of a search's interval, its ends."""
     if not override.is_sweep_override():
         return [text]
+    key, interval = text.partition("=")[0], override.value()
+    if search and isinstance(interval, IntervalSweep):
+        return [f"{key}={interval.start}", f"{key}={interval.end}"]
     _values(override)
-    return [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _without_glob(text: str) -> str:
+    """`model=glob(v1*)` with the names of the files that it stands for. Raises ConfigError if there are none."""
+    if "=glob(" not in text:
+        return text
+    (override,) = _parsed([text])
+    group, pattern = override.key_or_group, override.value()
+    if not isinstance(pattern, Glob):
+        return text
+    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if not (found := pattern.filter(options)):
+        raise ConfigError(f"{text}: no such {group} ({', '.join(options)})" if options else _not_listed(override))
+    return f"{group}={','.join(found)}"
 
 
 def _targets(cfg: DictConfig, overrides: Sequence[Override]) -> dict[str, str]:
@@ -227,13 +248,16 @@ def _sibling_settings(key: str, targets: Mapping[str, str]) -> list[str]:
 
 
 def _values(override: Override) -> list[Any]:
-    """The values of an override. Raises ConfigError for a sweep without a list of values: glob(v*), interval(0,1)."""
+    """The values of an override. Raises ConfigError for a sweep without any: interval(0,1), range(3,0)."""
     if not override.is_sweep_override():
         return [override.value()]
-    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
-        key = override.key_or_group
-        raise ConfigError(f"{override.input_line}: a sweep must list its values: {key}=A,B,C")
-    return list(override.sweep_iterator())
+    if not override.is_discrete_sweep() or not (values := list(override.sweep_iterator())):
+        raise ConfigError(_not_listed(override))
+    return values
+
+
+def _not_listed(override: Override) -> str:
+    return f"{override.input_line}: a sweep must list its values: {override.key_or_group}=A,B,C"
 
 
 def _may_add(cfg: DictConfig, key: str, override: Override) -> bool:

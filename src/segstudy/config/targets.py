@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from segstudy.errors import ConfigError, did_you_mean
+from segstudy.errors import ConfigError, did_you_mean, first_line
+from segstudy.ranges import signature_of
 
 CALLBACK_SWITCH = {"enabled": inspect.Parameter("enabled", inspect.Parameter.KEYWORD_ONLY, annotation=bool)}
 """Setting of every callback beside its constructor's arguments: whether it is used."""
@@ -50,8 +51,8 @@ def locate(target: str) -> Callable[..., Any]:
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{target} cannot be imported: {error}") from error
+    except Exception as error:  # the user's own module can raise anything
+        raise ConfigError(f"{target} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
     if not callable(thing := getattr(module, name, None)):
         raise ConfigError(f"{module_name} has no {name!r}{did_you_mean(name, dir(module))}")
     return thing
@@ -67,7 +68,7 @@ def parameters(thing: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter],
             continue
         if each in (object, nn.Module):  # a class without its own constructor takes no arguments
             break
-        every = inspect.signature(each).parameters.values()
+        every = signature_of(each).parameters.values()
         named = {p.name: p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | named
         if not any(p.kind is p.VAR_KEYWORD for p in every):
             return named, False
@@ -81,7 +82,7 @@ def find_parts(node: Any, place: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield place, node
-        for key in map(str, node):
+        for key in (key for key in node if isinstance(key, str)):
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
                 yield from find_parts(node[key], f"{place}.{key}".lstrip("."))
     elif isinstance(node, ListConfig):

@@ -1,20 +1,34 @@
-"""Checks of values: of the wrong type, of settings that no constructor checks, and of settings that a run ignores."""
+"""Checks of values: of settings outside their range, and of settings that a run ignores."""
 
-import collections.abc
-import inspect
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from lightning.pytorch.strategies import StrategyRegistry
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, Field
 
 from segstudy.config.compose import nested_keys
 from segstudy.config.targets import settings_of
-from segstudy.errors import did_you_mean
+from segstudy.errors import first_line
 from segstudy.formatting import parse_duration
+from segstudy.ranges import (
+    Allowed,
+    Count,
+    CountOrAlways,
+    Fraction,
+    Metric,
+    Name,
+    NotNegative,
+    Positive,
+    Probability,
+    Text,
+    Whole,
+    allowed_for,
+    shown,
+)
 
 UNUSED = (
     (r"trainer\.logger", "logger=csv, logger=[tensorboard,csv], or +logger.NAME._target_=…"),
@@ -29,48 +43,183 @@ UNUSED = (
 )
 """Arguments of constructors that the run sets itself: a pattern of settings, and what to set instead."""
 
+PARTS = ("data", "network", "loss", "optim.optimizer", "schedule", "trainer")
+"""What every run is built of."""
+
+REQUIRED = ("seed", "study", "runs_dir", "checkpoint", "compile", "optim.lr", "optim.encoder_lr", "trainer.accelerator",
+            "trainer.devices", "trainer.precision", "trainer.max_epochs", "trainer.max_steps")  # fmt: skip
+"""Settings without a default in the code."""
+
 LOGGER_PACKAGES = {"WandbLogger": ("wandb",), "MLFlowLogger": ("mlflow", "mlflow_skinny")}
 """Packages of Lightning's loggers; one of them must be installed. The first one names the extra that installs it."""
 
 
+def _duration(text: str) -> str:
+    if parse_duration(text) is None:
+        raise ValueError("must be a time such as 90s, 8min, 2h or 1h30min")
+    return text
+
+
+def _time(text: str) -> str:
+    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) or not int(text.replace(":", "")):
+        raise ValueError("must be a time, DD:HH:MM:SS, above 0")
+    return text
+
+
+Duration = Annotated[str, Field(description="a time such as 90s, 8min, 2h or 1h30min"), AfterValidator(_duration)]
+Time = Annotated[str, Field(description="a time, DD:HH:MM:SS, above 0"), AfterValidator(_time)]
+Limit = (
+    Annotated[int, Field(ge=1, description="a number of batches, 1 or more")]
+    | Annotated[float, Field(gt=0, le=1, description="a share above 0, at most 1.0")]
+)
+NoLimit = Annotated[int, Field(ge=-1, le=-1, description="-1")]
+Devices = (
+    Literal["auto"] | NoLimit | Annotated[int, Field(ge=1, le=1_024)] | Annotated[Sequence[Whole], Field(min_length=1)]
+    | Annotated[str, Field(pattern=r"^\d{1,4}(,\d{1,4})*$", description="a text such as 0,1")]
+)  # fmt: skip
+PRECISIONS = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32"]
+Monitored = {
+    "mode": Literal["min", "max"], "patience": Whole, "min_delta": NotNegative,
+    "save_top_k": CountOrAlways, "every_n_epochs": Count | None, "every_n_train_steps": Count | None,
+}  # fmt: skip
+
+SETTINGS = {
+    key: Allowed(annotation)
+    for key, annotation in {
+        "seed": Whole,
+        "study": Name,
+        "runs_dir": Text,
+        "checkpoint": Literal["last", "best"],
+        "compile": bool,
+        "budget": Duration | None,
+        "start_from": Text | None,
+        "optim.lr": NotNegative,
+        "optim.encoder_lr": NotNegative | None,
+        "optim.decay_norms": bool,
+        "optim.optimizer.weight_decay": NotNegative,
+        "optim.optimizer.momentum": Fraction,
+        "optim.optimizer.dampening": Fraction,
+        "optim.optimizer.betas": Annotated[Sequence[Fraction], Field(min_length=2, max_length=2)],
+        "optim.optimizer.eps": NotNegative,
+        "trainer.accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+        "trainer.devices": Devices,
+        "trainer.num_nodes": Annotated[int, Field(ge=1, le=1_024)],
+        "trainer.precision": PRECISIONS | Annotated[int, Field(ge=16, le=32, multiple_of=16, description="32")],
+        "trainer.max_epochs": Count | NoLimit | None,
+        "trainer.min_epochs": Whole | None,
+        "trainer.max_steps": Count | NoLimit,
+        "trainer.min_steps": Whole | None,
+        "trainer.max_time": Time | Mapping[Literal["weeks", "days", "hours", "minutes", "seconds"], Positive] | None,
+        "trainer.limit_train_batches": Limit | None,
+        "trainer.limit_val_batches": Limit | None,
+        "trainer.limit_test_batches": Limit | None,
+        "trainer.overfit_batches": Whole | Probability,
+        "trainer.val_check_interval": Limit | None,
+        "trainer.check_val_every_n_epoch": Count | None,
+        "trainer.num_sanity_val_steps": CountOrAlways | None,
+        "trainer.log_every_n_steps": Whole | None,
+        "trainer.accumulate_grad_batches": Count,
+        "trainer.gradient_clip_val": NotNegative | None,
+        "trainer.gradient_clip_algorithm": Literal["norm", "value"] | None,
+        "trainer.fast_dev_run": bool | Whole,
+        "trainer.reload_dataloaders_every_n_epochs": Whole,
+        "trainer.profiler": Literal["simple", "advanced", "pytorch"] | None,
+        "trainer.strategy": Annotated[
+            Literal["auto", *StrategyRegistry.available_strategies()],
+            Field(description="auto, ddp, fsdp or another strategy of Lightning"),
+        ],
+        **{f"callbacks.{name}.{key}": a for name in ("best", "last", "early_stopping") for key, a in Monitored.items()},
+        "callbacks.best.monitor": Metric,
+        "callbacks.early_stopping.monitor": Metric,
+        "callbacks.last.monitor": Metric | None,
+        "callbacks.best.filename": Literal["best"],
+        "callbacks.last.filename": Literal["last"],
+        "callbacks.ema.decay": Fraction,
+        "callbacks.ema.update_every_n_steps": Count,
+        "callbacks.ema.update_starting_at_step": Whole | None,
+        "callbacks.ema.update_starting_at_epoch": Whole | None,
+    }.items()
+}
+"""The allowed values of settings that no constructor of segstudy takes: of the top level and of other libraries."""
+
+
 def mistaken_values(cfg: DictConfig) -> list[str]:
-    """A line for each wrong value that no constructor checks: the top level, learning rates, loggers."""
-    mistakes = [f"{key}={cfg[key]}: must be a folder's name" for key in ("study", "runs_dir") if cfg[key] in (None, "")]
-    if not isinstance(cfg.compile, bool):
-        mistakes.append(f"compile={cfg.compile}: must be true or false")
-    if not isinstance(cfg.optim.get("decay_norms", False), bool):
-        mistakes.append(f"optim.decay_norms={cfg.optim.decay_norms}: must be true or false")
-    if cfg.checkpoint not in ("last", "best"):
-        mistakes.append(
-            f"checkpoint={cfg.checkpoint}: must be last or best{did_you_mean(str(cfg.checkpoint), ['last', 'best'])}"
-        )
-    if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
-        mistakes.append(f"seed={cfg.seed}: must be a whole number, 0 or more")
-    for name, rate in (("lr", cfg.optim.get("lr")), ("encoder_lr", cfg.optim.get("encoder_lr") or 0)):
-        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < math.inf:
-            mistakes.append(f"optim.{name}={rate}: must be a number, 0 or more")
-    for name, part in cfg.callbacks.items():
-        if not isinstance(part, DictConfig):
-            mistakes.append(
-                f"callbacks.{name}={part}: must have a _target_\n  → callbacks.{name}.enabled=false turns it off"
-            )
-    precision = str(cfg.trainer.get("precision"))
-    if precision.endswith("-true") and precision != "32-true":
-        mistakes.append(
-            f"trainer.precision={precision}: images, loss and optimizer use float32\n"
-            "  → trainer.precision=auto, bf16-mixed, 16-mixed or 32-true"
-        )
-    return mistakes + _mistaken_budget(cfg) + _mistaken_loggers(cfg.get("logger"))
+    """A line for each setting of SETTINGS whose value is not allowed, and for settings that exclude each other."""
+    mistakes = []
+    for key, allowed in SETTINGS.items():
+        place, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, place) if place else cfg
+        if isinstance(node, DictConfig) and name in node:
+            mistakes += _mistakes_of(place, node, name, allowed)
+        elif key in REQUIRED:
+            mistakes.append(f"{key} is not set: add {key}=…")
+    parts = {key: OmegaConf.select(cfg, key) for key in PARTS}
+    mistakes += [_no_part(key, part) for key, part in parts.items() if not _is_part(part)]
+    for key, part in ((f"callbacks.{name}", part) for name, part in cfg.callbacks.items()):
+        if not _is_part(part):
+            mistakes.append(f"{_no_part(key, part)}\n  → {key}.enabled=false turns it off")
+    return mistakes or [*_endless(cfg), *_mistaken_budget(cfg), *_mistaken_loggers(cfg.get("logger"))]
+
+
+def mistaken_arguments(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
+    """A line for each argument of a part that its constructor's annotation does not allow. Those in SETTINGS are
+    checked by `mistaken_values`."""
+    allowed = {name: allowed_for(parameter) for name, parameter in settings_of(place, thing)[0].items()}
+    given = [name for name in allowed if f"{place}.{name}" not in SETTINGS]
+    return [mistake for name in given for mistake in _mistakes_of(place, node, name, allowed[name])]
+
+
+def _mistakes_of(place: str, node: DictConfig, name: str, allowed: Allowed) -> list[str]:
+    """A line if the value of a setting is not allowed. Parts, which have a `_target_`, are checked for themselves."""
+    if name not in node or OmegaConf.is_missing(node, name):
+        return []
+    key = f"{place}.{name}".lstrip(".")
+    try:
+        value = node[name]
+        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException as error:
+        return [f"{key}: {first_line(error)}"]
+    if _has_parts(value):
+        inner = value.items() if isinstance(value, dict) and not _is_part(value) else ()
+        return [_no_part(f"{key}.{k}", part) for k, part in inner if part is not None and not _has_parts(part)]
+    must = allowed.mistake(value)
+    return [f"{key}={shown(value)}: {must}"] if must and not _is_mistaken_setting(node, name, value) else []
+
+
+def _is_mistaken_setting(node: DictConfig, name: str, value: Any) -> bool:
+    """Whether it is `${seed}` or the like, whose value is a mistake there too."""
+    if not OmegaConf.is_interpolation(node, name):
+        return False
+    text = str(OmegaConf.to_container(node)[name])  # type: ignore[call-overload, index]
+    return text[2:-1] in SETTINGS and SETTINGS[text[2:-1]].mistake(value) is not None
+
+
+def _no_part(key: str, value: Any) -> str:
+    return f"{key}={shown(value)}: must have a _target_"
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict | DictConfig) and "_target_" in value
+
+
+def _has_parts(value: Any) -> bool:
+    inner = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    return _is_part(value) or any(map(_has_parts, inner))
+
+
+def _endless(cfg: DictConfig) -> list[str]:
+    """A line if nothing ends the training."""
+    trainer = cfg.trainer
+    limited = trainer.get("max_epochs") != -1 or trainer.get("max_steps", -1) != -1 or trainer.get("max_time")
+    if limited or trainer.get("fast_dev_run") or cfg.get("budget"):
+        return []
+    return ["trainer.max_epochs=-1: the training has no end\n  → trainer.max_steps=N, or trainer.max_time=DD:HH:MM:SS"]
 
 
 def _mistaken_budget(cfg: DictConfig) -> list[str]:
-    """A line if the budget is no time, or contradicts `trainer.max_time`."""
+    """A line if the budget contradicts `trainer.max_time`."""
     budget = cfg.get("budget")
-    if budget is None:
-        return []
-    if not isinstance(budget, str) or parse_duration(budget) is None:
-        return [f"budget={budget}: must be a time such as 90s, 8min, 2h or 1h30min"]
-    if cfg.trainer.get("max_time") is not None:
+    if budget is not None and cfg.trainer.get("max_time") is not None:
         return [
             f"budget={budget} and trainer.max_time={cfg.trainer.max_time}: a budget gives all runs of a study equally "
             "many steps, a time does not\n  → leave out one of the two"
@@ -86,8 +235,8 @@ def _mistaken_loggers(loggers: Any) -> list[str]:
         return [f"logger={loggers}: must be a file of conf/logger, or a list of them"]
     mistakes = []
     for name, part in ((str(key), part) for key, part in loggers.items()):
-        if not isinstance(part, DictConfig) or "_target_" not in part:
-            mistakes.append(f"logger.{name}={part}: must have a _target_\n  → +logger.NAME._target_=…")
+        if not _is_part(part):
+            mistakes.append(f"{_no_part(f'logger.{name}', part)}\n  → +logger.NAME._target_=…")
             continue
         packages = LOGGER_PACKAGES.get(str(part["_target_"]).rpartition(".")[2], ())
         if packages and not any(map(find_spec, packages)):
@@ -104,66 +253,3 @@ def unused_settings(cfg: DictConfig) -> list[str]:
         for pattern, instead in UNUSED
         if re.fullmatch(pattern, key)
     ]
-
-
-def mistaken_kinds(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
-    """A line for each setting of the wrong type where the constructor expects a boolean or a number."""
-    known, _ = settings_of(place, thing)
-    given = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k)]
-    given = [k for k in given if not OmegaConf.is_interpolation(node, k)]  # checked at the place it refers to
-    allowed = {k: _not_a_boolean(known[k], node[k]) or _not_a_number(known[k], node[k]) for k in given}
-    return [f"{place}.{k}={node[k]}: must be {values}" for k, values in allowed.items() if values]
-
-
-def mistaken_nulls(place: str, node: DictConfig, thing: Callable[..., Any]) -> list[str]:
-    """A line for each setting that is null where the constructor needs a number, a text or a list."""
-    known, _ = settings_of(place, thing)
-    null = [k for k in map(str, node) if k in known and not OmegaConf.is_missing(node, k) and node[k] is None]
-    needed = {k: _needed_types(known[k].annotation) for k in null}
-    return [f"{place}.{k}=null: must be {kinds}" for k, kinds in needed.items() if kinds]
-
-
-def _not_a_boolean(parameter: inspect.Parameter, value: Any) -> str | None:
-    """The allowed values of a boolean parameter if `value` is not among them; Hydra reads `no` as a string."""
-    kinds = _types(parameter.annotation)
-    if not (bool in kinds or isinstance(parameter.default, bool)):
-        return None
-    words = [k for k in kinds if isinstance(k, str)]
-    others = [k for k in kinds if k not in (bool, NoneType, parameter.empty, *words)]
-    nothing = value is None and (parameter.default is None or NoneType in kinds)
-    if not {*others} <= {int, float, str}:  # objects are also accepted, such as Trainer's logger
-        return None
-    if isinstance(value, (bool, *others)) or nothing or value in words:
-        return None
-    return " or ".join(["true", "false", *words, *(k.__name__ for k in others)])
-
-
-def _not_a_number(parameter: inspect.Parameter, value: Any) -> str | None:
-    """The allowed types of a numeric parameter if `value` is another one, such as a fraction for a whole number."""
-    kinds = _types(parameter.annotation)
-    lists = [k for k in kinds if get_origin(k) is collections.abc.Sequence]
-    if not {int, float} & {*kinds} or not {*kinds} - {*lists} <= {int, float, NoneType}:
-        return None
-    others = (str, bool, DictConfig, *([] if lists else [ListConfig]), *([] if float in kinds else [float]))
-    if not isinstance(value, others):
-        return None  # null is checked by `mistaken_nulls`
-    number = "a number" if float in kinds else "a whole number"
-    return number + " or a list of them" * bool(lists)
-
-
-def _types(annotation: Any) -> list[Any]:
-    """The types in an annotation, and the values of a Literal."""
-    if isinstance(annotation, str):  # from a module with postponed annotations
-        optional = re.sub(r"Optional\[(.*)\]", r"\1|None", annotation.replace(" ", "").replace("typing.", ""))
-        names = {"bool": bool, "int": int, "float": float, "str": str, "None": NoneType}
-        return [names.get(name, object) for name in optional.split("|")]
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for part in get_args(annotation) for kind in _types(part)]
-    return list(get_args(annotation)) if get_origin(annotation) is Literal else [annotation]
-
-
-def _needed_types(annotation: Any) -> str:
-    """The types of an annotation, if all are numbers, texts or lists; "" if it allows null or other types."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    simple = all(k in (int, float, str) or get_origin(k) is collections.abc.Sequence for k in kinds)
-    return " or ".join(getattr(k, "__name__", str(k)) for k in kinds) if simple else ""

@@ -23,8 +23,9 @@ from segstudy.data.images import (
     to_eight_bits,
 )
 from segstudy.data.tiff import SUFFIXES, read_tiff
-from segstudy.errors import ConfigError, DataError
+from segstudy.errors import DataError
 from segstudy.formatting import counted
+from segstudy.ranges import Channels, Range, checked
 
 SHARES = ((0.1, "over 10 %"), (0.01, "1 to 10 %"), (0.001, "0.1 to 1 %"), (0.0, "less than 0.1 %"))
 """How a note tells which share of an image's values is outside data.value_range: above each limit."""
@@ -40,6 +41,7 @@ def propose_range(errors: Sequence[UnknownRange]) -> str:
     )
 
 
+@checked
 @dataclass(frozen=True)
 class Bands:
     """The settings data.channels and data.value_range.
@@ -49,20 +51,8 @@ class Bands:
     or are photos (see `to_eight_bits`). Raises ConfigError for anything else.
     """
 
-    channels: int | tuple[int, ...] | None = None
-    value_range: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        each = self.channels if isinstance(self.channels, tuple) else (self.channels,)
-        lowest = 0 if isinstance(self.channels, tuple) else 1
-        if self.channels is not None and (not each or any(type(c) is not int or c < lowest for c in each)):
-            raise ConfigError(
-                f"data.channels={self.shown}: a number, a list of a file's channels from 0 ([0,3,2]), or null (RGB)"
-            )
-        limits = self.value_range
-        numeric = limits is None or all(isinstance(limit, int | float) for limit in limits)
-        if limits is not None and (not numeric or len(limits) != 2 or not limits[0] < limits[1]):
-            raise ConfigError(f"data.value_range must be [low, high] with low < high, or null, not {list(limits)}")
+    channels: Channels | None = None
+    value_range: Range | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Bands":
@@ -76,7 +66,7 @@ class Bands:
     @property
     def number(self) -> int:
         """The number of channels that the network sees."""
-        return len(self.channels) if isinstance(self.channels, tuple) else self.channels or 3
+        return self.channels or 3 if not isinstance(self.channels, Sequence) else len(self.channels)
 
     @property
     def are_photos(self) -> bool:

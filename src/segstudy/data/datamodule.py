@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -17,7 +17,7 @@ from segstudy.data.bands import Bands
 from segstudy.data.cache import Cache, images_key, open_cache, read_checked
 from segstudy.data.crops import RandomWindows, TrainingImages
 from segstudy.data.dataset import Batch, CachedDataset
-from segstudy.data.fit import Fit, sides
+from segstudy.data.fit import Fit, Mode, sides
 from segstudy.data.images import Sample, header_shape, read_pair
 from segstudy.data.sampler import EpochSampler, EvaluationSampler, repeat_factors
 from segstudy.data.splits import hold_out, rarest_class
@@ -25,6 +25,7 @@ from segstudy.data.transforms.augment import DEFAULT_AUGMENTATION, NO_AUGMENTATI
 from segstudy.errors import ConfigError, DataError, did_you_mean
 from segstudy.formatting import counted
 from segstudy.labels import IGNORE
+from segstudy.ranges import Channels, Count, Fraction, PositiveShare, Range, Side, Size, Text, Whole, Workers, checked
 from segstudy.seeds import derive, permutation
 from segstudy.tiles import DEFAULT_SIDE, Tiles, tiles_of_large
 
@@ -32,6 +33,7 @@ LARGEST_SCORES = 2**32
 """Largest number of bytes of one image's scores in an evaluation. The loss and the metrics take about twice as much."""
 
 
+@checked
 class SegmentationData(L.LightningDataModule):
     """Base class of the data sets. A subclass sets `classes` and `palette` and defines `samples(split)`.
 
@@ -71,25 +73,25 @@ class SegmentationData(L.LightningDataModule):
 
     def __init__(
         self,
-        size: int | Sequence[int] = 256,
-        batch_size: int = 16,
+        size: Size = 256,
+        batch_size: Count = 16,
         augment: Augment | None = DEFAULT_AUGMENTATION,
-        seed: int = 0,
-        workers: int = 0,
-        cache_dir: str = "~/.cache/segstudy",
+        seed: Whole = 0,
+        workers: Workers = 0,
+        cache_dir: Text = "~/.cache/segstudy",
         device_cache: bool = False,
-        limit_train: int | None = None,
-        select_fraction: float = 0.0,
+        limit_train: Count | None = None,
+        select_fraction: Fraction = 0.0,
         balanced: bool = False,
-        name: str | None = None,
-        fit: str = "squash",
-        max_side: int | None = None,
-        keep_side: str = "long",
-        max_class_share: float = 0.75,
-        tiles: int | None = DEFAULT_SIDE,
+        name: Text | None = None,
+        fit: Mode = "squash",
+        max_side: Side | None = None,
+        keep_side: Literal["long", "short"] = "long",
+        max_class_share: PositiveShare = 0.75,
+        tiles: Side | None = DEFAULT_SIDE,
         cache: bool = True,
-        channels: int | Sequence[int] | None = None,
-        value_range: Sequence[float] | None = None,
+        channels: Channels | None = None,
+        value_range: Range | None = None,
         **unknown: Any,
     ):
         super().__init__()
@@ -97,13 +99,7 @@ class SegmentationData(L.LightningDataModule):
             known = [p for each in type(self).__mro__ if "__init__" in vars(each) for p in signature(each).parameters]
             raise TypeError(f"{type(self).__name__} has no argument {key!r}{did_you_mean(key, known)}")
         self.name = name or type(self).__name__
-        if batch_size < 1 or workers < 0:
-            raise ValueError(f"batch_size={batch_size} must be at least 1, workers={workers} at least 0")
-        if not 0 < max_class_share <= 1:
-            raise ConfigError(f"data.max_class_share must be above 0 and at most 1 (no limit), not {max_class_share}")
         self.fit = Fit(sides(size), fit, max_side, keep_side)
-        if tiles is not None and tiles < 1:
-            raise ConfigError(f"data.tiles={tiles}: the side of a tile in pixels, or null for none")
         self.tiles = tiles
         self.cache, self.max_class_share = cache, max_class_share
         self.bands = Bands.of({"channels": channels, "value_range": value_range})
@@ -172,8 +168,6 @@ class SegmentationData(L.LightningDataModule):
         fit, report = self.split(self.train), self.split(self.test or self.val or "val")
         fit, select = self._selection(fit)
         if self.limit_train is not None:
-            if self.limit_train < 1:
-                raise ConfigError(f"data.limit_train must be at least 1, or null for all, not {self.limit_train}")
             order = permutation(len(fit), derive(self.seed, "limit_train"), 0)
             fit = fit.subset(order[: self.limit_train].sort().values.numpy())
         if len(fit) < self.batch_size:
@@ -233,10 +227,6 @@ class SegmentationData(L.LightningDataModule):
 
     def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:
         """(fit, select): select is the list `val` if there is a `test`, else `select_fraction` of fit, or None."""
-        if not 0 <= self.select_fraction < 1:
-            raise ConfigError(
-                f"data.select_fraction must be a share of train, from 0 (none) to below 1, not {self.select_fraction}"
-            )
         if self.test and self.val:
             if self.select_fraction:
                 raise ConfigError(

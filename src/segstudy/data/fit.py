@@ -4,16 +4,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from segstudy.errors import ConfigError, did_you_mean
+from segstudy.errors import ConfigError
+from segstudy.ranges import Side, Size, checked
 
-MODES = ("squash", "crop", "keep")
+Mode = Literal["squash", "crop", "keep"]
 
 LARGE = 512
 """Sides in pixels that are far above the default of data.size, 256."""
 
 
+@checked
 @dataclass(frozen=True)
 class Fit:
     """The rule that gives an image's shape (H,W) in the cache and in tests; training may see windows of it.
@@ -25,24 +27,17 @@ class Fit:
     Raises ConfigError for other values, and for settings that another mode would need.
     """
 
-    size: tuple[int, int]
-    mode: str = "squash"
-    max_side: int | None = None
-    keep_side: str = "long"
+    size: tuple[Side, Side]
+    mode: Mode = "squash"
+    max_side: Side | None = None
+    keep_side: Literal["long", "short"] = "long"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"data.fit={self.mode}: {', '.join(MODES)}{did_you_mean(str(self.mode), MODES)}")
-        if self.max_side is not None:
-            if self.mode != "crop":
-                raise ConfigError(
-                    f"data.max_side={self.max_side} has no effect with data.fit={self.mode}\n"
-                    "  → data.fit=crop, or leave it out"
-                )
-            if not isinstance(self.max_side, int) or self.max_side < 1:
-                raise ConfigError(f"data.max_side must be a number of pixels, or null, not {self.max_side}")
-        if self.keep_side not in ("long", "short"):
-            raise ConfigError(f"data.keep_side={self.keep_side}: long or short")
+        if self.max_side is not None and self.mode != "crop":
+            raise ConfigError(
+                f"data.max_side={self.max_side} has no effect with data.fit={self.mode}\n"
+                "  → data.fit=crop, or leave it out"
+            )
         if self.keep_side == "short" and self.mode != "keep":
             raise ConfigError(
                 f"data.keep_side=short has no effect with data.fit={self.mode}\n  → data.fit=keep, or leave it out"
@@ -65,7 +60,7 @@ class Fit:
             return self
         if size in ("train", "original"):
             return replace(self, mode="crop", max_side=None, keep_side="long")
-        mode = "squash" if self.mode == "squash" else "keep"
+        mode: Mode = "squash" if self.mode == "squash" else "keep"
         return replace(self, size=parse_size(size), mode=mode, max_side=None)
 
     @property
@@ -129,12 +124,11 @@ class Fit:
         return self.seen + (f", crops of {'×'.join(map(str, self.size))}" if self.mode == "crop" else "")
 
 
-def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """(H,W) of data.size: one side in pixels, or [height, width]. Raises ValueError for anything else."""
-    both = [size, size] if isinstance(size, int) else list(size)
-    if len(both) != 2 or not all(isinstance(side, int) and side >= 1 for side in both):
-        raise ValueError(f"size={size!r}: it must be one side in pixels, or [height, width]")
-    return both[0], both[1]
+@checked
+def sides(size: Size) -> tuple[int, int]:
+    """(H,W) of data.size: one side in pixels, or [height, width]."""
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return int(height), int(width)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segstudy.callbacks.extra_evaluation import ExtraEvaluation
+from segstudy.ranges import Deviation, Iterations, NotNegative, Radius, checked
 
 Slices = tuple[slice, slice]
 Pairs = list[tuple[Slices, Slices, Tensor]]
@@ -18,6 +19,7 @@ PIXELS = 2**20
 """Larger images are refined in strips of about so many pixels."""
 
 
+@checked
 @dataclass(frozen=True)
 class CRF:
     """Pairwise terms of Krähenbühl & Koltun 2011, equation 3, with the Potts model. Different labels cost
@@ -29,25 +31,13 @@ class CRF:
     for photos of about 500 pixels; they were not tuned.
     """
 
-    iterations: int = 5
-    radius: int = 5
-    appearance: float = 10.0
-    smoothness: float = 3.0
-    position: float = 80.0
-    colour: float = 13.0
-    near: float = 3.0
-
-    def __post_init__(self) -> None:
-        whole = {"iterations": (self.iterations, 0), "radius": (self.radius, 1)}
-        for name, (value, least) in whole.items():
-            if value < least:
-                raise ValueError(f"{name} must be a whole number, {least} or more, not {value}")
-        if min(self.appearance, self.smoothness) < 0:
-            raise ValueError(f"appearance and smoothness must be 0 or more: {self.appearance}, {self.smoothness}")
-        if min(self.position, self.colour, self.near) <= 0:
-            raise ValueError(
-                f"position, colour and near must be above 0, not {self.position}, {self.colour} and {self.near}"
-            )
+    iterations: Iterations = 5
+    radius: Radius = 5
+    appearance: NotNegative = 10.0
+    smoothness: NotNegative = 3.0
+    position: Deviation = 80.0
+    colour: Deviation = 13.0
+    near: Deviation = 3.0
 
 
 def refine(probabilities: Tensor, image: Tensor, crf: CRF | None = None) -> Tensor:
@@ -140,6 +130,7 @@ def messages(probabilities: Tensor, pairs: Pairs) -> Tensor:
     return total
 
 
+@checked
 class CRFEvaluation(ExtraEvaluation):
     """Extra evaluation of a run's test: the probabilities of each image are refined with a CRF."""
 
@@ -147,19 +138,16 @@ class CRFEvaluation(ExtraEvaluation):
 
     def __init__(
         self,
-        iterations: int = 5,
-        radius: int = 5,
-        appearance: float = 10.0,
-        smoothness: float = 3.0,
-        position: float = 80.0,
-        colour: float = 13.0,
-        near: float = 3.0,
+        iterations: Iterations = 5,
+        radius: Radius = 5,
+        appearance: NotNegative = 10.0,
+        smoothness: NotNegative = 3.0,
+        position: Deviation = 80.0,
+        colour: Deviation = 13.0,
+        near: Deviation = 3.0,
     ):
         super().__init__()
-        try:
-            self.crf = CRF(iterations, radius, appearance, smoothness, position, colour, near)
-        except ValueError as error:
-            raise ValueError(f"callbacks.crf: {error}") from error
+        self.crf = CRF(iterations, radius, appearance, smoothness, position, colour, near)
 
     def probabilities(
         self, trainer: L.Trainer, module: L.LightningModule, logits: Tensor, batch: dict[str, Tensor]

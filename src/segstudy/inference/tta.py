@@ -1,7 +1,7 @@
 """Test-time augmentation: the mean probability over views of an image."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import lightning as L
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from segstudy.callbacks.extra_evaluation import ExtraEvaluation
 from segstudy.errors import ConfigError
+from segstudy.ranges import Factors, checked
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class TestTimeAugmentation:
             scales = tuple(float(w) for w in words if w != "flip")
         except ValueError:
             scales = (math.nan,)
-        if not all(0 < s < math.inf for s in scales):
-            raise ConfigError(f"--tta {text}: must be 'flip' and factors above 0\n  → --tta flip,0.75,1,1.25")
+        if not all(0 < s <= 16 for s in scales):
+            raise ConfigError(
+                f"--tta {text}: must be 'flip' and factors above 0, at most 16\n  → --tta flip,0.75,1,1.25"
+            )
         return cls("flip" in words, scales or (1.0,))
 
     def mean_probability(self, network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
@@ -47,16 +50,15 @@ class TestTimeAugmentation:
         return total / views
 
 
+@checked
 class TTAEvaluation(ExtraEvaluation):
     """Extra evaluation of a run's test: probabilities averaged over views."""
 
     __test__ = False  # for pytest
     name = "tta"
 
-    def __init__(self, flip: bool = True, scales: Sequence[float] = (1.0,)):
+    def __init__(self, flip: bool = True, scales: Factors = (1.0,)):
         super().__init__()
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"callbacks.tta.scales must be a list of factors above 0, not {list(scales)}")
         self.views = TestTimeAugmentation(flip, tuple(scales))
 
     def probabilities(

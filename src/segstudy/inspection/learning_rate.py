@@ -1,5 +1,6 @@
 """A learning-rate range test with Lightning's Tuner."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def find_lr(make_trial: MakeTrial, steps: int = 100, lowest: float = 1e-6, highe
     All parts have the same rate, and callbacks are off; the test ends early when the loss explodes.
     Raises TrainingError if the loss never falls. Source: Smith 2017, section 3.3.
     """
-    if not 0 < lowest < highest or steps < 20:
+    if not 0 < lowest < highest < math.inf or steps < 20:
         raise ConfigError(
             f"a test from {lowest:g} to {highest:g} in {steps} steps is not possible\n"
             "  → use 0 < --lowest < --highest and at least 20 steps"

@@ -1,5 +1,7 @@
 """Attention on a feature map (B,C,H,W) → (B,C,H,W): channels and positions are multiplied by weights in 0…1."""
 
+from typing import Literal
+
 import torch
 from segmentation_models_pytorch.base.modules import SCSEModule
 from torch import Tensor, nn
@@ -24,10 +26,6 @@ class CBAM(nn.Module):
         return x * torch.sigmoid(self.spatial(both))
 
 
-def build_attention(name: str, channels: int) -> nn.Module:
-    """The attention module "cbam", or "scse" (Roy et al. 2018; smp's). Raises ValueError for any other name."""
-    if name == "cbam":
-        return CBAM(channels)
-    if name == "scse":
-        return SCSEModule(channels, reduction=min(16, channels))
-    raise ValueError(f"decoder.attention must be null, cbam or scse, not {name!r}")
+def build_attention(name: Literal["cbam", "scse"], channels: int) -> nn.Module:
+    """The attention module "cbam", or "scse" (Roy et al. 2018; smp's)."""
+    return CBAM(channels) if name == "cbam" else SCSEModule(channels, reduction=min(16, channels))

@@ -1,10 +1,10 @@
 """Bridges: modules on the deepest feature map. Each has its number of output `channels`."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from segstudy.ranges import Fraction, Layers, Rates, Width, checked
 
 
 class NoBridge(nn.Identity):
@@ -15,6 +15,7 @@ class NoBridge(nn.Identity):
         self.channels = in_channels
 
 
+@checked
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: a 1×1, a dilated 3×3 for each rate, and a global average, fused by a 1×1.
 
@@ -23,7 +24,7 @@ class ASPP(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: int | None = None, rates: Sequence[int] = (2, 4, 8), dropout: float = 0.5
+        self, in_channels: int, channels: Width | None = None, rates: Rates = (2, 4, 8), dropout: Fraction = 0.5
     ):
         super().__init__()
         self.channels = channels or min(in_channels, 512)
@@ -37,10 +38,11 @@ class ASPP(nn.Module):
         return self.fuse(torch.cat([*(branch(x) for branch in self.branches), pooled], 1))
 
 
+@checked
 class PlainBridge(nn.Module):
     """`layers` 3×3 convolutions of `channels`: a control for whether a bridge helps only by more parameters."""
 
-    def __init__(self, in_channels: int, channels: int | None = None, layers: int = 2):
+    def __init__(self, in_channels: int, channels: Width | None = None, layers: Layers = 2):
         super().__init__()
         self.channels = channels or in_channels
         inputs = [in_channels] + [self.channels] * (layers - 1)

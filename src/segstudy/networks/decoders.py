@@ -2,17 +2,19 @@
 
 import inspect
 from collections.abc import Sequence
+from typing import Literal
 
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segstudy.errors import did_you_mean
 from segstudy.networks.attention import build_attention
 from segstudy.networks.encoders import DoubleConv
+from segstudy.ranges import Widths, checked
 
 
+@checked
 class PreactDecoder(nn.Module):
     """The study's decoder: pre-activation ELU blocks that double the map's size, each followed by its skip (concat).
 
@@ -20,7 +22,7 @@ class PreactDecoder(nn.Module):
     The output is the concatenation with the finest map (stride 1 with the study's encoder, 2 with a ResNet).
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], widths: Sequence[int] = (256, 128, 64, 64)):
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], widths: Widths = (256, 128, 64, 64)):
         super().__init__()
         skips = list(channels[-2::-1])
         # A shallower encoder leaves out the first (deepest) widths, so that the last ones stay the same.
@@ -46,6 +48,7 @@ class PreactDecoder(nn.Module):
         return x
 
 
+@checked
 class DoubleConvDecoder(nn.Module):
     """The U-Net decoder: upsampling, concatenation with the skip, double convolution.
 
@@ -58,10 +61,10 @@ class DoubleConvDecoder(nn.Module):
         self,
         channels: Sequence[int],
         strides: Sequence[int],
-        up: str = "transpose",
-        widths: Sequence[int] | None = None,
+        up: Literal["transpose", "nearest", "bilinear"] = "transpose",
+        widths: Widths | None = None,
         bias: bool = False,
-        attention: str | None = None,
+        attention: Literal["cbam", "scse"] | None = None,
     ):
         super().__init__()
         skips = list(channels[-2::-1])
@@ -85,6 +88,10 @@ class DoubleConvDecoder(nn.Module):
         return x
 
 
+DecoderName = Literal["unet", "unetplusplus", "linknet", "fpn", "manet", "upernet", "segformer"]
+
+
+@checked
 class LibraryDecoder(nn.Module):
     """A decoder of segmentation-models-pytorch (smp), by the name of its architecture.
 
@@ -92,13 +99,9 @@ class LibraryDecoder(nn.Module):
     Raises ValueError for an unknown name or option.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], name: str = "unet", **options: object):
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], name: DecoderName = "unet", **options: object):
         super().__init__()
         decoders = smp_decoders()
-        if name not in decoders:
-            raise ValueError(
-                f"decoder.name={name!r} is not one of {', '.join(sorted(decoders))}{did_you_mean(name, list(decoders))}"
-            )
         taken = inspect.signature(decoders[name]).parameters
         unknown = sorted(set(options) - set(taken))
         if unknown:
@@ -139,7 +142,7 @@ class LibraryDecoder(nn.Module):
         return self.body(pyramid)
 
 
-def smp_decoders() -> dict[str, type[nn.Module]]:
+def smp_decoders() -> dict[DecoderName, type[nn.Module]]:
     """Decoder classes of segmentation-models-pytorch that accept any pyramid, by architecture.
 
     PAN, PSPNet and DeepLab change the strides of their encoder: use network=smp for them.
@@ -166,6 +169,4 @@ def _upsampling(up: str, inputs: int, outputs: int) -> nn.Module:
         return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
     if up == "nearest":
         return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, padding=1))
-    if up == "bilinear":
-        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-    raise ValueError(f"decoder.up must be transpose, nearest or bilinear, not {up!r}")
+    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)

@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import segmentation_models_pytorch as smp
 import timm
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, did_you_mean, first_line
 from segstudy.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, of_channels
 from segstudy.networks.weights import adapt_channels, imagenet_state, load_file, packaged_state
+from segstudy.ranges import Depth, EncoderWidths, Text, checked
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
@@ -94,6 +96,7 @@ def normalize_for(encoder: nn.Module, in_channels: int = 3) -> Normalize:
     return Normalize(of_channels(mean, in_channels), of_channels(std, in_channels))
 
 
+@checked
 class PreactEncoder(Encoder):
     """The study's encoder: a 3×3 stem, then pre-activation ELU blocks that halve the map's size.
 
@@ -101,7 +104,7 @@ class PreactEncoder(Encoder):
     """
 
     def __init__(
-        self, widths: Sequence[int] = (64, 64, 128, 128, 256), weights: str | None = None, in_channels: int = 3
+        self, widths: EncoderWidths = (64, 64, 128, 128, 256), weights: Text | None = None, in_channels: int = 3
     ):
         super().__init__()
         self.in_channels = in_channels
@@ -134,21 +137,20 @@ class DoubleConv(nn.Sequential):
         )  # fmt: skip
 
 
+@checked
 class DoubleConvEncoder(Encoder):
     """The U-Net encoder: double convolutions with `down` between them, "maxpool" or "strided" (conv3×3, stride 2)."""
 
     def __init__(
         self,
-        widths: Sequence[int] = (64, 128, 256, 512, 1024),
-        down: str = "maxpool",
+        widths: EncoderWidths = (64, 128, 256, 512, 1024),
+        down: Literal["maxpool", "strided"] = "maxpool",
         bias: bool = False,
-        weights: str | None = None,
+        weights: Text | None = None,
         in_channels: int = 3,
     ):
         super().__init__()
         self.in_channels = in_channels
-        if down not in ("maxpool", "strided"):
-            raise ValueError(f"encoder.down must be maxpool or strided, not {down!r}")
         self.channels = list(widths)
         self.strides = [2**i for i in range(len(widths))]
         self.first = DoubleConv(in_channels, widths[0], bias)
@@ -165,6 +167,17 @@ class DoubleConvEncoder(Encoder):
         return maps
 
 
+def _encoder_name(name: str) -> str:
+    if not (timm.is_model(name[3:]) if name.startswith("tu-") else name in smp.encoders.get_encoder_names()):
+        known = [*smp.encoders.get_encoder_names(), *(f"tu-{each}" for each in timm.list_models())]
+        raise ValueError(f"must be an encoder of smp, or of timm as tu-NAME{did_you_mean(name, known)}")
+    return name
+
+
+EncoderName = Annotated[str, AfterValidator(_encoder_name)]
+
+
+@checked
 class LibraryEncoder(Encoder):
     """Any encoder of segmentation-models-pytorch (smp), or of timm as `tu-<timm name>`, by name.
 
@@ -172,18 +185,10 @@ class LibraryEncoder(Encoder):
     Raises ValueError with similar names if `name` is unknown, and for an architecture without a pyramid of maps.
     """
 
-    def __init__(self, name: str, weights: str | None = "auto", depth: int = 5, in_channels: int = 3):
+    def __init__(self, name: EncoderName, weights: Text | None = "auto", depth: Depth = 5, in_channels: int = 3):
         super().__init__()
         self.name, self.in_channels = name, in_channels
-        if name.startswith("tu-") and not timm.is_model(name[3:]):
-            known = [f"tu-{each}" for each in timm.list_models()]
-            raise ValueError(f"no encoder is called {name!r}{did_you_mean(name, known)}")
-        try:
-            self.body = smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=None)
-        except KeyError:  # its message lists every name
-            raise ValueError(
-                f"no encoder is called {name!r}{did_you_mean(name, smp.encoders.get_encoder_names())}"
-            ) from None
+        self.body = smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=None)
         self.mean, self.std = published(name, self.body)
         # smp lists the image itself as the map at stride 1; some encoders hold empty maps at strides they skip.
         self.kept = [i for i, c in enumerate(self.body.out_channels) if i > 0 and c > 0]

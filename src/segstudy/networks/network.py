@@ -1,14 +1,17 @@
 """The modular network: encoder → bridge → decoder → head."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segstudy.networks.encoders import Encoder, normalize_for
+from segstudy.ranges import Kernel, NotNegative, checked
 
 
+@checked
 class Head(nn.Sequential):
     """The last convolution, to one channel per class, after an optional activation ("elu" or None).
 
@@ -16,11 +19,14 @@ class Head(nn.Sequential):
     """
 
     def __init__(
-        self, in_channels: int, outputs: int, kernel_size: int = 3, activation: str | None = None, single: bool = False
+        self,
+        in_channels: int,
+        outputs: int,
+        kernel_size: Kernel = 3,
+        activation: Literal["elu"] | None = None,
+        single: bool = False,
     ):
         layers: list[nn.Module] = [nn.ELU()] if activation == "elu" else []
-        if activation not in (None, "elu"):
-            raise ValueError(f"head.activation must be elu or null, not {activation!r}")
         if single and outputs != 2:
             raise ValueError(f"head.single is for two classes, the data has {outputs}; use head=conv_1x1")
         outputs = 1 if single else outputs
@@ -44,7 +50,7 @@ class Network(nn.Module):
         bridge: Callable[[int], nn.Module],
         decoder: Callable[..., nn.Module],
         head: Callable[[int, int], nn.Module],
-        auxiliary: float = 0.0,
+        auxiliary: NotNegative = 0.0,
         in_channels: int = 3,
     ):
         super().__init__()

@@ -1,7 +1,10 @@
 """Whole architectures of segmentation-models-pytorch, for those that the modular network cannot express."""
 
+from typing import Annotated
+
 import segmentation_models_pytorch as library
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +16,25 @@ PAN_SIZE = 128
 padding."""
 
 
+def architectures() -> dict[str, str]:
+    """{name in lower case: name} of the library's architectures that accept a pyramid of maps.
+
+    DPT needs the maps of a vision transformer, all of one stride; no encoder here has them.
+    """
+    found = {name.lower(): name for name in vars(library) if isinstance(getattr(library, name), type)}
+    return {key: name for key, name in found.items() if key not in ("segmentationmodel", "dpt")}
+
+
+def _architecture(name: str) -> str:
+    known = architectures()
+    if name.lower() not in known:
+        raise ValueError(f"must be one of {', '.join(known.values())}{did_you_mean(name, list(known.values()))}")
+    return name
+
+
+Architecture = Annotated[str, AfterValidator(_architecture)]
+
+
 class SMPNetwork(nn.Module):
     """Image (B,C,H,W) in 0…1 → logits (B,num_classes,H,W) by `arch` (Unet, DeepLabV3Plus, …) around `encoder`.
 
@@ -22,17 +44,14 @@ class SMPNetwork(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, encoder: LibraryEncoder, arch: str = "Unet", in_channels: int = 3, **options: object
+        self,
+        num_classes: int,
+        encoder: LibraryEncoder,
+        arch: Architecture = "Unet",
+        in_channels: int = 3,
+        **options: object,
     ):
         super().__init__()
-        known = architectures()
-        if arch.lower() == "dpt":
-            raise ValueError(
-                "network.arch=DPT needs the maps of a vision transformer, all of one stride; no encoder here has them\n"
-                f"  → set network.arch to one of {', '.join(known.values())}"
-            )
-        if arch.lower() not in known:
-            raise ValueError(f"network.arch={arch!r} is unknown{did_you_mean(arch, list(known.values()))}")
         if not isinstance(encoder, LibraryEncoder):
             raise ValueError("network=smp needs a library encoder: add encoder=resnet34 or encoder.name=…")
         self.normalize = normalize_for(encoder, in_channels)
@@ -60,9 +79,3 @@ class SMPNetwork(nn.Module):
             below = torch.sym_max(below, PAN_SIZE - height)
         padded = F.pad(self.normalize(image), (0, right, 0, below))  # type: ignore[arg-type]
         return self.model(padded)[:, :, :height, :width]
-
-
-def architectures() -> dict[str, str]:
-    """{name in lower case: name} of the library's architectures that accept a pyramid of maps."""
-    found = {name.lower(): name for name in vars(library) if isinstance(getattr(library, name), type)}
-    return {key: name for key, name in found.items() if key not in ("segmentationmodel", "dpt")}

@@ -7,6 +7,7 @@ from typing import Any
 from segstudy.data.datasets.published import PublishedData, photos_in, require_files
 from segstudy.data.images import Sample
 from segstudy.errors import DataError, list_found
+from segstudy.ranges import Text, checked
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
@@ -19,6 +20,7 @@ with open(Path(__file__).with_name("ade20k.csv"), newline="") as _file:
 """Names (the first in objectInfo150.txt) and colours of the benchmark's 150 classes, most frequent first."""
 
 
+@checked
 class ADE20K(PublishedData):
     """ADE20K SceneParsing (ADEChallengeData2016): indoor and outdoor scenes, 20,210 for training and 2,000 to report.
 
@@ -43,7 +45,7 @@ class ADE20K(PublishedData):
     list_lengths = {"training": 20_210, "validation": 2_000}
 
     def __init__(
-        self, root: str, train: str = "training", val: str = "validation", download: bool = False, **loading: Any
+        self, root: Text, train: Text = "training", val: Text = "validation", download: bool = False, **loading: Any
     ):
         super().__init__(root, download, **loading)
         self.train, self.val = train, val

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segstudy.data.dataset import CachedDataset
 from segstudy.data.datasets.published import PublishedData, photos_in, require_files
 from segstudy.data.download import fetch_archive
 from segstudy.data.images import Sample
-from segstudy.errors import ConfigError
+from segstudy.ranges import Fraction, Text, checked
 
 BORDERS = {"ignore": 255, "background": 0, "foreground": 1, "class": 2}
 """Label of the border (value 3 of the trimaps), by the setting data.border."""
 
 
+@checked
 class Pet(PublishedData):
     """Oxford-IIIT Pet: photos of 37 breeds of cats and dogs; the pet against the background.
 
@@ -42,18 +43,14 @@ class Pet(PublishedData):
 
     def __init__(
         self,
-        root: str,
-        border: str = "ignore",
-        split: str = "official",
+        root: Text,
+        border: Literal["ignore", "background", "foreground", "class"] = "ignore",
+        split: Literal["official", "alphabetical"] = "official",
         download: bool = False,
-        select_fraction: float = 0.1,
+        select_fraction: Fraction = 0.1,
         **loading: Any,
     ):
         super().__init__(root, download, select_fraction=select_fraction, **loading)
-        if border not in BORDERS:
-            raise ConfigError(f"data.border must be one of {', '.join(BORDERS)}, not {border!r}")
-        if split not in ("official", "alphabetical"):
-            raise ConfigError(f"data.split must be official or alphabetical, not {split!r}")
         self.border = border
         self.classes: Sequence[str] = ("background", "pet", "border")[: 3 if border == "class" else 2]
         self.palette = [(0, 0, 0), (228, 132, 32), (120, 170, 255)][: len(self.classes)]

@@ -8,8 +8,10 @@ from segstudy.data.datamodule import SegmentationData
 from segstudy.data.download import fetch_archive
 from segstudy.data.images import Sample
 from segstudy.errors import DataError, first_lines, list_found
+from segstudy.ranges import Text, checked
 
 
+@checked
 class PublishedData(SegmentationData):
     """Base class of data sets that are below `root` and can be downloaded.
 
@@ -22,7 +24,7 @@ class PublishedData(SegmentationData):
     archives: Mapping[str, str]
     archive_size: str
 
-    def __init__(self, root: str, download: bool = False, **loading: Any):
+    def __init__(self, root: Text, download: bool = False, **loading: Any):
         super().__init__(**loading)
         self.root, self.download = Path(root).expanduser(), download
 

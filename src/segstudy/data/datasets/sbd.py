@@ -8,6 +8,7 @@ from segstudy.data.datasets.voc import VOC
 from segstudy.data.download import fetch_archive
 from segstudy.data.images import Sample
 from segstudy.errors import DataError, list_found
+from segstudy.ranges import Count, Text, checked
 
 URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
 
@@ -17,6 +18,7 @@ PUBLISHED = 10_582
 """Images of trainaug: VOC train (1,464) and SBD's train and val (11,355 together), without VOC val."""
 
 
+@checked
 class VOCSBD(VOC):
     """VOC with the masks of SBD: trains on `trainaug` = VOC train ∪ SBD train and val − VOC val, 10,582 images.
 
@@ -33,7 +35,7 @@ class VOCSBD(VOC):
     title = "PASCAL VOC 2012 with the masks of SBD"
     terms = f"{VOC.terms} The masks of SBD are of the same photos (Hariharan et al. 2011)."
 
-    def __init__(self, root: str, train: str = "trainaug", images: int | None = PUBLISHED, **voc: Any):
+    def __init__(self, root: Text, train: Text = "trainaug", images: Count | None = PUBLISHED, **voc: Any):
         super().__init__(root, train=train, **voc)
         self.images = images
 

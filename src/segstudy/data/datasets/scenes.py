@@ -1,7 +1,6 @@
 """Generated scenes: a data set without files, in which the reasons for V1 … V4 decide."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from segstudy.data.images import Sample
 from segstudy.data.transforms.augment import Augment
 from segstudy.errors import ConfigError
 from segstudy.labels import IGNORE, voc_palette
+from segstudy.ranges import Count, Images, Size, Whole, checked
 
 Field = np.ndarray
 
@@ -37,6 +37,7 @@ AUGMENTATION = Augment(brightness=0.0, contrast=0.0)
 """The augmentation of conf/data/scenes.yaml: flips only."""
 
 
+@checked
 class Scenes(SegmentationData):
     """Generated panoramas of butterflies, moths and beetles: what decides a label is far from the object.
 
@@ -65,11 +66,11 @@ class Scenes(SegmentationData):
 
     def __init__(
         self,
-        train_images: int = 800,
-        val_images: int = 120,
-        scene_seed: int = 0,
-        size: int | Sequence[int] = (32, 112),
-        batch_size: int = 9,
+        train_images: Images = 800,
+        val_images: Images = 120,
+        scene_seed: Whole = 0,
+        size: Size = (32, 112),
+        batch_size: Count = 9,
         augment: Augment | None = AUGMENTATION,
         **loading: Any,
     ):

@@ -8,6 +8,7 @@ from segstudy.data.datasets.published import PublishedData, require_files
 from segstudy.data.images import Sample
 from segstudy.errors import DataError
 from segstudy.labels import voc_palette
+from segstudy.ranges import Label, Text, checked
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -15,6 +16,7 @@ CLASSES = (
 )  # fmt: skip
 
 
+@checked
 class VOC(PublishedData):
     """PASCAL VOC 2012, segmentation: photos of everyday scenes.
 
@@ -42,10 +44,10 @@ class VOC(PublishedData):
 
     def __init__(
         self,
-        root: str,
-        train: str = "train",
-        val: str = "val",
-        labels: Mapping[int, int] | None = None,
+        root: Text,
+        train: Text = "train",
+        val: Text = "val",
+        labels: Mapping[Label, Label] | None = None,
         download: bool = False,
         **loading: Any,
     ):

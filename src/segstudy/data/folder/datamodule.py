@@ -16,11 +16,13 @@ from segstudy.data.folder.scan import scan_folder
 from segstudy.data.folder.split import ROLES, UntrainableError, make_split
 from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
+from segstudy.ranges import OpenShare, Text, Whole, checked
 
 VERSION = 2
 """Part of the cache's key. Increase it when the same files give other labels."""
 
 
+@checked
 class Folder(SegmentationData):
     """Your own images and masks: files with equal names in ROOT/images and ROOT/masks, or as ROOT/dataset.yaml says.
 
@@ -38,12 +40,12 @@ class Folder(SegmentationData):
 
     def __init__(
         self,
-        root: str,
-        about: str | None = None,
-        train: str | None = None,
-        val: str | float | None = None,
-        test: str | float | None = None,
-        fold: int | None = None,
+        root: Text,
+        about: Text | None = None,
+        train: Text | None = None,
+        val: Text | OpenShare | None = None,
+        test: Text | OpenShare | None = None,
+        fold: Whole | None = None,
         **loading: Any,
     ):
         super().__init__(**loading)

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segstudy.data.transforms.base import GREY, Transform, are_numbers, is_positive_range
+from segstudy.data.transforms.base import GREY, Transform
 from segstudy.errors import ConfigError
 from segstudy.labels import IGNORE
+from segstudy.ranges import Angle, Factors, Probability, Ratios, checked
 from segstudy.seeds import uniform_numbers
 
 ROTATION_COLUMN, SIZE_COLUMN, FIRST_EXTRA_COLUMN = 7, 8, 9
 """Columns of the parameters. 0…6: colour, contrast, brightness, flip, zoom and its position (2); 9 and more: `then`."""
 
 
+@checked
 class Augment:
     """Flip, scale, crop, rotation, brightness and contrast, drawn for each image from (seed, epoch, index).
 
@@ -32,21 +34,15 @@ class Augment:
 
     def __init__(
         self,
-        flip: float = 0.5,
-        scale: Sequence[float] | None = (1.0, 1.0),
-        brightness: float = 0.2,
-        contrast: float = 0.2,
-        colour: float = 0.5,
-        rotation: float = 0.0,
-        sizes: Sequence[float] = (1.0,),
+        flip: Probability = 0.5,
+        scale: Ratios | None = (1.0, 1.0),
+        brightness: Probability = 0.2,
+        contrast: Probability = 0.2,
+        colour: Probability = 0.5,
+        rotation: Angle = 0.0,
+        sizes: Factors = (1.0,),
         then: Mapping[str, Transform | None] | None = None,
     ):
-        if scale is not None and not is_positive_range(scale):
-            raise ValueError(f"data.augment.scale must be [low, high] with 0 < low ≤ high, not {scale}")
-        if not 0 <= rotation <= 180:
-            raise ValueError(f"data.augment.rotation must be an angle in 0…180 degrees, not {rotation}")
-        if not (are_numbers(sizes) and sizes and min(sizes) > 0):
-            raise ValueError(f"data.augment.sizes must be factors above 0 ([1]: one size), not {sizes}")
         self.flip, self.rotation, self.sizes = flip, rotation, tuple(sizes)
         self.scale = None if scale is None else (scale[0], scale[1])
         self.brightness, self.contrast, self.colour = brightness, contrast, colour
@@ -57,10 +53,6 @@ class Augment:
         for name, transform in (then or {}).items():
             if transform is None:
                 continue
-            if not isinstance(transform, Transform):
-                raise ValueError(
-                    f"data.augment.then.{name} must be a Transform of segstudy.data.transforms, not {transform!r}"
-                )
             columns = slice(self.num_params, self.num_params + transform.num_params)
             self.num_params = columns.stop
             if transform.probability:

@@ -1,15 +1,15 @@
 """Base class of the transforms that are applied after the geometric ones, and functions that they share."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from segstudy.ranges import Probability, checked
 
 GREY = 0.45
 """Fill value of pixels without image content: the mean value of photos."""
 
 
+@checked
 class Transform:
     """A change of a batch, applied to each image with `probability`; other images stay bitwise unchanged.
 
@@ -20,8 +20,8 @@ class Transform:
     num_params = 1
     needs_rgb = False
 
-    def __init__(self, probability: float = 0.0):
-        self.probability = fraction("probability", self, probability)
+    def __init__(self, probability: Probability = 0.0):
+        self.probability = probability
 
     def make_params(self, params: Tensor) -> Tensor:
         """Parameters (B,num_params) from uniform numbers in [0,1); called on the CPU, before the transfer."""
@@ -54,32 +54,3 @@ def _interval(length: Tensor, place: Tensor, whole: int) -> Tensor:
     first = (place * (whole - length + 1)).floor()
     pixel = torch.arange(whole, device=length.device)
     return (pixel >= first[:, None]) & (pixel < (first + length)[:, None])
-
-
-def setting_name(transform: Transform) -> str:
-    """Name of a transform in error messages, such as "data.augment.then's Blur"."""
-    return f"data.augment.then's {type(transform).__name__}"
-
-
-def positive_range(name: str, transform: Transform, values: Sequence[float]) -> tuple[float, float]:
-    """Return `values`, which must be [low, high] with 0 < low ≤ high. Raises ValueError."""
-    if not is_positive_range(values):
-        raise ValueError(f"{setting_name(transform)}.{name} must be [low, high] with 0 < low ≤ high, not {values}")
-    return values[0], values[1]
-
-
-def is_positive_range(values: Any) -> bool:
-    """Whether `values` is [low, high] with 0 < low ≤ high."""
-    return are_numbers(values) and len(values) == 2 and 0 < values[0] <= values[1]
-
-
-def are_numbers(values: Any) -> bool:
-    """Whether `values` is a list of numbers."""
-    return isinstance(values, Sequence) and all(isinstance(value, int | float) for value in values)
-
-
-def fraction(name: str, transform: Transform, value: float) -> float:
-    """Return `value`, which must be in 0…1. Raises ValueError."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{setting_name(transform)}.{name} must be in 0…1, not {value}")
-    return value

@@ -8,20 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segstudy.data.transforms.base import Transform, rectangles, setting_name
+from segstudy.data.transforms.base import Transform, rectangles
 from segstudy.labels import IGNORE
+from segstudy.ranges import BetaShape, ClassNumber, Probability, checked
 
 
+@checked
 class BetaMix(Transform):
     """Base class of mixtures: the image has the share λ ~ Beta(alpha, alpha), its partner 1−λ.
 
     The larger alpha, the nearer λ is to 1/2; with alpha = 1 it is uniform in 0…1.
     """
 
-    def __init__(self, alpha: float = 1.0, probability: float = 0.0):
+    def __init__(self, alpha: BetaShape = 1.0, probability: Probability = 0.0):
         super().__init__(probability)
-        if not alpha > 0:
-            raise ValueError(f"{setting_name(self)}.alpha must be above 0, not {alpha}")
         self.alpha = alpha
         self.table = beta_table(alpha)
 
@@ -62,6 +62,7 @@ class CutMix(BetaMix):
         return torch.where(pasted[:, None], image.roll(-1, 0), image), torch.where(pasted, mask.roll(-1, 0), mask)
 
 
+@checked
 class CopyPaste(Transform):
     """Pastes all pixels of one class of the partner, drawn uniformly from its classes except background and 255.
 
@@ -71,10 +72,8 @@ class CopyPaste(Transform):
 
     num_params = 2
 
-    def __init__(self, background: int | None = 0, probability: float = 0.0):
+    def __init__(self, background: ClassNumber | None = 0, probability: Probability = 0.0):
         super().__init__(probability)
-        if background is not None and not 0 <= background < IGNORE:
-            raise ValueError(f"{setting_name(self)}.background must be a class in 0…254 or null, not {background}")
         self.background = background
 
     def __call__(self, image: Tensor, mask: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:

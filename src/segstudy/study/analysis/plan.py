@@ -1,20 +1,21 @@
 """The plan of a study, declared before it runs: pairs of variants, claims, and the margin of equality."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, Field
 
 from segstudy.config.compose import compose_config
 from segstudy.config.paths import CONF
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_line
 from segstudy.files import read_text
+from segstudy.ranges import TWO, Count, NotNegative, Probability, Text, mistaken, shown, signature_of
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS
 
 PER_TRAINING = ("epochs_to_90",)
@@ -22,7 +23,39 @@ PER_TRAINING = ("epochs_to_90",)
 
 METRIC_NAMES = ("miou", *PER_TRAINING, *IMAGE_METRICS, *(f.name for f in METRICS))
 
-AT = ("trained", "equal_spill")
+
+LISTS = ("pairs", "claims")
+"""They may be null."""
+
+
+def _metric(name: str) -> str:
+    if name not in METRIC_NAMES:
+        raise ValueError(f"must be a metric{did_you_mean(name, METRIC_NAMES)}")
+    return name
+
+
+def _side(text: str) -> str:
+    if not all(part.strip() for part in text.split("|")):
+        raise ValueError("must name a variant, or several separated by |")
+    return text
+
+
+def _different(pair: Sequence[str]) -> Sequence[str]:
+    if pair[0] == pair[1]:
+        raise ValueError(f"compares {pair[0]!r} with itself")
+    return pair
+
+
+Metric = Annotated[str, AfterValidator(_metric)]
+SideText = Annotated[str, Field(description="the name of a variant"), AfterValidator(_side)]
+Pair = Annotated[Sequence[SideText], TWO, Field(description="[a,b]"), AfterValidator(_different)]
+
+
+def _check(place: str, thing: type, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError that names each value which the fields of a dataclass do not allow."""
+    mistakes = mistaken(signature_of(thing).parameters, given)
+    if mistakes:
+        raise ConfigError("\n".join(f"{place}{name}={shown(given[name])}: {must}" for name, must in mistakes.items()))
 
 
 @dataclass(frozen=True)
@@ -34,47 +67,22 @@ class Claim:
     background logit of `against` is shifted until both networks have the same false-positive rate on background.
     """
 
-    say: str
-    figure: str
-    variant: str
-    against: str
-    direction: str
-    margin: float = 0.0
+    say: Text
+    figure: Metric
+    variant: SideText
+    against: SideText
+    direction: Literal["lower", "higher"]
+    margin: NotNegative = 0.0
     no_worse: bool = False
-    at: str = "trained"
+    at: Literal["trained", "equal_spill"] = "trained"
 
     def __post_init__(self) -> None:
-        _expect(isinstance(self.say, str) and self.say.strip(), f"say must be a sentence, not {self.say!r}")
-        for name, side in (("variant", self.variant), ("against", self.against)):
-            _expect(_is_side(side), f"{name} must name a variant, not {side!r}")
-        _expect(self.variant != self.against, f"{self.variant!r} is compared with itself")
-        _expect(_is_number(self.margin), f"margin must be a number, 0 or more, not {self.margin!r}")
-        _expect(isinstance(self.no_worse, bool), f"no_worse must be true or false, not {self.no_worse!r}")
-        _expect(self.figure in METRIC_NAMES, f"no metric {self.figure!r}{did_you_mean(self.figure, METRIC_NAMES)}")
-        _expect(self.direction in ("lower", "higher"), f"direction must be lower or higher, not {self.direction!r}")
-        _expect(self.at in AT, f"at must be one of {', '.join(AT)}, not {self.at!r}")
-        comparable = self.at == "trained" or self.figure in ("missed", "hallucinated")
-        _expect(comparable, f"at equal spill, only missed and hallucinated can be compared, not {self.figure}")
-
-
-def _expect(condition: Any, message: str, place: str = "report.claims: ") -> None:
-    if not condition:
-        raise ConfigError(place + message)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _pair(value: Any) -> tuple[str, str]:
-    """A list of two as a tuple. Raises ConfigError for anything else."""
-    _expect(isinstance(value, list | tuple) and len(value) == 2, f"{value!r} is not [a, b]", "report.pairs: ")
-    return str(value[0]), str(value[1])
-
-
-def _is_side(value: Any) -> bool:
-    """Whether it is a name or settings, or several of these separated by |, none empty."""
-    return isinstance(value, str) and all(part.strip() for part in value.split("|"))
+        if self.variant == self.against:
+            raise ConfigError(f"report.claims: {self.variant!r} is compared with itself")
+        if self.at != "trained" and self.figure not in ("missed", "hallucinated"):
+            raise ConfigError(
+                f"report.claims: at equal spill, only missed and hallucinated can be compared, not {self.figure}"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,31 +94,26 @@ class Plan:
     batches. pairs: [a, b] each, compares b with a; empty: each variant is compared with the one before it.
     """
 
-    margin: float = 0.005
-    min_images: int = 20
+    margin: Probability = 0.005
+    min_images: Count = 20
     pair_seeds: bool = False
-    pairs: Sequence[tuple[str, str]] = ()
-    claims: Sequence[Claim] = field(default_factory=tuple)
-
-    def __post_init__(self) -> None:
-        in_range = _is_number(self.margin) and self.margin <= 1
-        _expect(in_range, f"report.margin={self.margin}: must be a number from 0 to 1", "")
-        whole = isinstance(self.min_images, int) and not isinstance(self.min_images, bool) and self.min_images >= 1
-        _expect(whole, f"report.min_images={self.min_images}: must be a whole number, 1 or more", "")
-        _expect(isinstance(self.pair_seeds, bool), f"report.pair_seeds={self.pair_seeds}: must be true or false", "")
-        for a, b in self.pairs:
-            _expect(_is_side(a) and _is_side(b), f"[{a!r}, {b!r}] is not two variants", "report.pairs: ")
-            _expect(a != b, f"{a!r} is compared with itself", "report.pairs: ")
+    pairs: Sequence[Pair] = ()
+    claims: Sequence[Claim] = ()
 
     @classmethod
     def of(cls, section: Mapping[str, Any] | None) -> "Plan":
         """From plain values. Raises ConfigError for unknown keys and wrong values."""
-        given = dict(section or {})
+        given = {key: value for key, value in (section or {}).items() if value is not None or key not in LISTS}
+        claims = given.pop("claims", ())
+        _check("report.", cls, given)
+        if not isinstance(claims, list | tuple) or not all(isinstance(claim, Mapping) for claim in claims):
+            raise ConfigError(f"report.claims={shown(claims)}: must be a list of claims")
+        for claim in claims:
+            _check("report.claims: ", Claim, claim)
+        given["pairs"] = tuple((a, b) for a, b in given.get("pairs", ()))
         try:
-            pairs = tuple(_pair(pair) for pair in given.pop("pairs", None) or ())
-            claims = tuple(Claim(**claim) for claim in given.pop("claims", None) or ())
-            return cls(pairs=pairs, claims=claims, **given)
-        except (TypeError, ValueError) as error:
+            return cls(claims=tuple(Claim(**claim) for claim in claims), **given)
+        except TypeError as error:
             raise ConfigError(
                 f"the config's report section is wrong: {error}\n"
                 "  → report: {margin, min_images, pair_seeds, pairs: [[v1, v2], …], claims: [{say, figure, variant, "
