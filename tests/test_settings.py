@@ -231,7 +231,7 @@ MISTAKES = [
             "optim.optimizer.nesterov=5": "true or false",
             "trainer.max_time={hour:1}": "weeks, days, hours, minutes or seconds",
             "trainer.devices='0;1'": "a text such as 0,1",
-            "report.pairs=5": "a list of [a,b], or null",
+            "report.pairs=5": "a list of [a,b]",
             "report.min_images=0": "1 or more",
         },
     ),

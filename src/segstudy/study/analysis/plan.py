@@ -51,11 +51,10 @@ SideText = Annotated[str, Field(description="the name of a variant"), AfterValid
 Pair = Annotated[Sequence[SideText], TWO, Field(description="[a,b]"), AfterValidator(_different)]
 
 
-def _check(place: str, thing: type, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError that names each value which the fields of a dataclass do not allow."""
-    mistakes = mistaken(signature_of(thing).parameters, given)
-    if mistakes:
-        raise ConfigError("\n".join(f"{place}{name}={shown(given[name])}: {must}" for name, must in mistakes.items()))
+def _mistakes(place: str, thing: type, given: Mapping[str, Any]) -> list[str]:
+    """A line for each value that the fields of a dataclass do not allow."""
+    musts = mistaken(signature_of(thing).parameters, given)
+    return [f"{place}{name}={shown(given[name])}: {must}" for name, must in musts.items()]
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,13 @@ class Plan:
         """From plain values. Raises ConfigError for unknown keys and wrong values."""
         given = {key: value for key, value in (section or {}).items() if value is not None or key not in LISTS}
         claims = given.pop("claims", ())
-        _check("report.", cls, given)
+        mistakes = _mistakes("report.", cls, given)
         if not isinstance(claims, list | tuple) or not all(isinstance(claim, Mapping) for claim in claims):
-            raise ConfigError(f"report.claims={shown(claims)}: must be a list of claims")
-        for claim in claims:
-            _check("report.claims: ", Claim, claim)
+            mistakes.append(f"report.claims={shown(claims)}: must be a list of claims or null")
+        else:
+            mistakes += [mistake for claim in claims for mistake in _mistakes("report.claims: ", Claim, claim)]
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
         given["pairs"] = tuple((a, b) for a, b in given.get("pairs", ()))
         try:
             return cls(claims=tuple(Claim(**claim) for claim in claims), **given)
