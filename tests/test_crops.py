@@ -252,11 +252,11 @@ def test_the_shape_that_the_network_sees(fit: Fit, shapes: dict[tuple[int, int],
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"mode": "croop"}, r"data\.fit=croop: squash, crop, keep; did you mean crop\?"),
+        ({"mode": "croop"}, r"mode=croop\): must be squash, crop or keep; did you mean crop\?"),
         ({"max_side": 100}, r"data\.max_side=100 has no effect with data\.fit=squash"),
-        ({"mode": "crop", "max_side": 0}, r"data\.max_side must be a number of pixels"),
+        ({"mode": "crop", "max_side": 0}, r"max_side=0\): must be a whole number from 1"),
         ({"mode": "crop", "keep_side": "short"}, r"data\.keep_side=short has no effect with data\.fit=crop"),
-        ({"mode": "keep", "keep_side": "both"}, r"data\.keep_side=both: long or short"),
+        ({"mode": "keep", "keep_side": "both"}, r"keep_side=both\): must be long or short"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], words: str) -> None:

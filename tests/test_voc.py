@@ -216,9 +216,9 @@ def test_limit_train_draws_the_same_images_for_the_same_seed(make: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"limit_train": 0}, r"data\.limit_train must be at least 1"),
-        ({"select_fraction": 1.0}, r"data\.select_fraction must be a share .* not 1\.0"),
-        ({"select_fraction": -0.1}, r"data\.select_fraction must be a share"),
+        ({"limit_train": 0}, r"limit_train=0\): must be a whole number, 1 or more"),
+        ({"select_fraction": 1.0}, r"select_fraction=1\.0\): must be a number from 0 to below 1"),
+        ({"select_fraction": -0.1}, r"select_fraction=-0\.1\): must be a number from 0"),
         ({"select_fraction": 0.05}, r"data\.select_fraction=0\.05 of 6 training images is none(.|\n)*=0\.167"),
     ],
 )

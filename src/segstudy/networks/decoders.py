@@ -96,7 +96,7 @@ class LibraryDecoder(nn.Module):
     """A decoder of segmentation-models-pytorch (smp), by the name of its architecture.
 
     name: unet, unetplusplus, linknet, fpn, manet, upernet or segformer. options: its arguments.
-    Raises ValueError for an unknown name or option.
+    Raises ValueError for an unknown option.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], name: DecoderName = "unet", **options: object):

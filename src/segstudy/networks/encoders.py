@@ -182,7 +182,7 @@ class LibraryEncoder(Encoder):
     """Any encoder of segmentation-models-pytorch (smp), or of timm as `tu-<timm name>`, by name.
 
     Its mean and std are those of its published weights, even if weights are loaded from elsewhere.
-    Raises ValueError with similar names if `name` is unknown, and for an architecture without a pyramid of maps.
+    Raises ValueError for an architecture without a pyramid of maps.
     """
 
     def __init__(self, name: EncoderName, weights: Text | None = "auto", depth: Depth = 5, in_channels: int = 3):

@@ -40,7 +40,7 @@ class SMPNetwork(nn.Module):
 
     Only the name and weights of `encoder` are used; bridge, decoder and head are those of the architecture. So under
     bf16 the logits are bf16 too: about one pixel of a thousand is a tie, which goes to the first class.
-    Raises ValueError for an unknown architecture or an encoder that is not the library's.
+    Raises ValueError for an encoder that is not the library's.
     """
 
     def __init__(
