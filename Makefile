@@ -12,7 +12,7 @@ $(if $(ROOT),,$(error name the folder that holds oxford-iiit-pet: make pet ROOT=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation pet gpu-pack gpu-day test lint types check tensorboard clean
+.PHONY: help setup ablation pet gpu-pack gpu-day test lint types check attack tensorboard clean
 
 help:  ## show this list
 	@echo "make TARGET   (for ablation: DATA=folder ROOT=photos ARGS=\"settings of train.py\")"
@@ -45,6 +45,9 @@ types: $(VENV)/ready  ## check types
 	$(BIN)/mypy
 
 check: lint types test  ## run lint, types and tests, as CI does
+
+attack: $(VENV)/ready  ## damage files in all ways, count the answers in results/robustness.md (ARGS=section; an hour)
+	cd tests && ../$(BIN)/python -m attack $(ARGS)
 
 tensorboard: $(VENV)/ready  ## show all runs in the browser (RUNS=runs/STUDY: one study)
 	$(BIN)/tensorboard --logdir $(RUNS)

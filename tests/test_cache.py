@@ -20,7 +20,7 @@ from segstudy.data import cache as module
 from segstudy.data.cache import Cache, open_cache
 from segstudy.data.fit import Fit
 from segstudy.data.images import Sample, read_pair
-from segstudy.errors import DataError
+from segstudy.errors import DamagedFile, DataError
 
 SIZE = (24, 32)
 
@@ -176,12 +176,21 @@ def test_a_killed_build_is_never_taken_for_whole(samples: list[Sample], folder: 
     assert left.name.endswith(".partial")
     cache = build(samples, folder)
     np.testing.assert_array_equal(cache.masks[4], np.asarray(build([samples[4]], folder).masks[0]))
-    assert left.is_dir()  # its builder might still be alive
-    os.rename(folder / cache.key, folder / "away")
-    for path in (*left.iterdir(), left):
-        touch(path)
-    build(samples, folder)
-    assert not left.exists()  # nothing was written there for long: the disk space comes back
+    assert not left.exists()  # the disk space comes back
+
+
+def test_the_folder_of_a_build_that_goes_on_is_not_removed(samples: list[Sample], folder: Path) -> None:
+    seen: list[Path] = []
+
+    def read_meanwhile(sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
+        if sample is samples[3]:
+            build(samples[:2], folder)  # as another process
+            seen.extend(folder.glob("*.partial"))
+        return read(sample)
+
+    build(samples, folder, read_meanwhile)
+    assert len(seen) == 1
+    assert not list(folder.glob("*.partial"))
 
 
 class Full:
@@ -234,14 +243,47 @@ def test_cache_dir_that_cannot_be_made(samples: list[Sample], tmp_path: Path) ->
         build(samples, tmp_path / "file" / "arrays")
 
 
-def test_damaged_cache_says_which_folder_to_delete(samples: list[Sample], folder: Path) -> None:
-    key = build(samples, folder).key
-    os.truncate(folder / key / "images.bin", 1000)
-    with pytest.raises(DataError, match=rf"{key} cannot be opened(.|\n)*delete that folder"):
-        build(samples, folder)
-    os.truncate(folder / key / "shapes.npy", 0)  # as a power failure leaves it
-    with pytest.raises(DataError, match=rf"{key} cannot be opened"):
-        build(samples, folder)
+@pytest.mark.parametrize("name", ["images.bin", "masks.bin", "index.npz"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "removed", "a folder"])
+def test_a_damaged_cache_is_built_again(
+    samples: list[Sample], folder: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = build(samples, folder)
+    kept = before.images.copy(), before.masks.copy()
+    file = folder / before.key / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+    elif damage != "removed":
+        middle = len(content) // 2
+        file.write_bytes(content[:1000] if damage == "cut" else content[:middle] + b"\x99\x66" + content[middle + 2 :])
+    after = build(samples, folder)
+    printed = capsys.readouterr().out
+    assert before.key in printed
+    assert "the cache is built again" in printed
+    np.testing.assert_array_equal(after.images, kept[0])
+    np.testing.assert_array_equal(after.masks, kept[1])
+    np.testing.assert_array_equal(before.images, after.images)  # of a process that still uses the old files
+    assert [path.name for path in folder.iterdir()] == [before.key]
+    build(samples, folder)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_sample_of_the_blocks_of_a_large_cache_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(module, "VERIFIED", 4)
+    file = tmp_path / "images.bin"
+    with open(file, "wb") as opened:
+        writer = module.BlockWriter(opened)
+        for start, length in ((0, 3), (3, 20), (23, 1), (24, 76)):
+            writer.write(bytes(range(start, start + length)))
+    checksums = np.array(writer.checksums)
+    assert len(checksums) == 13
+    assert module._map_file(file, 100, checksums).tolist() == list(range(100))
+    file.write_bytes(bytes(96) + file.read_bytes()[96:])
+    with pytest.raises(DamagedFile, match="checksum of its block 0"):
+        module._map_file(file, 100, checksums)
 
 
 def test_few_images_wait_in_memory_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """A run's model card: its figures are the test's, it says what is known of the data and no more, damage is told."""
 
-import json
 import math
 import re
 import shutil
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import save_record
 from huggingface_hub import ModelCard
 from PIL import Image
 from test_evaluate import record_of, train, voc_run
@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from segstudy.cli.main import app
 from segstudy.data.bands import Bands
 from segstudy.data.fit import Fit
-from segstudy.errors import ConfigError
+from segstudy.errors import ConfigError, DamagedFile
 from segstudy.formatting import format_number
 from segstudy.inference.card import model_card, write_card
 from segstudy.inference.latency import BATCHES, CPU_PIXELS, measure_latency
@@ -48,7 +48,7 @@ def copy(home: Path, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **entries: Any) -> None:
-    (folder / "record.json").write_text(json.dumps(record_of(folder) | entries))
+    save_record(folder, record_of(folder) | entries)
 
 
 def section(card: str, title: str) -> str:
@@ -206,7 +206,7 @@ def test_the_largest_batch_wins_where_a_pass_costs_the_same() -> None:
     [
         ({"status": "failed", "error": "DataError: no VOC"}, "failed .DataError: no VOC.: a card needs a finished run"),
         ({"status": "running"}, "not finished .status: running.*\n.*continues it"),
-        ({"class_names": []}, "is no run.s record: class_names is"),
+        ({"class_names": []}, r"record\.json is damaged: class_names"),
     ],
 )
 def test_an_unfinished_run_has_no_card(copy: Path, entries: dict[str, Any], says: str) -> None:
@@ -240,11 +240,16 @@ def test_a_test_of_an_older_version_is_made_anew(copy: Path) -> None:
         assert values == [format_number(rows[size].get(name, {}).get("iou", math.nan)) for size in rows]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off"])
-def test_without_counts_the_records_figures_stand(copy: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
+def test_damaged_counts_are_named(copy: Path, content: bytes) -> None:
+    (copy / "test" / "counts.npz").write_bytes(content)
+    with pytest.raises(DamagedFile, match=r"counts\.npz is damaged"):
+        write_card(copy, latency=False)
+
+
+def test_without_counts_the_records_figures_stand(copy: Path) -> None:
     for name in ("counts", "samples"):
-        file = copy / "test" / f"{name}.npz"
-        file.write_bytes(content) if content is not None else file.unlink()
+        (copy / "test" / f"{name}.npz").unlink()
     text = write_card(copy, latency=False).read_text()
     miou = format_number(record_of(copy)["metrics"]["network"]["miou"])
     assert f"| mIoU of the classes with truth | {miou} |" in text

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import make_run
+from conftest import make_run, save_record
 from safetensors import safe_open
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = json.loads((home / "run" / "record.json").read_text())
     from segstudy.data.datasets.scenes import Scenes
 
-    (home / "run" / "record.json").write_text(json.dumps(record | {"class_names": list(Scenes.classes)}))
+    save_record(home / "run", record | {"class_names": list(Scenes.classes)})
     return home
 
 

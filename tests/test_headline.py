@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from archetypes import predictors, scene
-from conftest import make_voc
+from conftest import make_voc, save_record
 from PIL import Image
 from rich.console import Console
 
@@ -79,7 +79,7 @@ def make_run(folder: Path, record: dict, story: str, seed: int = 0, step: int = 
     np.savez(folder / "test" / "measures.npz", names=names, groups=names, **sums)  # type: ignore[arg-type]
     told = {"palette": [[i, i, i] for i in range(6)], "seed": seed, "steps": 9, "checkpoint": "last", **more}
     told |= dataset_metrics({size: total_confusion(r, 6) for size, r in rows.items()}, NAMES)
-    (folder / "record.json").write_text(json.dumps(record | told))
+    save_record(folder, record | told)
     (folder / "history.csv").write_text("epoch,val/miou\n1,0.5\n")
 
 
@@ -210,7 +210,7 @@ def test_errors_measured_at_different_sizes_are_not_compared(study: Path) -> Non
     for seed in (0, 1):
         (study / f"v1_{seed}" / "record.json").unlink()
     record = json.loads((study / "v2_0" / "record.json").read_text())
-    (study / "v2_0" / "record.json").write_text(json.dumps(record | {"measured_at": "half"}))
+    save_record(study / "v2_0", record | {"measured_at": "half"})
     findings, [tests] = analyse_study(study, Plan(min_images=5))
     assert all(t.sums == {} for t in tests)
     assert findings.groups[0].sentence.endswith(f" {NOT_COMPARED.capitalize()}.")

@@ -110,13 +110,16 @@ def test_a_damaged_record_is_a_row_and_no_traceback(tmp_path: Path, text: str) -
     print_runs(list(found.values()), Console(quiet=True))
 
 
-def test_figures_of_another_kind_are_left_out(tmp_path: Path) -> None:
-    odd = {"metrics": {"network": 3, "original": {"miou": "high"}}, "seconds": float("nan"), "started": "yesterday"}
-    make(tmp_path / "s" / "odd", done(**odd, epochs="many"))
+@pytest.mark.parametrize(
+    "odd", [{"metrics": {"network": 3}}, {"metrics": {"original": {"miou": "high"}}}, {"epochs": "many"}], ids=str
+)
+def test_figures_of_another_kind_make_a_record_unreadable(tmp_path: Path, odd: dict[str, Any]) -> None:
+    make(tmp_path / "s" / "odd", done(**odd, started="yesterday"))
     code, text = command(tmp_path, "--json")
     row = json.loads(text)[0]
     assert code == 0
-    assert (row["miou"], row["miou_original"], row["seconds"], row["status"]) == (None, None, None, "done")
+    assert (row["miou"], row["miou_original"], row["status"]) == (None, None, "unreadable")
+    assert next(iter(odd)) in row["error"]
     assert command(tmp_path)[0] == 0
 
 
@@ -182,4 +185,5 @@ def test_pipes_and_links_in_place_of_files_are_not_waited_for(home: Path, tmp_pa
     runs = named(home)
     assert runs["record"].status == "unreadable"
     assert {runs[n].status for n in ("config", "history", "lock", "linked")} == {"done"}
+    assert "config.yaml is damaged: not a regular file" in (runs["config"].error or "")
     assert not (tmp_path / "mine").exists()

@@ -19,6 +19,7 @@ from segstudy.callbacks.per_image_errors import PerImageErrors, measured_at, mid
 from segstudy.callbacks.pictures import Pictures
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.drawing import WIDTH, image_grid, photo_of
+from segstudy.errors import DamagedFile
 from segstudy.inference.crf import CRFEvaluation
 from segstudy.inference.tta import TTAEvaluation
 from segstudy.labels import IGNORE, reduced_labels, reduced_logits, reduction
@@ -189,9 +190,8 @@ def test_arrays_of_different_shapes_are_read_as_written(tmp_path: Path) -> None:
     assert read_image_arrays(tmp_path / "old.npz")["labels"][1].tolist() == arrays[0].tolist()
 
 
-def test_a_damaged_file_holds_no_images(tmp_path: Path) -> None:
+def test_a_damaged_file_of_images_is_named(tmp_path: Path) -> None:
     file = tmp_path / "labels.npz"
-    assert read_image_arrays(file) == {}
     with file.open("wb") as opened:
         write_image_arrays(opened, {"labels": [np.random.default_rng(0).integers(0, 9, (50, 50), np.uint8)]})
     whole = file.read_bytes()
@@ -199,7 +199,8 @@ def test_a_damaged_file_holds_no_images(tmp_path: Path) -> None:
     broken = whole[:200] + bytes(50) + whole[250:]
     for content in (whole[:-30], broken, b"", b"cut", (tmp_path / "array.npy").read_bytes()):
         file.write_bytes(content)
-        assert read_image_arrays(file) == {}
+        with pytest.raises(DamagedFile, match=r"labels\.npz is damaged"):
+            read_image_arrays(file)
 
 
 def test_a_test_of_whole_images(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import make_run, photo
+from conftest import make_run, photo, save_record
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
@@ -302,7 +302,7 @@ def test_a_plain_network_from_before_still_gets_what_it_was_trained_on(
     with pytest.raises(ConfigError, match="this network must normalise them, and does not"):
         start_from(Plain(3), run)
     record = json.loads((run / "record.json").read_text()) | {"normalisation": None}  # as runs of now have it
-    (run / "record.json").write_text(json.dumps(record))
+    save_record(run, record)
     network, _ = load_run(run)
     assert normalize_of(network) is None
     start_from(partial(Plain, 3)(), run)

@@ -1,14 +1,15 @@
 """A run's record and history: what is read of a damaged or an earlier file, and one clear line for the rest."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segstudy.errors import ConfigError
+from segstudy.errors import ConfigError, DamagedFile
 from segstudy.runs.history import last_epoch, read_history, write_history
-from segstudy.runs.record import Record, read_entries, read_record, read_study_records, run_order
+from segstudy.runs.record import Record, read_entries, read_record, read_study_records, run_order, sealed
 
 
 def save(folder: Path, record: Any) -> Path:
@@ -34,24 +35,31 @@ def test_an_early_record_without_most_entries_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "record.json cannot be read: Expecting"),
-        ("[" * 100_000, "record.json cannot be read: maximum recursion"),
+        ("{", "record.json is damaged: Expecting"),
+        ("[" * 100_000, "record.json is damaged: maximum recursion"),
         ("[1]", "has no named entries"),
-        ('{"status": "fine"}', "status is 'fine'"),
-        ('{"class_names": []}', r"class_names is \[\]"),
-        ('{"class_names": "ab"}', "class_names is 'ab'"),
-        ('{"seed": 1.5}', "seed is 1.5"),
-        ('{"seed": true}', "seed is True"),
-        ('{"changes": null}', "changes is None"),
-        ('{"normalisation": {"mean": [1, "x"], "std": [1, 1]}}', "normalisation is"),
+        ('{"status": "fine"}', "status: .* found 'fine'"),
+        ('{"class_names": []}', r"class_names: .* found \[\]"),
+        ('{"class_names": "ab"}', "class_names: .* found 'ab'"),
+        ('{"seed": 1.5}', "seed: .* found 1.5"),
+        ('{"seed": true}', "seed: .* found True"),
+        ('{"changes": null}', "changes: .* found None"),
+        ('{"normalisation": {"mean": [1, "x"], "std": [1, 1]}}', "normalisation.mean.1: "),
+        ('{"seconds": -1}', "seconds: .* found -1"),
+        ('{"epochs": "many"}', "epochs: .* found 'many'"),
+        ('{"metrics": {"network": {"miou": 7}}}', "miou: .*must be from 0 to 1, found 7"),
+        ('{"seed": 3, "checksum": "00000000"}', "its checksum is wrong"),
     ],
 )
 def test_a_damaged_record_is_one_clear_line(tmp_path: Path, text: str, told: str) -> None:
     save(tmp_path, text)
-    for read in (read_entries, read_record, Record):
-        with pytest.raises(ConfigError, match=told) as error:
+    for read in (read_entries, read_record):
+        with pytest.raises(DamagedFile, match=told) as error:
             read(tmp_path)
-        assert len(str(error.value).splitlines()) == (2 if read is Record else 1)
+        assert len(str(error.value).splitlines()) == 1
+    again = Record(tmp_path)  # of the command that trains the run
+    assert again.values == {}
+    assert again.damage == str(error.value)
 
 
 def test_a_folder_without_a_record(tmp_path: Path) -> None:
@@ -67,11 +75,30 @@ def test_a_folder_without_a_record(tmp_path: Path) -> None:
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "wrong", ['{"seconds": NaN}', '{"seconds": -1}', '{"epochs": "many"}', '{"steps": 1.5}', '{"gflop": Infinity}']
-)
-def test_figures_that_are_no_figures_are_left_out(tmp_path: Path, wrong: str) -> None:
-    assert read_entries(save(tmp_path, wrong)) == {}
+def test_json_without_nan_and_metrics_with_it(tmp_path: Path) -> None:
+    Record(tmp_path).note(metrics={"network": {"miou": 0.5, "pixel_accuracy": float("nan")}})
+    assert "NaN" not in (tmp_path / "record.json").read_text()
+    metrics = read_entries(tmp_path)["metrics"]["network"]
+    assert metrics["miou"] == 0.5
+    assert math.isnan(metrics["pixel_accuracy"])
+
+
+def test_files_that_changed_after_the_end_of_a_run_are_named(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    for name in ("config.yaml", "history.csv", "test/counts.npz"):
+        (tmp_path / name).write_text("whole")
+    record = Record(tmp_path)
+    record.seal(status="done")
+    assert sealed(tmp_path, "history.csv", record.values).read_text() == "whole"
+    (tmp_path / "test" / "counts.npz").write_text("whole?")
+    with pytest.raises(DamagedFile, match=r"counts\.npz is damaged: .*checksum.*\n  → .*--retest$"):
+        sealed(tmp_path, "test/counts.npz", record.values)
+    record.seal(["test/*.npz"])
+    sealed(tmp_path, "test/counts.npz", record.values)
+    (tmp_path / "history.csv").unlink()
+    with pytest.raises(DamagedFile, match=r"history\.csv is missing"):
+        sealed(tmp_path, "history.csv", record.values)
+    assert sealed(tmp_path, "history.csv", {}) == tmp_path / "history.csv"  # of an older version
 
 
 def test_the_records_of_a_study(tmp_path: Path) -> None:
@@ -81,7 +108,7 @@ def test_the_records_of_a_study(tmp_path: Path) -> None:
     found, damaged = read_study_records(tmp_path)
     assert found == {"b": {"status": "done"}}
     assert list(damaged) == ["a"]
-    assert "cannot be read" in damaged["a"]
+    assert "record.json is damaged" in damaged["a"]
 
 
 def test_runs_are_in_the_order_of_variants_and_seeds() -> None:
@@ -96,5 +123,5 @@ def test_the_history_and_its_last_epoch(tmp_path: Path) -> None:
     write_history(rows, path)
     assert (read_history(path), last_epoch(path)) == (rows, 2)
     path.write_text("epoch,val/miou\n1,x\n")
-    with pytest.raises(ConfigError, match=r"history\.csv cannot be read"):
+    with pytest.raises(ConfigError, match=r"history\.csv is damaged: could not convert"):
         read_history(path)

@@ -18,6 +18,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from conftest import save_record
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -31,13 +32,14 @@ from segstudy.config.compose import apply_overrides, compose_config
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claim_folder, claimed_folder
 from segstudy.config.run_names import hyperparameters
-from segstudy.errors import ConfigError, TrainingError
+from segstudy.errors import ConfigError, DamagedFile, TrainingError
 from segstudy.inference.loading import load_run
 from segstudy.inspection.memory import largest_fit, memory_advice
 from segstudy.measures.stored_rows import confusion_per_image
-from segstudy.runs.checkpoints import RunCheckpointIO
+from segstudy.runs.checkpoints import RunCheckpointIO, resume_checkpoint
 from segstudy.runs.history import read_history
 from segstudy.runs.locking import run_lock
+from segstudy.runs.record import read_entries
 from segstudy.runs.tables import comparable, print_study, records, variants
 from segstudy.study.analysis.analyse import analyse_study
 from segstudy.study.analysis.metrics import by_name
@@ -274,9 +276,9 @@ def test_runs_under_other_protocols_are_in_tables_of_their_own(finished: Path, t
     for name, protocol in (("a", "border=ignore"), ("b", "border=foreground"), ("c", "border=ignore")):
         (tmp_path / name).mkdir()
         told = record | {"data": record["data"] | {"protocol": protocol}, "changes": [f"model={name}"]}
-        (tmp_path / name / "record.json").write_text(json.dumps(told))
+        save_record(tmp_path / name, told)
     (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "record.json").write_text(json.dumps({"status": "failed", "changes": ["model=d"]}))
+    save_record(tmp_path / "d", {"status": "failed", "changes": ["model=d"]})
     text = narrow(tmp_path)
     assert "encoder from" not in text
     assert "all encoders from: random" in text
@@ -294,7 +296,7 @@ def test_a_run_selected_as_published_stands_apart(finished: Path, tmp_path: Path
     for name in ("ours", "theirs"):
         shutil.copytree(finished, tmp_path / name)
         told = record | {"reproduce": "as_published" if name == "theirs" else None, "changes": [f"model={name}"]}
-        (tmp_path / name / "record.json").write_text(json.dumps(told))
+        save_record(tmp_path / name, told)
     assert [list(g) for g in comparable(records(tmp_path))] == [["ours"], ["theirs"]]
     console = Console(record=True, width=200)
     print_study(tmp_path, console)
@@ -355,8 +357,7 @@ def test_who_does_not_hold_the_lock_writes_nothing(tmp_path: Path) -> None:
         assert files_of(folder) == before
     with pytest.raises(ZeroDivisionError), claimed_folder(folder, ours):
         _ = 1 / 0
-    record_file = json.loads((folder / "record.json").read_text())
-    assert record_file == {"status": "failed", "error": "ZeroDivisionError: division by zero"}
+    assert read_entries(folder) == {"status": "failed", "error": "ZeroDivisionError: division by zero"}
     with run_lock(folder), pytest.raises(ConfigError, match="another process"), claimed_folder(folder, other):
         pass  # free to be taken, but not while it is held
     assert "lr: 0.1" in (folder / "config.yaml").read_text()
@@ -386,7 +387,7 @@ def test_a_failure_that_cannot_be_noted_does_not_hide_itself(
 
     with pytest.raises(TrainingError, match="what went wrong"):
         fill_up()
-    assert json.loads((tmp_path / "run" / "record.json").read_text()) == {"status": "running"}
+    assert read_entries(tmp_path / "run") == {"status": "running"}
     assert "the failure could not be written to its record" in capsys.readouterr().err
 
 
@@ -394,7 +395,7 @@ def test_no_link_in_a_run_folder_is_written_through(finished: Path, tmp_path: Pa
     """Each file that a run leaves is a link to a user's file: the run is made again, and the user's files stay."""
     folder, outside = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "outside"
     values = json.loads((folder / "record.json").read_text()) | {"status": "running"}
-    (folder / "record.json").write_text(json.dumps(values))
+    save_record(folder, values)
     for name in files_of(folder):
         target = outside / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -439,7 +440,8 @@ def test_a_checkpoint_is_written_beside_the_one_it_replaces(tmp_path: Path, monk
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "another disk"))
     trainer, _ = build_trainer(compose_config(SMALL), tmp_path)
     writer, file = trainer.strategy.checkpoint_io, tmp_path / "checkpoints" / "last.ckpt"
-    writer.save_checkpoint({"epoch": 1}, str(file))
+    states = [{"epoch": epoch, "global_step": 7, "state_dict": {}} for epoch in range(3)]
+    writer.save_checkpoint(states[0], str(file))
     first = file.read_bytes()
 
     def killed(*_: Any, **__: Any) -> None:
@@ -448,21 +450,43 @@ def test_a_checkpoint_is_written_beside_the_one_it_replaces(tmp_path: Path, monk
     with monkeypatch.context() as broken:
         broken.setattr(os, "rename", killed)
         with pytest.raises(OSError, match="the disk is gone"):
-            writer.save_checkpoint({"epoch": 2}, str(file))
+            writer.save_checkpoint(states[1], str(file))
     assert file.read_bytes() == first
-    writer.save_checkpoint({"epoch": 2}, str(file))
-    assert writer.load_checkpoint(str(file)) == {"epoch": 2}
-    assert [p.name for p in file.parent.iterdir()] == ["last.ckpt"]
+    for state in states[1:]:
+        writer.save_checkpoint(state, str(file))
+    assert writer.load_checkpoint(str(file)) == states[2]
+    assert sorted(p.name for p in file.parent.iterdir()) == ["earlier.ckpt", "last.ckpt"]
+    assert writer.load_checkpoint(str(file.with_name("earlier.ckpt"))) == states[1]
+
+
+def test_a_damaged_checkpoint_costs_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flipped bit of a weight is found by the checksum, which torch does not look at."""
+    folder, last, earlier = tmp_path, *(tmp_path / "checkpoints" / name for name in ("last.ckpt", "earlier.ckpt"))
+    assert resume_checkpoint(folder) is None
+    for epoch in (1, 2):
+        state = {"epoch": epoch, "global_step": 7, "state_dict": {"a": torch.arange(999.0)}}
+        RunCheckpointIO(folder).save_checkpoint(state, last)
+    assert resume_checkpoint(folder) == last
+    assert capsys.readouterr().out == ""
+    for file, named in ((last, "an epoch earlier"), (earlier, "from the beginning")):
+        content = bytearray(file.read_bytes())
+        content[content.index(np.float32(500).tobytes())] ^= 1
+        file.unlink()
+        file.write_bytes(content)
+        assert resume_checkpoint(folder) == (earlier if file == last else None)
+        printed = capsys.readouterr().out
+        assert f"{file} is damaged: the checksum of" in printed
+        assert f"training goes on {named}" in printed
 
 
 def test_a_damaged_checkpoint_is_one_clear_error(finished: Path, tmp_path: Path) -> None:
     whole = (finished / "checkpoints" / "last.ckpt").read_bytes()
     for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "other": b"no checkpoint"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(TrainingError, match="remove it and repeat the command"):
+        with pytest.raises(DamagedFile, match=f"{name} is damaged: File is not a zip file"):
             RunCheckpointIO(tmp_path).load_checkpoint(tmp_path / name)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(TrainingError, match="not a regular file"):
+    with pytest.raises(DamagedFile, match="not a regular file"):
         RunCheckpointIO(tmp_path).load_checkpoint(tmp_path / "pipe")
 
 
@@ -539,7 +563,7 @@ def test_a_continued_run_has_its_own_threads_and_the_next_one_not(
     settings = [*SMALL, *THIN, NO_PICTURES, "trainer.max_epochs=1"]
     assert main_here(tmp_path, monkeypatch, *settings) == 0
     (file,) = (tmp_path / "runs").glob("*/*/record.json")
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "running", "threads": 2}))
+    save_record(file.parent, read_entries(file.parent) | {"status": "running", "threads": 2})
     assert main_here(tmp_path, monkeypatch, *settings) == 0
     assert json.loads(file.read_text())["threads"] == 2
     assert torch.get_num_threads() == 1

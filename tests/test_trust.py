@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_run
+from conftest import make_run, save_record
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
@@ -151,13 +151,13 @@ def test_a_strangers_run_starts_no_crowd_of_processes(folder: Path) -> None:
 def test_yaml_that_is_more_than_values(folder: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     append(folder, "bridge", f"!!python/object/apply:os.mkdir [{canary}]")
-    refused(folder, "cannot be read as a config", canary)
+    refused(folder, r"config\.yaml is damaged: could not determine a constructor", canary)
     laughs = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))
     (folder / "config.yaml").write_text(f"a0: &a0 [ha]\n{laughs}\n")
     refused(folder, "aliases", canary)
     for text in ("", "- a\n- b\n", "a: [", "a: ${nowhere}", "\0"):
         (folder / "config.yaml").write_text(text)
-        refused(folder, r"is not a run's config|cannot be read as a config", canary)
+        refused(folder, r"config\.yaml is damaged: ", canary)
 
 
 @pytest.mark.parametrize("kind", ["torch", "pickle", "inside"])
@@ -203,8 +203,8 @@ def test_a_damaged_safetensors(folder: Path, tmp_path: Path) -> None:
 def test_a_record_leads_to_no_other_file(name: Any, folder: Path, tmp_path: Path) -> None:
     torch.save({}, tmp_path / "secret.ckpt")
     record = json.loads((folder / "record.json").read_text())
-    (folder / "record.json").write_text(json.dumps(record | {"checkpoint": name}))
-    refused(folder, "names a checkpoint|checkpoint is", tmp_path / "canary")
+    save_record(folder, record | {"checkpoint": name})
+    refused(folder, "names a checkpoint|damaged: checkpoint: ", tmp_path / "canary")
 
 
 def test_paths_in_a_config_are_not_followed(folder: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_weights_from_a_runs_folder_bring_the_mean_and_std_of_the_run(tmp_path: 
     network, _ = build_network(cfg, 3)
     assert network.normalize.values() == told["normalisation"]
     (tmp_path / "record.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"record\.json.* cannot be read"):
+    with pytest.raises(ConfigError, match=r"record\.json is damaged"):
         build_network(cfg, 3)
 
 

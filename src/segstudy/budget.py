@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
+from pydantic import BaseModel, Field
 
 from segstudy.errors import ConfigError
-from segstudy.files import atomic_write, read_text
+from segstudy.files import read_json, read_text, reading, validate, write_json
 from segstudy.formatting import format_duration, format_number, parse_duration
 
 FILE = "budget.json"
@@ -116,26 +117,31 @@ def describe(chosen: Mapping[str, Any], runs: int) -> str:
     )
 
 
+class Chosen(BaseModel):
+    """The entries of `budget.json` that are read again."""
+
+    budget: str
+    steps: int = Field(strict=True, ge=1, le=MOST)
+
+
 def write_budget(study: Path, chosen: Mapping[str, Any]) -> None:
-    with atomic_write(study, FILE, durable=True) as file:
-        file.write(json.dumps(chosen, indent=1).encode())
+    write_json(study, FILE, chosen, durable=True)
 
 
 def read_budget(study: Path, budget: str) -> int | None:
     """The number of steps in a study's `budget.json`; None if there is none.
 
-    Raises ConfigError if it is damaged, or for another budget: runs of a study have equally many steps.
+    Raises DamagedFile, and ConfigError for another budget: runs of a study have equally many steps.
     """
     file = study / FILE
-    if not file.is_file():
-        return None
     try:
-        chosen = json.loads(read_text(file))
-        steps, before = int(chosen["steps"]), str(chosen["budget"])
-        if steps < 1:
-            raise ValueError(f"{steps} steps")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}\n  → remove it, or set another study=NAME") from error
+        with reading(
+            file, "\n  → put a copy back, or set another study=NAME: the runs of a study have equally many steps"
+        ):
+            chosen = validate(Chosen, read_json(file))
+    except FileNotFoundError:
+        return None
+    steps, before = chosen.steps, chosen.budget
     if before != budget:
         raise ConfigError(
             f"budget={budget}: the runs of {study} have {steps} steps each, for budget={before}\n"

@@ -14,6 +14,10 @@ class ConfigError(SegstudyError):
     """A setting is unknown, has a wrong value, or does not fit another one."""
 
 
+class DamagedFile(ConfigError):
+    """A file that segstudy has written is cut or changed: the message names the file, what is lost, and what to do."""
+
+
 class DataError(SegstudyError):
     """A data set is missing, incomplete or not in the expected format."""
 

@@ -1,20 +1,39 @@
-"""Files of a folder from an unknown source: written completely or not at all, and never through a link."""
+"""Files of a folder from an unknown source: written completely or not at all, and never through a link.
+
+What is read back is checked: it has a checksum, or its types and lengths are looked at. One error, DamagedFile, says
+what is wrong with a file.
+"""
 
 import csv
 import errno
 import fcntl
 import io
+import json
 import os
 import re
 import secrets
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
+from zipfile import ZipFile
 
-from segstudy.errors import ConfigError
+import numpy as np
+import yaml
+from numpy.lib import format as npy
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from segstudy.errors import ConfigError, DamagedFile, SegstudyError, first_line
+
+LARGEST = 2**32
+"""Bytes of a text or of unpacked arrays above which a file is refused."""
+
+LARGEST_YAML, DEEPEST_YAML = 2**20, 50
+"""Bytes and levels above which YAML is refused: reading it would take minutes, or end the process."""
 
 PARTIAL = ".partial"
 """Suffix of files that are being written. Those left by a killed process are removed when its run continues."""
@@ -109,6 +128,15 @@ def move(file: Path, folder: Path, name: str | Path) -> None:
         os.rename(file, last, dst_dir_fd=parent)
 
 
+def keep(folder: Path, name: Path, other: Path) -> None:
+    """Give `folder/name` the second name `other`, which stays when `name` is replaced; nothing if the disk cannot."""
+    *inner, last = _parts(name)
+    with opened_folder(folder, inner) as parent, suppress(OSError):
+        with suppress(FileNotFoundError):
+            os.unlink(other.name, dir_fd=parent)
+        os.link(last, other.name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+
+
 def remove(folder: Path, name: str | Path) -> None:
     """Remove `folder/name` if it exists. Raises ConfigError if one of its folders is a link."""
     *inner, last = _parts(name)
@@ -163,11 +191,11 @@ def open_log(folder: Path) -> int:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; others wait."""
+def folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Lock a folder for this process; others wait. Raises OSError if the disk has no locks, or instead of waiting."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(handle)
@@ -182,17 +210,136 @@ def open_to_read(path: Path) -> BinaryIO:
     return open(handle, "rb")
 
 
+@contextmanager
+def reading(file: Path, way_out: str = "") -> Iterator[None]:
+    """Turn whatever a damaged file makes its reader raise into DamagedFile. A missing file is a FileNotFoundError.
+
+    way_out: what is lost, and what to do; the message ends with it.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except Exception as error:  # zipfile, NumPy, torch, YAML and pydantic have their own types, and raise many others
+        reason = error.strerror or str(error) if isinstance(error, OSError) else first_line(error)
+        if isinstance(error, DamagedFile) or not isinstance(error, SegstudyError):
+            known = isinstance(error, DamagedFile) and str(error).startswith(str(file))
+            text = str(error) if known else f"{file} is damaged: {reason}"
+            raise DamagedFile(text + way_out) from error
+        raise
+
+
 def read_text(path: Path) -> str:
-    """The text (UTF-8) of a regular file, opened by `open_to_read`."""
-    with open_to_read(path) as file:
+    """The text (UTF-8) of a regular file, opened by `open_to_read`. Raises DamagedFile for any other file."""
+    with reading(path), open_to_read(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST / 2**30:g} GiB")
         return file.read().decode()
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows {column: value} of a regular file, without the ' of `csv_cell`. Raises OSError, ValueError (no UTF-8) or
-    csv.Error."""
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    return [{column: _without_quote(value) for column, value in row.items()} for row in rows]
+    """The rows {column: value} of a regular file, without the ' of `csv_cell`. Raises DamagedFile, also for a row of
+    another length."""
+    with reading(path):
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        rows = list(reader)
+        if not reader.fieldnames:
+            raise ValueError("it is empty")
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("a line has more or fewer values than the first")
+        return [{column: _without_quote(value) for column, value in row.items()} for row in rows]
+
+
+def write_json(folder: Path, name: str, values: Mapping[str, Any], durable: bool = False) -> None:
+    """Write named values with `atomic_write`, with their checksum; NaN is null."""
+    plain = json.loads(to_json(values, inf_nan_mode="null", fallback=str))
+    with atomic_write(folder, name, durable) as file:
+        file.write(json.dumps(plain | {"checksum": _checksum(plain)}, indent=1).encode())
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The named values of a JSON file, without their checksum: files of older versions, or by hand, need none.
+
+    Raises DamagedFile.
+    """
+    with reading(file):
+        values = json.loads(read_text(file))
+        if not isinstance(values, dict):
+            raise ValueError("it has no named entries")
+        stated = values.pop("checksum", None)
+        if stated not in (None, _checksum(values)):
+            raise ValueError("its checksum is wrong. If you changed it yourself, remove the line with the checksum")
+        return values
+
+
+def validate(types: Any, values: Any) -> Any:
+    """Values as pydantic types. Raises ValueError, in one line, for the first that is wrong."""
+    try:
+        return TypeAdapter(types).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, given = ".".join(map(str, first["loc"])), first["input"]
+        found = "" if isinstance(given, dict) else f", found {given!r}"
+        raise ValueError(f"{place}{': ' * bool(place)}{first['msg']}{found}"[:200]) from error
+
+
+def _checksum(values: Any) -> str:
+    return checksum_of(json.dumps(values).encode())
+
+
+def checksum_of(content: bytes) -> str:
+    """The CRC-32 of bytes: it finds damage as surely as a longer one, at 1 GB/s and more."""
+    return f"{zlib.crc32(content):08x}"
+
+
+def checksum(file: Path) -> str:
+    """`checksum_of` a file."""
+    crc = 0
+    with reading(file), open_to_read(file) as opened:
+        while block := opened.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
+
+def read_yaml(file: Path) -> str:
+    """The text of a YAML file that can be parsed safely (`check_yaml`). Raises DamagedFile."""
+    with reading(file):
+        return check_yaml(read_text(file))
+
+
+def check_yaml(text: str) -> str:
+    """The text itself. Raises ValueError or YAMLError if parsing it could fail, take minutes, or fill the memory."""
+    if len(text) > LARGEST_YAML:
+        raise ValueError(f"it has more than {LARGEST_YAML / 2**20:g} MiB")
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has YAML aliases, which can expand without limit")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_YAML:
+            raise ValueError(f"it has more than {DEEPEST_YAML} levels")
+    return text
+
+
+def check_zip(archive: ZipFile) -> None:
+    """Raise ValueError if the content of a zip file differs from its checksums (CRC-32), or is too large unpacked."""
+    if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+        raise ValueError(f"it holds more than {LARGEST / 2**30:g} GiB")
+    if wrong := archive.testzip():
+        raise ValueError(f"the checksum of {wrong} is wrong")
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, whose checksums are verified; never unpickled. Raises DamagedFile."""
+    with reading(file), open_to_read(file) as opened, ZipFile(opened) as archive:
+        check_zip(archive)
+        return {entry.removesuffix(".npy"): read_array(archive, entry) for entry in archive.namelist()}
+
+
+def read_array(archive: ZipFile, entry: str) -> np.ndarray:
+    """An array of an .npz file. Raises ValueError for a header that does not fit its content."""
+    content = io.BytesIO(archive.read(entry))
+    return npy.read_array(content, allow_pickle=False)
 
 
 def _parts(name: str | Path) -> list[str]:

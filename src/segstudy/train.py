@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -21,10 +22,19 @@ from segstudy.config.compose import apply_overrides, register_resolvers, resolve
 from segstudy.config.overrides import check_overrides
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import claimed_folder
-from segstudy.config.run_names import changed_settings
-from segstudy.console import console, log_beside_others, print_error, print_line, silence_warnings, tell_study
-from segstudy.errors import SegstudyError
+from segstudy.config.run_names import MACHINE_SETTINGS, changed_settings
+from segstudy.console import (
+    console,
+    log_beside_others,
+    print_error,
+    print_line,
+    print_warning,
+    silence_warnings,
+    tell_study,
+)
+from segstudy.errors import DamagedFile, SegstudyError, first_line
 from segstudy.runs.checkpoints import starting_file
+from segstudy.runs.record import Record, sealed
 from segstudy.sweep import FAILED, PLANNED, plan_mistakes, train_in_own_process
 from segstudy.train_and_test import run, selection_score
 
@@ -69,6 +79,7 @@ def task(cfg: DictConfig) -> float | None:
         with claimed_folder(folder, cfg) as record:
             if record.status == "done":
                 print_line(f"already done, in {os.path.relpath(folder.parent)}")
+                test_again_if_damaged(folder, record, hydra_cfg.overrides.task)
             else:
                 log_beside_others(folder)
                 record.note(changes=changed_settings(hydra_cfg.runtime.choices["model"], hydra_cfg.overrides.task))
@@ -92,6 +103,19 @@ def task(cfg: DictConfig) -> float | None:
         return None
     finally:
         torch.set_num_threads(threads)  # a continued run sets those that it began with; the next run has its own
+
+
+def test_again_if_damaged(folder: Path, record: Record, overrides: Sequence[str]) -> None:
+    """Repeat the test of a finished run if a file of it has changed since; with the paths of this command."""
+    try:
+        for name in record.values.get("files", {}):
+            if name.startswith("test/"):
+                sealed(folder, name, record.values)
+    except DamagedFile as error:
+        from segstudy.inference.evaluate import retest
+
+        print_warning(f"{first_line(error)}: the run is tested again")
+        retest(folder, [o for o in overrides if o.startswith("data.") and MACHINE_SETTINGS.match(o)])
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ from segstudy.callbacks.throughput import Throughput
 from segstudy.config.run_names import hyperparameters
 from segstudy.console import console, print_line, print_warning, tell_study
 from segstudy.data.datamodule import SegmentationData
-from segstudy.errors import ConfigError, TrainingError
-from segstudy.files import subfolder
+from segstudy.errors import ConfigError, DamagedFile, TrainingError, first_line
+from segstudy.files import remove, subfolder
 from segstudy.formatting import counted, format_number
 from segstudy.inspection.memory import memory_advice, out_of_memory
 from segstudy.inspection.summary import gflop
 from segstudy.module import SegmentationModule
 from segstudy.networks.normalize import normalize_of
-from segstudy.runs.checkpoints import resume_checkpoint, set_normalization
+from segstudy.runs.checkpoints import EARLIER, read_checkpoint, resume_checkpoint, set_normalization
 from segstudy.runs.headline import headline_metrics, headline_size
 from segstudy.runs.history import read_history
 from segstudy.runs.record import Record, environment
@@ -63,12 +63,24 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
         network.compile()
     last = folder / "checkpoints" / "last.ckpt"
     began -= 0.0 if resumed is None else record.values.get("seconds", 0.0)  # of earlier sessions
-    timer = LambdaCallback(on_train_epoch_end=lambda *_: record.note(seconds=time.monotonic() - began))
+    begun: list[bool] = []
+    timer = LambdaCallback(
+        on_train_start=lambda *_: begun.append(True),
+        on_train_epoch_end=lambda *_: record.note(seconds=time.monotonic() - began),
+    )
     trainer.callbacks.append(timer)  # type: ignore[attr-defined]
     with _explained_errors(trainer, module, data, last):
         if cfg.start_from is not None and resumed is None:
             _test_before(cfg, folder, module, data, record)
-        trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            if resumed is None or begun:
+                raise
+            raise DamagedFile(
+                f"{resumed} is damaged: its state does not fit this run ({type(error).__name__}: {first_line(error)})\n"
+                "  → remove it and repeat the command"
+            ) from error
         _finish(cfg, trainer, module, data, record, time.monotonic() - began)
 
 
@@ -156,14 +168,15 @@ def _finish(
     epochs: int = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     steps = trainer.global_step
     last = folder / "checkpoints" / "last.ckpt"
-    if not last.is_file() or torch.load(last, mmap=True, weights_only=True)["global_step"] != steps:
+    if not last.is_file() or read_checkpoint(last)["global_step"] != steps:
         trainer.save_checkpoint(last)  # without the callback `last`, or after an epoch that it leaves out
     chosen = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
     if not chosen.is_file():
         raise TrainingError("checkpoint=best, but training ended before its first validation; give it more time")
     # Load the file, so that the saved weights are the tested ones: a run that was continued after its last epoch holds
     # the trained weights in memory, not the averaged ones.
-    module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(read_checkpoint(chosen)["state_dict"])
+    remove(folder, f"checkpoints/{EARLIER}")
     failed_loggers: dict[str, str] = {}
     guard_loggers(trainer, failed_loggers)
     trainer.test(module, datamodule=data, verbose=False)
@@ -173,7 +186,7 @@ def _finish(
     entries = test_record(trainer.callbacks, data.classes)  # type: ignore[attr-defined]
     images, whole = entries["images_tested"], len(data.roles["report"])
     entries["data"] = record.values["data"] | {"protocol": protocol_of_images(data.protocol(), images, whole)}
-    record.note(status="done", epochs=epochs, steps=steps, seconds=seconds, **entries, **speed)
+    record.seal(status="done", epochs=epochs, steps=steps, seconds=seconds, **entries, **speed)
     metrics = headline_metrics(record.values)
     log_final_metrics(trainer, steps, hyperparameters(cfg, folder.name), metrics)
     if failed_loggers:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from segstudy.callbacks.diagnostic import Diagnostic
 from segstudy.drawing import save
+from segstudy.errors import DamagedFile
 from segstudy.files import atomic_write
 from segstudy.metrics import defined_failures
 from segstudy.runs.history import read_history, write_history
@@ -36,8 +38,17 @@ class History(Diagnostic):
         self.rows: list[dict[str, float]] = []
         self.began: float | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Of a checkpoint: the file may be lost or damaged when the run is continued."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.rows = read_history(_history_file(trainer))
+        if not self.rows:  # a checkpoint of an older version does not hold them
+            with suppress(DamagedFile):  # of a run that begins again
+                self.rows = read_history(_history_file(trainer))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.ckpt_path is None:
                 logger.experiment.add_custom_scalars(custom_scalars_layout(len(module.classes), module.background))  # type: ignore[arg-type]
@@ -59,9 +70,11 @@ class History(Diagnostic):
         self.rows = [r for r in self.rows if r["epoch"] < epoch] + [{"epoch": epoch} | figures]
         write_history(self.rows, _history_file(trainer))
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Also if the run was killed after its last epoch, and nothing was left to train."""
         if trainer.is_global_zero and len(self.rows) > 1:
             folder = Path(trainer.default_root_dir)
+            write_history(self.rows, _history_file(trainer))
             with self.tolerate_errors("curves"), atomic_write(folder, "pictures/curves.png") as file:
                 save(draw_curves(self.rows), file)
 

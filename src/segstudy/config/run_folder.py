@@ -1,12 +1,11 @@
 """Read the config of a run folder, and lock the folder for the process that trains in it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from segstudy import interruption
 from segstudy.config.check import check
@@ -14,12 +13,14 @@ from segstudy.config.compose import register_resolvers
 from segstudy.config.run_names import differences
 from segstudy.config.targets import update_targets
 from segstudy.config.trust import cache_dir, foreign_resolvers
-from segstudy.console import print_error
-from segstudy.errors import ConfigError, SegstudyError, first_line, first_lines
-from segstudy.files import read_text, remove_partials, write_text
+from segstudy.console import print_error, print_line
+from segstudy.errors import ConfigError, DamagedFile, SegstudyError, first_line, first_lines
+from segstudy.files import checksum_of, read_yaml, reading, remove_partials, write_text
 from segstudy.ranks import RANK
 from segstudy.runs.locking import run_lock
-from segstudy.runs.record import Record
+from segstudy.runs.record import Record, read_entries, sealed
+
+RESTORE = "\n  → put a copy back, or remove the folder and train again"
 
 
 def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfig:
@@ -29,37 +30,43 @@ def read_config(folder: Path, groups: Sequence[str] = ("network",)) -> DictConfi
     groups: the groups that the caller builds; the others are not checked, so call `check` before building those.
     Raises ConfigError if there is no config, or it names targets that segstudy does not build.
     """
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{folder} is not a run's folder: no file {file}")
     register_resolvers()
     try:
-        text = read_text(file)
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ConfigError(f"{file} is not a run's config: it has YAML aliases, which can expand without limit")
-        raw = OmegaConf.create(text)
-        if isinstance(raw, DictConfig):  # a finished run needs no logger, and its logger may not be installed here
-            raw.pop("logger", None)
-            if isinstance(raw.get("data"), DictConfig) and "cache_dir" in raw.data:
-                raw.data.cache_dir = cache_dir()  # older versions wrote down how it is found
-            if foreign := [*foreign_resolvers(OmegaConf.to_container(raw))]:
-                raise ConfigError(
-                    f"{file} is not read: a run's folder may come from a stranger, and this one asks for more than "
-                    f"values\n{first_lines(foreign, 5, '  ')}\n  → if it is yours, write the values in their place"
-                )
-        cfg = OmegaConf.create(OmegaConf.to_container(raw, resolve=True))
-        left = OmegaConf.to_container(cfg, resolve=False) != OmegaConf.to_container(cfg, resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError) as error:
-        raise ConfigError(f"{file} cannot be read as a config: {first_line(error)}") from error
-    if left:
-        raise ConfigError(f"{file} is not a run's config: a resolved value holds another interpolation")
-    if not isinstance(cfg, DictConfig) or not {"seed", "data", "network", "trainer"} <= cfg.keys():
-        raise ConfigError(f"{file} is not a run's config: seed, data, network or trainer is missing")
+        raw = stored_config(folder, read_entries(folder))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{folder} is not a run's folder: no file {folder / 'config.yaml'}") from error
+    file = folder / "config.yaml"
+    with reading(file, RESTORE):
+        raw.pop("logger", None)  # a finished run needs no logger, and its logger may not be installed here
+        if isinstance(raw.get("data"), DictConfig) and "cache_dir" in raw.data:
+            raw.data.cache_dir = cache_dir()  # older versions wrote down how it is found
+        if foreign := [*foreign_resolvers(OmegaConf.to_container(raw))]:
+            raise ConfigError(
+                f"{file} is not read: a run's folder may come from a stranger, and this one asks for more than "
+                f"values\n{first_lines(foreign, 5, '  ')}\n  → if it is yours, write the values in their place"
+            )
+        cfg = DictConfig(OmegaConf.to_container(raw, resolve=True))
+        if OmegaConf.to_container(cfg, resolve=False) != OmegaConf.to_container(cfg, resolve=True):
+            raise ValueError("a resolved value holds another interpolation")
     update_targets(cfg)
     if "logger" in cfg.trainer:  # runs of older versions have it there
         del cfg.trainer["logger"]
     check(cfg, False, groups)
     return cfg
+
+
+def stored_config(folder: Path, record: Mapping[str, Any]) -> DictConfig:
+    """The config of a run folder as it was written, neither resolved nor checked (`read_config`).
+
+    Raises DamagedFile if it has changed since or is no run's config, FileNotFoundError if there is none.
+    """
+    file = sealed(folder, "config.yaml", record)
+    with reading(file, RESTORE):
+        text = read_yaml(file)
+        cfg = OmegaConf.create(text) if text.strip() else None
+        if not isinstance(cfg, DictConfig) or not {"seed", "data", "network", "trainer"} <= cfg.keys():
+            raise ValueError("seed, data, network or trainer is missing: it is not a run's config")
+        return cfg
 
 
 @contextmanager
@@ -75,6 +82,8 @@ def claimed_folder(folder: Path, cfg: DictConfig) -> Iterator[Record]:
         return
     with run_lock(folder):  # the record may have changed meanwhile: it is read again
         record = claim_folder(folder, cfg)
+        if record.damage:
+            print_line(f"{record.damage}\n  → the run goes on from its last checkpoint, and is tested again", "yellow")
         try:
             yield record
         except Exception as error:
@@ -93,24 +102,29 @@ def matching_record(folder: Path, cfg: DictConfig) -> Record:
     The folder of a run that failed before its first checkpoint may be used with another config.
     Raises ConfigError, with the differences, if the folder holds a run of another config.
     """
-    home = folder / "config.yaml"
-    try:
-        record = Record(folder)
-        if RANK == 0 and home.is_file() and not _failed_early(record):
-            earlier = OmegaConf.create(read_text(home))
-            update_targets(earlier)
-            other = differences(earlier, cfg)  # type: ignore[arg-type]
-            if other:
-                raise ConfigError(
-                    f"{folder} holds a run of another config:\n  " + "\n  ".join(other[:12]) + "\n"
-                    "  → set another study=NAME, use the old settings, or remove the folder; to keep both runs in this "
-                    f"study: hydra.run.dir={folder}-2"
-                )
+    record = Record(folder)
+    if RANK > 0 or _failed_early(record):
         return record
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{home} is damaged: {error}\n  → another study=NAME, or remove the folder") from error
-    except OSError as error:
-        raise ConfigError(f"the run folder {folder} cannot be read: {error}; set runs_dir=FOLDER") from error
+    try:
+        earlier = stored_config(folder, record.values)
+        update_targets(earlier)
+        other = differences(earlier, cfg)
+    except (FileNotFoundError, NotADirectoryError):
+        return record
+    except DamagedFile as error:
+        text = OmegaConf.to_yaml(cfg)
+        if record.values.get("files", {}).get("config.yaml") != checksum_of(text.encode()):
+            raise
+        write_text(folder, "config.yaml", text)
+        print_line(f"{first_line(error)}\n  → it was that of this command, and is written again", "yellow")
+        return record
+    if other:
+        raise ConfigError(
+            f"{folder} holds a run of another config:\n  " + "\n  ".join(other[:12]) + "\n"
+            "  → set another study=NAME, use the old settings, or remove the folder; to keep both runs in this "
+            f"study: hydra.run.dir={folder}-2"
+        )
+    return record
 
 
 def claim_folder(folder: Path, cfg: DictConfig) -> Record:

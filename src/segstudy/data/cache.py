@@ -6,14 +6,14 @@ import math
 import os
 import shutil
 import sys
-import time
 import uuid
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,8 @@ from segstudy.console import print_line
 from segstudy.data.bands import propose_range
 from segstudy.data.fit import Fit
 from segstudy.data.images import Sample, UnknownRange, resize_image
-from segstudy.errors import DataError, first_lines
+from segstudy.errors import DamagedFile, DataError, first_line, first_lines
+from segstudy.files import folder_lock, read_arrays, reading
 from segstudy.labels import IGNORE
 
 VERSION = 4
@@ -31,6 +32,11 @@ VERSION = 4
 
 SAMPLE = 20
 """Images whose values are looked at if their range is not known."""
+
+BLOCK, VERIFIED = 2**20, 128
+"""Bytes of a block that has a checksum, and blocks of a file that are compared with theirs each time a cache is opened:
+up to 128 MiB all of them; of a larger file a sample, which takes a tenth of a second and finds any damage of 4 % of the
+blocks with a probability of 99.5 %."""
 
 STATED = 2**30
 """A cache with more bytes is announced before it is built."""
@@ -81,18 +87,22 @@ class Cache:
     ):
         """home: the folder that `open_cache` built. read_resized: reads image and mask i, if no arrays are stored.
 
-        Raises OSError, ValueError, KeyError or EOFError if a file is missing or damaged.
+        Raises DamagedFile, and FileNotFoundError if a file is missing.
         """
-        index = json.loads((home / "index.json").read_text())
-        self.key, self.notes, self.channels = home.name, index["stated"], int(index["channels"])
-        self.shapes, self.pixels = np.load(home / "shapes.npy"), np.load(home / "pixels.npy")
+        file = home / "index.npz"
+        with reading(file):
+            index = read_arrays(file)
+            self.shapes, self.pixels = index["shapes"], index["pixels"]
+            self.notes, self.channels = index["notes"].tolist(), int(index["channels"])
+            if not len(self.shapes) == len(self.pixels) > 0 or self.shapes.shape[1:] != (2,) or self.pixels.ndim != 2:
+                raise ValueError("it does not hold the shapes and pixels of the images")
+            self.starts = np.concatenate([[0], np.cumsum(self.shapes.prod(1))])  # of the masks; images: times channels
+        self.key = home.name
         self.read_resized, self.keeps_sizes = read_resized, keeps_sizes
         self.is_uniform = read_resized is None and bool((self.shapes == self.shapes[0]).all())
-        areas = self.shapes.prod(1)
-        self.starts = np.concatenate([[0], np.cumsum(areas)])  # of the masks; images: times `channels`
         if read_resized is None:
-            self.flat_images = _map_file(home / "images.bin", self.starts[-1] * self.channels)
-            self.flat_masks = _map_file(home / "masks.bin", self.starts[-1])
+            self.flat_images = _map_file(home / "images.bin", self.starts[-1] * self.channels, index["images"])
+            self.flat_masks = _map_file(home / "masks.bin", self.starts[-1], index["masks"])
 
     def image(self, i: int) -> np.ndarray:
         """Image i, uint8 (H,W,channels)."""
@@ -122,10 +132,37 @@ class Cache:
         return self.flat_masks.reshape(len(self.shapes), *self.shapes[0])
 
 
-def _map_file(file: Path, size: int) -> np.ndarray:
-    if file.stat().st_size != size:
-        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes, not {size:,}")
-    return np.memmap(file, np.uint8, "r")
+def _map_file(file: Path, size: int, checksums: np.ndarray) -> np.ndarray:
+    """Map a file of the cache; at most VERIFIED of its blocks, chosen at random, are compared with their checksums."""
+    with reading(file):
+        if (found := file.stat().st_size) != size:
+            raise ValueError(f"it has {found:,} bytes, not {size:,}")
+        array = np.memmap(file, np.uint8, "r")
+        blocks = np.random.default_rng().permutation(len(checksums))[:VERIFIED]
+        if wrong := [b for b in sorted({0, len(checksums) - 1, *blocks.tolist()}) if _crc(array, b) != checksums[b]]:
+            raise ValueError(f"the checksum of its block {wrong[0]} is wrong")
+        return array
+
+
+def _crc(array: np.ndarray, block: int) -> int:
+    return zlib.crc32(array[block * BLOCK : (block + 1) * BLOCK])
+
+
+class BlockWriter:
+    """Writes a file of the cache. checksums: the CRC-32 of each of its blocks."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.size = file, 0
+        self.checksums: list[int] = []
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content)
+        while content:
+            if self.size % BLOCK == 0:
+                self.checksums.append(0)
+            part, content = content[: BLOCK - self.size % BLOCK], content[BLOCK - self.size % BLOCK :]
+            self.checksums[-1] = zlib.crc32(part, self.checksums[-1])
+            self.size += len(part)
 
 
 def open_cache(
@@ -156,15 +193,21 @@ def open_cache(
         image, mask, note = read_checked(read, sample, num_classes, channels)
         return *resize_pair(image, mask, fit.shape(*mask.shape)), note
 
-    if not home.is_dir():
-        check()
-        _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape, channels)
-    try:
+    def opened() -> Cache:
         return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2], fit.keeps_sizes)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(
-            f"the cache {home} cannot be opened: {error}\n  → delete that folder; it will be built again"
-        ) from error
+
+    _remove_abandoned(folder)
+    if os.path.lexists(home):
+        try:
+            return opened()
+        except (DamagedFile, FileNotFoundError, NotADirectoryError) as error:
+            why = (
+                first_line(error) if isinstance(error, DamagedFile) else f"{home} is incomplete, or of an older version"
+            )
+            print(f"{why}: the cache is built again")
+    check()
+    _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape, channels)
+    return opened()
 
 
 def cache_key(samples: Sequence[Sample], recipe: Any) -> str:
@@ -209,22 +252,18 @@ def _build(
     work = folder / f"{home.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(home)
         if stored:
             _check_space(folder, (channels + 1) * _pixels_needed(samples, fit, image_shape), fit)
         work.mkdir()
-        notes, shapes, pixels = _write(samples, read_resized, num_classes, work, stored)
-        if not ignore_is_explicit:
-            notes += _check_ignored(samples, pixels, shapes.prod(1))
-        np.save(work / "pixels.npy", pixels)
-        np.save(work / "shapes.npy", shapes)
-        names = [s.name for s in samples]
-        (work / "index.json").write_text(json.dumps({"stated": notes, "channels": channels, "names": names}))
-        try:
-            work.rename(home)
-        except OSError:
-            if not home.is_dir():  # else another process has built it
-                raise
+        with ExitStack() as stack:
+            with suppress(OSError):  # a network disk may have no locks
+                stack.enter_context(folder_lock(work))
+            index = _write(samples, read_resized, num_classes, work, stored)
+            if not ignore_is_explicit:
+                index["notes"] += _check_ignored(samples, index["pixels"], index["shapes"].prod(1))
+            with open(work / "index.npz", "wb") as file:
+                np.savez(file, **index, channels=channels, names=[s.name for s in samples])
+        _replace(home, work)
     except OSError as error:
         raise DataError(
             f"the cache could not be written in data.cache_dir={folder}: {error}\n"
@@ -257,20 +296,30 @@ def _check_space(folder: Path, needed: int, fit: Fit) -> None:
         print_line(f"building a cache of {needed / 2**30:.1f} GiB in {folder} (data.cache=false: none)")
 
 
-def _remove_abandoned(home: Path) -> None:
-    """Remove the folders of killed builds of this cache: those in which nothing was written for an hour."""
-    for work in home.parent.glob(f"{home.name}.*.partial"):
-        try:
-            newest = max(p.stat().st_mtime for p in (work, *work.glob("*")))
-        except FileNotFoundError:  # just renamed by the process that built it
-            continue
-        if time.time() - newest > 3600:
-            shutil.rmtree(work, ignore_errors=True)
+def _replace(home: Path, work: Path) -> None:
+    """Put a new cache in the place of a damaged one, or of one that another process has just built."""
+    damaged = home.with_name(f"{work.stem}.damaged.partial")
+    with suppress(FileNotFoundError):
+        home.rename(damaged)
+    try:
+        work.rename(home)
+    except OSError:
+        if not home.is_dir():  # else another process has built it
+            raise
+    with suppress(OSError):
+        damaged.unlink()
+    shutil.rmtree(damaged, ignore_errors=True)
 
 
-def _write(
-    samples: Sequence[Sample], read_resized: Read, num_classes: int, work: Path, stored: bool
-) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed builds left: folders whose lock nobody holds, unless a process has just made them."""
+    for work in folder.glob("*.partial"):
+        with suppress(OSError), folder_lock(work, wait=False):
+            if any(work.iterdir()):
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(samples: Sequence[Sample], read_resized: Read, num_classes: int, work: Path, stored: bool) -> dict[str, Any]:
     """Write images.bin and masks.bin into `work`, if they are to be stored.
 
     Returns the notes, and each image's shape and pixels of each class.
@@ -280,7 +329,11 @@ def _write(
     shapes, pixels = np.zeros((len(samples), 2), np.int64), np.zeros((len(samples), num_classes), np.int64)
     # Not written through a memory map: on a full disk that would kill the process instead of raising an error.
     with ExitStack() as files:
-        writers = [files.enter_context(open(work / f"{name}.bin", "wb")) for name in ("images", "masks") if stored]
+        writers = {
+            name: BlockWriter(files.enter_context(open(work / f"{name}.bin", "wb")))
+            for name in ("images", "masks")
+            if stored
+        }
         for i, result in enumerate(map_parallel(read_resized, samples, "reading images")):
             if isinstance(result, UnknownRange):
                 unknown.append(result)
@@ -291,7 +344,7 @@ def _write(
                 broken.append(str(result))
                 continue
             image, mask, note = result
-            for writer, array in zip(writers, (image, mask), strict=False):
+            for writer, array in zip(writers.values(), (image, mask), strict=False):
                 writer.write(array.tobytes())
             conversions[note] += 1
             shapes[i], pixels[i] = mask.shape, np.bincount(mask.ravel(), minlength=256)[:num_classes]
@@ -304,7 +357,8 @@ def _write(
         )
     converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)
     notes = [f"converted to upright 8-bit images: {converted}"] if converted else []
-    return notes, shapes, pixels
+    checksums = {name: np.array(writer.checksums, np.uint32) for name, writer in writers.items()}
+    return {"notes": notes, "shapes": shapes, "pixels": pixels, **checksums}
 
 
 def _check_ignored(samples: Sequence[Sample], pixels: np.ndarray, total: np.ndarray) -> list[str]:

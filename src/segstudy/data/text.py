@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segstudy.errors import DataError
+from segstudy.files import open_to_read
 
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -19,7 +20,8 @@ def read_text(path: Path) -> str:
     Raises DataError that names the first line in another encoding.
     """
     try:
-        content = path.read_bytes()
+        with open_to_read(path) as file:
+            content = file.read()
     except FileNotFoundError as error:
         raise DataError(f"{path} is listed but missing") from error
     except OSError as error:
@@ -61,5 +63,5 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises DataError if unreadable."""
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error

@@ -154,17 +154,20 @@ def retest(folder: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], 
             module = build_test_module(member.network, data)
             build_tester(cfg, Path(place), [*callbacks, Progress()]).test(module, datamodule=data, verbose=False)
             made = {file.name: file for file in Path(place, "test").iterdir()}
-            for name in {*made, *FILES, "samples.npz"}:  # files that this test does not write are removed
-                if name in made:
-                    move(made[name], folder, f"test/{name}")
-                else:
-                    remove(folder, f"test/{name}")
+            try:
+                for name in {*made, *FILES, "samples.npz"}:  # files that this test does not write are removed
+                    if name in made:
+                        move(made[name], folder, f"test/{name}")
+                    else:
+                        remove(folder, f"test/{name}")
+            except OSError as error:  # most often a folder in a file's place
+                raise ConfigError(f"{folder / 'test'} cannot be written: {error}\n  → remove it") from error
         entries = test_record(callbacks, data.classes)
         line = against_record(entries["metrics"], data, member.record) + own
         again = environment() | {"device": device_line(cfg)}
         record = Record(folder)
         described = {"roles": data.describe()["roles"], "protocol": data.protocol()}  # now of all images
-        record.note(**entries, data=record.values["data"] | described, tested_again=again)
+        record.seal(["test/*.npz"], **entries, data=record.values["data"] | described, tested_again=again)
     return record.values, line
 
 

@@ -23,7 +23,7 @@ from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError, did_you_mean, first_lines
 from segstudy.networks.normalize import normalize_before, normalize_of
 from segstudy.runs.checkpoints import load_state, set_normalization, weights_file
-from segstudy.runs.record import read_record
+from segstudy.runs.record import read_record, sealed
 from segstudy.runs.tables import variants
 
 
@@ -36,6 +36,8 @@ def load_run(folder: Path, checkpoint: str | None = None) -> tuple[nn.Module, Di
     cfg = read_config(folder)
     record = read_record(folder)
     file = weights_file(folder, checkpoint or record.get("checkpoint", "last"))
+    if file.parent != folder:
+        sealed(folder, f"checkpoints/{file.name}", record)
     if not file.is_file():
         raise ConfigError(f"{folder} has no checkpoint {file.stem!r}: no file {file}")
     network, _ = build_network(cfg, len(record["class_names"]), False, record["data"].get("channels", 3))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+from zipfile import ZipFile, is_zipfile
 
 import segmentation_models_pytorch as smp
 import torch
@@ -17,6 +18,7 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, first_line
+from segstudy.files import check_zip
 from segstudy.networks.normalize import NAMES
 
 CLASSIFIER = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm.")
@@ -146,6 +148,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file as load_safetensors
 
             return load_safetensors(path)
+        if is_zipfile(path):
+            with ZipFile(path) as archive:
+                check_zip(archive)  # torch does not look at the checksums
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message proposes to load it anyway
         what = re.search(r"GLOBAL (\S+)", str(error))

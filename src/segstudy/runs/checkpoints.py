@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import ZipFile
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from segstudy.errors import ConfigError, TrainingError, WeightsError, first_line
-from segstudy.files import atomic_write, open_to_read
+from segstudy.console import print_warning
+from segstudy.errors import ConfigError, DamagedFile, WeightsError
+from segstudy.files import atomic_write, check_zip, keep, open_to_read, reading, validate
 from segstudy.networks.normalize import normalization_state, normalize_of
 from segstudy.networks.weights import mismatches, read_state
 from segstudy.runs.record import read_entries, record_beside
@@ -29,13 +32,53 @@ def weights_file(folder: Path, checkpoint: str) -> Path:
     return exported if exported.is_file() and not file.is_file() else file
 
 
+class TrainingState(BaseModel):
+    """The parts of a checkpoint that Lightning restores; what they hold is checked when it is used."""
+
+    model_config = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
+
+    epoch: int = Field(ge=0)
+    global_step: int = Field(ge=0)
+    state_dict: dict[str, Any]
+    loops: dict[str, Any] = {}
+    callbacks: dict[str, Any] = {}
+    optimizer_states: list[Any] = []
+    lr_schedulers: list[Any] = []
+
+
+EARLIER = "earlier.ckpt"
+"""The checkpoint before `last.ckpt`, while a run is trained: a damaged one costs an epoch, not the training."""
+
+
 def resume_checkpoint(folder: Path) -> Path | None:
     """The checkpoint from which the same command resumes an interrupted run; None for a run that begins.
 
     It holds weights, optimizer, schedule, epoch and the callbacks' state; order and augmentation follow from the epoch.
+    Damaged ones are named and passed over.
     """
-    file = folder / "checkpoints" / "last.ckpt"
-    return file if file.is_file() else None
+    for name in ("last.ckpt", EARLIER):
+        file = folder / "checkpoints" / name
+        try:
+            read_checkpoint(file)
+            return file
+        except FileNotFoundError:
+            continue
+        except DamagedFile as error:
+            earlier = name != EARLIER and (folder / "checkpoints" / EARLIER).is_file()
+            todo = "an epoch earlier" if earlier else "from the beginning"
+            print_warning(f"{error}\n  → training goes on {todo}", "bold red")
+    return None
+
+
+def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint of segstudy's own: tensors and plain values, whose checksums are verified. Raises DamagedFile."""
+    with reading(file), open_to_read(file) as opened:
+        with ZipFile(opened) as archive:
+            check_zip(archive)  # torch does not look at the checksums
+        opened.seek(0)
+        values = torch.load(opened, map_location=map_location, weights_only=True)
+        validate(TrainingState, values)
+        return values
 
 
 def start_from(network: nn.Module, place: Path) -> dict[str, Any]:
@@ -112,21 +155,15 @@ class RunCheckpointIO(TorchCheckpointIO):
         self.folder = folder
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_write(self.folder, self._name(path), durable=True) as file:
+        name = self._name(path)
+        if name.name == "last.ckpt":
+            keep(self.folder, name, name.with_name(EARLIER))
+        with atomic_write(self.folder, name, durable=True) as file:
             save_tensors(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Load weights and plain values only. Raises TrainingError for a file that is damaged or cannot be read."""
-        try:
-            with open_to_read(Path(path)) as file:
-                return torch.load(file, map_location=map_location, weights_only=True)
-        except OSError as error:
-            raise TrainingError(f"the checkpoint to continue from cannot be read: {error}") from error
-        except Exception as error:  # torch, zipfile and pickle raise different types
-            raise TrainingError(
-                f"training cannot continue from {path}: {first_line(error)}\n"
-                "  → remove it and repeat the command: training starts from the beginning"
-            ) from error
+        """Load weights and plain values only. Raises DamagedFile."""
+        return read_checkpoint(Path(path), map_location)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove one file. A stranger's checkpoint can name any file as its predecessor, so the folder is checked."""

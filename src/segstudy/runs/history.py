@@ -1,32 +1,31 @@
 """A run's `history.csv`: the logged values, one line for each epoch."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from segstudy.errors import ConfigError
-from segstudy.files import read_csv, read_text, write_csv
+from segstudy.files import read_csv, reading, write_csv
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a `history.csv`, [] if there is none; missing values are left out.
 
-    Raises ConfigError, with one line, if the file is damaged.
+    Raises DamagedFile.
     """
-    if not path.is_file():
-        return []
     try:
-        return [{k: float(v) for k, v in row.items() if v} for row in read_csv(path)]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        with reading(path):
+            rows = [{k: float(v) for k, v in row.items() if v} for row in read_csv(path)]
+            epochs = [row["epoch"] for row in rows]
+            if any(not (0 <= epoch <= 10**9) for epoch in epochs) or epochs != sorted(set(epochs)):
+                raise ValueError("its epochs do not follow each other")
+            return rows
+    except FileNotFoundError:
+        return []
 
 
 def last_epoch(path: Path) -> int | None:
-    """The epoch of the last row; None if there is none. Other rows are not parsed."""
-    try:
-        return int(float(read_text(path).splitlines()[-1].partition(",")[0]))
-    except (OSError, ValueError, IndexError, OverflowError):
-        return None
+    """The epoch of the last row; None if there is none. Raises DamagedFile."""
+    rows = read_history(path)
+    return int(rows[-1]["epoch"]) if rows else None
 
 
 def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
+
+from segstudy.files import check_zip, open_to_read, read_array, reading
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,28 @@ def write_image_arrays(file: BinaryIO, images: Mapping[str, Iterable[ArrayLike]]
 
 
 def read_image_arrays(file: Path) -> dict[str, Sequence[np.ndarray]]:
-    """The arrays of such a file by name, each image unpacked when it is asked for; {} if it is missing or damaged.
+    """The arrays of such a file by name, each image unpacked when it is asked for. Raises DamagedFile.
 
     Files of earlier versions hold one array (N,H,W) for all images.
     """
-    try:
-        held = np.load(io.BytesIO(file.read_bytes()))  # a file left open could not be replaced everywhere
-        if not isinstance(held, NpzFile) or held.zip.testzip() is not None:  # type: ignore[union-attr]
-            return {}
-        names = dict.fromkeys(key.rpartition("/")[0] or key for key in held)
-        return {name: held[name] if name in held else _Images(held, name) for name in names}  # type: ignore[misc]
-    except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
-        return {}
+    with reading(file):
+        with open_to_read(file) as opened:
+            held = ZipFile(io.BytesIO(opened.read()))  # a file left open could not be replaced everywhere
+        check_zip(held)
+        entries = [entry.removesuffix(".npy") for entry in held.namelist()]
+        names = dict.fromkeys(entry.rpartition("/")[0] or entry for entry in entries)
+        return {
+            name: read_array(held, f"{name}.npy") if name in entries else _Images(held, name)  # type: ignore[misc]
+            for name in names
+        }
 
 
 class _Images(Sequence):
     """The images of one name."""
 
-    def __init__(self, held: NpzFile, name: str):
+    def __init__(self, held: ZipFile, name: str):
         self.held, self.name = held, name
-        self.length = sum(key.startswith(f"{name}/") for key in held)
+        self.length = sum(entry.startswith(f"{name}/") for entry in held.namelist())
 
     def __len__(self) -> int:
         return self.length
@@ -71,4 +74,4 @@ class _Images(Sequence):
     def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
         if not 0 <= index < self.length:
             raise IndexError(index)
-        return self.held[f"{self.name}/{index}"]
+        return read_array(self.held, f"{self.name}/{index}.npy")

@@ -17,12 +17,12 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from segstudy.errors import ConfigError, DataError, did_you_mean, list_found
-from segstudy.files import open_lock, read_text
+from segstudy.errors import ConfigError, DamagedFile, DataError, did_you_mean, list_found
+from segstudy.files import open_lock, read_yaml, reading
 from segstudy.formatting import counted, format_duration, format_number
 from segstudy.runs.headline import headline_size
 from segstudy.runs.history import last_epoch
-from segstudy.runs.record import read_entries
+from segstudy.runs.record import read_entries, sealed
 from segstudy.runs.tables import variants
 
 STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
@@ -128,9 +128,13 @@ def _run(folder: Path, study: str, name: str, record: dict[str, Any], damage: st
         status = "running"
     elif status not in ("done", "failed"):
         status, error = "interrupted", None
-    done, planned = _epochs(folder)
-    if isinstance(record.get("epochs"), int) and status == "done":
-        done = record["epochs"]
+    done = record.get("epochs") if status == "done" else None
+    planned = None
+    try:
+        planned = planned_epochs(folder, record)
+        done = last_epoch(folder / "history.csv") if done is None else done
+    except DamagedFile as damaged:
+        error = error or str(damaged)
     return Run(folder, study, name, status, error, record, done, planned, size(folder))
 
 
@@ -146,19 +150,19 @@ def busy(folder: Path) -> bool:
     return False
 
 
-def _epochs(folder: Path) -> tuple[int | None, int | None]:
-    """Epochs in the run's history, and planned epochs in its config."""
-    # A regular expression for OmegaConf's format: parsing YAML would take most of the listing's time.
-    planned = re.search(r"^trainer:\n(?:  .*\n)*?  max_epochs: (\d+)$", config_text(folder), re.MULTILINE)
-    return last_epoch(folder / "history.csv"), int(planned[1]) if planned else None
-
-
-def config_text(folder: Path) -> str:
-    """The text of a run's config.yaml; "" if it cannot be read."""
+def planned_epochs(folder: Path, record: Mapping[str, Any]) -> int | None:
+    """The epochs in a run's config; None without a config or a limit. Raises DamagedFile."""
+    file = sealed(folder, "config.yaml", record)
     try:
-        return read_text(folder / "config.yaml")
-    except (OSError, ValueError):
-        return ""
+        with reading(file):
+            text = read_yaml(file)
+            if not text.strip():
+                raise ValueError("it is empty")
+    except FileNotFoundError:
+        return None
+    # A regular expression for OmegaConf's format: parsing YAML would take most of the listing's time.
+    planned = re.search(r"^trainer:\n(?:  .*\n)*?  max_epochs: (\d{1,9})$", text, re.MULTILINE)
+    return int(planned[1]) if planned else None
 
 
 def size(path: Path) -> int:

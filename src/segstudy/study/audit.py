@@ -16,7 +16,7 @@ from segstudy.files import write_text
 from segstudy.formatting import format_number, format_range, format_signed
 from segstudy.runs.headline import Size, headline_size, headline_words
 from segstudy.runs.history import read_history
-from segstudy.runs.record import read_record
+from segstudy.runs.record import read_record, sealed
 from segstudy.runs.tables import EXTRA_METRICS
 from segstudy.study.counts import Counts, read_counts
 from segstudy.study.readings import BATCHES, DEFINITIONS, RULES, dataset
@@ -126,7 +126,7 @@ def audit(folder: Path) -> Audit:
                              "notebooks: (prediction == mask).mean()", value, low))  # fmt: skip
     readings += other_predictions(record, of_size, size, floor)
     network_level = level if dataset(of_size["network"]) == level else None
-    readings += selections(folder, data.get("roles", {}), network_level)
+    readings += selections(folder, record, network_level)
     return Audit(folder.name, record, counts, background, floor, readings)
 
 
@@ -150,7 +150,8 @@ def other_predictions(
 
 def read_tested(folder: Path) -> tuple[dict[str, Any], dict[Size, Counts]]:
     """A run's record, and its counts for each image at each size."""
-    record, file = read_record(folder), folder / "test" / "counts.npz"
+    record = read_record(folder)
+    file = sealed(folder, "test/counts.npz", record)
     if not file.is_file():
         status = record.get("status", "not known")
         todo = "wait until it is tested" if status == "running" else "the same command continues it"
@@ -174,16 +175,18 @@ def void_as_error(counts: Counts, size: Sequence[int]) -> float:
     return counts.true_positives.sum().item() / (len(counts.truth) * math.prod(size))
 
 
-def selections(folder: Path, roles: Mapping[str, Any], level: float | None) -> list[Reading]:
+def selections(folder: Path, record: Mapping[str, Any], level: float | None) -> list[Reading]:
     """Last and best epoch of the validation curve: choosing one is selection, not a definition.
 
     level: value of the first row; None if it is at another size than the curve. distance is None without a level, and
     if the curve is of another split than the reported one.
     """
-    curve = [(r["val/miou"], int(r["epoch"])) for r in read_history(folder / "history.csv") if "val/miou" in r]
+    curve = [
+        (r["val/miou"], int(r["epoch"])) for r in read_history(sealed(folder, "history.csv", record)) if "val/miou" in r
+    ]
     if not curve:
         return []
-    held = roles.get("select")
+    held = record.get("data", {}).get("roles", {}).get("select")
     where = f"{held['split']!r}, which selects" if held else "the reported split"
     chosen = {
         "last": (curve[-1], "segstudy (checkpoint=last)"),

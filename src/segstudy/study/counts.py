@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segstudy.files import open_to_read
+from segstudy.files import read_arrays, reading
 from segstudy.measures.stored_rows import divide, sum_rows
 from segstudy.runs.headline import SIZES, Size
 
@@ -79,8 +79,13 @@ class Counts:
 
 
 def read_counts(file: Path, num_classes: int) -> tuple[list[str], dict[Size, Counts]]:
-    """Names of a test's images, and their counts at each size."""
-    # NumPy leaves a damaged file open, so open it here.
-    with open_to_read(file) as opened, np.load(opened) as held:
+    """Names of a test's images, and their counts at each size. Raises DamagedFile."""
+    with reading(file):
+        held = read_arrays(file)
         names = [str(name) for name in held["names"]]
+        below = len(names), num_classes, num_classes, 2**40
+        for size in SIZES:
+            rows = held[size]
+            if rows.dtype.kind != "i" or rows.shape[1:] != (4,) or (rows < 0).any() or (rows >= below).any():
+                raise ValueError(f"{size} holds no counts of {len(names)} images and {num_classes} classes")
         return names, {size: Counts.from_rows(held[size], len(names), num_classes) for size in SIZES}

@@ -4,18 +4,17 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from segstudy.config.run_names import MACHINE_SETTINGS
-from segstudy.errors import DataError, list_found
-from segstudy.files import open_to_read
+from segstudy.errors import DamagedFile, DataError, list_found
+from segstudy.files import read_arrays, reading
 from segstudy.labels import IGNORE
 from segstudy.measures import operating_curve
 from segstudy.measures.error_categories import image_errors
 from segstudy.runs.headline import headline_size, same_size
-from segstudy.runs.record import read_study_records
+from segstudy.runs.record import read_study_records, sealed
 from segstudy.runs.tables import comparable, variants
 from segstudy.study.counts import Counts, read_counts
 
@@ -95,24 +94,27 @@ class TestResult:
 
 
 def read_run(folder: Path, record: Mapping[str, Any], variant: str) -> TestResult:
-    """The test result of a finished run. Raises DataError if its files are missing or of different images."""
-    counts_file, measures_file = (folder / "test" / f"{name}.npz" for name in ("counts", "measures"))
+    """The test result of a finished run. Raises DataError if its files are missing, DamagedFile if they are damaged."""
+    counts_file, measures_file = (sealed(folder, f"test/{name}.npz", record) for name in ("counts", "measures"))
     for file in (counts_file, measures_file):
         if not file.is_file():
             raise DataError(
                 f"no file {file}: the run was tested by an older version, or the file was removed\n"
                 f"  → segstudy evaluate {folder} --retest"
             )
-    classes = list(record["class_names"])
-    names, counts = read_counts(counts_file, len(classes))
-    with open_to_read(measures_file) as opened, np.load(opened) as held:
-        sums = {key: held[key] for key in held.files}
-    groups = [str(g) for g in sums.pop("groups")]
-    if names != [str(n) for n in sums.pop("names")]:
-        raise DataError(f"{counts_file} and {measures_file} are of different images")
+    names, counts = read_counts(counts_file, len(record["class_names"]))
+    with reading(measures_file):
+        sums = read_arrays(measures_file)
+        if [str(n) for n in sums.pop("names")] != names:
+            raise ValueError(f"its images are others than those of {counts_file.name}")
+        groups = [str(g) for g in sums.pop("groups")]
+        lengths = {len(groups), *(len(array) for array in sums.values())}
+        if lengths != {len(names)} or any(array.dtype.kind not in "if" for array in sums.values()):
+            raise ValueError(f"it does not hold numbers of {len(names)} images")
     if "offset_margins" in sums and sums["offset_margins"].shape[1] != operating_curve.BINS:
         del sums["offset_margins"]  # bins of an older version: other margins
-    background, seed, size = record["data"]["background"], int(record.get("seed", 0)), headline_size(record)
+    classes, background = list(record["class_names"]), record["data"]["background"]
+    seed, size = int(record.get("seed", 0)), headline_size(record)
     original = counts["original"] if size == "network" else None
     return TestResult(variant, seed, classes, background, names, groups, counts[size], sums, original, record, folder)
 
@@ -187,8 +189,8 @@ def read_study(folder: Path) -> tuple[list[list[TestResult]], list[tuple[str, st
             try:
                 tests.append(read_run(folder / run, record, names[run]))
                 kept[same] = run
-            except (DataError, LookupError, TypeError, OSError, ValueError, EOFError, BadZipFile) as error:
-                left_out.append((run, str(error) if isinstance(error, DataError) else f"its test is damaged: {error}"))
+            except (DataError, DamagedFile) as error:
+                left_out.append((run, str(error)))
         if tests:
             groups.append(at_one_size(tests))
     return groups, left_out

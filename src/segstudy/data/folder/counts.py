@@ -1,7 +1,6 @@
 """Counts of pixels per key and per class in the masks of the user's folder."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 from segstudy.data.cache import map_parallel
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.images import Sample
-from segstudy.errors import DataError, first_lines
-from segstudy.files import write_text
+from segstudy.errors import DamagedFile, DataError, first_line, first_lines
+from segstudy.files import read_json, reading, validate, write_json
 
-VERSION = 3
+VERSION = 4
 """Part of the name of the file of counts. Increase it when the same mask is counted differently."""
 
 
@@ -59,17 +58,26 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
         digest.update(f"{sample.name}|{sample.mask}|{status.st_size}|{status.st_mtime_ns}".encode())
     home = folder / f"masks-{digest.hexdigest()[:24]}.json"
     names = [sample.name for sample in samples]
-    if home.is_file():
-        return {name: MaskCounts(**c) for name, c in zip(names, json.loads(home.read_text()), strict=True)}
+    try:
+        return _read_counts(home, names)
+    except FileNotFoundError:
+        pass
+    except DamagedFile as error:
+        print(f"{first_line(error)}: the masks are counted again")
     results = list(map_parallel(lambda sample: read_counted(mask_format, sample)[1], samples, "counting labels"))
     broken = [str(r) for r in results if isinstance(r, DataError)]
     if broken:
         raise DataError(f"{len(broken)} of {len(samples)} masks cannot be used:\n{first_lines(broken, 5)}")
     try:
-        write_text(folder, home.name, json.dumps([asdict(counts) for counts in results]))
+        write_json(folder, home.name, {"masks": [asdict(counts) for counts in results]})
     except OSError as error:
         raise DataError(f"data.cache_dir={folder} cannot be written: {error}\n  → set it to another folder") from error
     return dict(zip(names, results, strict=True))
+
+
+def _read_counts(home: Path, names: Sequence[str]) -> dict[str, MaskCounts]:
+    with reading(home):
+        return dict(zip(names, validate(list[MaskCounts], read_json(home)["masks"]), strict=True))
 
 
 def read_counted(mask_format: MaskFormat, sample: Sample) -> tuple[np.ndarray, MaskCounts]:

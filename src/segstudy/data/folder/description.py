@@ -14,6 +14,7 @@ from segstudy.data.folder.layouts import Layout, find_layout
 from segstudy.data.folder.mask_format import BACKGROUND
 from segstudy.data.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean
+from segstudy.files import check_yaml
 
 Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1
 Color = Annotated[list[Channel], Field(min_length=3, max_length=3)]
@@ -190,8 +191,8 @@ _Loader.yaml_implicit_resolvers = {  # no, yes, on, off and true may be classes
 def _read_yaml(file: Path) -> dict[str, Any]:
     """The keys and values in a YAML file; null is left out where it means the default."""
     try:
-        given = yaml.load(read_text(file), _Loader)
-    except yaml.YAMLError as error:
+        given = yaml.load(check_yaml(read_text(file)), _Loader)
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise ConfigError(f"{file} has no keys\n  {_known_keys()}")

@@ -2,19 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, Field
 
 from segstudy.config.compose import compose_config
 from segstudy.config.paths import CONF
-from segstudy.errors import ConfigError, DataError, did_you_mean, first_line
-from segstudy.files import read_text
+from segstudy.config.run_folder import stored_config
+from segstudy.errors import ConfigError, DamagedFile, did_you_mean
 from segstudy.ranges import TWO, Count, NotNegative, Probability, Text, mistaken, shown, signature_of
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS
 
@@ -162,15 +161,12 @@ def matching(wanted: str, variants: Mapping[str, Sequence[str]]) -> list[str]:
 def read_plan(folder: Path) -> Plan:
     """The first `report` section in the configs of a study's runs; the default if there is none.
 
-    Raises DataError for a config that cannot be read: it may hold the plan.
+    Damaged configs are passed over: their runs are left out of the report by name.
     """
     for file in sorted(folder.glob("*/config.yaml")):
-        try:
-            section = OmegaConf.to_container(OmegaConf.create(read_text(file))).get("report")  # type: ignore[union-attr]
-        except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
-            raise DataError(f"{file} cannot be read as a config: {first_line(error)}\n  → remove that run") from error
-        if section:
-            return Plan.of(section)
+        with suppress(DamagedFile, FileNotFoundError):
+            if section := stored_config(file.parent, {}).get("report"):
+                return Plan.of(OmegaConf.to_container(section))  # type: ignore[arg-type]
     return Plan()
 
 

@@ -1,11 +1,14 @@
 """Samples of a variant's metrics (for each seed, the value and the influence of each image), and their comparison."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from segstudy.errors import DamagedFile
 from segstudy.runs.history import read_history
+from segstudy.runs.record import sealed
 from segstudy.study.analysis.metrics import Metric, MetricValue, RatioTerms
 from segstudy.study.results import TestResult
 from segstudy.study.statistics import comparison, interval
@@ -85,4 +88,8 @@ def samples_of_miou(runs: Sequence[TestResult], classes: np.ndarray) -> MetricSa
 
 def history(test: TestResult) -> list[dict[str, float]]:
     """The rows of a training's history.csv; [] for masks, and without `sums`: its val mIoU is at another size, too."""
-    return read_history(test.folder / "history.csv") if test.folder and test.sums else []
+    if test.folder is None or not test.sums:
+        return []
+    with suppress(DamagedFile):  # the group's warnings name it
+        return read_history(sealed(test.folder, "history.csv", test.record))
+    return []

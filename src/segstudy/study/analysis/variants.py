@@ -1,11 +1,13 @@
 """Measure each variant over its trainings."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
+from segstudy.errors import DamagedFile
 from segstudy.files import read_csv
 from segstudy.measures import calibration, operating_curve
 from segstudy.measures.objects import OUTCOMES
@@ -122,5 +124,6 @@ def inspected(runs: Sequence[TestResult]) -> list[tuple[str, str]] | None:
         places = (test.folder / "inspector").glob("*.csv") if test.folder else []
         files = sorted(place for place in places if place.is_file())  # opening a pipe would block
         if files:
-            return [(row["layer"], row["flags"]) for row in read_csv(files[-1]) if row.get("flags")]
+            with suppress(DamagedFile):  # the group's warnings name it
+                return [(row.get("layer", ""), row["flags"]) for row in read_csv(files[-1]) if row.get("flags")]
     return None

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segstudy.errors import DamagedFile, first_line
 from segstudy.formatting import format_percent
+from segstudy.runs.record import sealed
 from segstudy.study.analysis.findings import Variant
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant
@@ -34,9 +36,22 @@ def group_warnings(
         (tests[0].record.get("reproduce"), "selected and reported as in the publication (reproduce=as_published): "
                                            "compare these results with the published ones, not with other runs"),
         *((True, text) for text in _records(variants)),
+        *((True, text) for test in tests for text in _damaged(test)),
         (mixed, "not all variants have the same seeds: those with different seeds are compared without pairing"),
     ]  # fmt: skip
     return few_images(tests[0], setting.clusters) + [text for holds, text in warnings if holds and text]
+
+
+def _damaged(test: TestResult) -> list[str]:
+    """A line for each file of a run that the report had to do without."""
+    lines = []
+    for name in test.record.get("files", {}) if test.folder else ():
+        if not name.startswith("checkpoints/"):  # large, and not read here
+            try:
+                sealed(test.folder, name, test.record)
+            except DamagedFile as error:
+                lines.append(f"{first_line(error)}: left out here")
+    return lines
 
 
 def _rare_classes(test: TestResult, setting: ComparisonSettings, min_images: int) -> str:

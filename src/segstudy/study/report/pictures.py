@@ -13,12 +13,13 @@ from segstudy.config.run_folder import read_config
 from segstudy.config.trust import restrict_paths
 from segstudy.data.dataset import CachedDataset
 from segstudy.drawing import ERRORS, as_array, class_legend, colorize, image_grid, photo_of
-from segstudy.errors import SegstudyError
+from segstudy.errors import DamagedFile, SegstudyError
 from segstudy.formatting import format_signed
 from segstudy.labels import IGNORE, reduced_labels, reduction
 from segstudy.measures.error_categories import CATEGORIES, error_categories
 from segstudy.measures.objects import EIGHT_CONNECTED, OUTCOMES, SMALLEST, outcome_of
 from segstudy.runs.image_arrays import read_image_arrays
+from segstudy.runs.record import sealed
 from segstudy.study.analysis.findings import Group
 from segstudy.study.analysis.metrics import image_miou
 from segstudy.study.report.text import SPILLED, shorten
@@ -222,7 +223,12 @@ def _samples(test: TestResult) -> dict[int, np.ndarray]:
 
 def _saved(test: TestResult, name: str) -> Mapping[str, Sequence[np.ndarray]]:
     """The arrays of a file of the run's test; {} if it is missing or damaged."""
-    return read_image_arrays(test.folder / "test" / f"{name}.npz") if test.folder else {}
+    if test.folder is None:
+        return {}
+    try:
+        return read_image_arrays(sealed(test.folder, f"test/{name}.npz", test.record))
+    except (DamagedFile, FileNotFoundError):  # the group's warnings name it
+        return {}
 
 
 def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> np.ndarray:
