@@ -94,15 +94,18 @@ class Cache:
             index = read_arrays(file)
             self.shapes, self.pixels = index["shapes"], index["pixels"]
             self.notes, self.channels = index["notes"].tolist(), int(index["channels"])
+            if any(array.dtype.kind != "i" for array in (self.shapes, self.pixels)):
+                raise ValueError("the shapes and pixels of its images are not whole numbers")
             if not len(self.shapes) == len(self.pixels) > 0 or self.shapes.shape[1:] != (2,) or self.pixels.ndim != 2:
                 raise ValueError("it does not hold the shapes and pixels of the images")
             self.starts = np.concatenate([[0], np.cumsum(self.shapes.prod(1))])  # of the masks; images: times channels
+            checksums = None if read_resized else (index["images"], index["masks"])
         self.key = home.name
         self.read_resized, self.keeps_sizes = read_resized, keeps_sizes
         self.is_uniform = read_resized is None and bool((self.shapes == self.shapes[0]).all())
-        if read_resized is None:
-            self.flat_images = _map_file(home / "images.bin", self.starts[-1] * self.channels, index["images"])
-            self.flat_masks = _map_file(home / "masks.bin", self.starts[-1], index["masks"])
+        if checksums:
+            self.flat_images = _map_file(home / "images.bin", self.starts[-1] * self.channels, checksums[0])
+            self.flat_masks = _map_file(home / "masks.bin", self.starts[-1], checksums[1])
 
     def image(self, i: int) -> np.ndarray:
         """Image i, uint8 (H,W,channels)."""
@@ -137,6 +140,8 @@ def _map_file(file: Path, size: int, checksums: np.ndarray) -> np.ndarray:
     with reading(file):
         if (found := file.stat().st_size) != size:
             raise ValueError(f"it has {found:,} bytes, not {size:,}")
+        if len(checksums) != -(-size // BLOCK):
+            raise ValueError(f"the index has {len(checksums)} checksums for {size:,} bytes")
         array = np.memmap(file, np.uint8, "r")
         blocks = np.random.default_rng().permutation(len(checksums))[:VERIFIED]
         if wrong := [b for b in sorted({0, len(checksums) - 1, *blocks.tolist()}) if _crc(array, b) != checksums[b]]:

@@ -156,8 +156,8 @@ def planned_epochs(folder: Path, record: Mapping[str, Any]) -> int | None:
     try:
         with reading(file):
             text = read_yaml(file)
-            if not text.strip():
-                raise ValueError("it is empty")
+            if not re.search(r"^trainer:", text, re.MULTILINE):
+                raise ValueError("it has no trainer: it is not a run's config")
     except FileNotFoundError:
         return None
     # A regular expression for OmegaConf's format: parsing YAML would take most of the listing's time.
