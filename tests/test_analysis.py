@@ -257,7 +257,7 @@ def test_settings_name_the_variants_they_mean() -> None:
     ("section", "said"),
     [
         ({"margn": 1}, "margn"),
-        ({"pairs": [["v1"]]}, r"\['v1'\] is not \[a, b\]"),
+        ({"pairs": [["v1"]]}, r"must be a list of \[a,b\]"),
         ({"claims": [{"say": "x"}]}, "figure"),
         ({"claims": [CLAIMS[0] | {"figure": "mised"}]}, "missed"),
         ({"claims": [CLAIMS[0] | {"direction": "up"}]}, "lower or higher"),

@@ -30,7 +30,7 @@ from segstudy.networks.normalize import normalize_of
 from segstudy.runs.checkpoints import EARLIER, read_checkpoint, resume_checkpoint, set_normalization
 from segstudy.runs.headline import headline_metrics, headline_size
 from segstudy.runs.history import read_history
-from segstudy.runs.record import Record, environment
+from segstudy.runs.record import SEALED, Record, environment
 from segstudy.runs.tables import print_classes
 
 
@@ -186,7 +186,7 @@ def _finish(
     entries = test_record(trainer.callbacks, data.classes)  # type: ignore[attr-defined]
     images, whole = entries["images_tested"], len(data.roles["report"])
     entries["data"] = record.values["data"] | {"protocol": protocol_of_images(data.protocol(), images, whole)}
-    record.seal(status="done", epochs=epochs, steps=steps, seconds=seconds, **entries, **speed)
+    record.seal(SEALED, status="done", epochs=epochs, steps=steps, seconds=seconds, **entries, **speed)
     metrics = headline_metrics(record.values)
     log_final_metrics(trainer, steps, hyperparameters(cfg, folder.name), metrics)
     if failed_loggers:

@@ -150,7 +150,7 @@ def _map_file(file: Path, size: int, checksums: np.ndarray) -> np.ndarray:
 
 
 def _crc(array: np.ndarray, block: int) -> int:
-    return zlib.crc32(array[block * BLOCK : (block + 1) * BLOCK])
+    return zlib.crc32(array[block * BLOCK : (block + 1) * BLOCK].data)
 
 
 class BlockWriter:

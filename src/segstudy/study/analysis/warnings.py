@@ -45,7 +45,9 @@ def group_warnings(
 def _damaged(test: TestResult) -> list[str]:
     """A line for each file of a run that the report had to do without."""
     lines = []
-    for name in test.record.get("files", {}) if test.folder else ():
+    if test.folder is None:
+        return lines
+    for name in test.record.get("files", {}):
         if not name.startswith("checkpoints/"):  # large, and not read here
             try:
                 sealed(test.folder, name, test.record)
