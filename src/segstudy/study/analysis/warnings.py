@@ -44,7 +44,7 @@ def group_warnings(
 
 def _damaged(test: TestResult) -> list[str]:
     """A line for each file of a run that the report had to do without."""
-    lines = []
+    lines: list[str] = []
     if test.folder is None:
         return lines
     for name in test.record.get("files", {}):
