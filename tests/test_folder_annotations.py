@@ -696,6 +696,7 @@ def encoded(rows: list[list[int]]) -> str:
         ([{"label": "t", "points": [[0, 0], [3, 0], [0, 3]]}], "tt··· t···· ·····"),  # centres on the edge are outside
         ([{"label": "big", "points": [[0, 0], [5, 0], [5, 3], [0, 3]]},
           {"label": "_background_", "shape_type": "rectangle", "points": [[1, 1], [4, 2]]}], "bbbbb b···b bbbbb"),
+        ([{"label": "r", "shape_type": "rotation", "points": [[2, 0], [4, 0], [4, 2], [2, 2]]}], "··rr· ··rr· ·····"),
         ([{"label": "__ignore__", "shape_type": "rectangle", "points": [[4, 3], [5, 0]]}], "····_ ····_ ····_"),
         ([{"label": "c", "shape_type": "circle", "points": [[2.5, 1.5], [2.5, 2.6]]}], "··c·· ·ccc· ··c··"),
         ([{"label": "l", "shape_type": "line", "points": [[0, 1.5], [9, 1.5]]},

@@ -488,6 +488,22 @@ def test_two_folders_of_masks_are_asked_which(tmp_path: Path) -> None:
     assert check_folder(root).trainable
 
 
+def test_masks_and_annotations_beside_the_images_are_asked_which(tmp_path: Path) -> None:
+    root = make(tmp_path, values(0, 1, 2))
+    (root / "images" / "0.json").write_text('{"camera": "left"}')
+    assert check_folder(root).trainable
+    shape = {"label": "cat", "points": [[1, 1], [9, 1], [9, 9]]}
+    for i in range(COUNT):
+        (root / "images" / f"{i}.json").write_text(json.dumps({"shapes": [shape]}))
+    report = check_folder(root)
+    assert "masks or images?\n    → in dataset.yaml, masks: masks or masks: images" in text_of(report)
+    for place, classes in (("masks", ["class 0", "class 1", "class 2"]), ("images", ["background", "cat"])):
+        (root / "dataset.yaml").write_text(f"masks: {place}")
+        label_map = check_folder(root).label_map
+        assert label_map is not None
+        assert label_map.classes == classes
+
+
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [

@@ -117,6 +117,36 @@ def test_lists_are_read_as_they_are_written(tmp_path: Path, lines: list[str], pr
     assert re.search(problem, found) if problem else found == ""
 
 
+@pytest.mark.parametrize("header", ["", "image,mask", "file_name;split"])
+@pytest.mark.parametrize(
+    "names", [("train_list.txt", "val_list.txt"), ("train.csv", "valid.csv"), ("splits/train.lst", "splits/test.lst")]
+)
+def test_lists_are_recognised_by_a_part_of_their_name(tmp_path: Path, names: tuple[str, str], header: str) -> None:
+    save(tmp_path, FLAT, FLAT)
+    (tmp_path / "splits").mkdir()
+    for name, images in zip(names, (FLAT[:7], FLAT[7:]), strict=True):
+        lines = [header] * (header != "" and name.endswith("csv")) + [f"images/{each}.png" for each in images]
+        (tmp_path / name).write_text("\n".join(lines))
+    lists, found = split_of(tmp_path)
+    assert found == ""
+    assert sorted(map(len, lists.values())) == [3, 7]
+    report = check_folder(tmp_path)
+    assert not any("the classes have no names" in note for note in report.notes)
+    assert f"train: {names[0]}\n" in str(report.proposed_yaml)
+    (tmp_path / "dataset.yaml").write_text(str(report.proposed_yaml))
+    assert split_of(tmp_path) == (lists, "")
+
+
+def test_of_several_lists_of_one_split_none_is_used(tmp_path: Path) -> None:
+    save(tmp_path, FLAT, FLAT)
+    (tmp_path / "test_classes.csv").write_text("index,name\np0,ground\np1,disc")
+    for name in ("train_1.txt", "train_2.txt"):
+        (tmp_path / name).write_text("\n".join(FLAT[:7]))
+    lists, found = split_of(tmp_path)
+    assert lists == {}
+    assert "none of them is used (1)\n  train: train_1.txt, train_2.txt\n  → in dataset.yaml, " in found
+
+
 def test_a_name_in_two_folders_is_asked_for(tmp_path: Path) -> None:
     names = ["day/a", "night/a", "day/b", "night/c", "day/d"]
     save(tmp_path, names, names)

@@ -281,7 +281,7 @@ def propose_description(
         ignored: list[Any] = [name for name in label_map.classes if name.lower() in IGNORED_NAMES]
         ignored += [IGNORE] * (label_map.table.get(void) == IGNORE and void in keys_of(masks.counted.values()))
         keys |= {"ignore": ignored} if ignored else {}
-    keys |= {role: answer.get(role, role) for role in ROLES if role in plan.lists}
+    keys |= {role: answer.get(role, plan.found.get(role, role)) for role in ROLES if role in plan.lists}
     if not plan.lists:
         keys |= {"val": VAL_SHARE, "split_seed": plan.seed}
     return "\n".join(yaml_line(key, value) for key, value in keys.items())

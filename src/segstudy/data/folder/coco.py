@@ -12,7 +12,7 @@ from pycocotools import mask as run_lengths
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from segstudy.data.folder.mask_format import BACKGROUND, IndexedMask, MaskFormat
-from segstudy.data.folder.names import SPLIT_WORDS, ImageNames
+from segstudy.data.folder.names import ImageNames, role_of
 from segstudy.data.folder.shapes import NO_OUTLINE, AnnotatedObject, Canvas, is_line
 from segstudy.data.images import Sample, header_shape
 from segstudy.data.text import read_json
@@ -90,12 +90,7 @@ class CocoFile:
 
     def role(self) -> str:
         """The split whose name the file or its folder has, or ""."""
-        return next(filter(None, map(_role, self.words())), "")
-
-
-def _role(word: str) -> str:
-    """The split that a word such as val2017 means, or ""."""
-    return SPLIT_WORDS.get(word.lower().rstrip("0123456789"), "")
+        return next(filter(None, map(role_of, self.words())), "")
 
 
 def read_coco(path: Path, content: Any = None) -> CocoFile:
@@ -208,7 +203,7 @@ def _closest(file: CocoFile, found: list[str], images: Mapping[str, Path]) -> li
     for chosen in (
         [name for name in found if images[name].is_relative_to(file.path.parent)],
         [name for name in found if folders[name] & words],
-        [name for name in found if file.role() and file.role() in map(_role, folders[name])],
+        [name for name in found if file.role() and file.role() in map(role_of, folders[name])],
     ):
         if 0 < len(chosen) < len(found):
             return chosen

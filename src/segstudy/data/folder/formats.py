@@ -69,6 +69,11 @@ def detect_format(paths: Sequence[Path], description: Description) -> MaskFormat
     return MaskFormat(kind, f"{where}: pictures ({modes}) whose {what}", partial(read_picture, kind=kind))
 
 
+def is_annotation(content: Any) -> bool:
+    """Whether the content of a JSON file has the form of a known tool."""
+    return any(has_form(content) for has_form in FORMS.values())
+
+
 def _known_tool(contents: Mapping[Path, Any]) -> str:
     """The tool that wrote JSON files of an image each. Raises DataError if it is not known, or not one."""
     kinds: dict[str, Path] = {}

@@ -47,7 +47,7 @@ def _object(shape: dict, canvas: Canvas) -> AnnotatedObject:
             points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
         elif kind in LINES or (kind == "polygon" and is_line(points)):
             return canvas.line(label, points)
-        elif kind not in ("polygon", "rectangle", "oriented_rectangle"):
+        elif kind not in ("polygon", "rectangle", "oriented_rectangle", "rotation"):
             raise ValueError(f"the shape {kind!r} is not known (polygon, rectangle, circle, mask, {', '.join(LINES)})")
         return AnnotatedObject(label, canvas.area([points]))
     except (TypeError, ValueError, IndexError) as error:

@@ -4,17 +4,33 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import PurePath
 
 from segstudy.data.images import image_name
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 """Suffixes of images."""
 
+LISTS = (".txt", ".csv", ".lst")
+"""Suffixes of lists of images."""
+
 SPLIT_WORDS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
 """Words in the names of files and folders, and the split that they mean."""
 
 _FILE_ENDS = re.compile(rf"({'|'.join(map(re.escape, (*IMAGES, '.gif')))})(?=[\s,;\"']|$)", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[\s,;]+")
+
+
+def role_of(word: str) -> str:
+    """The split that a word such as val2017 means, or ""."""
+    return SPLIT_WORDS.get(word.lower().rstrip("0123456789"), "")
+
+
+def role_of_list(path: PurePath) -> str:
+    """The split that a word in the name of a text file means, such as val_list.txt; "" for tables of classes."""
+    if path.suffix.lower() not in LISTS or re.search("class|label", path.stem, re.IGNORECASE):
+        return ""
+    return next(filter(None, map(role_of, re.split(r"[^A-Za-z0-9]+", path.stem))), "")
 
 
 def path_ends(text: str) -> list[str]:

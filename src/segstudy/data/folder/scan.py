@@ -10,10 +10,10 @@ from typing import NoReturn
 from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_images, object_files
 from segstudy.data.folder.description import Description, yaml_line
 from segstudy.data.folder.files import NamedFiles, files_in, find_places, suffixes_in
-from segstudy.data.folder.formats import detect_format, unread_annotations
+from segstudy.data.folder.formats import detect_format, is_annotation, unread_annotations
 from segstudy.data.folder.layouts import MASK_PLACES, PLAIN
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.names import IMAGES, columns, path_ends
+from segstudy.data.folder.names import IMAGES, columns, path_ends, role_of_list
 from segstudy.data.folder.pictures import with_values
 from segstudy.data.folder.problems import Problem, errors_in, problem
 from segstudy.data.images import Sample, image_name
@@ -68,7 +68,7 @@ def scan_folder(description: Description) -> FolderScan:
     scan.notes.append(f"masks: {scan.format.summary}")
     used = {*description.pairs, description.train, description.val, description.test}
     tables = [path.name for path in sorted(description.root.iterdir()) if path.suffix in (".csv", ".txt")]
-    tables = [name for name in tables if name not in used and name[:-4] not in (*ROLES, *used)]
+    tables = [name for name in tables if name not in used and name[:-4] not in used and not role_of_list(Path(name))]
     if tables and not (scan.format.annotated or description.declares_classes):
         line = yaml_line("classes", tables[0])
         scan.notes.append(f"the classes have no names: if {first_few(tables)} has them, in dataset.yaml: {line}")
@@ -163,6 +163,8 @@ def _find_masks(description: Description, homes: dict[str, Path]) -> dict[str, P
     usable = [name for name, places in found.items() if files_in(places, (*MASKS, ".json")).files]
     if len(usable) > 1:
         _ask_which(root, usable)
+    if usable and "masks" not in description.model_fields_set and _annotated(homes):
+        _ask_which(root, [*usable, description.images])
     if found:
         return found[usable[0]] if usable else next(iter(found.values()))
     if "masks" not in description.model_fields_set:
@@ -174,6 +176,15 @@ def _find_masks(description: Description, homes: dict[str, Path]) -> dict[str, P
         f"no masks in {root}: looked for {', '.join(tried)}\n  found: {list_found(root)}"
         + (unread_annotations([root]) or "\n  → name the folder or the COCO file in dataset.yaml: masks: NAME")
     )
+
+
+def _annotated(homes: dict[str, Path]) -> bool:
+    """Whether there are annotations of a known tool beside the images."""
+    for path in list(files_in(homes, (".json",)).files.values())[:20]:
+        with suppress(DataError):
+            if is_annotation(read_json(path)):
+                return True
+    return False
 
 
 def _read_coco_files(

@@ -1,7 +1,9 @@
 """The split of the user's folder into train, val and test: by lists, by random shares, or by folds."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -9,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.names import ImageNames, agree, columns, same_last_part
+from segstudy.data.folder.names import ImageNames, agree, columns, role_of_list, same_last_part
 from segstudy.data.folder.problems import Problem, problem
 from segstudy.data.folder.scan import ROLES, FolderScan
 from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
 from segstudy.data.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
+
+_HEADER = re.compile(r"['\"]?(image|file|name|img|id|path)[a-z_ ]*['\"]?\s*([,;\t]|$)", re.IGNORECASE)
 
 VAL_SHARE = 0.2
 """Share of the images for val, if no split is given."""
@@ -29,7 +33,8 @@ class UntrainableError(ConfigError):
 class SplitPlan:
     """The given `lists`, and what is drawn from `pool` (the training images).
 
-    shares: {role: share of the pool}. num_folds: 0 for none; fold: the fold to report. notes: what was guessed.
+    shares: {role: share of the pool}. num_folds: 0 for none; fold: the fold to report.
+    found: {role: file} of lists that are recognised by a part of their name. notes: what was guessed.
     """
 
     pool: list[Sample]
@@ -38,6 +43,7 @@ class SplitPlan:
     shares: dict[str, float] = field(default_factory=dict)
     num_folds: int = 0
     fold: int = 0
+    found: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -87,16 +93,23 @@ def make_split(
     """
     specs = {role: getattr(description, role) if settings[role] is None else settings[role] for role in ROLES}
     specs = {role: spec for role, spec in specs.items() if spec not in (None, "none")}
-    notes = []
+    notes, found, several = [], {}, []
     if not specs and not description.folds:
         known = {s.name.split("/")[0] for s in scan.samples if "/" in s.name} | set(scan.split_of.values())
         specs = {role: role for role in ROLES if role in known or description.find(f"{role}.txt")}
         notes = [f"{', '.join(specs)}: the lists with these names"] if specs else []
+        others = {role: names for role, names in _other_lists(scan, description).items() if role not in specs}
+        found = {role: names[0] for role, names in others.items() if len(names) == 1}
+        several = [f"{role}: {', '.join(names)}" for role, names in others.items() if len(names) > 1]
+        notes += [f"{role}: the list {name}, by its name" for role, name in found.items()]
+        specs |= found
     if "val" not in specs and "test" not in specs and not description.folds:
         specs["val"] = VAL_SHARE
         notes.append(f"val: {VAL_SHARE:.0%} of the images, drawn with split_seed {description.split_seed}")
     _check_specs(specs, description.folds, fold)
     lists, problems = _read_lists(specs, scan, description)
+    advice = "in dataset.yaml, name the lists: train: FILE, val: FILE"
+    problems += problem("several lists of one split: none of them is used", several, "warning", advice)
     severity = "warning" if "train" in specs else "error"  # a list says which images train
     advice = "add the masks, remove the images, or list the images to use in dataset.yaml: train: FILE"
     problems += problem("images without mask", scan.without_mask, severity, advice)
@@ -111,12 +124,26 @@ def make_split(
         pool=lists.get("train") or [s for s in scan.samples if s.name not in taken],
         seed=description.split_seed,
         lists=lists,
+        found=found,
         shares={role: spec for role, spec in specs.items() if isinstance(spec, float)},
         num_folds=description.folds or 0,
         fold=fold or 0,
         notes=notes,
         problems=problems,
     )
+
+
+def _other_lists(scan: FolderScan, description: Description) -> dict[str, list[str]]:
+    """{split: files whose name holds that split, such as val_list.txt, and whose first lines name images}."""
+    known = ImageNames(s.name for s in scan.samples)
+    found: dict[str, list[str]] = {}
+    for path in sorted(description.root.rglob("*.*")):
+        role, name = role_of_list(path), path.relative_to(description.root).as_posix()
+        if role and not name.startswith("."):
+            with suppress(DataError):
+                if any(map(known.find_in_line, read_text(path).splitlines()[:5])):
+                    found.setdefault(role, []).append(name)
+    return found
 
 
 def _read_lists(
@@ -195,7 +222,8 @@ def read_list(spec: str, description: Description, scan: FolderScan) -> list[str
     if spec in scan.split_of.values():
         return [n for n, split in scan.split_of.items() if split == spec]
     if path := description.find(spec) or description.find(f"{spec}.txt"):
-        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        return lines[1:] if path.suffix == ".csv" and lines and _HEADER.match(lines[0]) else lines
     folder = spec.removeprefix(f"{description.images}/").strip("/")
     if inside := sorted(s.name for s in scan.samples if s.name.startswith(f"{folder}/")):
         return inside
