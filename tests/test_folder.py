@@ -436,7 +436,7 @@ def test_mistakes_in_the_description_are_named(home: Path, make: Any, yaml: str,
 def test_mistakes_in_the_settings_are_named(home: Path, make: Any, tmp_path: Path) -> None:
     for changes, message in (
         ({"fold": 2}, "has no folds"),
-        ({"val": 2.0}, "2.0 is not a share"),
+        ({"val": 2.0}, "above 0 and below 1"),
         ({"about": str(tmp_path / "no.yaml")}, "no file .*no.yaml"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):
