@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from segstudy.cli.main import app
 from segstudy.data.fit import sizes_note
-from segstudy.data.folder.check import FolderReport, check_folder
+from segstudy.data.folder.check import NO_BACKGROUND, FolderReport, check_folder
 from segstudy.data.folder.datamodule import Folder
 
 CLASSES = "classes: [background, car, tree]\n"
@@ -53,6 +53,14 @@ def test_a_good_folder_has_no_findings(home: Path) -> None:
     cars = sum(c[:, 1].sum() for c in checked.counts.values())
     trees = sum(c[:, 2].sum() for c in checked.counts.values())
     assert (cars, trees) == (40 * 12, 20 * 15)
+
+
+def test_a_missing_background_is_told(home: Path) -> None:
+    assert NO_BACKGROUND not in check_folder(home).notes
+    (home / "dataset.yaml").write_text("classes: [ground, car, tree]")
+    assert NO_BACKGROUND in check_folder(home).notes
+    (home / "dataset.yaml").write_text("classes: [ground, car, tree]\nbackground: ground")
+    assert NO_BACKGROUND not in check_folder(home).notes
 
 
 def test_all_faults_of_files_are_found_at_once(home: Path) -> None:

@@ -321,3 +321,19 @@ def test_endings_of_names_are_proposed(tmp_path: Path, ending: str, line: str) -
         (tmp_path / "dataset.yaml").unlink()
         with pytest.raises(DataError, match=f"→ in dataset.yaml, image_{line[5:]}"):
             scan_folder(read_description(tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("data/mine/JPEGImages", "data/mine/SegmentationClass"), ("data/train/images", "data/train/masks")],
+)
+def test_a_layout_in_a_folder_below_is_proposed(tmp_path: Path, images: str, masks: str) -> None:
+    save(tmp_path / "all", FLAT, FLAT)
+    for source, target in (("images", images), ("masks", masks)):
+        (tmp_path / "root" / target).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / source).rename(tmp_path / "root" / target)
+    with pytest.raises(DataError, match="no folder of images") as error:
+        scan_folder(read_description(tmp_path / "root")[0])
+    proposed = re.search(r"→ use (\S+) \(", str(error.value))
+    assert proposed
+    assert len(scan_folder(read_description(Path(proposed[1]))[0]).samples) == len(FLAT)

@@ -37,6 +37,12 @@ UNKNOWN_RANGE = "images whose range of values is not known"
 INVALID_SPLIT = "the split of dataset.yaml is not possible"
 
 
+NO_BACKGROUND = (
+    "no class is the background: if one is, in dataset.yaml, background: NAME (needed for missed and spilled pixels, "
+    "and by the losses of V1…V4)"
+)
+
+
 @dataclass
 class FolderReport:
     """Result of a check. counts: {split: pixels per image and class, int64 (N,C), at original size}.
@@ -131,6 +137,8 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
     if masks is not None:
         report.counts = {role: masks.pixels(lists[role]) for role in ROLES if lists.get(role)}
         _add_rare_classes(report, masks.label_map.classes)
+        if masks.label_map.background is None:
+            report.notes.append(NO_BACKGROUND)
     if file is None:
         known = {"the classes": description.classes, "the split": plan.lists}
         report.guessed = ["the meaning of the masks", *(what for what, given in known.items() if not given)]

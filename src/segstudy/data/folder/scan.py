@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,7 +12,7 @@ from segstudy.data.folder.coco import CocoFile, coco_format, is_coco, match_imag
 from segstudy.data.folder.description import Description, yaml_line
 from segstudy.data.folder.files import NamedFiles, files_in, find_places, suffixes_in
 from segstudy.data.folder.formats import detect_format, is_annotation, unread_annotations
-from segstudy.data.folder.layouts import MASK_PLACES, PLAIN
+from segstudy.data.folder.layouts import MASK_PLACES, PLAIN, find_layout
 from segstudy.data.folder.mask_format import MaskFormat
 from segstudy.data.folder.names import IMAGES, columns, path_ends, role_of_list
 from segstudy.data.folder.pictures import with_values
@@ -94,7 +95,8 @@ def _from_folders(description: Description) -> FolderScan:
     if not homes:
         raise DataError(
             f"no folder of images {root / description.images}\n  found: {list_found(root)}\n"
-            "  → put the images there, or name the folders in dataset.yaml: images: FOLDER and masks: FOLDER"
+            f"  → {_deeper_advice(root)}put the images there; or name the folders in dataset.yaml: images: FOLDER and "
+            "masks: FOLDER"
         )
     places = _find_masks(description, homes)
     images, pictures = files_in(homes, IMAGES, description.image_suffix), NamedFiles()
@@ -122,6 +124,16 @@ def _from_folders(description: Description) -> FolderScan:
         scan = _from_pairs_of_files(description, images, annotations if is_annotated else pictures, places)
     scan.notes += notes
     return scan
+
+
+def _deeper_advice(root: Path) -> str:
+    """The folder below that has a known layout, such as the only folder of an archive; or ""."""
+    folders = (path for pattern in ("*", "*/*") for path in sorted(root.glob(pattern)) if path.is_dir())
+    for path in islice(folders, 20):
+        with suppress(DataError):
+            if layout := find_layout(path, with_classes=False):
+                return f"use {path} ({layout.tool}); or "
+    return ""
 
 
 def _left_out(kind: str, named: NamedFiles, ending: str) -> list[str]:
