@@ -170,7 +170,10 @@ def test_a_run_without_the_setting_squashes(home: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     for path in (home / "squash").iterdir():
         (tmp_path / "old" / path.name).symlink_to(path)
-    (tmp_path / "old" / "config.yaml").unlink()
+    for name in ("config.yaml", "record.json"):
+        (tmp_path / "old" / name).unlink()
+    older = {key: value for key, value in record_of(home / "squash").items() if key not in ("files", "checksum")}
+    (tmp_path / "old" / "record.json").write_text(json.dumps(older))
     cfg: Any = OmegaConf.load(home / "squash" / "config.yaml")
     for key in ("fit", "max_side", "keep_side", "tiles", "cache", "max_class_share"):
         del cfg.data[key]

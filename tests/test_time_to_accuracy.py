@@ -124,11 +124,9 @@ def test_a_run_writes_seconds_and_goes_on_from_them(tmp_path: Path) -> None:
     run(cfg, folder, claim_folder(folder, cfg))
     first = [row["seconds"] for row in read_history(folder / "history.csv")]
     assert 0 < first[0] < first[1] < first[2]
-    # as if it had been much slower and stopped after its last epoch but before the test
-    slow = [row | {"seconds": row["seconds"] + 1000} for row in read_history(folder / "history.csv")]
-    write_history(slow, folder / "history.csv")
+    (folder / "history.csv").unlink()  # its rows are in the checkpoint too
     cfg.trainer.max_epochs = 4
     run(cfg, folder, Record(folder))
     last = [row["seconds"] for row in read_history(folder / "history.csv")]
-    assert last[:3] == pytest.approx([s + 1000 for s in first], abs=0.01)
-    assert 1000 + first[2] < last[3] < 1100
+    assert last[:3] == pytest.approx(first, abs=0.01)
+    assert first[2] < last[3] < first[2] + 100

@@ -331,8 +331,9 @@ def _write_weights(model: Model, kind: str, path: Path, about: dict[str, Any]) -
     (path / "model.safetensors").write_bytes(weights)
     config: Any = without_local_paths(OmegaConf.to_container(model.cfg, resolve=True))
     OmegaConf.save(config, path / "config.yaml")
+    record = {key: value for key, value in model.record.items() if key != "files"}  # checksums of the run's own files
     described = {
-        "record.json": without_local_paths(dict(model.record)),
+        "record.json": without_local_paths(record),
         "config.json": about | {"network": config["network"]},
     }
     for name, values in described.items():
