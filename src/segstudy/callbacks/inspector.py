@@ -11,7 +11,7 @@ from segstudy.callbacks.max_steps import planned_epochs
 from segstudy.console import SafeConsole
 from segstudy.files import subfolder
 from segstudy.inspection.activations import LayerStatistics, Probe, print_table, sample, write_table
-from segstudy.ranges import Count, checked
+from segstudy.ranges import Whole, checked
 
 
 @checked
@@ -24,7 +24,7 @@ class Inspector(L.Callback):
     and the last epoch.
     """
 
-    def __init__(self, every: Count = 10):
+    def __init__(self, every: Whole = 10):
         self.every = every
         self.probe: Probe | None = None
 
