@@ -10,7 +10,7 @@ from segstudy.data.datasets.scenes import draw_scene
 from segstudy.labels import voc_palette
 
 DRAWN = 32
-"""Different scenes; further files are links to them."""
+"""Different scenes of VOC's usual size, fewer of a larger one; further files are links to them."""
 
 
 def write_voc(root: Path, images: int, height: int = 375, width: int = 500) -> Path:
@@ -23,10 +23,11 @@ def write_voc(root: Path, images: int, height: int = 375, width: int = 500) -> P
     for folder in (home / "JPEGImages", home / "SegmentationClass", lists):
         folder.mkdir(parents=True)
     names = [f"2012_{i:06d}" for i in range(images)]
+    drawn = max(4, DRAWN * 375 * 500 // max(height * width, 375 * 500))
     for i, name in enumerate(names):
-        if i >= DRAWN:
+        if i >= drawn:
             for kind, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
-                os.link(home / kind / f"{names[i % DRAWN]}.{suffix}", home / kind / f"{name}.{suffix}")
+                os.link(home / kind / f"{names[i % drawn]}.{suffix}", home / kind / f"{name}.{suffix}")
             continue
         image, mask = draw_scene(np.random.default_rng(i), height, width)
         # 95 gives about 90 kB a file; VOC's own have about 110 kB.
