@@ -58,7 +58,8 @@ TAKEN: dict[str, str] = {
     "zero": """
         bridge.dropout callbacks.crf.appearance callbacks.crf.iterations callbacks.crf.smoothness
         callbacks.early_stopping.min_delta callbacks.early_stopping.patience callbacks.ema.decay
-        callbacks.freeze.batch_norm_epochs callbacks.freeze.epochs callbacks.pictures.first_seconds
+        callbacks.freeze.batch_norm_epochs callbacks.freeze.epochs callbacks.inspector.every
+        callbacks.pictures.first_seconds
         data.augment.brightness data.augment.colour data.augment.contrast data.augment.flip data.augment.rotation
         data.augment.then.blur.probability data.augment.then.copy_paste.background
         data.augment.then.copy_paste.probability data.augment.then.cutmix.probability

@@ -168,8 +168,9 @@ class DoubleConvEncoder(Encoder):
 
 
 def _encoder_name(name: str) -> str:
-    named = name.replace("timm-", "tu-") if smp.encoders.is_equivalent_to_timm_universal(name) else name  # an old name
-    named = named.replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
+    named = name
+    if smp.encoders.is_equivalent_to_timm_universal(name):  # an old name
+        named = name.replace("timm-", "tu-").replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
     if not (timm.is_model(named[3:]) if named.startswith("tu-") else name in smp.encoders.get_encoder_names()):
         known = [*smp.encoders.get_encoder_names(), *(f"tu-{each}" for each in timm.list_models())]
         raise ValueError(f"must be an encoder of smp, or of timm as tu-NAME{did_you_mean(name, known)}")
