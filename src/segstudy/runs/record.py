@@ -188,7 +188,10 @@ def sealed(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
             return file
     except FileNotFoundError as error:
         raise DamagedFile(f"{file} is missing{way_out}") from error
-    raise DamagedFile(f"{file} is damaged: it has changed since the run finished (checksum){way_out}")
+    own = f"\n  → if you changed it yourself: remove {name} from the files in record.json, and the line checksum"
+    raise DamagedFile(
+        f"{file} is damaged: it has changed since the run finished (checksum){way_out}{own * (file.suffix == '.yaml')}"
+    )
 
 
 def read_entries(folder: Path) -> dict[str, Any]:
