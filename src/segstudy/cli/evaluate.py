@@ -100,7 +100,8 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
         for name, c in counts.items()
     }
     last = list(rows)[-1]
-    print_classes(rows[last] | {"data": dataset.describe()}, console, last)
+    described = dataset.describe()
+    print_classes(rows[last] | {"data": described}, console, last)
     if len(rows) > 1:
         tests.print_rows(rows, len(members))
     lines = {m.name: tests.against_record(rows[m.name]["metrics"], dataset, m.record) for m in members}
@@ -109,6 +110,6 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
     if options.save_masks:
         print_line(f"masks of {last}: {options.save_masks}")
     if options.json:
-        about = {"runs": {m.name: str(m.folder) for m in members}, "data": dataset.describe(), "size": options.size}
+        about = {"runs": {m.name: str(m.folder) for m in members}, "data": described, "size": options.size}
         about |= {"views": views and vars(views), "tiles": tiles and vars(tiles), "own_test": lines, "device": device}
         tests.write_json(rows, about, options.json)

@@ -43,8 +43,11 @@ def resolve_environment(cfg: DictConfig) -> None:
     for key in [*nested_keys(cfg)]:
         place, _, last = key.rpartition(".")
         node = OmegaConf.select(cfg, place) if place else cfg
-        if isinstance(node, DictConfig) and "${oc.env:" in str(OmegaConf.to_container(node, resolve=False)[last]):  # type: ignore[index, call-overload]
-            node[last] = str(node[last]).replace("${", "\\${") if isinstance(node[last], str) else node[last]
+        if not (isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, last)):
+            continue
+        if "${oc.env:" in str(OmegaConf.to_container(node, resolve=False)[last]):  # type: ignore[index, call-overload]
+            value = node[last]
+            node[last] = value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def nested_keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -209,7 +209,7 @@ def open_cache(
             why = (
                 first_line(error) if isinstance(error, DamagedFile) else f"{home} is incomplete, or of an older version"
             )
-            print(f"{why}: the cache is built again")
+            print_line(f"{why}: the cache is built again")
     check()
     _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape, channels)
     return opened()
