@@ -1,4 +1,4 @@
-"""All that is to be measured on a GPU, in one command of at most ten minutes: `make gpu-day`.
+"""All that is to be measured on a GPU, in ten minutes at a time: `make gpu-day`.
 
 Steps in the order of their worth, each with a time limit; each writes its JSON at once, and the page is made anew after
 each, so that a cut loses only the step it falls into. The same command goes on after the steps that are done.
@@ -28,6 +28,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SEGSTUDY = ("-m", "segstudy")
 """The command `segstudy`, which is not installed on that machine."""
 SEEDS = (0, 1, 2)
+VOC_SIZES = (256, 192, 128)
 ADE20K_TRAINING = 20_210
 """Images of ADE20K's training list, for the extrapolation of `ade_unet`'s 30 epochs."""
 
@@ -63,6 +64,10 @@ class Day:
             "COLUMNS": "120",
         }
 
+    def threads(self, processes: int) -> dict[str, str]:
+        """Each of several processes takes its part of the cores."""
+        return {"OMP_NUM_THREADS": str(max(2, (os.cpu_count() or 2) // processes))} if processes > 1 else {}
+
     def left(self) -> float:
         return max(1.0, self.ends - time.monotonic())
 
@@ -77,8 +82,8 @@ class Day:
             output = open(self.work / f"output-{number}.txt", "w+")  # noqa: SIM115 (closed below)
             started.append((
                 subprocess.Popen(
-                    command, cwd=PROJECT, env=self.environment, stdout=output, stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    command, cwd=PROJECT, env=self.environment | self.threads(len(commands)), stdout=output,
+                    stderr=subprocess.STDOUT, start_new_session=True,
                 ),
                 output,
             ))  # fmt: skip
@@ -139,28 +144,35 @@ def prepare(day: Day) -> dict[str, Any]:
 
 def speed(day: Day) -> dict[str, Any]:
     """Images per second of training, end to end and of the network alone."""
-    file = day.out / "speed.json"
+    return measured(day, "speed")
+
+
+def windows(day: Day) -> dict[str, Any]:
+    """The same for windows (data.fit=crop) of 512² from large photos."""
+    return measured(day, "windows")
+
+
+def measured(day: Day, cases: str) -> dict[str, Any]:
+    file = day.out / f"{cases}.json"
     day.python(
         "benchmarks/gpu_speed.py", "measure", str(day.root), "--cache", str(day.work / "cache"), "--out", str(file),
-        "--seconds", str(max(5.0, day.left() - 15)), *(["--tiny"] if day.tiny else []),
+        "--cases", cases, "--seconds", str(max(5.0, day.left() - 15)), *(["--tiny"] if day.tiny else []),
     )  # fmt: skip
     return json.loads(file.read_text())
 
 
 def voc(day: Day) -> dict[str, Any]:
     """V1→V4 on VOC-animals: equal steps, three seeds, as many epochs as fit."""
-    models = ["v1", "v2", "v3", "v4_random"]
+    grids = [["model=v1"]] if day.tiny else [["model=v1,v2"], ["model=v3,v4_random"]]
     weights = day.root / "weights" / "mobilenet_v2_imagenet.pth"
-    size, epochs = (32, 1) if day.tiny else (256, epochs_that_fit(day, 3131))
+    size, epochs = (32, 1) if day.tiny else size_and_epochs_that_fit(day, 3131)
     common = [
         "data=voc", f"data.root='{day.root}'", "data.name=VOC-animals", "data.train=trainaug", f"data.size={size}",
         "data.batch_size=16", f"trainer.max_epochs={epochs}", "report=journey", "callbacks.pictures.enabled=false",
-        "data.device_cache=true",
+        "callbacks.training_metrics.enabled=false", "data.device_cache=true",
     ]  # fmt: skip
     if day.tiny:
-        models = ["v1", "v2"]
         common += ["+trainer.limit_train_batches=2", "data.batch_size=2"]
-    grids = [[f"model={','.join(models)}"]]
     if weights.is_file() and not day.tiny:
         grids += [
             ["model=v4", "encoder=mobilenet_v2", f"encoder.weights='{weights}'"],
@@ -176,14 +188,13 @@ def pet(day: Day) -> dict[str, Any]:
         "data=pet", f"data.root='{day.root / 'pet_standin'}'", "data.name=Pet stand-in", f"data.size={size}",
         "data.batch_size=32", "data.border=background", "augment=none", "optim=adam", "schedule=constant",
         "checkpoint=best", "callbacks.best.monitor=val/loss", "callbacks.best.mode=min", f"trainer.max_epochs={epochs}",
-        "callbacks.pictures.enabled=false", "data.device_cache=true",
+        "callbacks.pictures.enabled=false", "callbacks.training_metrics.enabled=false", "data.device_cache=true",
     ]  # fmt: skip
-    models = "pet_1,pet_2,pet_3,pet_4"
+    grids = [["model=pet_1"]] if day.tiny else [["model=pet_1,pet_2"], ["model=pet_3,pet_4"]]
     if day.tiny:
-        models = "pet_1"
         common += ["+trainer.limit_train_batches=2", "data.batch_size=2", "encoder.widths=[4,4,4,4,8]"]
         common += ["decoder.widths=[4,4,4,4]"]
-    return study(day, "pet-standin", common, [[f"model={models}"]]) | {"epochs": epochs, "size": size}
+    return study(day, "pet-standin", common, grids) | {"epochs": epochs, "size": size}
 
 
 def camvid(day: Day) -> dict[str, Any]:
@@ -193,7 +204,8 @@ def camvid(day: Day) -> dict[str, Any]:
         "experiment=strong/folder", "model=smp_unet", "encoder=mobilenet_v2", f"data.root='{day.root / 'camvid'}'",
         f"data.about='{PROJECT / 'docs' / 'camvid.yaml'}'", "data.augment.scale=[0.75,2.0]", "data.size=[360,480]",
         "data.batch_size=8", "data.device_cache=true", "callbacks.tta.enabled=false",
-        "callbacks.pictures.enabled=false", "trainer.max_epochs=25", "trainer.check_val_every_n_epoch=25",
+        "callbacks.pictures.enabled=false", "callbacks.training_metrics.enabled=false", "trainer.max_epochs=25",
+        "trainer.check_val_every_n_epoch=25",
         "callbacks.ema.decay=0.99",
     ]  # fmt: skip
     if day.tiny:
@@ -208,9 +220,9 @@ def camvid(day: Day) -> dict[str, Any]:
 
 def rest(day: Day) -> dict[str, Any]:
     """Predict, export, evaluate on the GPU; float16 with its scaler; two processes where there are two GPUs."""
-    run = next(iter(sorted((day.work / "runs").glob("*/*/checkpoints/last.ckpt"))), None)
+    run = next(iter(sorted((day.work / "runs").glob("voc-animals/*/checkpoints/last.ckpt"))), None)
     if run is None:
-        raise StepError("no study left a run to predict with")
+        raise StepError("the study voc left no run to predict with")
     run, photos = run.parents[1], day.root / "VOCdevkit" / "VOC2012" / "JPEGImages"
     small = day.work / "photos"
     small.mkdir(exist_ok=True)
@@ -242,44 +254,52 @@ def rest(day: Day) -> dict[str, Any]:
 def study(
     day: Day, name: str, common: Sequence[str], grids: Sequence[Sequence[str]], seeds: Sequence[int] = SEEDS
 ) -> dict[str, Any]:
-    """Train a study, one process a seed side by side; its report's files go to OUT/NAME. Returns its records."""
+    """Train a study, all grids and seeds side by side; its report's files go to OUT/NAME. Returns its records."""
     if day.tiny:
         seeds = seeds[:1]
     folder = day.work / "runs" / name
     began = time.monotonic()
     always = [*common, f"study={name}", f"runs_dir='{day.work / 'runs'}'", "hydra.mode=MULTIRUN"]
-    for grid in grids:
-        ended = day.run(*([sys.executable, "train.py", *always, *grid, f"seed={seed}"] for seed in seeds))
-        if all(code not in (0, 1) for code, _ in ended) and not list(folder.glob("*/record.json")):
-            raise StepError(ended[0][1][-1500:])
+    ended = day.run(*([sys.executable, "train.py", *always, *g, f"seed={seed}"] for seed in seeds for g in grids))
     seconds = time.monotonic() - began
     records = {p.parent.name: json.loads(p.read_text()) for p in sorted(folder.glob("*/record.json"))}
     keys = ("status", "changes", "seed", "steps", "epochs", "seconds", "images_per_second", "peak_memory_gib", "error")
     runs = {run: {k: r[k] for k in keys if k in r} | {"metrics": r.get("metrics")} for run, r in records.items()}
-    found = {"seconds": seconds, "side_by_side": len(seeds), "runs": runs}
+    found = {"seconds": seconds, "side_by_side": len(ended), "runs": runs}
     if any(r.get("status") == "done" for r in records.values()):
         day.ends = max(day.ends, time.monotonic() + 30)  # a study that was cut is reported all the same
-        day.segstudy("report", str(folder))
+        code, said = day.run([sys.executable, *SEGSTUDY, "report", str(folder)])[0]
+        if not (folder / "report.md").is_file():  # 1 if runs are unfinished: the others are reported
+            raise StepError(f"the report ended with {code}:\n{said[-1500:]}")
         place = day.out / name
         place.mkdir(exist_ok=True)
         for file in ("report.md", "runs.csv", "per_class.csv", "report.html", "first_screen.png"):
             if (folder / file).is_file() and (folder / file).stat().st_size < 2_000_000:
                 shutil.copyfile(folder / file, place / file)
+        if (folder / "figures").is_dir():
+            shutil.copytree(folder / "figures", place / "figures", dirs_exist_ok=True)
     else:
         raise StepError(f"no run was finished: {json.dumps(runs)[:1000]}\n{ended[0][1][-1000:]}")
     return found
 
 
-def epochs_that_fit(day: Day, images: int) -> int:
-    """Epochs for V1→V4, thrice, and V4 twice more, by the speeds that were measured; at least 1."""
-    seconds = 60.0 + images / 300  # start, tests and reports
+def size_and_epochs_that_fit(day: Day, images: int) -> tuple[int, int]:
+    """The largest of VOC_SIZES at which ten epochs of V1→V4, and of V4 twice more, fit three times; and the epochs.
+
+    By the speeds that were measured; a fifth of the time and 60 s are kept for starts, tests and the report.
+    """
     speeds = {}
     if (day.out / "speed.json").is_file():
         rows = json.loads((day.out / "speed.json").read_text())["rows"]
         speeds = {row["case"].split()[0]: row["images_per_second"] for row in reversed(rows) if "error" not in row}
     v1, v4 = speeds.get("V1", 800.0), speeds.get("V4", 800.0)
-    epoch = len(SEEDS) * images * (3 / v1 + 3 / v4)
-    return max(1, math.floor((day.left() - seconds) / epoch))
+    seconds = 0.8 * (day.left() - 60)
+    for size in VOC_SIZES:
+        epoch = len(SEEDS) * images * (3 / v1 + 3 / v4) * (size / 256) ** 2
+        epochs = math.floor(seconds / epoch)
+        if epochs >= 10:
+            break
+    return size, max(1, min(30, epochs))
 
 
 @dataclass(frozen=True)
@@ -292,8 +312,8 @@ class Step:
 
 
 STEPS = (
-    Step("prepare", 45, prepare), Step("speed", 110, speed), Step("voc", 200, voc), Step("pet", 80, pet),
-    Step("camvid", 60, camvid), Step("rest", 50, rest),
+    Step("prepare", 40, prepare), Step("speed", 110, speed), Step("windows", 80, windows), Step("voc", 290, voc),
+    Step("camvid", 100, camvid), Step("pet", 150, pet), Step("rest", 60, rest),
 )  # fmt: skip
 
 
@@ -310,7 +330,8 @@ def page(out: Path) -> str:
             f"{machine['precision']}; PyTorch {machine['versions']['torch']}; segstudy at {machine['git']}; "
             f"{machine['date']}. Made by `make gpu-day`.", "",
         ]  # fmt: skip
-    lines += speed_lines(found["speed"]) if "rows" in found.get("speed", {}) else []
+    if "rows" in found.get("speed", {}):
+        lines += speed_lines(found["speed"], found.get("windows", {}).get("rows", []))
     for name, title in (
         ("voc", "V1→V4 on VOC-animals"),
         ("pet", "The Pet benchmark on the stand-in"),
@@ -328,7 +349,7 @@ def page(out: Path) -> str:
     return "\n".join(lines)
 
 
-def speed_lines(found: dict[str, Any]) -> list[str]:
+def speed_lines(found: dict[str, Any], windows: Sequence[dict[str, Any]]) -> list[str]:
     """The table of speeds, the profile, and `ade_unet`'s 30 epochs extrapolated."""
     lines = [
         "## Speed of training", "",
@@ -336,7 +357,7 @@ def speed_lines(found: dict[str, Any]) -> list[str]:
         "random tensors; both in turns in one process.", "",
         "| case | images/s | alone | share | peak GiB |", "|---|---:|---:|---:|---:|",
     ]  # fmt: skip
-    for row in found["rows"]:
+    for row in [*found["rows"], *windows]:
         if "error" in row:
             lines.append(f"| {row['case']} | {row['error'].splitlines()[0][:90]} | | | |")
             continue
@@ -349,9 +370,11 @@ def speed_lines(found: dict[str, Any]) -> list[str]:
         waits = ", ".join(f"{n:g} × {name}" for name, n in profile["waits_per_step"].items()) or "none"
         lines += [
             "",
-            f"Profile of {profile['case']}: {profile['ms_per_step']:.1f} ms a step, of which the device is busy "
-            f"{profile['device_busy']:.0%}; the host has queued a step after {profile['ms_per_step_until_queued']:.1f} "
-            f"ms; waits for the device in each step: {waits}.",
+            f"Profile of {profile['case']}: {profile['ms_per_step']:.1f} ms a step"
+            + (f", of which the device is busy {profile['device_busy']:.0%}" if "device_busy" in profile else "")
+            + f"; the host has queued a step after {profile['ms_per_step_until_queued']:.1f} "
+            f"ms; waits for the device in each step: {waits}"
+            + (f", at {', '.join(profile['waits_at'])}." if profile.get("waits_at") else "."),
         ]
     for row in found["rows"]:
         if row["case"].startswith("ade_unet") and "error" not in row:
@@ -438,7 +461,8 @@ def main() -> None:
             found = kept | {"error": str(error) or repr(error)}
             failed.append(step.name)
         taken = time.monotonic() - began
-        file.write_text(json.dumps(found | {"step_seconds": round(taken, 1), "commands": day.log}, indent=1) + "\n")
+        text = json.dumps(found | {"step_seconds": round(taken, 1), "commands": day.log}, indent=1)
+        file.write_text(text.replace(f"{PROJECT}/", "") + "\n")
         (day.out / "README.md").write_text(page(day.out))
         if given.archive:
             archive(day.out, given.archive)

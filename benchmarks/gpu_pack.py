@@ -21,6 +21,7 @@ from PIL import Image
 MIB = 2**20
 WHEELS = (  # what the machine lacks beside PyTorch, Lightning, torchmetrics and timm, of the pinned versions
     "hydra-core==1.3.8", "omegaconf==2.3.1", "segmentation-models-pytorch==0.6.0", "pydantic==2.14.4",
+    "pycocotools==2.0.11",
 )  # fmt: skip
 WITHOUT_PIN = (
     "pydantic-core",

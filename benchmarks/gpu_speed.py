@@ -5,9 +5,11 @@ A step of our own `make gpu-day`; each can be run by itself.
 """
 
 import json
+import math
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import torch
 import typer
 from augmentation import kornia_augmentation, voc_augmentation
 from machine import machine, write_json
+from scenes_as_voc import write_voc
 from torch.profiler import ProfilerActivity, profile
 from training import BARE, Rounds, now
 
@@ -47,13 +50,15 @@ class Case:
     device_cache: bool = True
     compile: bool = False
     augment: str = "segstudy"
+    photos: str = ""
+    """WIDTHxHEIGHT of generated scenes, of which windows are trained on; without it: the packed photos, squashed."""
     changes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         switched = [
             "" if self.device_cache else "no device_cache", "compile" if self.compile else "",
-            "" if self.augment == "segstudy" else self.augment,
+            "" if self.augment == "segstudy" else self.augment, f"windows of {self.photos}" if self.photos else "",
         ]  # fmt: skip
         return " ".join([f"{self.network} {self.size}² batch {self.batch}", *(s for s in switched if s)])
 
@@ -66,8 +71,16 @@ CASES = (  # in the order of their worth: time may end anywhere
     Case("V1", size=512), Case("ResNet-34 U-Net", size=512), Case("V4", size=512), Case("UPerNet", size=512),
     Case("ResNet-34 U-Net", batch=64, compile=True), Case("V1", compile=True), Case("V4", compile=True),
 )  # fmt: skip
+WINDOWS = (
+    Case("ResNet-34 U-Net", 512, photos="500x375"), Case("ResNet-34 U-Net", 512, photos="2000x1500"),
+    Case("V1", 512, photos="500x375"), Case("ResNet-34 U-Net", 512, photos="500x375", device_cache=False),
+    Case("ResNet-34 U-Net", 512, photos="2000x1500", device_cache=False),
+)  # fmt: skip
 NARROW = ("encoder.widths=[4,4,4]", "decoder.widths=[4,4]")
-TINY = tuple(Case("V1", 32, 4, device_cache=cached, changes=NARROW) for cached in (True, False))
+TINY = {
+    "speed": tuple(Case("V1", 32, 4, device_cache=cached, changes=NARROW) for cached in (True, False)),
+    "windows": (Case("V1", 32, 4, photos="80x60", changes=NARROW),),
+}
 
 
 class AloneByTurns(Rounds):
@@ -98,9 +111,12 @@ class ProfileSteps(L.Callback):
     def __init__(self, after: int, steps: int):
         self.after, self.steps, self.seen = after, steps, 0
         self.figures: dict[str, Any] = {}
+        self.waits_at: set[str] = set()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         self.seen += 1
+        if module.device.type == "cuda" and self.seen in (self.after - 2, self.after - 1):
+            self._name_waits(self.seen == self.after - 2)
         if self.seen == self.after:
             now(module.device)
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (module.device.type == "cuda")
@@ -113,25 +129,59 @@ class ProfileSteps(L.Callback):
             self.profile.stop()
             self.figures = self.summary(seconds, queued)
 
+    def _name_waits(self, begin: bool) -> None:
+        """For one step, PyTorch warns wherever the host waits for the device: the lines, for `waits_at`."""
+        if begin:
+            self.caught = warnings.catch_warnings(record=True)
+            self.warned = self.caught.__enter__()
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+        else:
+            torch.cuda.set_sync_debug_mode("default")
+            self.caught.__exit__(None, None, None)
+            for warning in self.warned or []:
+                if "synchroniz" in str(warning.message):
+                    self.waits_at.add(f"{'/'.join(Path(warning.filename).parts[-3:])}:{warning.lineno}")
+
     def summary(self, seconds: float, queued: float) -> dict[str, Any]:
         """Milliseconds a step, the device's busy share, and calls at which the host waits, a step."""
         events = self.profile.events() or []
-        busy = sum(e.device_time_total for e in events if e.device_type == torch.autograd.DeviceType.CUDA) / 1e6
+        ranges = {e.name for e in events if e.device_type == torch.autograd.DeviceType.CPU}  # also shown on the device
+        work = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA and e.name not in ranges]
+        busy = covered([(e.time_range.start, e.time_range.end) for e in work]) / 1e6
         waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
         counts = {name: sum(e.name == name for e in events) / self.steps for name in waits}
-        top = sorted(self.profile.key_averages(), key=lambda e: -e.self_device_time_total)[:15]
+        spent: dict[str, float] = {}
+        for event in work:
+            spent[event.name[:80]] = spent.get(event.name[:80], 0) + event.time_range.elapsed_us() / 1000 / self.steps
         return {
             "ms_per_step": 1000 * seconds / self.steps,
             "ms_per_step_until_queued": 1000 * queued / self.steps,
             "device_busy": busy / seconds,
-            "kernels_per_step": sum(e.device_type == torch.autograd.DeviceType.CUDA for e in events) / self.steps,
+            "kernels_per_step": len(work) / self.steps,
             "waits_per_step": {name: n for name, n in counts.items() if n},
-            "longest": [[e.key[:80], round(e.self_device_time_total / 1000 / self.steps, 3)] for e in top],
+            "waits_at": sorted(self.waits_at),
+            "longest": [[k, round(ms, 3)] for k, ms in sorted(spent.items(), key=lambda item: -item[1])[:15]],
         }
+
+
+def covered(ranges: list[tuple[float, float]]) -> float:
+    """The length of the union of ranges."""
+    total, end = 0.0, -math.inf
+    for low, high in sorted(ranges):
+        total += max(0.0, high - max(low, end))
+        end = max(end, high)
+    return total
 
 
 def data_of(case: Case, root: Path) -> list[str]:
     """VOC's photos; for `ade_unet` those of ADE20K's stand-in with its 150 classes, drawn again and again."""
+    if case.photos:
+        width, height = map(int, case.photos.split("x"))
+        scenes = root / f"scenes_{case.photos}"
+        if not scenes.is_dir():
+            write_voc(scenes, (20 if width < 1000 else 10) * case.batch, height, width)
+        return ["data=voc", f"data.root='{scenes}'", "data.fit=crop"]
     if case.network == "ade_unet":
         return ["data=ade20k", f"data.root='{root / 'ade20k_standin'}'"]
     return ["data=voc", f"data.root='{root}'"]
@@ -217,24 +267,14 @@ def prepare(
     root: Annotated[Path, typer.Argument(help="holds VOCdevkit")],
     cache: Annotated[Path, typer.Option()],
     sizes: Annotated[str, typer.Option(help="sides, such as 256,512")] = "256",
-    train: Annotated[str, typer.Option(help="the list that the studies train on")] = "trainaug",
 ) -> None:
-    """Write the caches, so that several runs that start at once find them."""
+    """Write the caches of VOC's training list, so that the first case does not wait for them."""
     for size in sizes.split(","):
-        for split in ("train", train):
-            began = time.perf_counter()
-            common = [
-                "data=voc",
-                f"data.root='{root}'",
-                f"data.size={size}",
-                f"data.cache_dir='{cache}'",
-                "data.batch_size=1",
-            ]
-            data = build_data(compose_config([*common, f"data.train={split}"]))
-            print(
-                f"{size}²: {len(data.roles['fit'])} images of {split} in {time.perf_counter() - began:.1f} s",
-                flush=True,
-            )
+        began = time.perf_counter()
+        data = build_data(compose_config([
+            "data=voc", f"data.root='{root}'", f"data.size={size}", f"data.cache_dir='{cache}'", "data.batch_size=1",
+        ]))  # fmt: skip
+        print(f"{size}²: {len(data.roles['fit'])} images in {time.perf_counter() - began:.1f} s", flush=True)
 
 
 @app.command()
@@ -242,10 +282,11 @@ def measure(
     root: Annotated[Path, typer.Argument(help="holds VOCdevkit")],
     cache: Annotated[Path, typer.Option()],
     out: Annotated[Path, typer.Option(help="JSON file")],
+    which: Annotated[str, typer.Option("--cases", help="speed, or windows: of large photos")] = "speed",
     seconds: Annotated[float, typer.Option(help="begin no case after so many")] = 110,
     turns: Annotated[int, typer.Option()] = 3,
-    warmup: Annotated[int, typer.Option()] = 10,
-    steps: Annotated[int, typer.Option()] = 40,
+    warmup: Annotated[int, typer.Option()] = 5,
+    steps: Annotated[int, typer.Option()] = 20,
     tiny: Annotated[bool, typer.Option(help="two small cases: does it run?")] = False,
 ) -> None:
     """Time every case while there is time, and profile one."""
@@ -254,8 +295,8 @@ def measure(
     if tiny:
         turns, warmup, steps = 1, 1, 2
     rows: list[dict[str, Any]] = []
-    document: dict[str, Any] = {"step": "speed", "machine": machine(), "rows": rows, "steps": steps, "turns": turns}
-    for number, case in enumerate(TINY if tiny else CASES):
+    document: dict[str, Any] = {"step": which, "machine": machine(), "rows": rows, "steps": steps, "turns": turns}
+    for number, case in enumerate(TINY[which] if tiny else {"speed": CASES, "windows": WINDOWS}[which]):
         if time.monotonic() - began > seconds:
             rows.append({"case": case.name, "error": "no time was left"})
             continue
@@ -264,7 +305,7 @@ def measure(
         except Exception as error:  # out of memory, kornia missing: the others still count
             rows.append({"case": case.name, "error": f"{type(error).__name__}: {error}"[:300]})
         print(json.dumps(rows[-1]), flush=True)
-        if number == 0:
+        if number == 0 and which == "speed":
             document["profile"] = measured(case, root, cache, 1, warmup, steps, ProfileSteps(warmup, min(10, steps)))
         write_json(out, document)
 

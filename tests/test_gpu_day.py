@@ -83,19 +83,29 @@ def test_every_run_of_its_studies_is_a_valid_command(
     weights.write_bytes(b"")
     for step in (gpu_day.voc, gpu_day.pet, gpu_day.camvid):
         step(day)
-    assert len(asked) == (3 if tiny else 6)
+    assert len(asked) == (3 if tiny else 8)
     for overrides in asked:
         check_overrides(overrides)
 
 
-def test_epochs_are_those_that_fit_at_the_measured_speeds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(60 + 1.25 * 3 * 3131 * 6 / 1000 * 12.1, (256, 12)), (60 + 1.25 * 3 * 3131 * 6 / 1000 * 6.1, (192, 10)),
+     (60 + 1.25 * 3 * 3131 * 6 / 1000 * 1.1, (128, 4)), (1, (128, 1))],
+)  # fmt: skip
+def test_size_and_epochs_are_those_that_fit_at_the_measured_speeds(
+    seconds: float, expected: tuple[int, int], tmp_path: Path
+) -> None:
     day = gpu_day.Day(tmp_path, tmp_path, tmp_path, tmp_path, False)
-    day.ends = gpu_day.time.monotonic() + 70 + 3131 / 300 + 10 * 3 * 3131 * 6 / 1000
+    day.ends = gpu_day.time.monotonic() + seconds
     rows = [{"case": f"{name} 256² batch 16", "images_per_second": 1000.0} for name in ("V1", "V4")]
     (tmp_path / "speed.json").write_text(json.dumps({"rows": [{"case": "UPerNet", "error": "none"}, *rows]}))
-    assert gpu_day.epochs_that_fit(day, 3131) == 10
-    day.ends = gpu_day.time.monotonic() + 1
-    assert gpu_day.epochs_that_fit(day, 3131) == 1
+    assert gpu_day.size_and_epochs_that_fit(day, 3131) == expected
+
+
+def test_the_device_is_busy_for_the_union_of_its_work() -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    assert load("gpu_speed").covered([(0, 4), (1, 2), (3, 6), (8, 9)]) == 7
 
 
 def test_a_step_that_fails_is_named_and_the_others_go_on(packed: Path, tmp_path: Path) -> None:
@@ -109,7 +119,7 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(packed: Path, tmp_path:
     assert "no VOC2012 under" in json.loads((tmp_path / "gpu" / "prepare.json").read_text())["error"]
     page = (tmp_path / "gpu" / "README.md").read_text()
     assert "**prepare** was not finished" in page
-    assert "no study left a run to predict with" in page
+    assert "the study voc left no run to predict with" in page
 
 
 def test_without_tars_it_says_how_to_make_them(tmp_path: Path) -> None:

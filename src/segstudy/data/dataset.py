@@ -92,9 +92,16 @@ class CachedDataset(Dataset):
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         index = torch.tensor(positions)
         rows = index.clamp(min=0)
-        if self.device_arrays is None and self.cache.is_uniform:  # one slice is much faster than one for each image
-            ids = self.ids[rows.numpy()]
-            image, mask = self.cache.images[ids], self.cache.masks[ids]
+        if self.cache.is_uniform:  # all at once: much faster than one by one
+            if self.device_arrays is None:
+                ids = self.ids[rows.numpy()]
+                image, mask = self.cache.images[ids], self.cache.masks[ids]
+            else:
+                (height, width), channels = self.shapes[0].tolist(), self.cache.channels
+                images, masks = self.device_arrays
+                chosen = rows.to(images.device, non_blocking=True)
+                image = images.view(-1, height, width, channels).index_select(0, chosen)
+                mask = masks.view(-1, height, width).index_select(0, chosen)
         else:
             shape = (len(rows), *self.shapes[rows[0]])
             image, mask = self.filled((*shape, self.cache.channels), 0), self.filled(shape, IGNORE)

@@ -75,7 +75,7 @@ class Augment:
         window: a batch of `TrainingImages` with windows, which are interpolated instead of the whole images.
         Output labels ⊆ labels of the image (with mixing: of the batch) ∪ {255}.
         """
-        params = params.to(image.device)
+        params = params.to(image.device, non_blocking=True)
         height, width = size or mask.shape[1:]
         mirrored = params[:, 3] < self.flip
         if window is not None:
