@@ -46,7 +46,7 @@ types: $(VENV)/ready  ## check types
 
 check: lint types test  ## run lint, types and tests, as CI does
 
-attack: $(VENV)/ready  ## damage files in all ways, count the answers in results/robustness.md (ARGS=section; an hour)
+attack: $(VENV)/ready  ## wrong settings, damaged files, kills …: count the answers in results/robustness.md (half an hour)
 	cd tests && ../$(BIN)/python -m attack $(ARGS)
 
 tensorboard: $(VENV)/ready  ## show all runs in the browser (RUNS=runs/STUDY: one study)

@@ -95,12 +95,15 @@ class Day:
             output.close()
         return found
 
-    def python(self, *arguments: str) -> str:
-        """Run one Python command; its output. Raises StepError if it fails."""
-        code, output = self.run([sys.executable, *arguments])[0]
+    def command(self, *words: str) -> str:
+        """Run one command; its output. Raises StepError if it fails."""
+        code, output = self.run(words)[0]
         if code:
-            raise StepError(f"{shlex.join(arguments)} ended with {code}:\n{output[-1500:]}")
+            raise StepError(f"{shlex.join(words)} ended with {code}:\n{output[-1500:]}")
         return output
+
+    def python(self, *arguments: str) -> str:
+        return self.command(sys.executable, *arguments)
 
     def segstudy(self, *arguments: str) -> str:
         return self.python(*SEGSTUDY, *arguments)
@@ -251,6 +254,31 @@ def rest(day: Day) -> dict[str, Any]:
     return found
 
 
+TWO_CORES = ("env", "CUDA_VISIBLE_DEVICES=", "taskset", "--cpu-list", "0,1")
+"""Before a command: without the GPU, as on the computer that most people have."""
+
+
+def cpu(day: Day) -> dict[str, Any]:
+    """`benchmarks/training.py` on two cores; GPU machines often have AMX, for which its bars are."""
+    file = day.out / "cpu.json"
+    small = ["--rounds", "1", "--steps", "1", "--size", "32", "--images", "8", "--batch", "4"] if day.tiny else []
+    day.command(*TWO_CORES, sys.executable, "benchmarks/training.py", "--out", str(file), *small)
+    return json.loads(file.read_text())
+
+
+def ablation(day: Day) -> dict[str, Any]:
+    """`make ablation` on two cores: its time and its report."""
+    began = time.monotonic()
+    smaller = ["model=v1", "budget=null", "trainer=smoke", "seed=0"] if day.tiny else []
+    day.command(
+        *TWO_CORES, sys.executable, "train.py", "experiment=ablation", f"runs_dir='{day.work / 'runs'}'",
+        "study=ablation", *smaller,
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    shutil.copyfile(day.work / "runs" / "ablation" / "first_screen.png", day.out / "ablation.png")
+    return {"seconds": seconds, "report": (day.work / "runs" / "ablation" / "report.md").read_text()[:3000]}
+
+
 def study(
     day: Day, name: str, common: Sequence[str], grids: Sequence[Sequence[str]], seeds: Sequence[int] = SEEDS
 ) -> dict[str, Any]:
@@ -314,6 +342,7 @@ class Step:
 STEPS = (
     Step("prepare", 40, prepare), Step("speed", 110, speed), Step("windows", 80, windows), Step("voc", 290, voc),
     Step("camvid", 100, camvid), Step("pet", 150, pet), Step("rest", 60, rest),
+    Step("cpu", 110, cpu), Step("ablation", 400, ablation),
 )  # fmt: skip
 
 
@@ -343,6 +372,11 @@ def page(out: Path) -> str:
         lines += ["## Predict, evaluate, export, float16", "", "| task | seconds | exit code |", "|---|---:|---:|"]
         lines += [f"| {k} | {v['seconds']} | {v['exit']} |" for k, v in found["rest"].items() if isinstance(v, dict)]
         lines += ["", f"{found['rest']['photos']} photos were predicted.", ""]
+    if "networks" in found.get("cpu", {}):
+        lines += ["## Two cores of its CPU", "", "```", json.dumps(found["cpu"]["networks"], indent=1), "```", ""]
+    if "report" in found.get("ablation", {}):
+        minutes = found["ablation"]["seconds"] / 60
+        lines += [f"`make ablation` took {minutes:.1f} minutes there ([first screen](ablation.png)).", ""]
     for name, values in found.items():
         if "error" in values:
             lines += [f"**{name}** was not finished:", "", "```", values["error"][-800:], "```", ""]

@@ -64,7 +64,7 @@ def main(
     table = Table("", f"{images:,} images", f"{extrapolate:,} (extrapolated)", title=f"images of {side}×{side}")
     factor = extrapolate / images
     for name, found in figures.items():
-        for what, words in (("build", "first start"), ("open", "start with the cache built")):
+        for what, words in (("build", "first start"), ("open", "later starts")):
             table.add_row(f"{name}: {words}", f"{found[what]:.1f} s", f"{factor * found[what]:.0f} s")
         table.add_row(f"{name}: memory", f"{found['bytes'] / 2**20:.0f} MiB", "")
     table.add_row(

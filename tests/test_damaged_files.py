@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attack.damaged_files import Attack, cases
+from attack.damaged_files import Attack, damages
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
 
 
 @pytest.mark.parametrize(
-    ("target", "command", "damages"),
+    ("target", "command", "names"),
     [
         ("record.json of an interrupted run", "continue", ["half", "seed"]),
         ("config.yaml of an interrupted run", "continue", ["alias bomb", "nested"]),
@@ -28,10 +28,10 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
     ],
 )
 def test_a_command_names_the_damaged_file_or_has_the_same_result(
-    attack: Attack, target: str, command: str, damages: list[str]
+    attack: Attack, target: str, command: str, names: list[str]
 ) -> None:
-    known = cases(attack, target)
-    for name in damages:
+    known = damages(attack, target)
+    for name in names:
         damage = next(damage for full, damage in known.items() if full.startswith(name))
         kind, answer = attack.case(target, damage, command)
         assert kind in ("named", "same result", "accepted"), f"{target}: {name}\n{answer.text}"

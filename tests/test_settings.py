@@ -211,6 +211,7 @@ MISTAKES = [
             "trainer.accumulate_grad_batches=0": "1 or more",
             "trainer.num_nodes=0": "from 1 to 1,024",
             "trainer.fast_dev_run=-1": "0 or more",
+            "encoder.widths={a:1}": "must be a list, such as [1,2]",
             "trainer.profiler=x": "simple",
             "trainer.val_check_interval=0": "1 or more",
         },

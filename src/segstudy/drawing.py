@@ -87,8 +87,8 @@ def image_grid(
 
 
 def plain(text: str) -> str:
-    """A text for Matplotlib, which would take what is between two $ for a formula, and may fail on it."""
-    return text.replace("$", r"\$")
+    """A text for Matplotlib: without control characters, and $ is no formula, on which Matplotlib may fail."""
+    return "".join(c for c in text if c.isprintable() or c == "\n").replace("$", r"\$")
 
 
 def _fitted(picture: np.ndarray, left: float, top: float, height: float) -> tuple[float, float, float, float]:

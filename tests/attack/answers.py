@@ -1,13 +1,16 @@
 """Run commands in processes of their own, and say how they answered."""
 
 import contextlib
+import faulthandler
 import os
+import random
 import resource
 import signal
 import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +60,7 @@ def _run(command: Callable[[], object], folder: Path, printed: int, seconds: flo
         for stream in (1, 2):
             os.dup2(printed, stream)
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, encoding="utf-8") for stream in (1, 2))
+        faulthandler.dump_traceback_later(0.9 * seconds, file=sys.stderr)  # of a hang, where
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         os.chdir(folder)
@@ -110,10 +114,40 @@ def train(*overrides: str) -> Callable[[], None]:
     return command
 
 
-def table(counts: dict[tuple[str, str], int], rows: str, columns: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class Case:
+    """row: of the table that it is counted in. name: to find it again. run: how it was answered, and the answer.
+
+    size: how many cases it is counted as.
+    """
+
+    row: str
+    name: str
+    run: Callable[[], tuple[str, Answer]]
+    size: int = 1
+
+
+def count(cases: Sequence[Case], proper: Sequence[str], minutes: float) -> Counter[tuple[str, str]]:
+    """Run the cases in a random order (the same each time) for some minutes; print those that are not `proper`."""
+    counts: Counter[tuple[str, str]] = Counter()
+    drawn = random.Random(0).sample(list(cases), len(cases))
+    until = time.monotonic() + 60 * minutes
+    for number, case in enumerate(drawn):
+        if time.monotonic() > until:
+            break
+        kind, answer = case.run()
+        counts[case.row, kind] += case.size
+        if kind not in proper:
+            print(f"=== {kind}: {case.row}: {case.name} ({answer.seconds:.1f} s)\n{answer.text[-1500:]}", flush=True)
+        if number % 50 == 49:
+            print(f"{number + 1} of {len(drawn)}: {dict(Counter(k for (_, k) in counts.elements()))}", flush=True)
+    return counts
+
+
+def table(counts: Counter[tuple[str, str]], columns: Sequence[str]) -> str:
     """A Markdown table of counts by (row, column), with totals."""
-    names = list(dict.fromkeys(row for row, _ in counts))
-    lines = [f"| {rows} | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
-    lines += [f"| {name} | {' | '.join(str(counts.get((name, c), 0)) for c in columns)} |" for name in names]
+    names = sorted({row for row, _ in counts})
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
+    lines += [f"| {name} | {' | '.join(str(counts[name, c]) for c in columns)} |" for name in names]
     totals = [sum(n for (_, column), n in counts.items() if column == c) for c in columns]
     return "\n".join([*lines, f"| **all** | {' | '.join(f'**{n}**' for n in totals)} |"])

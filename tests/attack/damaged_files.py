@@ -11,11 +11,10 @@ import random
 import re
 import shutil
 import sys
-import time
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attack.answers import Answer, ask, segstudy, table, train
+from attack.answers import Answer, Case, ask, segstudy, train
 from segstudy.budget import write_budget
 
 SMALL = (
@@ -580,38 +579,21 @@ def tidy(text: str) -> str:
     return re.sub(r'\d+(\.\d+)? ?([kMG]?B|bytes|photos/s)\b|"bytes": \d+|\d+:\d\d(:\d\d)?|\s+', " ", text)
 
 
-def cases(attack: Attack, target: str) -> dict[str, Damage]:
+def damages(attack: Attack, target: str) -> dict[str, Damage]:
     """All kinds of damage of a target."""
     attack.restore()
     file = sorted(attack.home.glob(TARGETS[target].file))[0]
     return {**NO_LINK, **TARGETS[target].own(file)}
 
 
-def section(place: Path = Path("/tmp/segstudy-attack"), chosen: Sequence[str] = (), share: float = 1.0) -> str:
-    """Run all cases, print what is wrong, and return the section of results/robustness.md."""
-    began = time.monotonic()
-    attack = Attack(place)
-    counts: Counter[tuple[str, str]] = Counter()
-    drawn = random.Random(0)
-    for target in chosen or TARGETS:
-        commands = TARGETS[target].commands
-        for number, (name, damage) in enumerate(cases(attack, target).items()):
+def cases(attack: Attack) -> Iterator[Case]:
+    for target, described in TARGETS.items():
+        for number, (name, damage) in enumerate(damages(attack, target).items()):
+            commands = described.commands
             for command in commands if name in FOR_ALL else [commands[number % len(commands)]]:
-                if drawn.random() > share:
-                    continue
-                kind, answer = attack.case(target, damage, command)
-                if kind == "silent" and name.endswith(UNSEALED):
-                    kind = "accepted"
-                counts[target, kind] += 1
-                if kind not in ANSWERS[:3]:
-                    print(
-                        f"=== {kind}: {target}: {name}: {command} ({answer.seconds:.1f} s)\n{answer.text[-1500:]}",
-                        flush=True,
-                    )
-        print(
-            target,
-            {k: n for (t, k), n in counts.items() if t == target},
-            f"{time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-    return table(counts, "file", ANSWERS)
+                yield Case(target, f"{name}: {command}", partial(answer, attack, target, name, damage, command))
+
+
+def answer(attack: Attack, target: str, name: str, damage: Damage, command: str) -> tuple[str, Answer]:
+    kind, answer = attack.case(target, damage, command)
+    return "accepted" if kind == "silent" and name.endswith(UNSEALED) else kind, answer

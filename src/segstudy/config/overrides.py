@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segstudy.config.check import Check, check
 from segstudy.config.compose import apply_overrides, compose_config, nested_keys
@@ -105,6 +105,9 @@ def check_overrides(arguments: Sequence[str], further_checks: Sequence[Check] = 
             folders = [p.name for p in CONF.iterdir() if p.is_dir()]
             existing = sorted({*known, *_sibling_settings(key, targets), *folders})
             mistakes.append(f"{text}: no setting {key!r}{did_you_mean(key, existing)}")
+            continue
+        elif isinstance(override.value(), dict) and isinstance(OmegaConf.select(cfg, key), ListConfig):
+            mistakes.append(f"{text}: must be a list, such as [1,2], or null; keys and values cannot replace a list")
             continue
         settings.append(_single_values(text, override, search))
     mistakes += _mistakes_of_values(groups, settings, further_checks)
