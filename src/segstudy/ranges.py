@@ -21,41 +21,30 @@ from pydantic.fields import FieldInfo
 from segstudy.errors import ConfigError, did_you_mean
 
 
-def _increasing(values: Sequence[float]) -> Sequence[float]:
-    if not values[0] <= values[1]:
-        raise ValueError("must be [low,high] with low ≤ high")
-    return values
+def rule(holds: Callable[[Any], Any], message: str) -> AfterValidator:
+    """A rule for values beside their type and range. message: what a value must be, if it does not hold."""
 
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(message)
+        return value
 
-def _rising(values: Sequence[float]) -> Sequence[float]:
-    if not values[0] < values[1]:
-        raise ValueError("must be [low,high] with low < high")
-    return values
-
-
-def _not_all_zero(values: Any) -> Any:
-    if not any(values.values() if isinstance(values, Mapping) else values):
-        raise ValueError("must not be 0 everywhere")
-    return values
-
-
-def _odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError("must be odd")
-    return value
+    return AfterValidator(check)
 
 
 INSIDE = "a name inside the folder: not empty, without .. or a / in front"
 
 
-def _inside(path: str) -> str:
+def _is_inside(path: str) -> bool:
     parts = PurePath(path).parts
-    if not path.strip() or not parts or path.startswith("/") or ".." in parts or not path.isprintable():
-        raise ValueError(f"must be {INSIDE}")
-    return path
+    return bool(path.strip() and parts) and path[0] != "/" and ".." not in parts and path.isprintable()
 
 
-INCREASING, NOT_ALL_ZERO = AfterValidator(_increasing), AfterValidator(_not_all_zero)
+INCREASING = rule(lambda values: values[0] <= values[1], "must be [low,high] with low ≤ high")
+RISING = rule(lambda values: values[0] < values[1], "must be [low,high] with low < high")
+NOT_ALL_ZERO = rule(
+    lambda values: any(values.values() if isinstance(values, Mapping) else values), "must not be 0 everywhere"
+)
 TWO, SOME = Field(min_length=2, max_length=2), Field(min_length=1)
 
 Whole = Annotated[int, Field(ge=0)]
@@ -84,7 +73,7 @@ Factors = Annotated[Sequence[Factor], SOME]
 Weights = Annotated[Sequence[NotNegative], SOME, NOT_ALL_ZERO]
 Ratios = Annotated[Sequence[Annotated[float, Field(ge=0.01, le=100)]], TWO, INCREASING]
 Shares = Annotated[Sequence[PositiveShare], TWO, INCREASING]
-Range = Annotated[Sequence[float], TWO, AfterValidator(_rising)]
+Range = Annotated[Sequence[float], TWO, RISING]
 
 Side = Annotated[int, Field(ge=1, le=32_768)]
 Size = Side | Annotated[Sequence[Side], TWO]
@@ -96,10 +85,11 @@ EncoderWidths = Annotated[Sequence[Width], Field(min_length=2, max_length=8)]
 Depth = Annotated[int, Field(ge=1, le=5)]
 Layers = Annotated[int, Field(ge=1, le=100)]
 Rates = Annotated[Sequence[Annotated[int, Field(ge=1, le=1_024)]], SOME]
-Kernel = Annotated[int, Field(ge=1, le=99, description="an odd number from 1 to 99"), AfterValidator(_odd)]
+ODD = rule(lambda number: number % 2, "must be odd")
+Kernel = Annotated[int, Field(ge=1, le=99, description="an odd number from 1 to 99"), ODD]
 
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
-Name = Annotated[str, Field(description=INSIDE), AfterValidator(_inside)]
+Name = Annotated[str, Field(description=INSIDE), rule(_is_inside, f"must be {INSIDE}")]
 """A path inside a folder."""
 Metric = Annotated[str, Field(pattern=r"^(train|val)/[\w/]+$", description="a logged metric such as val/miou")]
 

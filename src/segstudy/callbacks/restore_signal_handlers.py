@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from typing import Any
 
 import lightning as L
 
@@ -15,15 +16,8 @@ class RestoreSignalHandlers(L.Callback):
     def __init__(self) -> None:
         self.handler = signal.getsignal(signal.SIGTERM)
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._restore()
-
-    def on_sanity_check_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._restore()
-
-    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
+    def on_train_start(self, *_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.handler)
+
+    on_sanity_check_start = on_test_start = on_train_start

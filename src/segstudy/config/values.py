@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from segstudy.config.compose import nested_keys
 from segstudy.config.targets import settings_of
@@ -27,6 +27,7 @@ from segstudy.ranges import (
     Text,
     Whole,
     allowed_for,
+    rule,
     shown,
 )
 
@@ -54,20 +55,16 @@ LOGGER_PACKAGES = {"WandbLogger": ("wandb",), "MLFlowLogger": ("mlflow", "mlflow
 """Packages of Lightning's loggers; one of them must be installed. The first one names the extra that installs it."""
 
 
-def _duration(text: str) -> str:
-    if parse_duration(text) is None:
-        raise ValueError("must be a time such as 90s, 8min, 2h or 1h30min")
-    return text
+def _text_of(kind: str, holds: Callable[[str], Any]) -> Any:
+    """The type of a text that must be of this kind, in words."""
+    return Annotated[str, Field(description=kind), rule(holds, f"must be {kind}")]
 
 
-def _time(text: str) -> str:
-    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) or not int(text.replace(":", "")):
-        raise ValueError("must be a time, DD:HH:MM:SS, above 0")
-    return text
-
-
-Duration = Annotated[str, Field(description="a time such as 90s, 8min, 2h or 1h30min"), AfterValidator(_duration)]
-Time = Annotated[str, Field(description="a time, DD:HH:MM:SS, above 0"), AfterValidator(_time)]
+Duration = _text_of("a time such as 90s, 8min, 2h or 1h30min", parse_duration)
+Time = _text_of(
+    "a time, DD:HH:MM:SS, above 0",
+    lambda text: re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) and int(text.replace(":", "")),
+)
 Limit = (
     Annotated[int, Field(ge=1, description="a number of batches, 1 or more")]
     | Annotated[float, Field(gt=0, le=1, description="a share above 0, at most 1.0")]

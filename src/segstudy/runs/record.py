@@ -12,23 +12,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segstudy.errors import ConfigError, DamagedFile, TrainingError, list_found
 from segstudy.files import checksum, read_json, reading, validate, write_json
+from segstudy.ranges import rule
 from segstudy.ranks import RANK
 from segstudy.runs.headline import Size
 
 PACKAGES = ("segstudy", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "hydra-core")
 
 
-def _in_range(value: float | None) -> float | None:
-    if value is None or math.isnan(value) or -1e-6 < value < 1 + 1e-6:
-        return value
-    raise ValueError("must be from 0 to 1")
-
-
-Share = Annotated[float | None, AfterValidator(_in_range)]
+Share = Annotated[
+    float | None, rule(lambda v: v is None or math.isnan(v) or -1e-6 < v < 1 + 1e-6, "must be from 0 to 1")
+]
 """A metric from 0 to 1; NaN or null where it is not defined."""
 
 

@@ -14,7 +14,7 @@ from segstudy.config.compose import compose_config
 from segstudy.config.paths import CONF
 from segstudy.config.run_folder import stored_config
 from segstudy.errors import ConfigError, DamagedFile, did_you_mean
-from segstudy.ranges import TWO, Count, NotNegative, Probability, Text, mistaken, shown, signature_of
+from segstudy.ranges import TWO, Count, NotNegative, Probability, Text, mistaken, rule, shown, signature_of
 from segstudy.study.analysis.metrics import IMAGE_METRICS, METRICS
 
 PER_TRAINING = ("epochs_to_90",)
@@ -33,12 +33,6 @@ def _metric(name: str) -> str:
     return name
 
 
-def _side(text: str) -> str:
-    if not all(part.strip() for part in text.split("|")):
-        raise ValueError("must name a variant, or several separated by |")
-    return text
-
-
 def _different(pair: Sequence[str]) -> Sequence[str]:
     if pair[0] == pair[1]:
         raise ValueError(f"compares {pair[0]!r} with itself")
@@ -46,7 +40,10 @@ def _different(pair: Sequence[str]) -> Sequence[str]:
 
 
 Metric = Annotated[str, AfterValidator(_metric)]
-SideText = Annotated[str, Field(description="the name of a variant"), AfterValidator(_side)]
+SEPARATED = rule(
+    lambda text: all(part.strip() for part in text.split("|")), "must name a variant, or several separated by |"
+)
+SideText = Annotated[str, Field(description="the name of a variant"), SEPARATED]
 Pair = Annotated[Sequence[SideText], TWO, Field(description="[a,b]"), AfterValidator(_different)]
 
 
