@@ -72,7 +72,7 @@ def variant(name: str, miou: float, seeds: int = 3, classes: int = 4) -> Variant
 
 def difference(a: str, b: str, delta: float = 0.016, verdict: Any = "better") -> Difference:
     words = f"{b} is {verdict} than {a}."
-    return Difference(a, b, "miou", delta, delta - 0.008, delta + 0.008, delta - 0.011, delta + 0.011, 0.01, verdict, 0.02, words)  # noqa: E501  # fmt: skip
+    return Difference(a, b, delta, delta - 0.008, delta + 0.008, delta - 0.011, delta + 0.011, 0.01, verdict, 0.02, words)  # noqa: E501  # fmt: skip
 
 
 def bare(name: str, miou: float, **changed: Any) -> Variant:
@@ -273,13 +273,13 @@ def test_one_training_is_grey_and_hatched(tmp_path: Path) -> None:
     assert "<pattern" in (tmp_path / "figures" / "1_forest_miou.svg").read_text()
     assert "two trained networks, not the variants" in text  # in the caption
     # With three seeds nothing is hatched.
-    drawn = plots.forest_plot(three().groups[0], "miou")
+    drawn = plots.forest_plot(three().groups[0])
     assert drawn is not None
     assert not any(patch.get_hatch() for patch in drawn.axes[0].patches)
 
 
 def test_a_bar_of_the_forest_plot_is_the_wide_interval() -> None:
-    drawn = plots.forest_plot(three().groups[0], "miou")
+    drawn = plots.forest_plot(three().groups[0])
     assert drawn is not None
     bars = [p for p in drawn.axes[0].patches if p.get_height() == 0.26]  # type: ignore[attr-defined]
     ends = [(p.get_x(), p.get_x() + p.get_width()) for p in bars]  # type: ignore[attr-defined]

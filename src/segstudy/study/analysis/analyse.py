@@ -121,7 +121,7 @@ def compare_pairs(
             )
         differences.append(
             Difference(
-                a, b, "miou", c.delta, max(c.low, -1.0), min(c.high, 1.0), d.wide_low, d.wide_high, d.p, d.verdict,
+                a, b, c.delta, max(c.low, -1.0), min(c.high, 1.0), d.wide_low, d.wide_high, d.p, d.verdict,
                 d.detectable, words, c.seeds, needed,
             )
         )  # fmt: skip

@@ -37,7 +37,7 @@ def judge_claims(
     all other claims are corrected together.
     """
     changes = {name: runs[0].record.get("changes", [name]) for name, runs in seeds.items()}
-    planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences if d.metric == "miou"}
+    planned = {(d.a, d.b): (d.wide_low, d.wide_high) for d in differences}
     planned |= {(b, a): (-high, -low) for (a, b), (low, high) in planned.items()}
     held = []
     for claim in plan.claims:

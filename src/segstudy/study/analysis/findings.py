@@ -18,7 +18,7 @@ SURENESS: dict[Verdict, int] = {"better": 3, "worse": 3, "ahead": 2, "behind": 2
 
 @dataclass(frozen=True)
 class Difference:
-    """`metric` of variant b minus that of variant a.
+    """The mIoU of variant b minus that of variant a.
 
     low, high: plain 95 % interval. wide_low, wide_high: interval corrected for the number of planned pairs
     (Bonferroni), which decides the verdict. p: two-sided, corrected in the same way. detectable: a true difference that
@@ -27,7 +27,6 @@ class Difference:
 
     a: str
     b: str
-    metric: str
     delta: float
     low: float
     high: float

@@ -21,7 +21,7 @@ from segstudy.study.report import plots
 from segstudy.study.report.methods import cited, methods
 from segstudy.study.report.pictures import GroupPictures, variants_shown
 from segstudy.study.report.render import render
-from segstudy.study.report.text import ROLES, count_distinct, has_one_seed, metric_label
+from segstudy.study.report.text import ROLES, count_distinct, has_one_seed
 
 PICTURE_WIDTH, SMALL_HEIGHT = 1600, 160
 
@@ -109,17 +109,13 @@ def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Embedded]:
 
 
 def _caption(name: str, group: Group) -> str:
-    if not name.startswith("forest_"):
+    if name in CAPTIONS:
         return CAPTIONS[name]
-    metric = name.removeprefix("forest_")
-    rows = [d for d in group.differences if d.metric == metric]
-    if metric != group.differences[0].metric:
-        return f"The same for {metric_label(metric)}."
     text = (
         f"Planned differences of the {group.miou_name}. Wide bars: interval corrected for the number of planned "
         "comparisons; it decides the verdict. Thin lines: plain 95 % interval."
     )
-    if any(has_one_seed(group, d) for d in rows):
+    if any(has_one_seed(group, d) for d in group.differences):
         text += " Hatched: only one training of a variant; this compares two trained networks, not the variants."
     if math.isfinite(group.margin):
         text += f" Grey band: differences within ±{format_number(group.margin)} count as equal."

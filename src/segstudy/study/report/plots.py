@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from segstudy.formatting import NOT_DEFINED, format_number, format_percent
 from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE
 from segstudy.study.analysis.findings import Difference, Group
-from segstudy.study.report.text import OUTCOME_WORDS, has_one_seed, metric_label, shorten
+from segstudy.study.report.text import OUTCOME_WORDS, has_one_seed, shorten
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b727b", "#d9dee4", "#fffffe"
 
@@ -73,11 +73,9 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_all(group: Group) -> dict[str, Figure]:
-    """All plots that a group has data for, by name: forest_<metric>, outcomes, distributions, operating_spilled,
-    operating_hallucinated, learning, reliability."""
-    metrics = dict.fromkeys(d.metric for d in group.differences)
+    """All plots that a group has data for, by name."""
     drawn = {
-        **{f"forest_{metric}": forest_plot(group, metric) for metric in metrics},
+        "forest_miou": forest_plot(group),
         "outcomes": object_outcomes(group),
         "distributions": distributions(group),
         "operating_spilled": operating(group, "spilled"),
@@ -89,12 +87,12 @@ def draw_all(group: Group) -> dict[str, Figure]:
 
 
 @rc_context(STYLE)
-def forest_plot(group: Group, metric: str) -> Figure | None:
+def forest_plot(group: Group) -> Figure | None:
     """Planned differences. Wide bar: interval corrected for the number of pairs; thin line: plain 95 % interval.
 
-    Hatched and hollow: a variant has only one training. None if the metric has no planned difference.
+    Hatched and hollow: a variant has only one training. None without planned differences.
     """
-    rows = [d for d in group.differences if d.metric == metric]
+    rows = group.differences
     if not rows:
         return None
     figure = Figure((WIDTH, 0.62 + 0.36 * len(rows)), layout="constrained")
@@ -107,7 +105,7 @@ def forest_plot(group: Group, metric: str) -> Figure | None:
     ends = [v for d in rows for v in (d.wide_low, d.wide_high, d.low, d.high, d.delta, 0.0) if math.isfinite(v)]
     room = 0.06 * (max(ends) - min(ends) or 0.02)
     ax.set(xlim=(min(ends) - room, max(ends) + room), ylim=(-0.4, len(rows) - 0.3), yticks=[])
-    ax.set_xlabel(f"difference in {metric_label(metric)}")
+    ax.set_xlabel("difference in mIoU")
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(_tick)
     ax.spines["left"].set_visible(False)

@@ -61,7 +61,7 @@ def differences(group: Group) -> Table:
             "corrected p", "detectable")  # fmt: skip
     rows = [
         [
-            text.metric_label(d.metric), d.b, d.a, d.verdict, format_signed(d.delta),
+            "mIoU", d.b, d.a, d.verdict, format_signed(d.delta),
             format_interval(d.low, d.high) or NOT_DEFINED, format_interval(d.wide_low, d.wide_high) or NOT_DEFINED,
             format_number(d.p), "none" if d.detectable > 1 else f"±{format_number(d.detectable)}",
         ]
@@ -115,7 +115,7 @@ def metrics(group: Group) -> Table:
     for name in dict.fromkeys(name for v in group.variants for name in v.metrics if not name.endswith("_to_90")):
         significant = {b for (_, b), names in group.significant.items() if name in names}
         cells = [text.format_estimate(v.metrics.get(name)) + MARK * (v.name in significant) for v in group.variants]
-        rows.append([defined.get(name) or text.metric_label(name), *cells])
+        rows.append([defined.get(name) or name.replace("_", " "), *cells])
     costs = zip(*(_cost(v) for v in group.variants), strict=True)
     rows += [[name, *values] for name, values in zip(("parameters", "GFLOP", "images/s", "time"), costs, strict=True)]
     return Table(("metric", *_names(group)), rows)

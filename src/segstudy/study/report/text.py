@@ -12,11 +12,6 @@ from segstudy.study.statistics.interval import Estimate
 
 ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 
-METRIC_LABELS = {
-    "miou": "mIoU", "shape_iou": "shape IoU", "boundary_iou": "boundary IoU", "boundary_f": "boundary F",
-    "ece": "calibration error (ECE)", "nll": "negative log-likelihood",
-}  # fmt: skip
-
 SPILLED = "spilled"
 
 LEAST, MOST, ONE_LABEL = map(format_percent, (FOUND_AT_ALL, FOUND_WHOLE, PURE))
@@ -63,11 +58,6 @@ def format_estimate(value: Estimate | None) -> str:
     return f"{format_number(value.value)} {format_interval(value.low, value.high)}".strip()
 
 
-def metric_label(metric: str) -> str:
-    """A metric's name in words."""
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
-
-
 def trainings(variant: Variant) -> int:
     """The number of a variant's trainings. Their folders need not exist on this machine."""
     return max(len(variant.seeds), variant.miou.seeds)
@@ -89,15 +79,9 @@ def verdict_size(d: Difference) -> str:
     return f"{format_signed(d.delta)} {format_interval(d.wide_low, d.wide_high)}".strip()
 
 
-def main_metric(group: Group) -> str:
-    """The metric whose differences are in the main table: mIoU, or else the first planned one."""
-    planned = [d.metric for d in group.differences]
-    return "miou" if "miou" in planned or not planned else planned[0]
-
-
 def verdicts_of(group: Group, variant: Variant) -> list[Difference]:
-    """The planned differences of the main metric of this variant against another."""
-    return [d for d in group.differences if d.b == variant.name and d.metric == main_metric(group)]
+    """The planned differences of this variant against another."""
+    return [d for d in group.differences if d.b == variant.name]
 
 
 def variant_marks(variant: Variant) -> str:
