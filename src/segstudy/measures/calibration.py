@@ -1,4 +1,4 @@
-"""Calibration: expected calibration error, proper scores, risk and coverage, from sums over images.
+"""Calibration: expected calibration error, negative log-likelihood, risk and coverage, from sums over images.
 
 Confidence is the probability of the predicted class. The sums of each image are in fixed, fine bins. Bins of equal mass
 over the whole split are formed from them afterwards, so that each metric can be resampled over images.
@@ -34,16 +34,15 @@ def confidence_sums(
     logits: Tensor, mask: Tensor, edge: Tensor | None, background: int | None, top: TopTwo | None = None
 ) -> dict[str, np.ndarray]:
     """Sums of one image for each region: `confidence_<region>_<pixels|confidence|correct>` (FINE,) and, as scalars,
-    `nll_<region>` (nats), `brier_<region>` (0…2 a pixel) and `pixels_<region>`.
+    `nll_<region>` (nats) and `pixels_<region>`.
 
     logits (C,H,W), C ≥ 2, of any float type; mask (H,W) in 0…C−1 or 255; edge bool (H,W), or None without that region;
     background: a class, or None without the region foreground; top: `top_two` of the logits, if the caller has it.
-    Sources: Guo et al. 2017 (calibration), Brier 1950.
+    Source: Guo et al. 2017.
     """
     counted = mask != IGNORE
-    sureness, right, nll, brier = (
-        t.cpu().numpy() for t in _scores(logits, torch.where(counted, mask, 0), top or top_two(logits))
-    )
+    scores = _scores(logits, torch.where(counted, mask, 0), top or top_two(logits))
+    sureness, right, nll = (t.cpu().numpy() for t in scores)
     regions = {"all": counted}
     if background is not None:
         regions["foreground"] = counted & (mask != background)
@@ -62,23 +61,19 @@ def confidence_sums(
         sums[f"confidence_{name}_confidence"] = confidence.astype(np.float32)
         sums[f"confidence_{name}_correct"] = np.bincount(bin_of[correct], minlength=FINE).astype(np.int32)
         sums[f"nll_{name}"] = nll[inside].sum(dtype=np.float64)
-        sums[f"brier_{name}"] = brier[inside].sum(dtype=np.float64)
         sums[f"pixels_{name}"] = np.asarray(len(bin_of))
     return sums
 
 
-def _scores(logits: Tensor, mask: Tensor, top: TopTwo) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """−ln(1 − confidence), whether the label is correct, NLL and Brier score of each pixel: float32 and bool (H,W)."""
+def _scores(logits: Tensor, mask: Tensor, top: TopTwo) -> tuple[Tensor, Tensor, Tensor]:
+    """−ln(1 − confidence), whether the label is correct, and NLL of each pixel: float32 and bool (H,W)."""
     logits = logits.float()
     highest, label, second, _ = top
     distance = logits.gather(0, mask[None].long())[0] - highest
     # The other classes alone, relative to the highest of them: exact even where 1 − confidence would round to 0.
     powers = logits.scatter(0, label[None], -torch.inf).sub_(second).exp_()
     rest = second - highest + powers.sum(0).log()  # log-odds of the other classes against the highest
-    log_total = F.softplus(rest)
-    squares = 1 + powers.square_().sum(0) * (2 * (second - highest)).exp()
-    brier = squares * (-2 * log_total).exp() - 2 * (distance - log_total).exp() + 1
-    return F.softplus(-rest), label == mask, log_total - distance, brier
+    return F.softplus(-rest), label == mask, F.softplus(rest) - distance
 
 
 def fine_bins(sums: Mapping[str, np.ndarray], region: str = "all") -> Bins:

@@ -52,7 +52,6 @@ def image_errors(
     boxes = union(class_boxes(filled.labels), class_boxes(labels))
     return {
         "cells": np.bincount(categories[counted], minlength=len(CATEGORIES)),
-        "shape": np.array(truth.shape),
         **absent_classes(truth, copied, background, present),
         **error_locations(truth, labels, filled.labels, boxes, background),
         **object_sums(truth, copied, boxes, background),

@@ -33,9 +33,9 @@ def object_sums(
     """Sums over the objects of an image: 8-connected components of a class in the truth, at least .2 % of the image.
 
     truth, copied (H,W): truth and prediction, with the truth's 255 in both; boxes: around the pixels of each class in
-    the truth. `outcomes` and `outcome_areas` (5,): by
-    OUTCOMES; `found_histogram` and `purity_histogram` (20,): over 0…1; `pieces`, `class_pieces` and `coherence`: summed
-    over the `found_objects`; `size_missed` and `size_pixels` (3,): over all components, by their share of the image.
+    the truth. `outcomes` (5,): by OUTCOMES; `found_histogram` and `purity_histogram` (20,): over 0…1; `pieces`,
+    `class_pieces` and `coherence`: summed over the `found_objects`; `size_missed` and `size_pixels` (3,): over all
+    components, by their share of the image.
     Without a background every object counts as found, so `found_histogram` and the sums by size stay 0.
     """
     sums = _empty()
@@ -52,17 +52,15 @@ def object_sums(
                 size = int(np.searchsorted(SIZES, area / counted, side="right"))
                 sums["size_missed"][size] += int((labels[inside] == background).sum())
                 sums["size_pixels"][size] += area
-            if area < SMALLEST * counted:
-                sums["objects_left_out"] += 1
-            else:
+            if area >= SMALLEST * counted:
                 _add(sums, inside, labels, c, background)
     return sums
 
 
 def _empty() -> dict[str, np.ndarray]:
-    vectors = {"outcomes": 5, "outcome_areas": 5, "found_histogram": BINS, "purity_histogram": BINS}
+    vectors = {"outcomes": 5, "found_histogram": BINS, "purity_histogram": BINS}
     vectors |= {"size_missed": len(SIZES) + 1, "size_pixels": len(SIZES) + 1}
-    scalars = ("objects_left_out", "found_objects", "pieces", "class_pieces", "coherence")
+    scalars = ("found_objects", "pieces", "class_pieces", "coherence")
     return {k: np.zeros(n) for k, n in vectors.items()} | {k: np.zeros(()) for k in scalars}
 
 
@@ -74,9 +72,7 @@ def _add(sums: dict[str, np.ndarray], inside: np.ndarray, labels: np.ndarray, c:
     votes = np.bincount(labels[found_area], minlength=1)
     top = int(votes.argmax())
     purity = votes[top] / max(1, votes.sum())
-    outcome = outcome_of(found, purity, top == c)
-    sums["outcomes"][outcome] += 1
-    sums["outcome_areas"][outcome] += area
+    sums["outcomes"][outcome_of(found, purity, top == c)] += 1
     if background is not None:
         sums["found_histogram"][min(BINS - 1, int(found * BINS))] += 1
     if found:
