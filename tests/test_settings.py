@@ -252,7 +252,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("command", "mistakes"), MISTAKES, ids=[command for command, _ in MISTAKES])
 def test_mistakes_are_told_together(command: str, mistakes: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as error:
-        check_overrides([*command.split(), *mistakes], further_checks=[plan_mistakes, refused_settings])
+        check_overrides([*command.split(), *mistakes], further_checks=[refused_settings, plan_mistakes])
     lines = str(error.value).splitlines()
     for setting, told in mistakes.items():
         key = setting.lstrip("~").partition("=")[0]
@@ -279,7 +279,7 @@ def test_mistakes_are_told_together(command: str, mistakes: dict[str, str]) -> N
 )
 def test_settings_that_do_not_fit_each_other(command: str, told: str) -> None:
     with pytest.raises(ConfigError, match="^[^\\n]*" + told.replace("[", "\\[")):
-        check_overrides(command.split(), further_checks=[plan_mistakes, refused_settings])
+        check_overrides(command.split(), further_checks=[refused_settings, plan_mistakes])
 
 
 SEARCH = "hparams_search=optuna data.select_fraction=0.1"

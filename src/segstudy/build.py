@@ -26,7 +26,6 @@ from segstudy.callbacks.reseed_each_step import ReseedEachStep
 from segstudy.callbacks.restore_signal_handlers import RestoreSignalHandlers
 from segstudy.callbacks.test_diagnostics import TestDiagnostics
 from segstudy.class_weights import balanced_weights
-from segstudy.config.check import check
 from segstudy.config.overrides import checked_config
 from segstudy.config.targets import locate, parameters
 from segstudy.data.bands import Bands
@@ -44,17 +43,15 @@ from segstudy.runs.record import record_beside
 from segstudy.seeds import initialise, stream
 
 
-def refused_settings(cfg: DictConfig) -> list[str]:
+def refused_settings(cfg: DictConfig, found: Sequence[str] = ()) -> list[str]:
     """What constructors refuse although each setting is allowed for itself, such as data.max_side without
-    data.fit=crop: a further check for `check`. Opens nothing; [] if the config has other mistakes."""
+    data.fit=crop: a further check for `check`. Opens nothing; [] if other mistakes were found."""
     mistakes: list[str] = []
-    with suppress(ConfigError):
-        check(cfg)
-        for build in (unprepared_data, run_callbacks, _try_network, _try_loss, _try_optimizer):
-            try:
-                build(cfg)
-            except ConfigError as error:
-                mistakes.append(str(error))
+    for build in (unprepared_data, run_callbacks, _try_network, _try_loss, _try_optimizer) if not found else ():
+        try:
+            build(cfg)
+        except ConfigError as error:
+            mistakes.append(str(error))
     return mistakes
 
 

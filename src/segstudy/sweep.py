@@ -86,7 +86,7 @@ def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:
         FAILED.append(folder.name)
 
 
-def plan_mistakes(cfg: DictConfig) -> list[str]:
+def plan_mistakes(cfg: DictConfig, _: Sequence[str] = ()) -> list[str]:
     """Mistakes in the report section, a line each; a further check for `check` and `check_overrides`."""
     try:
         plan = Plan.of(OmegaConf.to_container(cfg.report))  # type: ignore[arg-type]

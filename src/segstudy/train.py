@@ -45,7 +45,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())  # for the user's own modules beside train.py
     silence_warnings()
     try:
-        sys.argv[1:] = check_overrides(sys.argv[1:], further_checks=[plan_mistakes, refused_settings])
+        sys.argv[1:] = check_overrides(sys.argv[1:], further_checks=[refused_settings, plan_mistakes])
     except SegstudyError as error:
         print_error(error)
         sys.exit(2)
@@ -72,7 +72,7 @@ def task(cfg: DictConfig) -> float | None:
     try:
         apply_overrides(cfg, hydra_cfg.overrides.task)
         resolve_environment(cfg)
-        check(cfg, further_checks=[plan_mistakes, refused_settings])
+        check(cfg, further_checks=[refused_settings, plan_mistakes])
         apply_budget(cfg, folder.parent)
         if cfg.start_from is not None:
             starting_file(Path(cfg.start_from))

@@ -22,7 +22,7 @@ def config_of(overrides: list[str]) -> Any:
     from segstudy.config.overrides import checked_config
     from segstudy.sweep import plan_mistakes
 
-    return checked_config(overrides, [plan_mistakes, refused_settings])
+    return checked_config(overrides, [refused_settings, plan_mistakes])
 
 
 def runs_and_settings(words: list[str]) -> tuple[list[Path], list[str]]:

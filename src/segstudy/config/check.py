@@ -10,8 +10,8 @@ from segstudy.config.trust import ALLOWED, is_allowed, is_trusted
 from segstudy.config.values import mistaken_arguments, mistaken_values, unused_settings
 from segstudy.errors import ConfigError
 
-Check = Callable[[DictConfig], list[str]]
-"""Returns the config's mistakes of one kind, a line each."""
+Check = Callable[[DictConfig, Sequence[str]], list[str]]
+"""Returns the config's mistakes of one kind, a line each; gets those that have been found before."""
 
 
 def check(
@@ -31,10 +31,10 @@ def check(
         if str(node["_target_"]) not in refused:
             mistakes += _mistakes_of_part(place, node, trusted, refused)
     if trusted:  # in a config from a run folder, only what is built matters
-        mistakes += mistaken_values(cfg)
-        mistakes += [mistake for further in further_checks for mistake in further(cfg)]
-        mistakes += unused_settings(cfg)
+        mistakes += mistaken_values(cfg) + unused_settings(cfg)
     mistakes += [f"{key} is not set: add {key}=…" for key in nested_keys(cfg) if _is_missing(cfg, key)]
+    for further in further_checks:
+        mistakes += further(cfg, mistakes)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
 
