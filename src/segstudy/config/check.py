@@ -32,7 +32,10 @@ def check(
             mistakes += _mistakes_of_part(place, node, trusted, refused)
     if trusted:  # in a config from a run folder, only what is built matters
         mistakes += mistaken_values(cfg) + unused_settings(cfg)
-    mistakes += [f"{key} is not set: add {key}=…" for key in nested_keys(cfg) if _is_missing(cfg, key)]
+    for key in nested_keys(cfg):
+        place, _, name = key.rpartition(".")
+        if OmegaConf.is_missing(OmegaConf.select(cfg, place), name):
+            mistakes.append(f"{key} is not set: add {key}=…")
     for further in further_checks:
         mistakes += further(cfg, mistakes)
     if mistakes:
@@ -59,9 +62,3 @@ def _mistakes_of_part(place: str, node: DictConfig, trusted: bool, refused: set[
     if trusted:
         mistakes += mistaken_arguments(place, node, thing)
     return mistakes
-
-
-def _is_missing(cfg: DictConfig, key: str) -> bool:
-    parent, _, last = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    return OmegaConf.is_missing(node, last)

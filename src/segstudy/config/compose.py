@@ -42,7 +42,7 @@ def resolve_environment(cfg: DictConfig) -> None:
     since whoever reads it later reads no variables (see `read_config`)."""
     for key in [*nested_keys(cfg)]:
         place, _, last = key.rpartition(".")
-        node = OmegaConf.select(cfg, place) if place else cfg
+        node = OmegaConf.select(cfg, place)
         if not (isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, last)):
             continue
         if "${oc.env:" in str(OmegaConf.to_container(node, resolve=False)[last]):  # type: ignore[index, call-overload]

@@ -145,7 +145,7 @@ def mistaken_values(cfg: DictConfig) -> list[str]:
     mistakes = []
     for key, allowed in SETTINGS.items():
         place, _, name = key.rpartition(".")
-        node = OmegaConf.select(cfg, place) if place else cfg
+        node = OmegaConf.select(cfg, place)
         if isinstance(node, DictConfig) and name in node:
             mistakes += _mistakes_of(place, node, name, allowed)
         elif key in REQUIRED:
