@@ -4,6 +4,7 @@ Why not joblib, as Hydra's own plugin: where one of its processes is killed, all
 threads, and each of them starts a process and follows it.
 """
 
+import math
 import multiprocessing
 import os
 import sys
@@ -26,6 +27,7 @@ from segstudy import console, interruption
 from segstudy.allocator import use_fast_memory
 from segstudy.config.compose import register_resolvers
 from segstudy.console import silence_warnings
+from segstudy.data.fit import sides
 from segstudy.errors import ConfigError
 from segstudy.inspection.memory import available_memory
 from segstudy.precision import choose_device
@@ -105,14 +107,8 @@ def _number_on_cpu(configs: Sequence[DictConfig], threads: int) -> int:
     """As many runs as threads, if the largest of them fits into memory so many times; 1 on a GPU."""
     if any(choose_device(cfg.trainer.accelerator, cfg.trainer.precision)[0] != "cpu" for cfg in configs):
         return 1
-    need = max(PROCESS_BYTES + PIXEL_BYTES * pixels_of_batch(cfg) for cfg in configs)
-    return min(threads, available_memory() // need)
-
-
-def pixels_of_batch(cfg: DictConfig) -> int:
-    size = cfg.data.size
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(cfg.data.batch_size * height * width)
+    pixels = max(cfg.data.batch_size * math.prod(sides(cfg.data.size)) for cfg in configs)
+    return min(threads, available_memory() // (PROCESS_BYTES + PIXEL_BYTES * pixels))
 
 
 def train_side_by_side(

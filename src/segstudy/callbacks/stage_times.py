@@ -4,6 +4,7 @@ import json
 import math
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -67,9 +68,9 @@ class StageTimes(L.Callback):
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         steps, validations = self.steps[WARMUP:] or self.steps, max(self.validations, 1)
         values = {
-            "step": sum(steps) / len(steps) * trainer.accumulate_grad_batches,
-            "validation": _mean(self.validation) * self.val_batches + sum(self.saving) / validations,
-            "test": _mean(self.test) * len(trainer.test_dataloaders or ()),
+            "step": fmean(steps) * trainer.accumulate_grad_batches,
+            "validation": fmean(self.validation or [0]) * self.val_batches + sum(self.saving) / validations,
+            "test": fmean(self.test or [0]) * len(trainer.test_dataloaders or ()),
             "timed": sum([*self.steps, *self.validation, *self.saving, *self.test]),
             "steps_per_epoch": self.steps_per_epoch,
         }
@@ -87,7 +88,3 @@ class StageTimes(L.Callback):
         if self.validated is not None:
             self.saving.append(time.perf_counter() - self.validated)
             self.validated = None
-
-
-def _mean(seconds: list[float]) -> float:
-    return sum(seconds) / max(len(seconds), 1)

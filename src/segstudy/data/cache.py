@@ -144,13 +144,10 @@ def _map_file(file: Path, size: int, checksums: np.ndarray) -> np.ndarray:
             raise ValueError(f"the index has {len(checksums)} checksums for {size:,} bytes")
         array = np.memmap(file, np.uint8, "r")
         blocks = np.random.default_rng().permutation(len(checksums))[:VERIFIED]
-        if wrong := [b for b in sorted({0, len(checksums) - 1, *blocks.tolist()}) if _crc(array, b) != checksums[b]]:
-            raise ValueError(f"the checksum of its block {wrong[0]} is wrong")
+        for b in sorted({0, len(checksums) - 1, *blocks.tolist()}):
+            if zlib.crc32(array[b * BLOCK : (b + 1) * BLOCK].data) != checksums[b]:
+                raise ValueError(f"the checksum of its block {b} is wrong")
         return array
-
-
-def _crc(array: np.ndarray, block: int) -> int:
-    return zlib.crc32(array[block * BLOCK : (block + 1) * BLOCK].data)
 
 
 class BlockWriter:

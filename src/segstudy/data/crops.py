@@ -95,7 +95,9 @@ class TrainingImages(Dataset):
         tries = uniform_numbers(derive(self.seed, "windows"), epoch, drawn, 2 * TRIES).double().numpy()
         tries[:, :2] = params[:, 5:7].flip(1)  # y before x
         batch = self._windows(index.tolist(), self.windows, extent, turn, size, tries.reshape(-1, TRIES, 2))
-        return batch | {"index": index, "params": params, "size": size, "reduction": reductions(zoom)}
+        # a smaller window averages so many samples across each pixel, so that it has no aliasing
+        reduction = np.maximum(1, np.ceil(1 / zoom - 1e-6)).astype(int).tolist()
+        return batch | {"index": index, "params": params, "size": size, "reduction": reduction}
 
     def _windows(
         self,
@@ -147,11 +149,6 @@ class TrainingImages(Dataset):
             "theta": torch.from_numpy(theta).float(),
             "end": torch.from_numpy(2 * held[:, ::-1] / whole - 1).float(),
         }
-
-
-def reductions(zoom: np.ndarray) -> list[int]:
-    """For each image, how many samples across each pixel of a smaller window averages, so that it has no aliasing."""
-    return np.maximum(1, np.ceil(1 / zoom - 1e-6)).astype(int).tolist()
 
 
 def random_corner(shape: np.ndarray, extent: np.ndarray, numbers: np.ndarray) -> np.ndarray:

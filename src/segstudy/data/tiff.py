@@ -66,8 +66,8 @@ def read_tiff(path: Path) -> tuple[np.ndarray, int]:
             raise Image.DecompressionBombError(f"{height * width} pixels exceed the limit")
         series = tiff.series[0]
         values = series.asarray()
-        if (channel_axis := _channel_axis(series.axes)) is not None:
-            values = np.moveaxis(values, channel_axis, -1)
+        if axis := next((each for each in "SC" if each in series.axes), ""):
+            values = np.moveaxis(values, series.axes.index(axis), -1)
         orientation = series.keyframe.tags.valueof(274, 1)
     return values.reshape(height, width, -1), int(orientation) if orientation in range(2, 9) else 1
 
@@ -85,10 +85,6 @@ def _layout(tiff: Any, path: Path) -> tuple[int, int, int, str]:
             f"{path} holds values of the kind {name}\n  → save it as grey or RGB, with any further channels"
         )
     return height, width, channels, str(series.dtype)
-
-
-def _channel_axis(axes: str) -> int | None:
-    return next((axes.index(axis) for axis in "SC" if axis in axes), None)
 
 
 def several_pictures(path: Path, number: int) -> str:

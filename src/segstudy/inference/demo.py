@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import combinations
@@ -36,6 +36,7 @@ from segstudy.inference.model import Model
 from segstudy.inference.photos import pixel_limit
 from segstudy.labels import scores_at
 from segstudy.runs.headline import headline_metrics
+from segstudy.runs.listing import size as bytes_in
 
 if TYPE_CHECKING:
     import gradio
@@ -342,7 +343,7 @@ def guard(host: str, uploads: Path) -> Any:
             return PlainTextResponse(f"This server is not called {name}: open the address that it printed.\n", 421)
         if origin not in (None, f"http://{asked}", f"https://{asked}"):
             return PlainTextResponse("Requests of other web pages are refused.\n", 403)
-        if request.method == "POST" and request.url.path.endswith("/upload") and _bytes_in(uploads) > MAX_TOTAL:
+        if request.method == "POST" and request.url.path.endswith("/upload") and bytes_in(uploads) > MAX_TOTAL:
             return PlainTextResponse("The server holds too many photos: try again in an hour.\n", 507)
         response = await call_next(request)
         response.headers.update(HEADERS)
@@ -356,14 +357,6 @@ def _is_address(name: str) -> bool:
         return bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # removed meanwhile
-            total += file.lstat().st_size
-    return total
 
 
 def launch(blocks: "gradio.Blocks", uploads: Path, host: str = "127.0.0.1", port: int = 7860) -> tuple[str, bool]:

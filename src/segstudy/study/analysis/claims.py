@@ -145,7 +145,7 @@ def _compare_at_equal_spill(
     )[1]
     draws = image_weights(labels, DRAWS)
     weights = np.concatenate([np.ones((1, images)), draws])  # the first row is the images as they are
-    sums_a, sums_b = ([_resampled_sums(t.sums["offset_margins"], weights) for t in side] for side in (against, variant))
+    sums_a, sums_b = ([np.tensordot(weights, t.sums["offset_margins"], 1) for t in side] for side in (against, variant))
 
     def delta(one: np.ndarray, other: np.ndarray) -> float:
         spill = operating_curve.at_equal_spill(one, other, classes)
@@ -159,8 +159,3 @@ def _compare_at_equal_spill(
             parts.append((float(np.var(each, ddof=1)) / len(each), len(each) - 1))
     # Trainings of different variants are not seeds of one variant: count the seeds of the smallest.
     return comparison.from_components(value, parts, (min(map(len, a)), min(map(len, b))))
-
-
-def _resampled_sums(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums (N, …) over the images, weighted by each row of weights (D,N): (D, …)."""
-    return (weights @ sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])

@@ -1,11 +1,9 @@
 """Marks single classes and metrics whose difference is significant at a false discovery rate of 10 %. No verdicts."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
-from segstudy.study.analysis.metrics import RatioTerms
 from segstudy.study.analysis.plan import Side
 from segstudy.study.analysis.samples import ComparisonSettings, RunsByVariant, samples_of_ratio
 from segstudy.study.results import TestResult
@@ -48,12 +46,8 @@ def _defined(
 ) -> dict[str, MetricSamples]:
     """Samples of the IoU of each supported class and of each ratio of sums that is defined."""
     named = {
-        name: samples_of_ratio(runs, partial(_iou_terms, c=c))
+        name: samples_of_ratio(runs, lambda t, c=c: (t.counts.true_positives[:, c], t.counts.union[:, c]))  # type: ignore[misc]
         for c, name in enumerate(runs[0].classes)
         if setting.scored[c] and setting.verdicts
     }
     return {name: m for name, m in {**named, **ratios}.items() if m is not None and not np.isnan(m.values).any()}
-
-
-def _iou_terms(test: TestResult, c: int) -> RatioTerms:
-    return test.counts.true_positives[:, c], test.counts.union[:, c]

@@ -84,8 +84,8 @@ def from_components(delta: float, parts: Sequence["VarianceComponent"], seeds: t
     """
     se, df = combine(parts)
     se = np.nan if se == 0 and delta != 0 else se
-    interval = t_interval(delta, se, df, LEVEL)
-    return Comparison(delta, se, df, _p(delta, se, df), *interval, seeds, float(parts[0][0] ** 0.5))
+    p = 1.0 if se == 0 else float(2 * stats.t.sf(abs(delta) / se, df))
+    return Comparison(delta, se, df, p, *t_interval(delta, se, df, LEVEL), seeds, float(parts[0][0] ** 0.5))
 
 
 def average(sides: Sequence[MetricSamples]) -> MetricSamples:
@@ -98,9 +98,3 @@ def average(sides: Sequence[MetricSamples]) -> MetricSamples:
     named = zip(*(side.seeds for side in sides), strict=False)
     seeds: list[Hashable] = [each[0] if len(set(each)) == 1 else each for each in named]
     return MetricSamples(values, [np.mean([side.influences[s] for side in sides], 0) for s in range(count)], seeds)
-
-
-def _p(delta: float, se: float, df: float) -> float:
-    if se == 0:
-        return 1.0
-    return float(2 * stats.t.sf(abs(delta) / se, df))
