@@ -1,25 +1,21 @@
 """Write a finished run's model card: network, data, metrics with intervals, failures and limits.
 
-The text is in `card.md.j2`; this file reads the run and computes what the template shows.
+The text is in `study/report/templates/card.md`; this file reads the run and computes what the template shows.
 """
 
-import json
 import math
 import re
-import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, StrictUndefined
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -35,11 +31,11 @@ from segstudy.data.datasets.voc import VOC
 from segstudy.data.fit import Fit
 from segstudy.errors import ConfigError, DataError
 from segstudy.files import atomic_write, open_to_read, write_text
-from segstudy.formatting import MISSING, counted, format_duration, format_millions, format_number
+from segstudy.formatting import MISSING, format_number
 from segstudy.inference.latency import Latency, measure_latency
 from segstudy.inference.loading import load_runs
 from segstudy.inference.model import Model
-from segstudy.runs.headline import SIZES, Size, headline_metrics, headline_size, headline_words, training_size
+from segstudy.runs.headline import SIZES, Size, headline_metrics, headline_size, headline_words
 from segstudy.runs.record import environment, read_entries, read_record
 from segstudy.runs.tables import EXTRA_METRICS, command
 from segstudy.study.analysis.analyse import analyse
@@ -48,14 +44,8 @@ from segstudy.study.analysis.metrics import by_name
 from segstudy.study.analysis.plan import Plan
 from segstudy.study.analysis.support import clusters_of
 from segstudy.study.counts import Counts
-from segstudy.study.report.text import (
-    ROLES,
-    escape_markdown,
-    format_estimate,
-    format_outcomes,
-    markdown_list,
-    markdown_table,
-)
+from segstudy.study.report.render import render
+from segstudy.study.report.text import ROLES, format_estimate
 from segstudy.study.results import TestResult, read_run
 from segstudy.study.statistics import influence, interval
 
@@ -136,28 +126,11 @@ def model_card(folder: Path, latency: bool = True, license: str | None = None) -
         "machine": environment()["machine"],
         "today": f"{datetime.now().astimezone():%Y-%m-%d}",
     }
-    template = jinja_environment().from_string(
-        files("segstudy.inference").joinpath("card.md.j2").read_text(encoding="utf-8")
-    )
-    text = template.render(values, front_matter=front_matter(values))
+    text = render(
+        "card.md", **values, front_matter=front_matter(values), metric_table=metric_table, class_table=class_table,
+        failure_table=failure_table, fit_of=Fit.of, roles=ROLES,
+    )  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", text)  # empty parts leave empty lines
-
-
-def jinja_environment() -> Environment:
-    """Jinja with the filters and functions of the card's template."""
-    jinja = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
-    jinja.filters |= {
-        "md": escape_markdown, "millions": format_millions, "number": format_number, "duration": format_duration,
-        "outcomes": format_outcomes, "items": markdown_list, "quote": shlex.quote, "repr": repr,
-        "json": lambda text: json.dumps(text, ensure_ascii=False),
-        "code": lambda text: f"`{str(text).replace('`', '')}`",
-    }  # fmt: skip
-    jinja.globals |= {
-        "table": markdown_table, "counted": counted, "roles": ROLES, "metric_table": metric_table,
-        "class_table": class_table, "failure_table": failure_table,
-        "fit_of": Fit.of, "headline_words": headline_words, "training_size": training_size,
-    }  # fmt: skip
-    return jinja
 
 
 def read_finished(folder: Path) -> dict[str, Any]:
