@@ -169,12 +169,7 @@ class Study(Callback):
         variants = planned_variants(config) if plan.sides() else {}
         for side in plan.sides():
             if not matching(side, variants):
-                console.print(
-                    f"[yellow]report: {escape(repr(side))} matches no run of this study "
-                    f"({escape(', '.join(variants))})",
-                    soft_wrap=True,
-                    highlight=False,
-                )
+                print_line(f"report: {side!r} matches no run of this study ({', '.join(variants)})", "yellow")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -183,14 +178,14 @@ class Study(Callback):
         # A search selected among its own runs, so they are listed, not compared.
         unfinished = print_study(folder, console) if is_search(config) else self._report(folder)
         if (best := folder / "optimization_results.yaml").is_file():
-            console.print(f"best: {escape(read_text(best))}", highlight=False)
+            print_line(f"best: {read_text(best)}")
         curves = f"curves of all runs: tensorboard --logdir {folder}"
         if unfinished or FAILED:
-            console.print(f"next: the same command continues unfinished runs; {curves}", soft_wrap=True)
+            print_line(f"next: the same command continues unfinished runs; {curves}")
         elif not is_search(config):
             print_line(f"next: open {folder / 'report.html'} in a browser; {curves}")
         if unfinished or FAILED:
-            console.print(f"[red]failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", soft_wrap=True)
+            print_line(f"failed or unfinished: {', '.join(sorted({*unfinished, *FAILED}))}", "red")
             sys.exit(1)  # Hydra would exit with 0
 
     def _report(self, folder: Path) -> list[str]:
@@ -201,14 +196,12 @@ class Study(Callback):
         try:
             from segstudy.study.report.write import report_study  # slow imports that a single run does not need
 
-            return report_study(folder, console)
+            return report_study(folder)
         except Exception as error:
             if isinstance(error, SegstudyError):
                 print_error(error)
             else:
                 traceback.print_exc()
             failed = f"; failed: {', '.join(FAILED)}" if FAILED else ""
-            console.print(
-                f"[red]no report was written[/] (segstudy report {folder} writes it later){failed}", soft_wrap=True
-            )
+            print_line(f"no report was written (segstudy report {folder} writes it later){failed}", "red")
             sys.exit(1)

@@ -57,7 +57,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
     require_trainable(cfg, network, data, trainer)
     record.note(**_described(cfg, data, network), encoder_weights=origin, device=device)
     memory = f"; allocator {allocator.chosen}" if device.startswith("CPU") else ""
-    console.print(f"{record.values['parameters']:,} parameters; {device}{memory}", highlight=False)
+    print_line(f"{record.values['parameters']:,} parameters; {device}{memory}")
     if cfg.compile:
         torch._dynamo.config.suppress_errors = True  # parts that cannot be compiled run uncompiled
         network.compile()
@@ -87,7 +87,7 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
 def print_data(data: SegmentationData, origin: str) -> None:
     """Print the images of each role, and warnings about them and about the encoder's weights."""
     for role, images in data.roles.items():
-        console.print(f"{role}: {counted(len(images), 'image')} of {data.name} {images.name!r}", highlight=False)
+        print_line(f"{role}: {counted(len(images), 'image')} of {data.name} {images.name!r}")
         for line in images.notes:
             print_warning(f"{images.name}: {line}")
     if data.overlap():
@@ -134,7 +134,7 @@ def _test_before(
     before = dataset_metrics(counts.total, data.classes)["metrics"]
     record.note(metrics_before=before)
     miou = before[headline_size(record.values)]["miou"]
-    console.print(f"before: mIoU {format_number(miou)} on {counted(counts.images, 'image')}")
+    print_line(f"before: mIoU {format_number(miou)} on {counted(counts.images, 'image')}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from segstudy.cli.arguments import USE
-from segstudy.console import console, print_line
+from segstudy.console import print_line
 
 app = typer.Typer()
 
@@ -37,7 +37,7 @@ def demo(
         address, local = web.launch(blocks, folder, host, port)
         print_line(f"{', '.join(m.name for m in opened.models)} on {opened.models[0].device_line}")
         if not local:
-            console.print("anyone who can reach this machine over the network can use the page", style="bold yellow")
-        console.print(f"open {address} in a browser; Ctrl-C stops the server", highlight=False, soft_wrap=True)
+            print_line("anyone who can reach this machine over the network can use the page", "bold yellow")
+        print_line(f"open {address} in a browser; Ctrl-C stops the server")
         blocks.block_thread()
-    console.print("stopped; the uploaded photos are removed")  # printed now: Python takes seconds more to exit
+    print_line("stopped; the uploaded photos are removed")  # printed now: Python takes seconds more to exit

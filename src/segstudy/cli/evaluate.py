@@ -69,9 +69,7 @@ def retest_runs(folders: list[Path], settings: list[str]) -> None:
         console.rule(f"[bold]{escape(folder.name)}")
         record, line = retest(folder, settings)
         print_classes(record, console)
-        console.print(
-            f"{line}\nreplaced: {folder / 'test'}, and the results in {folder / 'record.json'}", soft_wrap=True
-        )
+        print_line(f"{line}\nreplaced: {folder / 'test'}, and the results in {folder / 'record.json'}")
 
 
 def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOptions) -> None:
@@ -89,9 +87,7 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
     images, device = dataset.roles["report"], tests.device_line(cfg)
     at = dataset.fit.seen
     at += f", in tiles of {tiles.side}×{tiles.side} that overlap by {tiles.overlap:g}" if tiles else ""
-    console.print(
-        f"{counted(len(images), 'image')} of {dataset.name} {images.name!r} at {at}; {device}", highlight=False
-    )
+    print_line(f"{counted(len(images), 'image')} of {dataset.name} {images.name!r} at {at}; {device}")
     for line in tests.trained_on(dataset, members):
         print_line(line, "bold red")
     counts = tests.evaluate(members, cfg, dataset, views, options.save_masks, tiles)

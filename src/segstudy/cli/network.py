@@ -98,12 +98,10 @@ def print_network(built: Any, title: str, size: int, classes: int, depth: int, n
     for f in receptive_fields(built, (size, size)):
         fields.add_row(f.name, str(f.channels), str(f.stride), f.text(), f"{f.local} px" if f.local else f.text())
     console.print(fields)
-    console.print(f"{totals} (one multiply-add is 2 FLOP)", highlight=False)
+    print_line(f"{totals} (one multiply-add is 2 FLOP)")
     if name in PUBLISHED:
         parameters, gflop = PUBLISHED[name]
-        console.print(
-            f"published for {name}: {parameters:,} parameters, {gflop} GFLOP at 256×256, 21 classes", highlight=False
-        )
+        print_line(f"published for {name}: {parameters:,} parameters, {gflop} GFLOP at 256×256, 21 classes")
     return totals
 
 
@@ -132,7 +130,7 @@ def inspect(
     rows = inspect_batch(module, first_batch(dataset, device), module.loss)
     flagged = sum(row.flagged for row in rows)
     print_table(rows, " ".join(given) or "model=v1", console)
-    console.print(f"{flagged} of {len(rows)} layers flagged", highlight=False)
+    print_line(f"{flagged} of {len(rows)} layers flagged")
 
 
 def open_training(given: list[str]) -> tuple[Any, Any, Any]:
@@ -190,18 +188,13 @@ def find_lr(
     found = find_lr(partial(build_trial, cfg), steps, lowest, highest)
     save(draw_learning_rates(found, " ".join(overrides or ["model=v1"])), out)
     bottom = found.rates[found.smooth.argmin()]
-    console.print(
+    print_line(
         f"tried {len(found.rates)} steps of {cfg.data.batch_size} images, from {found.rates[0]:.1e} to "
         f"{found.rates[-1]:.1e}: the loss fell fastest at {found.suggested:.1e}, and was lowest at {bottom:.1e}\n"
-        f"picture: {out}\nto use it: optim.lr={found.suggested:.1e}    (for this variant only)",
-        highlight=False,
-        soft_wrap=True,
+        f"picture: {out}\nto use it: optim.lr={found.suggested:.1e}    (for this variant only)"
     )
-    if cfg.optim.encoder_lr is not None:
-        console.print(
-            f"[yellow]encoder and decoder used the same rate; optim.encoder_lr={cfg.optim.encoder_lr} was ignored",
-            highlight=False,
-        )
+    if (ignored := cfg.optim.encoder_lr) is not None:
+        print_line(f"encoder and decoder used the same rate; optim.encoder_lr={ignored} was ignored", "yellow")
 
 
 @find_app.command("batch")
@@ -222,9 +215,7 @@ def find_batch(
     silence_warnings()
     cfg = config_of(overrides or [])
     found = find_batch(partial(build_trial, cfg), limit)
-    console.print(
+    print_line(
         f"trained with {', '.join(map(str, found.fitted))} images a batch; {found.ended}\n"
-        f"largest: {found.largest}; peak memory {found.peak:.2f} GiB\nto use it: data.batch_size={found.largest}",
-        highlight=False,
-        soft_wrap=True,
+        f"largest: {found.largest}; peak memory {found.peak:.2f} GiB\nto use it: data.batch_size={found.largest}"
     )

@@ -27,7 +27,7 @@ def report(
     from segstudy.study.report.write import report_study
 
     silence_warnings()
-    if report_study(folder, console, plan):
+    if report_study(folder, plan):
         raise typer.Exit(1)
 
 
@@ -53,14 +53,14 @@ def compare(
     """
     from segstudy.study.analysis.plan import Plan
     from segstudy.study.masks import compare_masks, read_classes, read_groups
-    from segstudy.study.report.terminal import print_findings, print_sentence
+    from segstudy.study.report.terminal import print_findings
     from segstudy.study.report.write import write_report
 
     legend = read_classes(truth, classes, background, ignore or [])
     named = read_groups(groups) if groups else None
     findings = compare_masks(truth, predictions, legend, Plan(), named)
-    print_sentence(findings, console)
-    print_findings(findings, console)
+    print_line(findings.sentence, "bold")
+    print_findings(findings)
     print_line(f"report: {write_report(findings, out)}")
 
 

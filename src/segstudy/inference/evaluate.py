@@ -21,7 +21,7 @@ from segstudy.callbacks.per_image_errors import FILES
 from segstudy.callbacks.progress import Progress
 from segstudy.config.check import check
 from segstudy.config.trust import is_trusted
-from segstudy.console import console
+from segstudy.console import console, print_line
 from segstudy.data.bands import Bands
 from segstudy.data.datamodule import SegmentationData
 from segstudy.data.fit import Fit
@@ -263,7 +263,7 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]], members: int) -> None:
         miou = {size: {name: rows[name]["metrics"][size]["miou"] for name in block} for size in SIZES}
         gains = (f"{m[mean] - max(m[s] for s in singles):+.4f} at {size} size" for size, m in miou.items())
         against = "the best of its members" if members > 1 else "the plain prediction"
-        console.print(f"{mean}, against {against}: mIoU {', '.join(gains)}", highlight=False, markup=False)
+        print_line(f"{mean}, against {against}: mIoU {', '.join(gains)}")
 
 
 def write_json(rows: Any, about: Mapping[str, Any], file: Path) -> None:

@@ -7,9 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
+from segstudy.console import console, print_line
 from segstudy.errors import DataError
 from segstudy.files import move, opened_folder, subfolder
 from segstudy.runs.tables import print_study
@@ -22,24 +20,24 @@ from segstudy.study.report.html import make_section, page
 from segstudy.study.report.latex import latex_tables
 from segstudy.study.report.markdown import markdown_report
 from segstudy.study.report.pictures import GroupPictures, pictures
-from segstudy.study.report.terminal import print_findings, print_sentence
+from segstudy.study.report.terminal import print_findings
 from segstudy.study.results import runs_by_variant
 
 
-def report_study(folder: Path, console: Console, plan: str | None = None) -> list[str]:
+def report_study(folder: Path, plan: str | None = None) -> list[str]:
     """Print a study's tables and write its report; returns the names of unfinished runs.
 
     plan: a file of conf/report instead of the study's own plan. Raises DataError if the folder holds no run.
     """
     findings, tests = analyse_study(folder, read_plan_file(plan) if plan else None)
-    print_sentence(findings, console)
+    print_line(findings.sentence, "bold")
     unfinished = print_study(folder, console)
-    print_findings(findings, console)
+    print_findings(findings)
     drawn = {
         group.title: pictures(group, runs_by_variant(members))
         for group, members in zip(findings.groups, tests, strict=True)
     }
-    console.print(f"report: {escape(str(write_report(findings, folder, drawn)))}", soft_wrap=True)
+    print_line(f"report: {write_report(findings, folder, drawn)}")
     return unfinished
 
 
