@@ -84,9 +84,16 @@ def _try_optimizer(cfg: DictConfig) -> None:
 
 
 def build_data(cfg: DictConfig) -> SegmentationData:
-    """The data set, prepared: files located, labels checked, caches written."""
+    """The data set, prepared: files located, labels checked, caches written.
+
+    One process at a time prepares data (download, caches) on each machine: the others of a study, or of a training on
+    several devices, wait and then find it prepared.
+    """
     data = unprepared_data(cfg)
-    with _one_at_a_time(data.cache_dir):
+    with ExitStack() as stack:
+        with suppress(OSError):  # the cache itself says what is wrong with its folder
+            data.cache_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(folder_lock(data.cache_dir))
         data.prepare_data()
         data.setup()
     return data
@@ -98,17 +105,6 @@ def unprepared_data(cfg: DictConfig) -> SegmentationData:
     with _mistakes_in("data"), open_dict(settings):
         paths = {key: settings.pop(key) for key in ("root", "about", "cache_dir") if key in settings}
         return instantiate(settings, _partial_=True)(**paths)
-
-
-@contextmanager
-def _one_at_a_time(cache_dir: Path) -> Iterator[None]:
-    """Let one process at a time prepare data (download, caches) on each machine: the others of a study, or of a
-    training on several devices, wait and then find it prepared."""
-    with ExitStack() as stack:
-        with suppress(OSError):  # the cache itself says what is wrong with its folder
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(folder_lock(cache_dir))
-        yield
 
 
 def build_network(

@@ -58,12 +58,8 @@ def sweep_mistake(config: DictConfig) -> str | None:
         return NOT_BY_TORCHRUN
     if config.get("budget") and (is_search(config) or not own_launcher):
         return NO_BUDGET
-    return NO_SELECT_ROLE if is_search(config) and not has_select_role(config) else None
-
-
-def has_select_role(config: DictConfig) -> bool:
-    """Whether the config's data holds out images for selection."""
-    return bool(config.data.get("select_fraction") or (config.data.get("val") and config.data.get("test")))
+    selects = config.data.get("select_fraction") or (config.data.get("val") and config.data.get("test"))
+    return NO_SELECT_ROLE if is_search(config) and not selects else None
 
 
 def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:

@@ -20,4 +20,4 @@ class RestoreSignalHandlers(L.Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.handler)
 
-    on_sanity_check_start = on_test_start = on_train_start
+    on_sanity_check_start = on_test_start = on_train_start  # type: ignore[assignment]

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -23,13 +22,13 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_name", run_folder_name, replace=True)
 
 
-def compose_config(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
+def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The config with these overrides. Raises ConfigError with Hydra's message."""
     register_resolvers()
     before = GlobalHydra.instance().hydra  # the Hydra of the calling application, if any
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", list(overrides))
     except HydraException as error:
         raise ConfigError(str(error)) from error

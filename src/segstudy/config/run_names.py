@@ -58,11 +58,11 @@ def run_name(model: str, overrides: Sequence[str], between: str = "-") -> str:
     return f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-def trains_otherwise(trainer: str, conf: Path = CONF) -> bool:
+def trains_otherwise(trainer: str) -> bool:
     """Whether `trainer=NAME` changes the run's result, unlike `trainer=auto`: it sets more than MACHINE_SETTINGS."""
 
     def settings(name: str) -> DictConfig:
-        own = OmegaConf.load(conf / "trainer" / f"{name}.yaml")
+        own = OmegaConf.load(CONF / "trainer" / f"{name}.yaml")
         assert isinstance(own, DictConfig)
         inherited = [settings(str(each)) for each in own.pop("defaults", []) if each != "_self_"]
         return OmegaConf.merge(*inherited, own)  # type: ignore[return-value]

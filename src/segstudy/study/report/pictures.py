@@ -236,27 +236,17 @@ def _error_sheet(titles: Mapping[int, str], held: Predictions, group: Group) -> 
 
     titles: index of an image → its title.
     """
-    rows = [
-        [
-            held.photo(index),
-            colorize(held.truth[index], group.palette),
-            *(
-                category_picture(held.truth[index], held.labels(name, index), group.background)
-                for name in held.predicted
-            ),
-        ]
-        for index in titles
-    ]
+    colors, rows = [CATEGORY_COLORS[name] for name in CATEGORIES], []
+    for index in titles:
+        truth = held.truth[index]
+        categories = (error_categories(truth, held.labels(name, index), group.background) for name in held.predicted)
+        row = [held.photo(index), colorize(truth, group.palette), *(colorize(each, colors) for each in categories)]
+        rows.append(row)
     legend = class_legend([held.truth[index] for index in titles], group.classes, group.palette)
     errors = ("confused", "foreign") if group.background is None else CATEGORIES[2:]
     legend |= {CATEGORY_NAMES[name]: CATEGORY_COLORS[name] for name in errors}
     names = [shorten(name, 16) for name in held.predicted]
     return as_array(image_grid(rows, ["image", "truth", *names], legend, list(titles.values())))
-
-
-def category_picture(truth: np.ndarray, labels: np.ndarray, background: int | None) -> np.ndarray:
-    """The error categories of one image in colour, RGB uint8 (H,W,3); ignored pixels in the colour of void."""
-    return colorize(error_categories(truth, labels, background), [CATEGORY_COLORS[name] for name in CATEGORIES])
 
 
 def _examples(name: str, held: Predictions, group: Group, names: Sequence[str]) -> dict[str, Example]:
