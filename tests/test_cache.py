@@ -17,7 +17,7 @@ from conftest import make_voc, save_mask
 from PIL import Image
 
 from segstudy.data import cache as module
-from segstudy.data.cache import Cache, open_cache
+from segstudy.data.cache import Cache, CacheSource, open_cache
 from segstudy.data.fit import Fit
 from segstudy.data.images import Sample, read_pair
 from segstudy.errors import DamagedFile, DataError
@@ -45,9 +45,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "arrays"
 
 
-def build(samples: list[Sample], folder: Path, reader: Any = read, **changes: Any) -> Cache:
+def build(samples: list[Sample], folder: Path, reader: Any = read, stored: bool = True, **changes: Any) -> Cache:
     settings: dict[str, Any] = {"fit": Fit(SIZE), "num_classes": 21, "recipe": ["test"]} | changes
-    return open_cache(samples, reader, folder=folder, **settings)
+    return open_cache(CacheSource(samples, reader, **settings), folder, stored)
 
 
 def image_of(sample: Sample) -> Path:
@@ -397,14 +397,14 @@ def test_what_read_returns_is_checked(found: Any, message: str, tmp_path: Path) 
     """At the cache's own size too, where nothing is resized."""
     read: Any = lambda sample: (IMAGE, MASK, "") if sample.name == "good" else found  # noqa: E731
     with pytest.raises(DataError, match=rf"(?s)1 of 2 images cannot be used:\nbad: .*{message}"):
-        open_cache([Sample("good"), Sample("bad")], read, Fit((8, 8)), 3, tmp_path, None)
+        open_cache(CacheSource([Sample("good"), Sample("bad")], read, Fit((8, 8)), 3, None), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_read_may_return(tmp_path: Path) -> None:
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     mask = np.array([[0, 1, 2, 255]] * 8, np.uint8).repeat(2, 1)
-    held = open_cache([Sample("a")], lambda _: (image[::-1], mask.T, ""), Fit((8, 8)), 3, tmp_path, None)
+    held = open_cache(CacheSource([Sample("a")], lambda _: (image[::-1], mask.T, ""), Fit((8, 8)), 3, None), tmp_path)
     np.testing.assert_array_equal(held.images[0], image[::-1])
     np.testing.assert_array_equal(held.masks[0], mask.T)
     assert held.pixels.tolist() == [[16, 16, 16]]

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,6 +73,32 @@ def read_checked(read: Read, sample: Sample, num_classes: int, channels: int = 3
     return image, mask, str(note)
 
 
+@dataclass(frozen=True)
+class CacheSource:
+    """What a cache is built from.
+
+    read: see `SegmentationData.read`. recipe: everything else that the arrays depend on (label mapping, seed), as JSON
+    values. ignore_is_explicit: the user has stated that 255 is ignored, so masks with much of it are accepted.
+    image_shape: (H,W) of a sample's image without decoding it, from which the size of the cache is known before it is
+    built. check: is called before it is built.
+    """
+
+    samples: Sequence[Sample]
+    read: Read
+    fit: Fit
+    num_classes: int
+    recipe: Any
+    channels: int = 3
+    ignore_is_explicit: bool = False
+    image_shape: Callable[[Sample], tuple[int, int]] | None = None
+    check: Callable[[], None] = lambda: None
+
+    def read_resized(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
+        """Image and mask at their shape in the cache, and the note on conversions."""
+        image, mask, note = read_checked(self.read, sample, self.num_classes, self.channels)
+        return *resize_pair(image, mask, self.fit.shape(*mask.shape)), note
+
+
 class Cache:
     """The images and masks of a split, uint8, at the shapes that a `Fit` gives them, and figures about them.
 
@@ -82,13 +109,8 @@ class Cache:
     notes: lines about the files for the user, such as conversions and doubtful masks.
     """
 
-    def __init__(
-        self, home: Path, read_resized: Callable[[int], tuple[np.ndarray, np.ndarray]] | None, keeps_sizes: bool
-    ):
-        """home: the folder that `open_cache` built. read_resized: reads image and mask i, if no arrays are stored.
-
-        Raises DamagedFile, and FileNotFoundError if a file is missing.
-        """
+    def __init__(self, home: Path, source: CacheSource, stored: bool):
+        """home: the folder that `open_cache` built. Raises DamagedFile, and FileNotFoundError if a file is missing."""
         file = home / "index.npz"
         with reading(file):
             index = read_arrays(file)
@@ -99,30 +121,32 @@ class Cache:
             if not len(self.shapes) == len(self.pixels) > 0 or self.shapes.shape[1:] != (2,) or self.pixels.ndim != 2:
                 raise ValueError("it does not hold the shapes and pixels of the images")
             self.starts = np.concatenate([[0], np.cumsum(self.shapes.prod(1))])  # of the masks; images: times channels
-            checksums = None if read_resized else (index["images"], index["masks"])
+            checksums = (index["images"], index["masks"]) if stored else ()
         self.key = home.name
-        self.read_resized, self.keeps_sizes = read_resized, keeps_sizes
-        self.is_uniform = read_resized is None and bool((self.shapes == self.shapes[0]).all())
+        self.source, self.keeps_sizes = None if stored else source, source.fit.keeps_sizes
+        self.is_uniform = stored and bool((self.shapes == self.shapes[0]).all())
         if checksums:
             self.flat_images = _map_file(home / "images.bin", self.starts[-1] * self.channels, checksums[0])
             self.flat_masks = _map_file(home / "masks.bin", self.starts[-1], checksums[1])
 
     def image(self, i: int) -> np.ndarray:
         """Image i, uint8 (H,W,channels)."""
-        if self.read_resized:
-            return self.read_resized(i)[0]
+        if self.source:
+            return self.pair(i)[0]
         start, end = self.starts[i] * self.channels, self.starts[i + 1] * self.channels
         return self.flat_images[start:end].reshape(*self.shapes[i], self.channels)
 
     def mask(self, i: int) -> np.ndarray:
         """Mask i, uint8 (H,W)."""
-        if self.read_resized:
-            return self.read_resized(i)[1]
+        if self.source:
+            return self.pair(i)[1]
         return self.flat_masks[self.starts[i] : self.starts[i + 1]].reshape(*self.shapes[i])
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Image and mask i."""
-        return self.read_resized(i) if self.read_resized else (self.image(i), self.mask(i))
+        if self.source:
+            return self.source.read_resized(self.source.samples[i])[:2]
+        return self.image(i), self.mask(i)
 
     @property
     def images(self) -> np.ndarray:
@@ -167,49 +191,24 @@ class BlockWriter:
             self.size += len(part)
 
 
-def open_cache(
-    samples: Sequence[Sample],
-    read: Read,
-    fit: Fit,
-    num_classes: int,
-    folder: Path,
-    recipe: Any,
-    ignore_is_explicit: bool = False,
-    stored: bool = True,
-    image_shape: Callable[[Sample], tuple[int, int]] | None = None,
-    channels: int = 3,
-    check: Callable[[], None] = lambda: None,
-) -> Cache:
-    """Open the cache of these samples; if missing, build it first, with a progress bar.
+def open_cache(source: CacheSource, folder: Path, stored: bool = True) -> Cache:
+    """Open the cache in a folder; if missing, build it first, with a progress bar.
 
-    recipe: everything else that the arrays depend on (label mapping, seed), as JSON values. ignore_is_explicit: the
-    user has stated that 255 is ignored, so masks with much of it are accepted. stored: keep the images and masks;
-    False: only shapes and pixel counts, and each access reads the files. image_shape: (H,W) of a sample's image without
-    decoding it, from which the size of the cache is known before it is built. check: is called before it is built.
+    stored: keep the images and masks; False: only shapes and pixel counts, and each access reads the files.
     Raises DataError that lists unreadable files, or if the disk has too little space.
     """
-    key = cache_key(samples, [fit.recipe(), num_classes, recipe])
+    key = cache_key(source.samples, [source.fit.recipe(), source.num_classes, source.recipe])
     home = folder / (key if stored else f"{key}-index")
-
-    def read_resized(sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-        image, mask, note = read_checked(read, sample, num_classes, channels)
-        return *resize_pair(image, mask, fit.shape(*mask.shape)), note
-
-    def opened() -> Cache:
-        return Cache(home, None if stored else lambda i: read_resized(samples[i])[:2], fit.keeps_sizes)
-
     _remove_abandoned(folder)
     if os.path.lexists(home):
         try:
-            return opened()
+            return Cache(home, source, stored)
         except (DamagedFile, FileNotFoundError, NotADirectoryError) as error:
-            why = (
-                first_line(error) if isinstance(error, DamagedFile) else f"{home} is incomplete, or of an older version"
-            )
-            print_line(f"{why}: the cache is built again")
-    check()
-    _build(samples, read_resized, fit, num_classes, home, ignore_is_explicit, stored, image_shape, channels)
-    return opened()
+            older = f"{home} is incomplete, or of an older version"
+            print_line(f"{first_line(error) if isinstance(error, DamagedFile) else older}: the cache is built again")
+    source.check()
+    _build(source, home, stored)
+    return Cache(home, source, stored)
 
 
 def cache_key(samples: Sequence[Sample], recipe: Any) -> str:
@@ -238,33 +237,23 @@ def images_key(samples: Sequence[Sample], recipe: Any) -> str:
     return digest.hexdigest()[:24]
 
 
-def _build(
-    samples: Sequence[Sample],
-    read_resized: Read,
-    fit: Fit,
-    num_classes: int,
-    home: Path,
-    ignore_is_explicit: bool,
-    stored: bool,
-    image_shape: Callable[[Sample], tuple[int, int]] | None,
-    channels: int,
-) -> None:
+def _build(source: CacheSource, home: Path, stored: bool) -> None:
     folder = home.parent
     # A unique name: processes of several machines may build in the same folder.
     work = folder / f"{home.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if stored:
-            _check_space(folder, (channels + 1) * _pixels_needed(samples, fit, image_shape), fit)
+            _check_space(folder, (source.channels + 1) * _pixels_needed(source), source.fit)
         work.mkdir()
         with ExitStack() as stack:
             with suppress(OSError):  # a network disk may have no locks
                 stack.enter_context(folder_lock(work))
-            index = _write(samples, read_resized, num_classes, work, stored)
-            if not ignore_is_explicit:
-                index["notes"] += _check_ignored(samples, index["pixels"], index["shapes"].prod(1))
+            index = _write(source, work, stored)
+            if not source.ignore_is_explicit:
+                index["notes"] += _check_ignored(source.samples, index["pixels"], index["shapes"].prod(1))
             with open(work / "index.npz", "wb") as file:
-                np.savez(file, **index, channels=channels, names=[s.name for s in samples])
+                np.savez(file, **index, channels=source.channels, names=[s.name for s in source.samples])
         _replace(home, work)
     except OSError as error:
         raise DataError(
@@ -275,15 +264,15 @@ def _build(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _pixels_needed(samples: Sequence[Sample], fit: Fit, image_shape: Callable[[Sample], tuple[int, int]] | None) -> int:
+def _pixels_needed(source: CacheSource) -> int:
     """Pixels of all images in the cache; 0 if the images' shapes are not known before they are decoded."""
-    if fit.is_uniform:
-        return len(samples) * math.prod(fit.size)
-    if image_shape is None:
+    if source.fit.is_uniform:
+        return len(source.samples) * math.prod(source.fit.size)
+    if source.image_shape is None:
         return 0
-    shapes = map_parallel(image_shape, samples, "reading sizes")
+    shapes = map_parallel(source.image_shape, source.samples, "reading sizes")
     # what is wrong with a file is told when it is decoded
-    return sum(math.prod(fit.shape(*shape)) for shape in shapes if not isinstance(shape, DataError))
+    return sum(math.prod(source.fit.shape(*shape)) for shape in shapes if not isinstance(shape, DataError))
 
 
 def _check_space(folder: Path, needed: int, fit: Fit) -> None:
@@ -321,14 +310,15 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(samples: Sequence[Sample], read_resized: Read, num_classes: int, work: Path, stored: bool) -> dict[str, Any]:
+def _write(source: CacheSource, work: Path, stored: bool) -> dict[str, Any]:
     """Write images.bin and masks.bin into `work`, if they are to be stored.
 
     Returns the notes, and each image's shape and pixels of each class.
     """
     conversions: Counter[str] = Counter()
     broken, unknown = [], []
-    shapes, pixels = np.zeros((len(samples), 2), np.int64), np.zeros((len(samples), num_classes), np.int64)
+    number = len(source.samples)
+    shapes, pixels = np.zeros((number, 2), np.int64), np.zeros((number, source.num_classes), np.int64)
     # Not written through a memory map: on a full disk that would kill the process instead of raising an error.
     with ExitStack() as files:
         writers = {
@@ -336,7 +326,7 @@ def _write(samples: Sequence[Sample], read_resized: Read, num_classes: int, work
             for name in ("images", "masks")
             if stored
         }
-        for i, result in enumerate(map_parallel(read_resized, samples, "reading images")):
+        for i, result in enumerate(map_parallel(source.read_resized, source.samples, "reading images")):
             if isinstance(result, UnknownRange):
                 unknown.append(result)
                 if len(unknown) == SAMPLE:
@@ -349,12 +339,12 @@ def _write(samples: Sequence[Sample], read_resized: Read, num_classes: int, work
             for writer, array in zip(writers.values(), (image, mask), strict=False):
                 writer.write(array.tobytes())
             conversions[note] += 1
-            shapes[i], pixels[i] = mask.shape, np.bincount(mask.ravel(), minlength=256)[:num_classes]
+            shapes[i], pixels[i] = mask.shape, np.bincount(mask.ravel(), minlength=256)[: source.num_classes]
     if unknown:
         raise DataError(f"{unknown[0]}\n{propose_range(unknown)}")
     if broken:
         raise DataError(
-            f"{len(broken)} of {len(samples)} images cannot be used:\n{first_lines(broken, 10)}\n"
+            f"{len(broken)} of {number} images cannot be used:\n{first_lines(broken, 10)}\n"
             "→ repair these files, or remove them from the list"
         )
     converted = ", ".join(f"{n} {note}" for note, n in conversions.items() if note)

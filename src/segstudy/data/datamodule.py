@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segstudy.data.bands import Bands
-from segstudy.data.cache import Cache, images_key, open_cache, read_checked
+from segstudy.data.cache import Cache, CacheSource, images_key, open_cache, read_checked
 from segstudy.data.crops import RandomWindows, TrainingImages
 from segstudy.data.dataset import Batch, CachedDataset
 from segstudy.data.fit import Fit, Mode, sides
@@ -220,10 +220,11 @@ class SegmentationData(L.LightningDataModule):
 
     def _cache(self, samples: Sequence[Sample]) -> Cache:
         recipe = self.recipe() if self.bands.are_photos else [self.recipe(), self.bands.recipe()]
-        return open_cache(
-            samples, self.read, self.fit, len(self.classes), self.cache_dir, recipe, self.ignore_is_explicit(),
-            self.cache, self.image_shape, self.channels, lambda: self.check_values(samples),
+        source = CacheSource(
+            samples, self.read, self.fit, len(self.classes), recipe, self.channels, self.ignore_is_explicit(),
+            self.image_shape, lambda: self.check_values(samples),
         )  # fmt: skip
+        return open_cache(source, self.cache_dir, self.cache)
 
     def _selection(self, fit: CachedDataset) -> tuple[CachedDataset, CachedDataset | None]:
         """(fit, select): select is the list `val` if there is a `test`, else `select_fraction` of fit, or None."""
