@@ -23,6 +23,7 @@ from segstudy.inference.card import model_card
 from segstudy.inference.export import DYNAMIC_AXES, export, metadata
 from segstudy.inference.latency import measure_latency
 from segstudy.inference.loading import EvaluationSpec
+from segstudy.inference.model import InputSettings
 from segstudy.inference.predict import PredictionTask
 from segstudy.inference.predictions import predict_all, settings
 from segstudy.tiles import Tiles
@@ -129,11 +130,11 @@ def test_a_size_is_fitted_into_where_the_aspect_is_kept(home: Path) -> None:
     for name in ("crop", "keep"):
         (row,) = evaluated([home / name], EvaluationSpec(size="24")).values()
         network = segstudy.load(home / name)
-        assert network.input_of((50, 90), "24") == ((13, 24), None)
+        assert network.input_of((50, 90), InputSettings("24")) == ((13, 24), None)
         counts = np.array(rows(network.predict(photos, "24"), photos))
         right = counts[counts[:, 1] == counts[:, 2], 3].sum() / counts[:, 3].sum()
         assert row["metrics"]["original"]["pixel_accuracy"] == pytest.approx(right, rel=1e-12)
-    assert segstudy.load(home / "squash").input_of((50, 90), "24") == ((24, 24), None)
+    assert segstudy.load(home / "squash").input_of((50, 90), InputSettings("24")) == ((24, 24), None)
 
 
 def test_other_data_are_seen_as_the_runs_own(home: Path) -> None:

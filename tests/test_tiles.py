@@ -20,7 +20,7 @@ from segstudy.cli.main import app
 from segstudy.errors import ConfigError
 from segstudy.inference.evaluate import evaluate
 from segstudy.inference.loading import EvaluationSpec, LoadedRun, evaluation_config, evaluation_data, load_runs
-from segstudy.inference.model import Model
+from segstudy.inference.model import InputSettings, Model
 from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence, labels_at
 from segstudy.networks.normalize import Normalize
@@ -208,7 +208,7 @@ def test_confidence_is_the_mean_highest_probability() -> None:
     assert labels_and_mean_confidence(chances[0].log() + 3, (4, 4), probabilities=False)[1] == pytest.approx(0.7)
     model = model_of(seeded(nn.Conv2d(3, 5, 1)), 5)
     photo = smooth(20, 30)
-    whole, parts = (model.labels(photo, "original", tiles=tiles)[1] for tiles in (None, Tiles(8)))
+    whole, parts = (model.labels(photo, InputSettings("original", tiles=tiles))[1] for tiles in (None, Tiles(8)))
     assert whole == pytest.approx(parts, rel=1e-5)
     assert whole == pytest.approx(model.probabilities(photo, "original").max(0).mean(), rel=1e-5)
 

@@ -32,7 +32,7 @@ from segstudy.data.tiff import SUFFIXES
 from segstudy.drawing import photo_of
 from segstudy.errors import ConfigError, DataError
 from segstudy.inference.loading import load_each_run
-from segstudy.inference.model import Model
+from segstudy.inference.model import InputSettings, Model
 from segstudy.inference.photos import pixel_limit
 from segstudy.labels import scores_at
 from segstudy.runs.headline import headline_metrics
@@ -126,7 +126,7 @@ def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
     if size not in SIZES:
         raise DataError(f"The size must be one of {', '.join(SIZES)}.")
     for model in models:
-        (height, width), _ = model.input_of(photo.shape[:2], size)
+        (height, width), _ = model.input_of(photo.shape[:2], InputSettings(size))
         if height * width > SEEN_PIXELS:
             raise DataError(
                 f"{model.name} would see this photo at {width}×{height}, which is too large (limit: "
@@ -136,7 +136,7 @@ def ask(models: Sequence[Model], photo: np.ndarray, size: str) -> list[Answer]:
     found = []
     for model in models:
         began = time.perf_counter()
-        labels, confidence = labels_and_confidence(model.scores(photo, size), shown_size(photo))
+        labels, confidence = labels_and_confidence(model.scores(photo, InputSettings(size)), shown_size(photo))
         found.append(Answer(model, labels, confidence, time.perf_counter() - began))
     return found
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,26 @@ from segstudy.tiles import (
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a picture, or its values: uint8 (H,W,C) or (H,W), or a tensor (C,H,W), uint8 or float in 0…1; for a run with
 `data.value_range`, values as its files hold them."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How a network sees a photo.
+
+    size: see `Fit.at`. views: the probabilities of these are averaged. tiles: it is seen in parts; None: only if it is
+    large, as in the run's test. batch: tiles in a batch; None: as many as are fast.
+    """
+
+    size: str = "train"
+    views: TestTimeAugmentation | None = None
+    tiles: Tiles | None = None
+    batch: int | None = None
+
+
+AS_TESTED = InputSettings()
+
+Advance = Callable[[float], None]
+"""Called with the share of a photo that has been predicted since the last call."""
 
 
 class TwoChannels(nn.Module):
@@ -92,36 +113,27 @@ class Model:
         """
         if isinstance(photo, list):
             return [self.predict(each, size, views, tiles) for each in photo]
-        return self.labels(as_image(photo, self.bands), size, views, tiles)[0]
+        return self.labels(as_image(photo, self.bands), InputSettings(size, views, tiles))[0]
 
     def probabilities(self, photo: Photo, size: str = "train", views: TestTimeAugmentation | None = None) -> np.ndarray:
         """float32 (C,H,W) in the photo's own size, interpolated from the network's where they differ."""
         image = as_image(photo, self.bands)
-        scores = self.scores(image, size, views).float()
+        scores = self.scores(image, InputSettings(size, views)).float()
         return scores_at(scores if views else scores.softmax(0), image.shape[:2]).cpu().numpy()
 
     @torch.inference_mode()
     def labels(
-        self,
-        image: np.ndarray,
-        size: str = "train",
-        views: TestTimeAugmentation | None = None,
-        tiles: Tiles | None = None,
-        batch: int | None = None,
-        advance: Callable[[float], None] = lambda share: None,
+        self, image: np.ndarray, settings: InputSettings = AS_TESTED, advance: Advance = lambda share: None
     ) -> tuple[np.ndarray, float]:
         """Labels uint8 (H,W) of an image uint8 (H,W,channels), and the mean of the highest probability over the
-        network's pixels.
-
-        batch: tiles in a batch. advance: called with the share of the image predicted since the last call.
-        """
+        network's pixels."""
         shape = image.shape[:2]
-        seen, parts = self.input_of(shape, size, tiles)
+        seen, parts = self.input_of(shape, settings)
         if parts is None or seen != shape:
-            scores = self.scores(image, size, views, tiles, batch, advance)
-            return labels_and_mean_confidence(scores, shape, views is not None)
+            scores = self.scores(image, settings, advance)
+            return labels_and_mean_confidence(scores, shape, settings.views is not None)
         labels, total = np.empty(shape, np.uint8), 0.0
-        for top, left, block in self.tiled(image, parts, views, batch, advance):  # the scores of a part at a time
+        for top, left, block in self.tiled(image, parts, settings, advance):  # the scores of a part at a time
             best, winner = block.max(0)
             rows, columns = winner.shape
             labels[top : top + rows, left : left + columns] = winner.to(torch.uint8).cpu().numpy()
@@ -130,20 +142,14 @@ class Model:
 
     @torch.inference_mode()
     def scores(
-        self,
-        image: np.ndarray,
-        size: str = "train",
-        views: TestTimeAugmentation | None = None,
-        tiles: Tiles | None = None,
-        batch: int | None = None,
-        advance: Callable[[float], None] = lambda share: None,
+        self, image: np.ndarray, settings: InputSettings = AS_TESTED, advance: Advance = lambda share: None
     ) -> Tensor:
         """Logits (C,h,w) of an image uint8 (H,W,channels), at the network's size; with views, probabilities.
 
         Raises DataError if they would take too much memory.
         """
         height, width = image.shape[:2]
-        seen, tiles = self.input_of((height, width), size, tiles)
+        seen, tiles = self.input_of((height, width), settings)
         if (needed := math.prod(seen) * len(self.classes) * 4) > LARGEST_SCORES:
             raise DataError(
                 f"a photo of {width}×{height} pixels, seen at {seen[1]}×{seen[0]}: scores for "
@@ -151,26 +157,19 @@ class Model:
                 "are possible\n  → size original with tiles (--size original --tiles 512), or a smaller photo"
             )
         if tiles is None:
-            scores = self.batch_scores(resize_image(image, seen)[None], views)[0]
+            scores = self.batch_scores(resize_image(image, seen)[None], settings.views)[0]
             advance(1)
             return scores
-        whole = join_blocks(seen, self.tiled(resize_image(image, seen), tiles, views, batch, advance))
-        return whole if views else as_logits(whole)
+        whole = join_blocks(seen, self.tiled(resize_image(image, seen), tiles, settings, advance))
+        return whole if settings.views else as_logits(whole)
 
-    def input_of(
-        self, shape: tuple[int, int], size: str = "train", tiles: Tiles | None = None
-    ) -> tuple[tuple[int, int], Tiles | None]:
+    def input_of(self, shape: tuple[int, int], settings: InputSettings) -> tuple[tuple[int, int], Tiles | None]:
         """(H,W) at which the network sees an image of `shape` (H,W), and in which tiles; None: as a whole."""
-        seen = self.fit.at(size, tiles is not None).shape(*shape)
-        return seen, tiles or tiles_of_large(seen, self.tiles)
+        seen = self.fit.at(settings.size, settings.tiles is not None).shape(*shape)
+        return seen, settings.tiles or tiles_of_large(seen, self.tiles)
 
     def tiled(
-        self,
-        image: np.ndarray,
-        tiles: Tiles,
-        views: TestTimeAugmentation | None = None,
-        batch: int | None = None,
-        advance: Callable[[float], None] = lambda share: None,
+        self, image: np.ndarray, tiles: Tiles, settings: InputSettings, advance: Advance
     ) -> Iterator[tuple[int, int, Tensor]]:
         """The probabilities of an image uint8 (H,W,channels) at its own size, in blocks (see `blend_tiles`)."""
         height, width = image.shape[:2]
@@ -178,11 +177,11 @@ class Model:
 
         def chances(places: Sequence[Place]) -> Tensor:
             parts = [image[top : top + tiles.side, left : left + tiles.side] for top, left in places]
-            scores = self.batch_scores(np.stack(parts), views)
+            scores = self.batch_scores(np.stack(parts), settings.views)
             advance(len(places) / number)
-            return scores.float() if views else scores.float().softmax(1)
+            return scores.float() if settings.views else scores.float().softmax(1)
 
-        batch = batch or tiles_per_batch(tiles.side**2, self.device)
+        batch = settings.batch or tiles_per_batch(tiles.side**2, self.device)
         return blend_tiles((height, width), tiles, chances, batch)
 
     @torch.inference_mode()

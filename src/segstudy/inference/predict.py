@@ -19,12 +19,11 @@ from segstudy.data.images import header_shape, resize_image
 from segstudy.data.tiff import geo_tags
 from segstudy.drawing import photo_of
 from segstudy.errors import ConfigError, SegstudyError, did_you_mean
-from segstudy.inference.model import Model
+from segstudy.inference.model import InputSettings, Model
 from segstudy.inference.photos import MAX_PIXELS, Photo
 from segstudy.inference.pictures import overlay, save_mask, save_overlay, with_legend
-from segstudy.inference.tta import TestTimeAugmentation
 from segstudy.labels import labels_and_mean_confidence
-from segstudy.tiles import Tiles, tiles_per_batch
+from segstudy.tiles import tiles_per_batch
 
 LANES = 4
 """Batches that a CPU predicts at the same time, each with a part of the threads. With one batch, all its threads would
@@ -40,17 +39,13 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class PredictionTask:
+class PredictionTask(InputSettings):
     """How photos are predicted.
 
-    keep: classes to keep; the others become background. alpha: weight of an overlay's colours; None for no overlay.
-    max_pixels: limit of `pixel_limit`, for its message.
+    batch: photos or tiles in a batch. keep: classes to keep; the others become background. alpha: weight of an
+    overlay's colours; None for no overlay. max_pixels: limit of `pixel_limit`, for its message.
     """
 
-    size: str = "train"
-    views: TestTimeAugmentation | None = None
-    tiles: Tiles | None = None
-    batch: int | None = None
     keep: tuple[int, ...] | None = None
     alpha: float | None = None
     max_pixels: int = MAX_PIXELS
@@ -83,7 +78,7 @@ class PredictionPipeline:
         """advance: called with the number of photos predicted since the last call; a fraction of 1 with tiles."""
         self.model, self.task, self.out, self.advance = model, task, out, advance
         fit = model.fit.at(task.size, task.tiles is not None)
-        one_shape, tiles = model.input_of(fit.size, task.size, task.tiles)
+        one_shape, tiles = model.input_of(fit.size, task)
         self.batch_shape = one_shape if fit.is_uniform and tiles is None else None
         """(H,W) at which the network sees all photos, in batches; None: one by one, since they differ or are large."""
         self.stopped = False
@@ -144,8 +139,7 @@ class PredictionPipeline:
         task = self.task
         found: Iterable[Tensor | tuple[np.ndarray, float]] = []
         if ready and self.batch_shape is None:  # one photo, with progress within it
-            settings = task.size, task.views, task.tiles, task.batch
-            found = [self.model.labels(ready[0].image, *settings, self.advance_part)]
+            found = [self.model.labels(ready[0].image, task, self.advance_part)]
         else:
             if ready:
                 found = self.model.batch_scores(np.stack([each.pixels for each in ready]), task.views).cpu()
