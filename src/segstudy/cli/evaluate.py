@@ -17,8 +17,6 @@ app = typer.Typer()
 
 @dataclass
 class EvaluateOptions(ViewOptions):
-    """The options of `segstudy evaluate`."""
-
     data: Annotated[str | None, typer.Option(help="Another file of conf/data, with the same classes.")] = None
     split: Annotated[
         str | None, typer.Option(help="fit, select, report, or a list of the data set; default report.")
@@ -61,7 +59,6 @@ def evaluate(
 
 
 def retest_runs(folders: list[Path], settings: list[str]) -> None:
-    """Repeat the runs' own tests, one after the other."""
     from segstudy.inference.evaluate import retest
     from segstudy.runs.tables import print_classes
 

@@ -17,8 +17,6 @@ app = typer.Typer()
 
 
 class Format(StrEnum):
-    """Formats of `segstudy export`."""
-
     onnx = "onnx"
     torch_export = "torch.export"
     state_dict = "state_dict"

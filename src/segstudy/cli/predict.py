@@ -14,8 +14,6 @@ app = typer.Typer()
 
 @dataclass
 class PredictOptions(ViewOptions):
-    """The options of `segstudy predict`."""
-
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the images with coloured classes and a legend.")
     ] = False

@@ -120,7 +120,6 @@ class SegmentationData(L.LightningDataModule):
 
     @property
     def channels(self) -> int:
-        """The number of channels of an image."""
         return self.bands.number
 
     def __repr__(self) -> str:

@@ -153,7 +153,6 @@ def measure_speeds(folder: Path) -> list[Latency]:
 
 
 def front_matter(card: Mapping[str, Any]) -> str:
-    """The YAML front matter for model hubs."""
     figures = {"mean_iou": ("mIoU", "miou"), "accuracy": ("pixel accuracy", "pixel_accuracy")}
     record, metrics = card["record"], headline_metrics(card["record"])
     report = record["data"]["roles"]["report"]

@@ -45,7 +45,6 @@ class Normalize(nn.Module):
         return (image - self.mean) / self.std
 
     def set(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Replace mean and std."""
         for held, values in ((self.mean, mean), (self.std, std)):
             held.copy_(torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
 

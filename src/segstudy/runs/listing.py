@@ -86,15 +86,10 @@ def list_runs(folder: Path) -> list[Run]:
         inside = home.resolve() != folder.resolve() and home.is_relative_to(folder)
         study = str(home.relative_to(folder)) if inside else home.resolve().name
         records = {place: read(place) for place in places}
-        names = short_names({place.name: record for place, (record, _) in records.items()})
+        changed = {place.name: record for place, (record, _) in records.items() if "changes" in record}
+        names = dict(zip(changed, variants(changed), strict=True))
         found += [_run(place, study, names.get(place.name, place.name), *records[place]) for place in places]
     return found
-
-
-def short_names(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Folder name → short name: the changes that not all runs of the study share. Only runs with recorded changes."""
-    changed = {name: {"changes": record["changes"]} for name, record in records.items() if "changes" in record}
-    return dict(zip(changed, variants(changed), strict=True))
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -204,7 +199,6 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
 
 
 def _cells(run: Run) -> dict[str, str]:
-    """A row's cells by COLUMNS."""
     epochs = "–" if run.epochs is None else str(run.epochs)
     if run.planned is not None and run.epochs != run.planned:
         epochs += f" of {run.planned}"

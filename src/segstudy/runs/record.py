@@ -66,8 +66,6 @@ class Data(Part):
 
 
 class ClassRow(Part):
-    """A row of the table of classes."""
-
     name: str = Field(alias="class")
     iou: Share = None
     recall: Share = None

@@ -59,7 +59,6 @@ class Counts:
         return self._each(lambda a: a[there])
 
     def without(self, c: int) -> "Counts":
-        """Without class `c`."""
         return self._each(lambda a: np.delete(a, c, axis=1))
 
     def constant(self, c: int) -> "Counts":

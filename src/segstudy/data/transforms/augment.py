@@ -123,7 +123,6 @@ class Augment:
                 )
 
     def with_scale(self, scale: tuple[float, float]) -> "Augment":
-        """The same augmentation with another range of the zoom."""
         changed = copy(self)
         changed.scale = scale
         return changed

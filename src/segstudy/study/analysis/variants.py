@@ -26,7 +26,6 @@ RatioSamples = Mapping[str, MetricSamples | None]
 def measure_variants(
     seeds: RunsByVariant, setting: ComparisonSettings, ratios: Mapping[str, RatioSamples]
 ) -> list[Variant]:
-    """Each variant with its metrics."""
     each = [set(t.record.get("changes", [])) for runs in seeds.values() for t in runs]
     common = set.intersection(*each) if len(seeds) > 1 else set()
     return [_measure(name, runs, setting, common, ratios[name]) for name, runs in seeds.items()]

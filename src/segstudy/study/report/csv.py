@@ -45,7 +45,6 @@ def run_rows(findings: Findings) -> Iterator[Row]:
 
 
 def class_rows(findings: Findings) -> Iterator[Row]:
-    """A row for each class and variant."""
     for g in findings.groups:
         for v in g.variants:
             for c, name in enumerate(g.classes):

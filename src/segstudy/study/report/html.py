@@ -195,5 +195,4 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def commands(group: Group) -> list[str]:
-    """The recorded commands of the runs."""
     return [text for v in group.variants for r in v.records if (text := command(r))]

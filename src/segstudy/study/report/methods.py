@@ -82,6 +82,5 @@ def _selection(group: Group) -> str:
 
 
 def cited(paragraphs: Sequence[str]) -> list[str]:
-    """The references that the paragraphs cite."""
     text = " ".join(paragraphs)
     return [work for short, work in REFERENCES.items() if short in text]

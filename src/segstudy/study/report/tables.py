@@ -51,12 +51,10 @@ def _cost(v: Variant) -> list[str]:
 
 
 def claims(group: Group) -> Table:
-    """The declared claims and their outcomes."""
     return Table(("claim", "outcome", "because"), [(c.text, c.outcome, c.words) for c in group.claims], 3)
 
 
 def differences(group: Group) -> Table:
-    """The planned differences with intervals, p and detectable difference."""
     head = ("metric", "variant", "against", "verdict", "difference", "95 % interval", "corrected interval",
             "corrected p", "detectable")  # fmt: skip
     rows = [

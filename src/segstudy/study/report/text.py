@@ -160,11 +160,9 @@ def full_name(variant: Variant) -> str:
 
 
 def markdown_list(lines: Iterable[str]) -> str:
-    """A list in Markdown."""
     return "\n".join(f"* {escape_markdown(line)}" for line in lines)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
     lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]])
