@@ -16,15 +16,7 @@ from segstudy.callbacks.throughput import Throughput
 from segstudy.console import print_line
 from segstudy.data.datamodule import SegmentationData, data_of
 from segstudy.data.dataset import CachedDataset
-from segstudy.drawing import (
-    ERRORS,
-    as_array,
-    class_legend,
-    colorize,
-    error_picture,
-    image_grid,
-    photo_of,
-)
+from segstudy.drawing import ERRORS, as_array, class_legend, colorize, error_picture, image_grid, photo_of
 from segstudy.files import atomic_write
 from segstudy.labels import reduced_labels, reduction
 from segstudy.ranges import Count, NotNegative, checked

@@ -15,12 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segstudy.errors import ConfigError
 from segstudy.networks.normalize import input_channels
 
-PUBLISHED = {
-    "v1": (2_686_613, 27.4),
-    "v2": (2_686_613, 27.4),
-    "v3": (4_917_909, 28.5),
-    "v4": (33_012_949, 14.2),
-}
+PUBLISHED = {"v1": (2_686_613, 27.4), "v2": (2_686_613, 27.4), "v3": (4_917_909, 28.5), "v4": (33_012_949, 14.2)}
 """The study's networks with 21 classes: parameters, and GFLOP of one image of 256×256."""
 
 

@@ -45,11 +45,7 @@ MARGIN_CATEGORIES = ("foreground", "confused", "foreign", "overshoot", "ghost")
 
 
 def offset_sums(
-    logits: Tensor,
-    mask: Tensor,
-    background: int | None,
-    present: np.ndarray | None = None,
-    top: TopTwo | None = None,
+    logits: Tensor, mask: Tensor, background: int | None, present: np.ndarray | None = None, top: TopTwo | None = None
 ) -> dict[str, np.ndarray]:
     """Counts of one image at each of OFFSETS, int32; {} without a background.
 
