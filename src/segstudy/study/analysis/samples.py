@@ -55,10 +55,8 @@ class ComparisonSettings:
 def samples(runs: Sequence[TestResult], value_of: Callable[[TestResult], MetricValue | None]) -> MetricSamples | None:
     """A metric's samples, one for each seed; None if a seed has no value."""
     pairs = [pair for run in runs if (pair := value_of(run)) is not None]
-    return _by_seed(runs, pairs) if len(pairs) == len(runs) else None
-
-
-def _by_seed(runs: Sequence[TestResult], pairs: Sequence[MetricValue]) -> MetricSamples:
+    if len(pairs) < len(runs):
+        return None
     return MetricSamples([value for value, _ in pairs], [each for _, each in pairs], [run.seed for run in runs])
 
 
@@ -81,9 +79,8 @@ def samples_of_metric(runs: Sequence[TestResult], metric: Metric, scored: np.nda
 
 
 def samples_of_miou(runs: Sequence[TestResult], classes: np.ndarray) -> MetricSamples:
-    """mIoU over these classes, bool (C,)."""
-    counts = [run.counts for run in runs]
-    return _by_seed(runs, [influence(c.true_positives, c.union, classes, leave_one_out=True) for c in counts])
+    """mIoU over these classes, bool (C,); each run has counts."""
+    return samples_of_ratio(runs, lambda t: (t.counts.true_positives, t.counts.union), classes)  # type: ignore[return-value]
 
 
 def history(test: TestResult) -> list[dict[str, float]]:
