@@ -5,14 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from segstudy import entry, interruption
@@ -32,13 +30,8 @@ Overrides = Sequence[str]
 """What one run of a study changes, such as model=v1 and seed=0."""
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(Job):
     """What Hydra gives a launcher. config: of the command, without the settings of single runs."""
-
-    config: DictConfig
-    context: HydraContext
-    task: TaskFunction
 
     @property
     def folder(self) -> Path:

@@ -45,7 +45,7 @@ PATIENCE = 20
 
 @dataclass(frozen=True)
 class Job:
-    """A run that a process of its own will train: what Hydra's `run_job` needs."""
+    """A run that a process of its own will train, or a whole study: what Hydra's `run_job` needs."""
 
     config: DictConfig
     context: HydraContext

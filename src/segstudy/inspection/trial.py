@@ -1,12 +1,11 @@
 """A trial pass through a network before training, with a clear error if it cannot be trained."""
 
 import copy
-import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from segstudy.errors import ConfigError, first_line
@@ -30,7 +29,7 @@ def check_trains(
     Tried first on a copy without values (torch's meta device), which uses no memory; a network that fails there may
     only need values, so it is tried again on the device. It is not changed.
     """
-    with _random_state_kept(device):
+    with isolate_rng(device.type == "cuda"):  # a network may draw random numbers
         if _failure(network, batch_size, seen(size), torch.device("meta")) is None:
             return
         with precision:
@@ -54,7 +53,7 @@ def check_evaluates(network: nn.Module, sizes: Iterable[Size], device: torch.dev
 
     They are tried as in `check_trains`, so a validation does not end a training with an error.
     """
-    with _random_state_kept(device):
+    with isolate_rng(device.type == "cuda"):  # a network may draw random numbers
         for size in sizes:
             if _failure(network, 1, size, torch.device("meta"), training=False) is None:
                 continue
@@ -68,18 +67,6 @@ def check_evaluates(network: nn.Module, sizes: Iterable[Size], device: torch.dev
 
 def _name(network: nn.Module) -> str:
     return type(network.model if isinstance(getattr(network, "model", None), nn.Module) else network).__name__
-
-
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """Inside, what a network draws (from torch, NumPy or Python) changes no random state outside."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _failure(

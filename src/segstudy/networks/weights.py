@@ -15,6 +15,7 @@ from zipfile import ZipFile, is_zipfile
 import segmentation_models_pytorch as smp
 import torch
 from huggingface_hub import constants
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from segstudy.errors import WeightsError, first_line
@@ -31,16 +32,14 @@ PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "encoder.", "backbone
 def adapt_channels(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights for RGB images as weights for images with another number of channels: only the first convolution differs.
 
-    As smp and timm do it: for one channel, the sum over the three colours; for others, the colours' weights repeated in
-    turn, times 3 / channels, so that the sums keep their scale.
+    For one channel, the sum over the three colours; for others, the colours' weights repeated in turn, times
+    3 / channels, so that the sums keep their scale.
     """
     adapted = dict(have)
     for key, new in want.items():
         old = have.get(key, new)
         if old.ndim == new.ndim == 4 and old.shape[1] == 3 != new.shape[1] and old.shape[::2] == new.shape[::2]:
-            channels = new.shape[1]
-            repeated = old[:, [c % 3 for c in range(channels)]] * (3 / channels)
-            adapted[key] = old.sum(1, keepdim=True) if channels == 1 else repeated
+            adapted[key] = adapt_input_conv(new.shape[1], old)
     return adapted
 
 
