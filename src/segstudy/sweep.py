@@ -58,8 +58,10 @@ def sweep_mistake(config: DictConfig) -> str | None:
         return NOT_BY_TORCHRUN
     if config.get("budget") and (is_search(config) or not own_launcher):
         return NO_BUDGET
+    if not is_search(config):
+        return None
     selects = config.data.get("select_fraction") or (config.data.get("val") and config.data.get("test"))
-    return NO_SELECT_ROLE if is_search(config) and not selects else None
+    return None if selects else NO_SELECT_ROLE
 
 
 def train_in_own_process(hydra_cfg: HydraConf, folder: Path) -> None:
