@@ -18,18 +18,14 @@ for family in (train, data, network, evaluate, predict, export, card, demo, runs
 
 def main() -> None:
     """Entry point: a user's mistake is printed without a traceback, with exit code 2."""
-    from segstudy.errors import SegstudyError
+    from segstudy.errors import DataError, SegstudyError
 
     try:
         app()
-    except SegstudyError as error:
+    except (SegstudyError, OSError) as error:
         from segstudy.console import print_error
 
+        if isinstance(error, OSError):  # a disk that has filled up, a folder that may not be read: no bug
+            error = DataError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
         print_error(error)
-        sys.exit(2)
-    except OSError as error:  # a disk that has filled up, a folder that may not be read: no bug, so no traceback
-        from segstudy.console import print_error
-        from segstudy.errors import DataError
-
-        print_error(DataError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"))
         sys.exit(2)
