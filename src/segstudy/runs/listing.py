@@ -25,10 +25,8 @@ from segstudy.runs.history import last_epoch
 from segstudy.runs.record import read_entries, sealed
 from segstudy.runs.tables import variants
 
-STATUSES = ("done", "failed", "running", "interrupted", "unreadable")
-"""running: a process holds the run's lock. interrupted: not finished, and no process holds it."""
-
-COLOURS = {"failed": "red", "running": "green", "interrupted": "yellow", "unreadable": "red"}
+STATUSES = {"done": "default", "failed": "red", "running": "green", "interrupted": "yellow", "unreadable": "red"}
+"""The colour of each. running: a process holds the run's lock. interrupted: not finished, and no process holds it."""
 
 COLUMNS = ("mIoU", "original", "epochs", "time", "size", "begun")
 
@@ -71,7 +69,7 @@ def with_status(runs: Sequence[Run], statuses: Sequence[str]) -> list[Run]:
     """The runs with these statuses; all if none is given. Raises ConfigError for an unknown status."""
     if wrong := [s for s in statuses if s not in STATUSES]:
         raise ConfigError(
-            f"--status {wrong[0]}: no such status{did_you_mean(wrong[0], STATUSES)} ({', '.join(STATUSES)})"
+            f"--status {wrong[0]}: no such status{did_you_mean(wrong[0], [*STATUSES])} ({', '.join(STATUSES)})"
         )
     return [run for run in runs if not statuses or run.status in statuses]
 
@@ -184,7 +182,7 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
         used = decimal(sum(run.bytes for run in members))
         table.add_row(f"[bold]{escape(study)}[/] ({counted(len(members), 'run')}, {used})")
         for run in members:
-            status = f"[{COLOURS.get(run.status, 'default')}]{run.status}[/]" + "*" * run.selected_on_reported
+            status = f"[{STATUSES[run.status]}]{run.status}[/]" + "*" * run.selected_on_reported
             cells = _cells(run)
             table.add_row(f"  {escape(run.name)}", status, *(cells[str(c.header)] for c in table.columns[2:]))
     console.print(table)
