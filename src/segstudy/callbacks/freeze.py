@@ -21,20 +21,17 @@ class FreezeEncoder(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         encoder = self._encoder(pl_module)
-        frozen = self._is_frozen(self.epochs, trainer.current_epoch)
         if trainer.world_size == 1:  # DDP lists trainable weights once: there, their gradients are removed instead
-            encoder.requires_grad_(not frozen)
-        if not self._is_frozen(self.batch_norm_epochs, trainer.current_epoch):
-            for module in self._batch_norms(encoder):
-                module.train()  # Lightning restores each module's own mode, so nothing else would do this
+            encoder.requires_grad_(not self._is_frozen(self.epochs, trainer.current_epoch))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # At each batch, since a callback or an older Lightning may set the whole network back to training mode.
-        if self._is_frozen(self.batch_norm_epochs, trainer.current_epoch):
-            for module in self._batch_norms(self._encoder(pl_module)):
-                module.eval()
+        frozen = self._is_frozen(self.batch_norm_epochs, trainer.current_epoch)
+        for module in self._encoder(pl_module).modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(not frozen)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if trainer.world_size > 1 and self._is_frozen(self.epochs, trainer.current_epoch):
@@ -47,10 +44,6 @@ class FreezeEncoder(L.Callback):
         if not isinstance(encoder, nn.Module):
             raise ConfigError("callbacks.freeze.enabled=true: this network has no part called encoder")
         return encoder
-
-    @staticmethod
-    def _batch_norms(encoder: nn.Module) -> list[nn.Module]:
-        return [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     @staticmethod
     def _is_frozen(epochs: int, epoch: int) -> bool:
