@@ -46,8 +46,10 @@ from segstudy.seeds import initialise, stream
 def refused_settings(cfg: DictConfig, found: Sequence[str] = ()) -> list[str]:
     """What constructors refuse although each setting is allowed for itself, such as data.max_side without
     data.fit=crop: a further check for `check`. Opens nothing; [] if other mistakes were found."""
+    if found:
+        return []
     mistakes: list[str] = []
-    for build in (unprepared_data, run_callbacks, _try_network, _try_loss, _try_optimizer) if not found else ():
+    for build in (unprepared_data, run_callbacks, _try_network, _try_loss, _try_optimizer):
         try:
             build(cfg)
         except ConfigError as error:

@@ -22,12 +22,6 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return []
 
 
-def last_epoch(path: Path) -> int | None:
-    """The epoch of the last row; None if there is none. Raises DamagedFile."""
-    rows = read_history(path)
-    return int(rows[-1]["epoch"]) if rows else None
-
-
 def write_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write one line for each epoch; the file is written atomically."""
     names = ["epoch", *sorted({k for row in rows for k in row} - {"epoch"})]

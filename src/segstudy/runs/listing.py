@@ -21,7 +21,7 @@ from segstudy.errors import ConfigError, DamagedFile, DataError, did_you_mean, l
 from segstudy.files import open_lock, read_yaml, reading
 from segstudy.formatting import counted, format_duration, format_number
 from segstudy.runs.headline import headline_size
-from segstudy.runs.history import last_epoch
+from segstudy.runs.history import read_history
 from segstudy.runs.record import read_entries, sealed
 from segstudy.runs.tables import variants
 
@@ -125,7 +125,8 @@ def _run(folder: Path, study: str, name: str, record: dict[str, Any], damage: st
     planned = None
     try:
         planned = planned_epochs(folder, record)
-        done = last_epoch(folder / "history.csv") if done is None else done
+        if done is None and (rows := read_history(folder / "history.csv")):
+            done = int(rows[-1]["epoch"])
     except DamagedFile as damaged:
         error = error or str(damaged)
     return Run(folder, study, name, status, error, record, done, planned, size(folder))
