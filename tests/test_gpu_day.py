@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from conftest import make_pet, make_voc
 from PIL import Image
 
 from segstudy.config.overrides import check_overrides
+from segstudy.errors import SegstudyError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -45,14 +47,34 @@ def packed(tmp_path: Path) -> Path:
     return tmp_path / "packed" / "data"
 
 
-def test_its_first_steps_run_on_a_cpu_and_are_not_repeated(packed: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable, str(BENCHMARKS / "gpu_day.py"), "--tiny", "--steps", "prepare,speed", "--data", str(packed),
-        "--wheels", str(tmp_path), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "gpu"),
-        "--archive", str(tmp_path / "gpu.tar.gz"),
-    ]  # fmt: skip
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0, first.stdout + first.stderr
+@pytest.fixture
+def run_day(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
+    """`gpu_day.py --tiny …` with its Python commands called in this process: imports take longer than all the rest."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def called(day: Any, command: Sequence[str]) -> list[tuple[int, str]]:
+        _, script, *words = command
+        assert script == "benchmarks/gpu_speed.py"
+        try:
+            load("gpu_speed").app(words, standalone_mode=False)
+        except SegstudyError as error:
+            return [(1, str(error))]
+        return [(0, capsys.readouterr().out)]
+
+    def run(*words: str) -> tuple[int, str]:
+        folders = ["--data", packed, "--wheels", tmp_path, "--work", tmp_path / "work", "--out", tmp_path / "gpu"]
+        monkeypatch.setattr(sys, "argv", ["gpu_day.py", "--tiny", *map(str, folders), *words])
+        with pytest.raises(SystemExit) as end:
+            gpu_day.main()
+        return int(end.value.code or 0), capsys.readouterr().out
+
+    monkeypatch.setattr(gpu_day.Day, "run", called)
+    return run
+
+
+def test_its_first_steps_run_on_a_cpu_and_are_not_repeated(packed: Path, tmp_path: Path, run_day: Any) -> None:
+    words = ["--steps", "prepare,speed", "--archive", str(tmp_path / "gpu.tar.gz")]
+    assert run_day(*words)[0] == 0
     found = json.loads((tmp_path / "gpu" / "speed.json").read_text())
     assert [row["case"] for row in found["rows"]] == ["V1 32² batch 4", "V1 32² batch 4 no device_cache"]
     assert all(row["images_per_second"] > 0 and row["images_per_second_alone"] > 0 for row in found["rows"])
@@ -61,9 +83,7 @@ def test_its_first_steps_run_on_a_cpu_and_are_not_repeated(packed: Path, tmp_pat
     assert (tmp_path / "gpu.tar.gz").is_file()
     pet = tmp_path / "work" / "data" / "pet_standin" / "oxford-iiit-pet" / "images"
     assert all(Image.open(photo).size == (40, 29) for photo in pet.iterdir())  # links lead to VOC's photos
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert "s\n" not in again.stdout.replace("results", "")  # nothing was done a second time
-    assert (tmp_path / "gpu" / "speed.json").stat().st_mtime < (tmp_path / "gpu.tar.gz").stat().st_mtime + 1
+    assert run_day(*words) == (0, f"results: {tmp_path / 'gpu' / 'README.md'}\n")  # nothing is done a second time
 
 
 @pytest.mark.parametrize("tiny", [True, False])
@@ -108,14 +128,9 @@ def test_the_device_is_busy_for_the_union_of_its_work() -> None:
     assert load("gpu_speed").covered([(0, 4), (1, 2), (3, 6), (8, 9)]) == 7
 
 
-def test_a_step_that_fails_is_named_and_the_others_go_on(packed: Path, tmp_path: Path) -> None:
+def test_a_step_that_fails_is_named_and_the_others_go_on(packed: Path, tmp_path: Path, run_day: Any) -> None:
     (packed / "voc.tar.gz").unlink()
-    command = [
-        sys.executable, str(BENCHMARKS / "gpu_day.py"), "--tiny", "--steps", "prepare,rest", "--data", str(packed),
-        "--wheels", str(tmp_path), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "gpu"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert run_day("--steps", "prepare,rest")[0] == 1
     assert "no VOC2012 under" in json.loads((tmp_path / "gpu" / "prepare.json").read_text())["error"]
     page = (tmp_path / "gpu" / "README.md").read_text()
     assert "**prepare** was not finished" in page
