@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from segstudy.data.sampler import EpochSampler, EvaluationSampler
-from segstudy.measures.stored_rows import confusion_per_image, total_confusion
+from segstudy.measures.stored_rows import confusion_per_image, sum_rows
 from segstudy.metrics import Confusion, Hallucinated, class_iou, class_table, confusion, failure_modes, summary
 from segstudy.study.analysis.metrics import by_name
 from segstudy.study.results import from_masks
@@ -187,7 +187,7 @@ def test_sparse_rows_agree_with_the_confusion_matrix() -> None:
     assert np.array_equal(confusion_per_image(rows, 5), each)
     assert np.array_equal(confusion_per_image(rows[::-1], 5, images=18)[:16], each)
     assert not confusion_per_image(rows, 5, images=18)[16:].any()
-    assert np.array_equal(total_confusion(rows, 5), confusion(labels, masks, 5).numpy())
+    assert np.array_equal(sum_rows(rows, (1, 2), (5, 5)), confusion(labels, masks, 5).numpy())
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8])

@@ -14,7 +14,7 @@ from segstudy.data.datamodule import known_data
 from segstudy.errors import TrainingError
 from segstudy.files import atomic_write
 from segstudy.labels import labels_at
-from segstudy.measures.stored_rows import total_confusion
+from segstudy.measures.stored_rows import sum_rows
 from segstudy.metrics import class_table, confusion, summary
 from segstudy.runs.headline import SIZES
 
@@ -74,7 +74,7 @@ class PerImageConfusion(L.Callback):
         _check_images(trainer, seen)
         self.images = len(seen)
         rows = {size: np.concatenate([r for _, part in parts for r in part[size]]) for size in SIZES}
-        self.total = {size: total_confusion(r, self.num_classes) for size, r in rows.items()}
+        self.total = {size: sum_rows(r, (1, 2), (self.num_classes, self.num_classes)) for size, r in rows.items()}
         if trainer.is_global_zero:
             names = [name for name, _ in names_and_groups(trainer, seen)]
             for r in rows.values():

@@ -18,11 +18,6 @@ def confusion_per_image(rows: np.ndarray, num_classes: int, images: int | None =
     return sum_rows(rows, (0, 1, 2), (images, num_classes, num_classes))
 
 
-def total_confusion(rows: np.ndarray, num_classes: int) -> np.ndarray:
-    """The confusion matrix of all images together, truth by prediction: int64 (C,C)."""
-    return sum_rows(rows, (1, 2), (num_classes, num_classes))
-
-
 def divide(above: np.ndarray | int, below: np.ndarray | int) -> np.ndarray:
     """above / below; NaN where the denominator is 0."""
     below = np.asarray(below, float)
