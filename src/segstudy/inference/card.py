@@ -45,7 +45,7 @@ from segstudy.study.analysis.plan import Plan
 from segstudy.study.analysis.support import clusters_of
 from segstudy.study.counts import Counts
 from segstudy.study.report.render import render
-from segstudy.study.report.text import ROLES, format_estimate
+from segstudy.study.report.text import ROLES
 from segstudy.study.results import TestResult, read_run
 from segstudy.study.statistics import influence, interval
 
@@ -232,7 +232,7 @@ def metric_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[
     def cell(metric: str, size: str, keep: np.ndarray | None = None) -> str:
         if test is None:
             return format_number(record["metrics"].get(size, {}).get(metric))
-        return format_estimate(test.estimate(metric, size, keep))
+        return str(test.estimate(metric, size, keep))
 
     rows = [["", *(heads[size] for size in sizes)]]
     rows += [[name, *(cell(metric, size) for size in sizes)] for name, metric in METRICS.items()]
@@ -260,7 +260,7 @@ def class_table(record: Mapping[str, Any], test: CardTest | None) -> list[list[s
         if test is not None:
             few = test.group.class_images[c] < test.group.min_images
             one = np.arange(len(record["class_names"])) == c
-            iou = f"{iou} (few images)" if few else format_estimate(test.estimate("miou", headline, one))
+            iou = f"{iou} (few images)" if few else str(test.estimate("miou", headline, one))
             images = f"{test.group.class_images[c]:,}"
         ious = (of_size[size].get(name, {}).get("iou") for size in others)
         shares = (format_number(each) for each in (*ious, here.get("recall"), here.get("precision")))
@@ -273,7 +273,7 @@ def failure_table(variant: Variant) -> list[list[str]]:
     titles = {name: (by_name(name).title, by_name(name).says) for name in FAILURES}
     titles["ece_all"] = ("calibration error (ECE)", "mean difference between confidence and accuracy")
     known = {name: e for name in titles if (e := variant.metrics.get(name)) and math.isfinite(e.value)}
-    return [[titles[name][0], format_estimate(e), titles[name][1]] for name, e in known.items()]
+    return [[titles[name][0], str(e), titles[name][1]] for name, e in known.items()]
 
 
 def _copy_picture(folder: Path, place: Path) -> None:

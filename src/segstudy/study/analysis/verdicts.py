@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segstudy.formatting import format_interval, format_number, format_percent, format_range, format_signed
-from segstudy.study.analysis.findings import Difference, Group, Variant
+from segstudy.formatting import format_number, format_percent, format_range, format_signed
+from segstudy.study.analysis.findings import Difference, Group
 from segstudy.study.statistics.comparison import Comparison, Verdict
 from segstudy.study.statistics.multiplicity import Decision
 
@@ -131,15 +131,15 @@ def result_sentence(group: Group) -> str:
     """The result of a group in one sentence: its main difference, and the error that explains it best."""
     if len(group.variants) == 1:
         (v,) = group.variants
-        return f"{v.name} is the only variant, with mIoU {_estimate(v)}: a second variant is needed for a comparison."
+        return f"{v.name} is the only variant, with mIoU {v.miou}: a second variant is needed for a comparison."
     d = group.main_difference
     if d is None:
         best = max(group.variants, key=lambda v: -1 if math.isnan(v.miou.value) else v.miou.value)
         why = "The planned differences are not defined (n/a)" if group.differences else "No planned pair is complete"
-        highest = "" if math.isnan(best.miou.value) else f"; {best.name} has the highest mIoU, {_estimate(best)}"
+        highest = "" if math.isnan(best.miou.value) else f"; {best.name} has the highest mIoU, {best.miou}"
         return f"{why}{highest}."
     low, high = (-d.wide_high, -d.wide_low) if d.delta < 0 else (d.wide_low, d.wide_high)
-    size = f"{format_number(abs(d.delta))} mIoU ({format_number(low)} to {format_number(high)}"
+    size = f"{format_number(abs(d.delta))} mIoU ({format_range(low, high)}"  # the seeds follow
     reason = _reason(group, d)
     because = f": {reason}" if reason else ""
     if d.verdict in ("better", "worse"):
@@ -150,7 +150,7 @@ def result_sentence(group: Group) -> str:
         more = "predictions of more trainings" if masks else "more seeds (seed=0,1,2)"
         place = "ahead of" if d.verdict == "ahead" else "behind"
         return f"{where}, {d.b} is {place} {d.a} by {size}){because}; {more} would show whether this holds."
-    interval = f"({format_number(d.wide_low)} to {format_number(d.wide_high)}; {_seed_words(*d.seeds)})"
+    interval = f"({format_range(d.wide_low, d.wide_high)}; {_seed_words(*d.seeds)})"
     if d.verdict == "equal":
         return f"{d.b} and {d.a} are equal in mIoU within ±{format_number(group.margin)} {interval}."
     found = f"{format_signed(d.delta)} mIoU" + (
@@ -178,10 +178,6 @@ def _reason(group: Group, d: Difference) -> str:
         for name, (a, b) in ((name, shares[name]) for name in (best, worst))
     ]
     return texts[0] if -gains[worst] < gains[best] / 2 else ", but ".join(texts)
-
-
-def _estimate(variant: Variant) -> str:
-    return f"{format_number(variant.miou.value)} {format_interval(variant.miou.low, variant.miou.high)}".strip()
 
 
 def first_sentence(groups: Sequence[Group]) -> str:

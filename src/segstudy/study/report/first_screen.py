@@ -21,7 +21,6 @@ from segstudy.study.report.plots import INK, MUTED, OUTCOME_COLORS, PAPER, STYLE
 from segstudy.study.report.text import (
     OUTCOME_WORDS,
     VERDICT_WORDS,
-    format_estimate,
     mean_over_runs,
     outcome_share,
     outcomes_shown,
@@ -134,7 +133,7 @@ def _table(ax: Axes, group: Group, variants: list[Variant], short: Mapping[str, 
     rows = [("variant", "mIoU (95 % interval)", "difference", "parameters", "time")]
     for v in variants:
         cost = format_millions(mean_over_runs(v, "parameters")), format_duration(mean_over_runs(v, "seconds"))
-        rows.append((shorten(short[v.name], 12), format_estimate(v.miou), "", *cost))
+        rows.append((shorten(short[v.name], 12), str(v.miou), "", *cost))
     for i, row in enumerate(rows):
         for at, cell in zip(columns, row, strict=True):
             style: dict[str, Any] = {"ha": "right"} if at > WIDTH - 1 else {}

@@ -39,7 +39,7 @@ def main_table(group: Group) -> Table:
 def _main_row(group: Group, v: Variant) -> list[str]:
     verdicts = "; ".join(f"{text.format_verdict(d)} against {d.a}" for d in text.verdicts_of(group, v))
     seeds = text.trainings(v)
-    miou = f"{text.format_estimate(v.miou)}, {seeds} seed{'s' * (seeds != 1)}"
+    miou = f"{v.miou}, {seeds} seed{'s' * (seeds != 1)}"
     return [text.full_name(v), miou, verdicts or MISSING, text.format_outcomes(v), *_cost(v)]
 
 
@@ -100,7 +100,7 @@ def _explanation(variant: Variant) -> list[str]:
 def metrics(group: Group) -> Table:
     """All metrics and costs of all variants except time to accuracy; significant planned differences are marked."""
     rows = [
-        [label, *(text.format_estimate(getattr(v, key)) for v in group.variants)]
+        [label, *(str(getattr(v, key)) for v in group.variants)]
         for key, label in {
             "miou": group.miou_name,
             "miou_all": "mIoU of all classes with truth",
@@ -112,7 +112,7 @@ def metrics(group: Group) -> Table:
     defined = {m.name: f"{m.title}: {m.says}" for m in METRICS}
     for name in dict.fromkeys(name for v in group.variants for name in v.metrics if not name.endswith("_to_90")):
         significant = {b for (_, b), names in group.significant.items() if name in names}
-        cells = [text.format_estimate(v.metrics.get(name)) + MARK * (v.name in significant) for v in group.variants]
+        cells = [str(v.metrics.get(name, MISSING)) + MARK * (v.name in significant) for v in group.variants]
         rows.append([defined.get(name) or name.replace("_", " "), *cells])
     costs = zip(*(_cost(v) for v in group.variants), strict=True)
     rows += [[name, *values] for name, values in zip(("parameters", "GFLOP", "images/s", "time"), costs, strict=True)]

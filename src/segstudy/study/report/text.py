@@ -5,10 +5,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from segstudy.formatting import MISSING, NOT_DEFINED, format_interval, format_number, format_percent, format_signed
+from segstudy.formatting import NOT_DEFINED, format_interval, format_percent, format_signed
 from segstudy.measures.objects import FOUND_AT_ALL, FOUND_WHOLE, PURE, SMALLEST
 from segstudy.study.analysis.findings import Difference, Group, Variant
-from segstudy.study.statistics.interval import Estimate
 
 ROLES = {"fit": "trained on", "select": "chosen on", "report": "reported on"}
 
@@ -49,13 +48,6 @@ LATEX_ESCAPES = {
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "…": r"\ldots{}", "±": r"$\pm$", "Δ": r"$\Delta$",
     "×": r"$\times$", "→": r"$\to$", "–": "--",
 }  # fmt: skip
-
-
-def format_estimate(value: Estimate | None) -> str:
-    """0.619 (0.588 to 0.650)."""
-    if value is None:
-        return MISSING
-    return f"{format_number(value.value)} {format_interval(value.low, value.high)}".strip()
 
 
 def trainings(variant: Variant) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from segstudy.errors import DataError
-from segstudy.formatting import counted
+from segstudy.formatting import counted, format_interval, format_number
 from segstudy.study.statistics.influence import Groups, image_error
 
 
@@ -19,6 +19,10 @@ class Estimate:
     low: float
     high: float
     seeds: int = 1
+
+    def __str__(self) -> str:
+        """0.619 (0.588 to 0.650)."""
+        return f"{format_number(self.value)} {format_interval(self.low, self.high)}".strip()
 
 
 LEVEL = 0.95
