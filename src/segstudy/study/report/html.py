@@ -5,7 +5,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,23 +51,18 @@ class Embedded(NamedTuple):
 class Section:
     """A group of variants with its plots and pictures.
 
-    shown: the variants of the first screen. images: "image", "truth" and each variant → the same images; blocks: their
-    columns that stand side by side; cell: width / height of their places. examples: variant → outcome → picture.
-    sheets: large pictures; sheets_left_out: number of those without room.
+    shown: the variants of the first screen. images, examples: those of `pictures`, for the page; sheets: its large
+    pictures for which there is room.
     """
 
     number: int
     group: Group
+    pictures: GroupPictures
     plots: Mapping[str, Embedded]
-    shown: Sequence[Variant] = ()
-    images: Mapping[str, Sequence[Embedded]] = field(default_factory=dict)
-    blocks: Sequence[slice] = ()
-    cell: float = 1.0
-    legend: Mapping[str, str] = field(default_factory=dict)
-    examples: Mapping[str, Mapping[str, Embedded]] = field(default_factory=dict)
-    sheets: Sequence[Embedded] = ()
-    sheets_left_out: int = 0
-    note: str = ""
+    shown: Sequence[Variant]
+    images: Mapping[str, Sequence[Embedded]]
+    examples: Mapping[str, Mapping[str, Embedded]]
+    sheets: Sequence[Embedded]
 
 
 def make_section(group: Group, number: int, folder: Path, held: GroupPictures, budget: int) -> tuple[Section, int]:
@@ -87,12 +82,8 @@ def make_section(group: Group, number: int, folder: Path, held: GroupPictures, b
         if used + len(sheet.uri) <= budget:
             used += len(sheet.uri)
             sheets.append(sheet)
-    legend = {name: f"rgb({red} {green} {blue})" for name, (red, green, blue) in held.legend.items()}
-    section = Section(
-        number, group, draw_plots(group, number, folder), [v for v in group.variants if v.name in names], images,
-        held.blocks, held.cell, legend, examples, sheets, len(held.sheets) - len(sheets), held.note,
-    )  # fmt: skip
-    return section, used
+    shown = [v for v in group.variants if v.name in names]
+    return Section(number, group, held, draw_plots(group, number, folder), shown, images, examples, sheets), used
 
 
 def draw_plots(group: Group, number: int, folder: Path) -> dict[str, Embedded]:
