@@ -285,9 +285,9 @@ def images_and_masks_in_each_split(root: Path) -> None:
 READ: list[tuple[Callable[[Path], None], int, str]] = [
     (coco_in_two_files, 8, "COCO files left out: captions_train2017.json (captions), captions_val2017.json (captions), "
      "person_keypoints_train2017.json (key points), person_keypoints_val2017.json (key points)"),
-    (coco_of_cvat, 4, "COCO annotations of 4 images and 2 categories"),
+    (coco_of_cvat, 4, "COCO annotations of 4 images; categories: 2"),
     (coco_of_windows, 4, "COCO"),
-    (coco_of_roboflow, 8, "train, val: the lists"),
+    (coco_of_roboflow, 8, "split: train, val, by the names of folders"),
     (coco_of_roboflow, 8, "categories left out, without objects and above others: street"),
     (coco_by_category, 4, "car.json, tree.json: COCO annotations of 4 images"),
     (coco_of_label_studio, 4, "result.json: COCO annotations of 4 images"),
@@ -296,20 +296,20 @@ READ: list[tuple[Callable[[Path], None], int, str]] = [
     (labelme_flat, 4, "layout: annotations beside the images; in dataset.yaml: images: ., masks: ."),
     (labelme_in_exports, 4, "LabelMe"),
     (labelme_in_folders_of_exports, 4, "images: '*/images', masks: '*/annotations'"),
-    (supervisely, 4, "layout: Supervisely"),
+    (supervisely, 4, "images: '*/img', masks: '*/ann'\nmasks: set/ (4 files; format read from 4): Supervisely"),
     (supervisely_of_one_set, 4, "images: img, masks: ann"),
     (cvat_masks, 4, "train: ImageSets/Segmentation/default.txt, classes: labelmap.txt"),
-    (roboflow_masks, 6, "mask_suffix: _mask, train: train, val: valid, classes: train/_classes.csv"),
+    (roboflow_masks, 6, "mask_suffix: _mask, classes: train/_classes.csv"),
     (nnunet, 4, "image_suffix: _0000"),
     (nnunet_of_values, 4, "labels: {0: background, 1: car, 2: tree, 3: tree, 4: ignore}"),
     (photos_and_masks_in_one_folder, 4, "images: '*.jpg', masks: '*.png'"),
     (photos_and_masks_in_images, 4, "images: images/*.JPG, masks: images/*.png"),
-    (photos_and_masks_in_folders, 8, "images: '*/*.[jJ][pP]*[gG]', masks: '*/*.png', train: train, val: val"),
+    (photos_and_masks_in_folders, 8, "images: '*/*.[jJ][pP]*[gG]', masks: '*/*.png'"),
     (masks_with_an_ending, 4, "images: ., masks: ., mask_suffix: _Maske"),
     (two_folders, 4, "images: Fotos, masks: Klassen"),
     (cityscapes, 4, "masks left out: 4 files without _gtFine_labelTrainIds"),
     (mmsegmentation, 4, "images: img_dir, masks: ann_dir"),
-    (images_and_masks_in_each_split, 4, "train: train, val: valid"),
+    (images_and_masks_in_each_split, 4, "split: train, val = valid"),
 ]  # fmt: skip
 
 

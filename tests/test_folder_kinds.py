@@ -16,7 +16,7 @@ from segstudy.cli.main import app
 from segstudy.data.bands import Bands
 from segstudy.data.folder.check import FolderReport, check_folder
 from segstudy.data.folder.datamodule import Folder
-from segstudy.data.folder.description import yaml_line
+from segstudy.data.folder.problems import yaml_line
 from segstudy.errors import DataError
 
 SIDE, COUNT = 32, 10
@@ -361,7 +361,7 @@ def test_images_of_12_bits_are_asked_for_once_and_of_16_bits_read_alike(tmp_path
     assert [(p.title, p.severity, len(p.items)) for p in report.problems] == [
         ("images whose range of values is not known", "error", 1)
     ]
-    asked = "10 images with 16 bits per channel hold 12-bit values 0…2560"
+    asked = "10 images with 16 bits per channel: 12-bit values 0…2560"
     assert asked in text_of(report)
     assert "data.value_range=[0,2560], or all 12 bits: data.value_range=[0,4095]" in text_of(report)
     assert check_folder(root, bands=Bands(None, (0, 4095))).trainable
@@ -380,7 +380,7 @@ def test_images_of_12_bits_are_asked_for_once_and_of_16_bits_read_alike(tmp_path
 @pytest.mark.parametrize(
     ("draw", "count", "text"),
     [
-        (lambda i: values(0, 1, 2)(i + 1), 1, "val=0.2 of 1 images"),
+        (lambda i: values(0, 1, 2)(i + 1), 1, "val=0.2 of 1 image (1 group)"),
         (values(0, 0, 0), 4, "the only class that occurs: there is nothing to learn"),
         (values(1, 1, 255), 1, "the only class that occurs"),
     ],
@@ -483,7 +483,7 @@ def test_two_folders_of_masks_are_asked_which(tmp_path: Path) -> None:
     assert check_folder(root).trainable
     Image.fromarray(scene(0)).save(root / "labels" / "0.png")
     report = check_folder(root)
-    assert "masks or labels?\n    → in dataset.yaml, masks: masks or masks: labels" in text_of(report)
+    assert "labels or masks?\n    → in dataset.yaml, masks: labels or masks: masks" in text_of(report)
     (root / "dataset.yaml").write_text("masks: masks")
     assert check_folder(root).trainable
 
@@ -496,7 +496,7 @@ def test_masks_and_annotations_beside_the_images_are_asked_which(tmp_path: Path)
     for i in range(COUNT):
         (root / "images" / f"{i}.json").write_text(json.dumps({"shapes": [shape]}))
     report = check_folder(root)
-    assert "masks or images?\n    → in dataset.yaml, masks: masks or masks: images" in text_of(report)
+    assert "masks or images/*.json?\n    → in dataset.yaml, images: images/*.png, masks: masks\n" in text_of(report)
     for place, classes in (("masks", ["class 0", "class 1", "class 2"]), ("images", ["background", "cat"])):
         (root / "dataset.yaml").write_text(f"masks: {place}")
         label_map = check_folder(root).label_map

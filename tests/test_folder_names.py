@@ -303,37 +303,37 @@ def test_a_list_that_cannot_be_read_stays_in_the_proposal(tmp_path: Path) -> Non
     assert not any("left out" in note for note in report.notes)
 
 
-@pytest.mark.parametrize(
-    ("ending", "line"),
-    [("{}_mask", "mask_suffix: _mask"), ("{}.jpg", "mask_suffix: .jpg"), ("mask_{}", ""), ("x{}y", "")],
-)
-def test_endings_of_names_are_proposed(tmp_path: Path, ending: str, line: str) -> None:
-    save(tmp_path, FLAT, [ending.format(name) for name in FLAT])
-    with pytest.raises(DataError) as error:
-        scan_folder(read_description(tmp_path)[0])
-    assert (f"→ in dataset.yaml, {line}; or use equal names" if line else "→ use equal names") in str(error.value)
-    if line:
-        (tmp_path / "dataset.yaml").write_text(line)
-        assert len(scan_folder(read_description(tmp_path)[0]).samples) == len(FLAT)
-        (tmp_path / "images").rename(tmp_path / "x")
-        (tmp_path / "masks").rename(tmp_path / "images")
-        (tmp_path / "x").rename(tmp_path / "masks")
-        (tmp_path / "dataset.yaml").unlink()
-        with pytest.raises(DataError, match=f"→ in dataset.yaml, image_{line[5:]}"):
-            scan_folder(read_description(tmp_path)[0])
+@pytest.mark.parametrize("ending", ["_mask", ".jpg", "_GT"])
+@pytest.mark.parametrize("longer", ["masks", "images"])
+def test_endings_of_names_are_read(tmp_path: Path, ending: str, longer: str) -> None:
+    names = {"images": FLAT, "masks": FLAT} | {longer: [name + ending for name in FLAT]}
+    save(tmp_path, names["images"], names["masks"])
+    scan = scan_folder(read_description(tmp_path)[0])
+    assert [sample.name for sample in scan.samples] == FLAT
+    assert f"{longer.removesuffix('s')}_suffix: {ending}" in scan.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("images", "masks"),
-    [("data/mine/JPEGImages", "data/mine/SegmentationClass"), ("data/train/images", "data/train/masks")],
+    ("images", "masks", "line"),
+    [
+        ("data/mine/photos", "data/mine/truth", "images: data/mine/photos, masks: data/mine/truth"),
+        ("data/train/images", "data/train/masks", "images: data/*/images, masks: data/*/masks"),
+    ],
 )
-def test_a_layout_in_a_folder_below_is_proposed(tmp_path: Path, images: str, masks: str) -> None:
+def test_a_layout_in_a_folder_below_is_read(tmp_path: Path, images: str, masks: str, line: str) -> None:
     save(tmp_path / "all", FLAT, FLAT)
     for source, target in (("images", images), ("masks", masks)):
         (tmp_path / "root" / target).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "all" / source).rename(tmp_path / "root" / target)
-    with pytest.raises(DataError, match="no folder of images") as error:
-        scan_folder(read_description(tmp_path / "root")[0])
-    proposed = re.search(r"→ use (\S+) \(", str(error.value))
-    assert proposed
-    assert len(scan_folder(read_description(Path(proposed[1]))[0]).samples) == len(FLAT)
+    scan = scan_folder(read_description(tmp_path / "root")[0])
+    assert len(scan.samples) == len(FLAT)
+    assert line in scan.notes[0]
+
+
+def test_a_layout_of_a_tool_in_a_folder_below_is_named(tmp_path: Path) -> None:
+    save(tmp_path, FLAT, FLAT)
+    for source, target in (("images", "JPEGImages"), ("masks", "SegmentationClass")):
+        (tmp_path / "root" / "data" / "mine").mkdir(parents=True, exist_ok=True)
+        (tmp_path / source).rename(tmp_path / "root" / "data" / "mine" / target)
+    with pytest.raises(DataError, match=r"→ use \S+/root/data/mine instead"):
+        read_description(tmp_path / "root")

@@ -294,7 +294,7 @@ def test_16_bit_rgb_of_small_values_is_refused_not_read_as_black(largest: int, t
     """Pillow keeps the upper byte alone, which is 0 or nearly so."""
     write_png16(tmp_path / "a.png", (COLOURS.astype(np.uint16) * largest // 255))
     with pytest.raises(
-        DataError, match=r"1 images with 16 bits .*almost black\n.*or save them with 8 bits .*needs TIFF"
+        DataError, match=r"1 image with 16 bits .*almost black\n.*or save them with 8 bits .*needs TIFF"
     ):
         require_bright([tmp_path / "a.png"])
 

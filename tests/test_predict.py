@@ -195,7 +195,7 @@ def test_every_kind_of_file(command: Any, tmp_path: Path) -> None:
 def test_photos_of_12_bits_are_refused_beside_others_of_16_they_are_dark(tmp_path: Path) -> None:
     Image.fromarray(np.full((16, 24), 2000, np.uint16)).save(tmp_path / "dark.png")
     line = PredictionPipeline(colours(), PredictionTask(), tmp_path / "out")
-    with pytest.raises(DataError, match=r"1 images with 16 bits .*11-bit values 2000…2000"):
+    with pytest.raises(DataError, match=r"1 image with 16 bits .*11-bit values 2000…2000"):
         list(line.run(find_photos([str(tmp_path)])[0]))
     Image.fromarray(np.full((16, 24), 40000, np.uint16)).save(tmp_path / "deep.png")
     assert len(list(line.run(find_photos([str(tmp_path)])[0]))) == 2

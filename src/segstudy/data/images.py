@@ -13,6 +13,7 @@ from scipy.io import loadmat
 
 from segstudy.data.tiff import INSTALL, SUFFIXES, is_readable, several_pictures, tiff_shape
 from segstudy.errors import DataError, first_few
+from segstudy.formatting import counted
 from segstudy.labels import IGNORE
 
 EXIF_ORIENTATION = 274
@@ -177,7 +178,7 @@ def require_bright(photos: Iterable[Path | Image.Image]) -> None:
     if any(is_color for *_, is_color in dark):
         setting += " (a range for colours of 16 bits needs TIFF)"
     raise UnknownRange(
-        f"{len(dark)} images with 16 bits per channel hold {bits}-bit values {low}…{high}: "
+        f"{counted(len(dark), 'image')} with 16 bits per channel: {bits}-bit values {low}…{high}: "
         f"divided by 257, as photos of 16 bits are, they would be almost black\n  → {setting}",
         low, high, "uint16",
     )  # fmt: skip

@@ -16,11 +16,11 @@ from segstudy.data.cache import map_parallel
 from segstudy.data.fit import sizes_note
 from segstudy.data.folder.classes import LabelMap
 from segstudy.data.folder.counts import Counted, MaskCounts, keys_of, read_counted
-from segstudy.data.folder.description import Description, read_description, yaml_line
+from segstudy.data.folder.description import Description, read_description
 from segstudy.data.folder.interpretation import IGNORED_NAMES, LINE_WIDTH, Interpretation, interpret_masks
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.problems import Problem, Question, problem
-from segstudy.data.folder.scan import FolderScan, scan_folder
+from segstudy.data.folder.problems import Problem, Question, problem, yaml_line
+from segstudy.data.folder.scan import scan_folder
 from segstudy.data.folder.shapes import NO_WIDTH
 from segstudy.data.folder.split import ROLES, VAL_SHARE, SplitPlan, make_split
 from segstudy.data.images import Sample, UnknownRange, require_same_size
@@ -33,22 +33,15 @@ MIN_IMAGES, MIN_PIXEL_SHARE = 5, 1e-4
 """A class with fewer images or a smaller share of the pixels is reported: it is hard to learn and to evaluate."""
 
 UNKNOWN_RANGE = "images whose range of values is not known"
-
 INVALID_SPLIT = "the split of dataset.yaml is not possible"
 
 
-NO_BACKGROUND = (
-    "no class is the background: if one is, in dataset.yaml, background: NAME (needed for missed and spilled pixels, "
-    "and by the losses of V1…V4)"
-)
+NO_BACKGROUND = "no class is the background: if one is, in dataset.yaml, background: NAME (the losses of V1…V4 need it)"
 
 
 @dataclass
 class FolderReport:
-    """Result of a check. counts: {split: pixels per image and class, int64 (N,C), at original size}.
-
-    guessed: what no dataset.yaml says.
-    """
+    """counts: {split: pixels per image and class, int64 (N,C), at original size}. guessed: what dataset.yaml lacks."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -64,21 +57,13 @@ class FolderReport:
     def values(self) -> dict[str, Any]:
         """As JSON values."""
         known = zip(self.label_map.classes, self.label_map.palette, strict=True) if self.label_map else ()
-        classes = [
-            {
-                "name": name,
-                "color": list(color),
-                "images": {role: int((counts[:, c] > 0).sum()) for role, counts in self.counts.items()},
-                "pixels": {role: int(counts[:, c].sum()) for role, counts in self.counts.items()},
-            }
-            for c, (name, color) in enumerate(known)
-        ]
-        return {
-            "trainable": self.trainable,
-            "problems": [asdict(each) for each in self.problems],
-            "classes": classes,
-            "images": {role: len(counts) for role, counts in self.counts.items()},
-        } | {key: getattr(self, key) for key in ("notes", "guessed", "proposed_yaml")}
+        classes: list[dict[str, Any]] = [{"name": name, "color": list(color)} for name, color in known]
+        for c, each in enumerate(classes):
+            each["images"] = {role: int((counts[:, c] > 0).sum()) for role, counts in self.counts.items()}
+            each["pixels"] = {role: int(counts[:, c].sum()) for role, counts in self.counts.items()}
+        images = {role: len(counts) for role, counts in self.counts.items()}
+        values = {"problems": [asdict(each) for each in self.problems], "classes": classes, "images": images}
+        return values | {key: getattr(self, key) for key in ("trainable", "notes", "guessed", "proposed_yaml")}
 
     def add(self, title: str, items: Sequence[str], severity: str = "error", advice: str = "") -> None:
         self.problems += problem(title, items, severity, advice)
@@ -110,10 +95,18 @@ def check_folder(root: Path, about: Path | None = None, bands: Bands | None = No
         title = "dataset.yaml has mistakes" if isinstance(error, ConfigError) else "the folder cannot be read"
         report.add(title, [str(error)])
         return report
-    plan = _plan_split(report, scan, description)
+    try:
+        plan = make_split(scan, description, dict.fromkeys(ROLES), 0 if description.folds else None)
+    except ConfigError as error:
+        report.add(INVALID_SPLIT, [str(error)])
+        plan = SplitPlan(scan.samples, description.split_seed, {"train": scan.samples})
     report.problems += [*scan.problems, *plan.problems]
     bands = bands or Bands()
-    _check_range(report, scan, bands)
+    try:
+        bands.check(sample.file("image") for sample in scan.samples)
+    except UnknownRange as error:
+        question, advice = str(error).splitlines()
+        report.add(UNKNOWN_RANGE, [question], advice=advice.strip(" →"))
     results = map_parallel(partial(check_pair, scan.format, bands), scan.samples, "checking")
     checks: dict[str, PairCheck] = dict(zip((s.name for s in scan.samples), results, strict=True))
     used = {s.name for s in plan.members()}
@@ -173,14 +166,6 @@ def check_pair(mask_format: MaskFormat, bands: Bands, sample: Sample) -> PairChe
     )  # fmt: skip
 
 
-def _check_range(report: FolderReport, scan: FolderScan, bands: Bands) -> None:
-    try:
-        bands.check(sample.file("image") for sample in scan.samples)
-    except UnknownRange as error:
-        question, advice = str(error).splitlines()
-        report.add(UNKNOWN_RANGE, [question], advice=advice.strip(" →"))
-
-
 def _interpret(
     report: FolderReport, samples: Sequence[Sample], counts: Counted, mask_format: MaskFormat, description: Description
 ) -> tuple[Interpretation | None, dict[str, Any]]:
@@ -196,15 +181,6 @@ def _interpret(
     report.notes += masks.notes
     report.problems += [*masks.problems, *masks.single_class()]
     return masks, {}
-
-
-def _plan_split(report: FolderReport, scan: FolderScan, description: Description) -> SplitPlan:
-    """The split of dataset.yaml; if it is not possible, all images in one list."""
-    try:
-        return make_split(scan, description, dict.fromkeys(ROLES), 0 if description.folds else None)
-    except ConfigError as error:
-        report.add(INVALID_SPLIT, [str(error)])
-        return SplitPlan(scan.samples, description.split_seed, {"train": scan.samples})
 
 
 def _add_unreadable(report: FolderReport, checks: Mapping[str, PairCheck], used: set[str]) -> None:
@@ -258,11 +234,9 @@ def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
         return
     pixels = np.concatenate(list(report.counts.values()))
     images, share = (pixels > 0).sum(0), pixels.sum(0) / max(1, pixels.sum())
-    rare = [
-        f"{name}: in {counted(images[c], 'image')}, {share[c]:.4%} of pixels"
-        for c, name in enumerate(classes)
-        if images[c] < MIN_IMAGES or share[c] < MIN_PIXEL_SHARE
-    ]
+    each = zip(classes, images, share, strict=True)
+    few = [(name, n, part) for name, n, part in each if n < MIN_IMAGES or part < MIN_PIXEL_SHARE]
+    rare = [f"{name}: in {counted(n, 'image')}, {part:.4%} of pixels" for name, n, part in few]
     advice = f"fewer than {MIN_IMAGES} images or {MIN_PIXEL_SHARE:.2%} of the pixels"
     report.add("rare classes", rare, "warning", advice)
     for role, counts in report.counts.items():
@@ -270,21 +244,16 @@ def _add_rare_classes(report: FolderReport, classes: Sequence[str]) -> None:
         report.add(f"classes without a pixel in {role}", missing, "warning")
 
 
-def propose_description(
-    masks: Interpretation | None, plan: SplitPlan, classes_file: Any, answer: Mapping[str, Any]
-) -> str:
-    """A dataset.yaml with everything that was guessed, to edit and save.
-
-    answer: its keys that the layout gives, and those if the masks are unclear.
-    """
-    keys: dict[str, Any] = ({"classes": classes_file} if classes_file else {}) | dict(answer)
+def propose_description(masks: Interpretation | None, plan: SplitPlan, classes: Any, answer: Mapping[str, Any]) -> str:
+    """A dataset.yaml with all that was guessed. answer: its keys by the layout, and those if the masks are unclear."""
+    keys: dict[str, Any] = ({"classes": classes} if classes else {}) | dict(answer)
     if masks is not None:
         label_map, void = masks.label_map, str(IGNORE)
         labels = {key: label for key, label in label_map.table.items() if label != IGNORE}
         has_gaps = masks.format.numbered and [int(k) for k in labels] != list(range(len(labels)))
         names = {int(k): label_map.classes[v] for k, v in labels.items()} if has_gaps else list(label_map.classes)
         keys.setdefault("classes", names)
-        if masks.format.kind == "colours" and not classes_file:
+        if masks.format.kind == "colours" and not classes:
             keys["palette"] = [list(rgb) for rgb in label_map.palette]
         ignored: list[Any] = [name for name in label_map.classes if name.lower() in IGNORED_NAMES]
         ignored += [IGNORE] * (label_map.table.get(void) == IGNORE and void in keys_of(masks.counted.values()))

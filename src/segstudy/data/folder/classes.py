@@ -10,8 +10,7 @@ from segstudy.data.folder.mask_format import BACKGROUND, MaskFormat, Rgb, rgb_of
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
 from segstudy.labels import IGNORE, voc_palette
 
-MAX_UNDECLARED = 64
-"""If the masks have more values or colours than this, dataset.yaml must give the classes."""
+MAX_UNDECLARED = 64  # if the masks have more values or colours than this, dataset.yaml must give the classes
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ class LabelMap:
         """
         unknown = [i for i, key in enumerate(keys) if key not in self.table]
         if unknown and np.isin(mask, unknown).any():
-            raise DataError(
-                f"{source} holds {first_few([keys[i] for i in unknown])}, which is not a class: was the file changed?"
-            )
+            found = first_few([keys[i] for i in unknown])
+            raise DataError(f"{source} holds {found}, which is not a class: was the file changed?")
         return np.array([self.table.get(key, IGNORE) for key in keys], np.uint8)[mask]
 
 
@@ -121,9 +119,8 @@ def _background(description: Description, first: _Classes, classes: list[str]) -
         return classes.index(name)
     if description.background in (None, BACKGROUND):  # the default need not be a class
         return None
-    raise ConfigError(
-        f"background: {description.background!r} is not a class{did_you_mean(name, classes)} ({', '.join(classes)})"
-    )
+    hint = did_you_mean(name, classes)
+    raise ConfigError(f"background: {description.background!r} is not a class{hint} ({', '.join(classes)})")
 
 
 def _declared(description: Description, mask_format: MaskFormat, keys_present: Sequence[str]) -> _Classes:

@@ -1,6 +1,7 @@
 """Masks in COCO files of object annotations."""
 
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ from segstudy.errors import DataError, first_few
 from segstudy.formatting import counted
 
 KEY_POINTS = "key points"
-
 OTHER_FILES = {"segments_info": "panoptic: its masks are PNG pictures", "caption": "captions", "keypoints": KEY_POINTS}
 """Keys of annotations that are no objects, and what they are."""
 
@@ -34,9 +34,7 @@ Number = Annotated[int | str, BeforeValidator(lambda value: int(value) if str(va
 """An ID. Some tools write numbers as text in one place, and as numbers in another."""
 
 
-class CocoImage(BaseModel):
-    """An entry in `images`."""
-
+class CocoImage(BaseModel):  # an entry in `images`
     id: Number
     file_name: str
     height: int | None = None
@@ -44,16 +42,12 @@ class CocoImage(BaseModel):
 
 
 class CocoCategory(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
-    """An entry in `categories`."""
-
     id: Number
     name: str
     supercategory: str | None = None
 
 
 class CocoAnnotation(BaseModel):
-    """An entry in `annotations`."""
-
     image_id: Number
     category_id: Number
     segmentation: Any = None
@@ -62,8 +56,6 @@ class CocoAnnotation(BaseModel):
 
 
 class CocoContent(BaseModel):
-    """What is used of a COCO file."""
-
     images: list[CocoImage]
     categories: list[CocoCategory]
     annotations: list[CocoAnnotation]
@@ -73,8 +65,7 @@ class CocoContent(BaseModel):
 class CocoFile:
     """A COCO file of object annotations.
 
-    groups: names of categories that only group others and have no object, such as Roboflow's category 0. faults: what
-    contradicts itself, with the reason.
+    groups: categories that have no object and only group others, as Roboflow's category 0. faults: contradictions.
     """
 
     path: Path
@@ -87,6 +78,10 @@ class CocoFile:
     def words(self) -> list[str]:
         """The words in the name of the file and of its folder: `instances_val2017.json` gives instances, val2017."""
         return [*re.split(r"[^A-Za-z0-9]+", self.path.stem), self.path.parent.name]
+
+    def objects(self, number: Number) -> list[tuple[str, str]]:
+        """The label and the outline of each object in an image."""
+        return sorted((self.names.get(a.category_id, ""), json.dumps(a.segmentation)) for a in self.annotations[number])
 
     def role(self) -> str:
         """The split whose name the file or its folder has, or ""."""
@@ -123,11 +118,8 @@ def _used_twice(kind: str, pairs: Sequence[tuple[Number, str]]) -> list[str]:
     names: dict[Number, set[str]] = defaultdict(set)
     for number, name in pairs:
         names[number].add(name)
-    return [
-        f"the {kind} id {number!r} is used for {' and '.join(sorted(several))}: whose are its annotations?"
-        for number, several in names.items()
-        if len(several) > 1
-    ]
+    twice = {number: " and ".join(sorted(several)) for number, several in names.items() if len(several) > 1}
+    return [f"the {kind} id {n!r} is used for {several}: whose are its annotations?" for n, several in twice.items()]
 
 
 def object_files(contents: Mapping[Path, Any]) -> tuple[list[CocoFile], list[str]]:
@@ -154,21 +146,43 @@ def _why_left_out(content: Any) -> str:
     return next((reason for key, reason in OTHER_FILES.items() if key in keys), "")
 
 
+Entry = tuple[CocoFile, Number]  # an image in a file, by its id
+
+
 @dataclass
 class CocoMatch:
     """The annotations of each image. entries: {name: [(file, image id)]}."""
 
-    entries: dict[str, list[tuple[CocoFile, Number]]] = field(default_factory=lambda: defaultdict(list))
+    entries: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     without_image: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+    repeated: Counter[str] = field(default_factory=Counter)
 
     def roles(self) -> dict[str, str]:
-        """{name: split}, if each image is in one file, and all of these have the name of a split."""
-        roles = {name: {file.role() for file, _ in entries} for name, entries in self.entries.items()}
-        if any(len(each) > 1 or "" in each for each in roles.values()):
-            return {}
-        return {name: role for name, each in roles.items() for role in each}
+        """{name: split} of images in a file with the name of a split, if there are files for train and another one."""
+        roles = {name: role for name, each in self.entries.items() for file, _ in each if (role := file.role())}
+        return roles if {"train"} < {*roles.values()} else {}
+
+    def leave_out_repeated(self) -> None:
+        """Of files that describe an image alike, such as instances_all and instances_train, keep that of a split.
+
+        Files of the same labels, but other objects, or of two splits, are `differing`; files of other labels are kept.
+        """
+        for name, entries in self.entries.items():
+            kept: list[Entry] = []
+            for file, number in sorted(entries, key=lambda entry: not entry[0].role()) if len(entries) > 1 else ():
+                objects = file.objects(number)
+                others = [(other, other.objects(n)) for other, n in kept if other is not file]
+                if any(each == objects and file.role() in ("", other.role()) for other, each in others):
+                    self.repeated[file.path.name] += 1
+                    continue
+                for other, each in others:
+                    if file.role() not in ("", other.role()) or {*dict(objects)} & {*dict(each)}:
+                        self.differing.append(f"{name}: {other.path.name} and {file.path.name}")
+                kept.append((file, number))
+            self.entries[name] = kept or entries
 
 
 def match_images(files: Sequence[CocoFile], images: Mapping[str, Path]) -> CocoMatch:
@@ -193,6 +207,7 @@ def match_images(files: Sequence[CocoFile], images: Mapping[str, Path]) -> CocoM
                 match.entries[found[0]].append((file, number))
                 written[found[0]].append(text)
         match.joined += [f"{file.path.name}: {name}" for name, texts in written.items() if len(texts) > 1]
+    match.leave_out_repeated()
     return match
 
 
@@ -219,15 +234,13 @@ def coco_format(match: CocoMatch, files: Sequence[CocoFile], line_width: float |
     names = [name for file in files for name in file.names.values() if name not in file.groups]
     keys = tuple(dict.fromkeys([BACKGROUND, *names]))
     where = first_few([file.path.name for file in files], 3)
-    summary = f"{where}: COCO annotations of {len(match.entries)} images and {len(keys) - 1} categories"
+    summary = f"{where}: COCO annotations of {counted(len(match.entries), 'image')}; categories: {len(keys) - 1}"
     contents = [hashlib.sha256(file.path.read_bytes()).hexdigest()[:24] for file in files]
     version = f"line_width {line_width} {contents}"
     return MaskFormat("COCO", summary, read, on_upright_image=False, keys=keys, version=version)
 
 
-def read_objects(
-    sample: Sample, entries: Sequence[tuple[CocoFile, Number]], line_width: float | None = None
-) -> IndexedMask:
+def read_objects(sample: Sample, entries: Sequence[Entry], line_width: float | None = None) -> IndexedMask:
     """The mask of an image, from its annotations in all files; for overlaps see `Canvas.paint`.
 
     A crowd (iscrowd) counts as its class and is painted below all single objects.

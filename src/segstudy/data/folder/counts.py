@@ -13,8 +13,7 @@ from segstudy.data.images import Sample
 from segstudy.errors import DamagedFile, DataError, first_line, first_lines
 from segstudy.files import read_json, reading, validate, write_json
 
-VERSION = 4
-"""Part of the name of the file of counts. Increase it when the same mask is counted differently."""
+VERSION = 4  # part of the name of the file of counts. Increase it when the same mask is counted differently
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
     home = folder / f"masks-{digest.hexdigest()[:24]}.json"
     names = [sample.name for sample in samples]
     try:
-        return _read_counts(home, names)
+        with reading(home):
+            return dict(zip(names, validate(list[MaskCounts], read_json(home)["masks"]), strict=True))
     except FileNotFoundError:
         pass
     except DamagedFile as error:
@@ -73,11 +73,6 @@ def count_labels(samples: Sequence[Sample], mask_format: MaskFormat, folder: Pat
     except OSError as error:
         raise DataError(f"data.cache_dir={folder} cannot be written: {error}\n  → set it to another folder") from error
     return dict(zip(names, results, strict=True))
-
-
-def _read_counts(home: Path, names: Sequence[str]) -> dict[str, MaskCounts]:
-    with reading(home):
-        return dict(zip(names, validate(list[MaskCounts], read_json(home)["masks"]), strict=True))
 
 
 def read_counted(mask_format: MaskFormat, sample: Sample) -> tuple[np.ndarray, MaskCounts]:

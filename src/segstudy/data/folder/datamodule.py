@@ -18,8 +18,7 @@ from segstudy.data.images import Sample, require_same_size
 from segstudy.data.splits import rarest_class
 from segstudy.ranges import OpenShare, Text, Whole, checked
 
-VERSION = 2
-"""Part of the cache's key. Increase it when the same files give other labels."""
+VERSION = 2  # part of the cache's key. Increase it when the same files give other labels
 
 
 @checked

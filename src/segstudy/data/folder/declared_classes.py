@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segstudy.data.folder.mask_format import Rgb, color_key
+from segstudy.data.folder.mask_format import BACKGROUND, Rgb, color_key
 from segstudy.data.text import read_rows, read_text
 from segstudy.errors import DataError, first_few
 
 LABELMAP_LINE = re.compile(r"(.+?):(\d+),(\d+),(\d+):[^:]*:[^:]*")
-
 COLUMNS = {"r": "red", "g": "green", "b": "blue", "class": "name"}
 COLUMNS |= dict.fromkeys(("id", "value", "pixel value"), "index")
 """Other names of columns, and ours."""
@@ -36,7 +35,7 @@ def read_class_file(path: Path) -> DeclaredClasses:
     """
     if path.suffix.lower() == ".csv":
         return read_class_table(path)
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    lines = [line.strip().replace("_background_", BACKGROUND) for line in read_text(path).rstrip().splitlines()]
     if colours := _read_labelmap(lines):
         return DeclaredClasses({str(i): name for i, name in enumerate(colours)}, colours)
     if numbered := _read_numbered(lines):
@@ -75,9 +74,8 @@ def read_class_table(path: Path) -> DeclaredClasses:
     except (KeyError, ValueError) as error:
         found = ", ".join(rows[0]) if rows else "nothing"
         why = f"it has no column {error}" if isinstance(error, KeyError) else error
-        raise DataError(
-            f"{path} is not a list of classes: {why}\n  expected: index,name,red,green,blue\n  found: {found}"
-        ) from error
+        expected = f"expected: index,name,red,green,blue\n  found: {found}"
+        raise DataError(f"{path} is not a list of classes: {why}\n  {expected}") from error
     if len(names := dict(listed)) < len(listed):
         twice = [f"{number} {name}" for number, name in listed if names[number] != name]
         raise DataError(f"{path} lists an index twice: {first_few(twice) or 'in equal rows'}")

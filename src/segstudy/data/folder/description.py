@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from segstudy.data.folder.declared_classes import DeclaredClasses, read_class_file
-from segstudy.data.folder.layouts import Layout, find_layout
+from segstudy.data.folder.layouts import CLASS_TABLES, Layout, find_layout
 from segstudy.data.folder.mask_format import BACKGROUND
 from segstudy.data.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean
@@ -20,8 +20,7 @@ Channel = Annotated[int, Field(ge=0, le=255, strict=False)]  # 1.0 is 1
 Color = Annotated[list[Channel], Field(min_length=3, max_length=3)]
 Name = str | int | float
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-CLASS_FILES = ("classes.csv", "classes.txt", "_classes.csv", "labelmap.txt")
+CLASS_FILES = ("classes.csv", "classes.txt", "class_names.txt", *CLASS_TABLES)
 """Files of classes that are read without being named."""
 
 PATH = "a path in the folder"
@@ -98,16 +97,13 @@ class Description(BaseModel):
         if not names:
             raise ConfigError(f"classes: {self.classes} names no class")
         if duplicates := sorted({n for n in names if names.count(n) > 1}):
-            raise ConfigError(
-                f"classes: {', '.join(duplicates)} is listed twice\n"
-                "  → for several values of a class, labels: {7: CLASS}"
-            )
+            twice = f"{', '.join(duplicates)} is listed twice"
+            raise ConfigError(f"classes: {twice}\n  → for several values of a class, labels: {{7: CLASS}}")
         if self.palette is None:
             return declared
         if len(self.palette) != len(names):
-            raise ConfigError(
-                f"palette: {len(names)} classes need {len(names)} colours [red, green, blue], not {self.palette}"
-            )
+            wanted = f"{len(names)} colours [red, green, blue]"
+            raise ConfigError(f"palette: {len(names)} classes need {wanted}, not {self.palette}")
         return replace(declared, colours={n: (r, g, b) for n, (r, g, b) in zip(names, self.palette, strict=True)})
 
     @property
@@ -119,9 +115,8 @@ class Description(BaseModel):
         """({number: class}, {key of a colour: class}), also of `labels`."""
         labels = {str(key): str(name) for key, name in self.labels.items()}
         colours = {key: name for key, name in labels.items() if "," in key}
-        return self.declared.names | {
-            k: n for k, n in labels.items() if k not in colours
-        }, self.declared.by_colour | colours
+        numbers = {key: name for key, name in labels.items() if "," not in key}
+        return self.declared.names | numbers, self.declared.by_colour | colours
 
     def find(self, name: str) -> Path | None:
         """A file named in dataset.yaml: in the root, or beside dataset.yaml; None if missing."""
@@ -133,10 +128,6 @@ class Description(BaseModel):
             return path
         raise DataError(f"{key}: no file {name} in {' or '.join(map(str, dict.fromkeys(self._places)))}")
 
-    def list_files(self) -> list[str]:
-        """Names of the .txt files in the root, and beside dataset.yaml."""
-        return sorted({path.name for place in self._places for path in place.glob("*.txt")})
-
 
 def read_description(root: Path, about: Path | None = None) -> tuple[Description, Path | None]:
     """(the description of a folder, the file that it was read from): `about` or ROOT/dataset.yaml; None if missing.
@@ -146,9 +137,7 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
     if not root.is_dir():
         raise DataError(f"no folder {root}\n  → name the folder with your images and masks (in training: data.root)")
     if about is not None and not about.is_file():
-        raise DataError(
-            f"no file {about}\n  → name the YAML file that describes the folder (--about; in training: data.about)"
-        )
+        raise DataError(f"no file {about}\n  → name the YAML file of the folder (--about; in training: data.about)")
     found = [root / name for name in ("dataset.yaml", "dataset.yml") if os.path.lexists(root / name)]
     if not about and len(found) > 1:
         raise DataError(f"{root} has both dataset.yaml and dataset.yml\n  → remove one of them")
@@ -167,7 +156,7 @@ def read_description(root: Path, about: Path | None = None) -> tuple[Description
     except ValidationError as error:
         keys = dict.fromkeys(str(each["loc"][0]) for each in error.errors())
         mistakes = [_mistake(key, given[key]) for key in keys]
-        raise ConfigError(f"{file or root}:\n  " + "\n  ".join(mistakes) + f"\n  {_known_keys()}") from error
+        raise ConfigError(f"{file or root}:\n  " + "\n  ".join(mistakes) + f"\n  {KNOWN_KEYS}") from error
     description._places, description._layout = [root, file.parent if file else root], layout
     return description, file
 
@@ -195,15 +184,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
-        raise ConfigError(f"{file} has no keys\n  {_known_keys()}")
+        raise ConfigError(f"{file} has no keys\n  {KNOWN_KEYS}")
     has_default = Description.model_fields.keys() - {"background"}
     return {str(k): v for k, v in given.items() if v is not None or k not in has_default}
-
-
-def yaml_line(key: str, value: Any) -> str:
-    """A line of dataset.yaml."""
-    text = yaml.safe_dump({key: value}, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6)
-    return text.strip()[1:-1]
 
 
 def _mistake(key: str, value: Any) -> str:
@@ -213,5 +196,4 @@ def _mistake(key: str, value: Any) -> str:
     return f"{key}: {value!r} is not {field.description}"
 
 
-def _known_keys() -> str:
-    return f"known keys: {', '.join(Description.model_fields)}"
+KNOWN_KEYS = f"known keys: {', '.join(Description.model_fields)}"

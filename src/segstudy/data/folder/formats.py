@@ -8,30 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segstudy.data.folder.coco import is_coco
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.labelme import VOID, is_labelme, read_labelme
+from segstudy.data.folder.labelme import VOID, read_labelme
+from segstudy.data.folder.layouts import FORMS
 from segstudy.data.folder.mask_format import IndexedMask, MaskFormat
 from segstudy.data.folder.pictures import has_color, open_mask, read_picture
-from segstudy.data.folder.supervisely import is_supervisely, read_supervisely
+from segstudy.data.folder.supervisely import read_supervisely
 from segstudy.data.text import read_json, read_text
 from segstudy.errors import DataError, first_few
-
-FORMS: dict[str, Callable[[Any], bool]] = {
-    "LabelMe": is_labelme, "Supervisely": is_supervisely, "COCO": is_coco,
-}  # fmt: skip
+from segstudy.formatting import counted
 
 BOXES = "boxes are no masks: draw the outlines of the objects"
-
 NUMBERS = r"\d+(?:[ \t]+[-+.\deE]+)"
 
 UNREAD = {
     "boxes of YOLO": (".txt", NUMBERS + r"{4}\s*(\n|$)", BOXES),
-    "outlines of YOLO": (
-        ".txt",
-        NUMBERS + r"{6,}\s*(\n|$)",
-        "import them into CVAT or Roboflow, and export COCO or masks",
-    ),
+    "outlines of YOLO": (".txt", NUMBERS + r"{6,}\s*(\n|$)", "import them into CVAT or Roboflow; export COCO or masks"),
+    "Labelbox's export": (".ndjson", r'\{"data_row"', "convert them to COCO, or to masks (PNG), with Labelbox's tools"),
     "boxes of PASCAL VOC": (".xml", r"(?s).{0,500}<annotation>", BOXES),
     "CVAT for images": (".xml", r"(?s).{0,500}<annotations>", "export them again as COCO 1.0 or Segmentation mask 1.1"),
 }
@@ -45,7 +38,7 @@ def detect_format(paths: Sequence[Path], description: Description) -> MaskFormat
     """The format of mask files, detected from up to 20 of them. Raises DataError if none of them can be read."""
     sample = [paths[i * len(paths) // min(20, len(paths))] for i in range(min(20, len(paths)))]
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    where = f"{folder.name}/ ({len(paths)} files; format read from {len(sample)})"
+    where = f"{folder.name}/ ({counted(len(paths), 'file')}; format read from {len(sample)})"
     annotated = paths[0].suffix.lower() == ".json"
     opened, broken = {}, []
     for path in sample:
@@ -69,11 +62,6 @@ def detect_format(paths: Sequence[Path], description: Description) -> MaskFormat
     return MaskFormat(kind, f"{where}: pictures ({modes}) whose {what}", partial(read_picture, kind=kind))
 
 
-def is_annotation(content: Any) -> bool:
-    """Whether the content of a JSON file has the form of a known tool."""
-    return any(has_form(content) for has_form in FORMS.values())
-
-
 def _known_tool(contents: Mapping[Path, Any]) -> str:
     """The tool that wrote JSON files of an image each. Raises DataError if it is not known, or not one."""
     kinds: dict[str, Path] = {}
@@ -92,7 +80,7 @@ def _known_tool(contents: Mapping[Path, Any]) -> str:
 
 def unread_annotations(places: Iterable[Path]) -> str:
     """Lines that name the first file of a known kind that is not read, and what to do; or ""."""
-    paths = sorted(p for place in places for suffix in (".txt", ".xml") for p in place.rglob(f"*{suffix}"))
+    paths = sorted(p for place in places for suffix in (".txt", ".xml", ".ndjson") for p in place.rglob(f"*{suffix}"))
     for path in paths[:100]:
         with suppress(DataError):
             text = read_text(path)

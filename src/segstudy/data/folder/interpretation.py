@@ -9,10 +9,10 @@ import numpy as np
 from segstudy.data.folder import questions
 from segstudy.data.folder.classes import LabelMap, make_label_map
 from segstudy.data.folder.counts import Counted, keys_of, share_of
-from segstudy.data.folder.description import Description, yaml_line
+from segstudy.data.folder.description import Description
 from segstudy.data.folder.mask_format import BACKGROUND, MaskFormat
 from segstudy.data.folder.palettes import resolve_palettes
-from segstudy.data.folder.problems import Problem, problem
+from segstudy.data.folder.problems import Problem, problem, yaml_line
 from segstudy.data.folder.shapes import NO_OUTLINE, NO_PIXEL, NO_WIDTH
 from segstudy.data.images import Sample
 from segstudy.errors import did_you_mean, first_few
@@ -22,8 +22,7 @@ from segstudy.labels import IGNORE
 IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 """Classes with these names are probably to be ignored."""
 
-LINE_WIDTH = 3
-"""The width of lines that is proposed, in pixels."""
+LINE_WIDTH = 3  # the width of lines that is proposed, in pixels
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ def interpret_masks(
             questions.refuse_object_numbers(samples, counted, mask_format)
     if mask_format.numbered:
         questions.require_meaning_of_255(counted, description)
+    if not (mask_format.annotated or description.declares_classes):
+        questions.require_meaning_of_lonely_values(counted, mask_format, description)
     # objects that leave no pixel have classes, too
     lost = sorted({label for c in counted.values() for labels in c.lost.values() for label in labels})
     label_map = make_label_map(description, mask_format, [*keys_of(counted.values()), *lost])
@@ -96,15 +97,11 @@ def interpret_masks(
 
 def _ignored(counted: Counted, label_map: LabelMap) -> list[str]:
     """A note for each key that becomes 255: how often it occurs."""
-    notes = []
-    for key in keys_of(counted.values()):
-        if label_map.table.get(key) == IGNORE:
-            name = label_map.names.get(key, "")
-            masks = sum(key in c.pixels for c in counted.values())
-            notes.append(
-                f"ignored: {f'{name} ({key})' if name not in ('', key) else key}, "
-                f"in {masks} of {len(counted)} masks, on {share_of(key, counted):.2%} of the pixels"
-            )
+    notes, total = [], number_of(len(counted), "mask")
+    for key in (key for key in keys_of(counted.values()) if label_map.table.get(key) == IGNORE):
+        name, masks = label_map.names.get(key, ""), sum(key in c.pixels for c in counted.values())
+        shown = f"{name} ({key})" if name not in ("", key) else key
+        notes.append(f"ignored: {shown}, in {masks} of {total}, on {share_of(key, counted):.2%} of the pixels")
     return notes
 
 
@@ -125,9 +122,8 @@ def _unknown_keys(counted: Counted, label_map: LabelMap, mask_format: MaskFormat
     shown = f'"{first}"' if "," in first else first
     advice = f"add them to classes, or map them: labels: {{{shown}: CLASS}}\nknown: {first_few(known, 12)}"
     if not mask_format.annotated and (noise := questions.noise_among(counted, keys)):
-        advice = (
-            f"{len(noise)} of them are only scattered pixels: are they {questions.NOISE}?\n{questions.NOISE_ADVICE}"
-        )
+        doubt = f"{len(noise)} of them are only scattered pixels: are they {questions.NOISE}?"
+        advice = f"{doubt}\n{questions.NOISE_ADVICE}"
     return problem(f"{what} that are not classes", items, "error", advice)
 
 
@@ -151,9 +147,7 @@ def _lost_objects(masks: Counted, label_map: LabelMap) -> list[Problem]:
     }
     problems = []
     for reason, text in advice.items():
-        items = [
-            f"{label}: {images.total()} in {number_of(len(images), 'image')}, e.g. {next(iter(images))}"
-            for label, images in sorted(objects[reason].items())
-        ]
+        found = sorted(objects[reason].items())
+        items = [f"{label}: {n.total()} in {number_of(len(n), 'image')}, e.g. {next(iter(n))}" for label, n in found]
         problems += problem(reason, items, "error" if reason == NO_WIDTH or not has_pixels else "warning", text)
     return problems

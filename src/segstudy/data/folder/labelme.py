@@ -8,9 +8,7 @@ from segstudy.data.folder.shapes import AnnotatedObject, Canvas, decode_picture,
 from segstudy.data.images import Sample, header_shape
 
 LINES = ("line", "linestrip", "point")
-
-VOID = "__ignore__"
-"""LabelMe's label of areas that are to be ignored."""
+VOID = "__ignore__"  # labelMe's label of areas that are to be ignored
 
 
 def is_labelme(content: Any) -> bool:

@@ -27,9 +27,7 @@ class IndexedMask(NamedTuple):
 
 
 Rgb = tuple[int, int, int]
-
-BACKGROUND = "background"
-"""Key of the pixels that no annotation covers."""
+BACKGROUND = "background"  # key of the pixels that no annotation covers
 
 
 @dataclass(frozen=True)

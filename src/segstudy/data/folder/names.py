@@ -4,17 +4,16 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import PurePath
+from contextlib import suppress
+from pathlib import Path, PurePath
 
 from segstudy.data.images import image_name
+from segstudy.data.text import read_json, read_rows, read_text
+from segstudy.errors import DataError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
-"""Suffixes of images."""
-
-LISTS = (".txt", ".csv", ".lst")
-"""Suffixes of lists of images."""
-
-SPLIT_WORDS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")  # suffixes of images
+LISTS = (".txt", ".csv", ".lst")  # suffixes of lists of images
+SPLIT_WORDS = {"training": "train", "train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 """Words in the names of files and folders, and the split that they mean."""
 
 _FILE_ENDS = re.compile(rf"({'|'.join(map(re.escape, (*IMAGES, '.gif')))})(?=[\s,;\"']|$)", re.IGNORECASE)
@@ -86,15 +85,41 @@ class ImageNames:
         return []
 
 
+def splits_in(path: Path, known: ImageNames) -> dict[str, list[str]]:
+    """{split: images} of a table with a column of splits and one of images, or of a JSON file of lists; else {}."""
+    found: dict[str, list[str]] = defaultdict(list)
+    if path.suffix.lower() == ".json":
+        content = read_json(path)
+        for key, names in content.items() if isinstance(content, dict) else ():
+            if role_of(key) and isinstance(names, list) and any(known.find(str(name)) for name in names[:5]):
+                found[role_of(key)] += map(str, names)
+        return found
+    rows = read_rows(path) if path.suffix.lower() == ".csv" else []
+    splits = next((column for column in rows[0] if all(role_of(row[column]) for row in rows)), "") if rows else ""
+    images = [column for column in rows[0] if any(known.find(row[column]) for row in rows[:5])] if splits else []
+    for row in rows if images else ():
+        found[role_of(row[splits])].append(row[images[0]])
+    return found
+
+
+def roles_in(path: Path, known: ImageNames) -> list[str]:
+    """The splits of which a file lists images; [""] for images of no split; [] if it names none, or cannot be read.
+
+    One of its first lines must name an image; with a suffix, if the name of the file holds no split.
+    """
+    with suppress(DataError):
+        if splits := splits_in(path, known):
+            return list(splits)
+        lines = [] if path.suffix.lower() == ".json" else read_text(path).splitlines()[:5]
+        role = role_of_list(path)
+        return [role] if any(known.find_in_line(line) and (role or columns(line)) for line in lines) else []
+    return []
+
+
 def agree(one: str, other: str) -> bool:
     """Whether two lines of lists may mean the same file: their paths are equal, or one is the end of the other."""
     a, b = (f"/{_first_path(line)}" for line in (one, other))
     return a.endswith(b) or b.endswith(a)
-
-
-def same_last_part(one: str, other: str) -> bool:
-    """Whether two paths end with the same name, whatever their suffixes."""
-    return _first_path(one).rpartition("/")[2] == _first_path(other).rpartition("/")[2]
 
 
 def _first_path(line: str) -> str:

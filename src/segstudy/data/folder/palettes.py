@@ -11,6 +11,7 @@ from segstudy.data.folder.mask_format import MaskFormat, rgb_of_key
 from segstudy.data.folder.pictures import with_values
 from segstudy.data.folder.problems import Question
 from segstudy.errors import DataError, first_few
+from segstudy.formatting import counted as number_of
 from segstudy.labels import IGNORE
 
 Names = Mapping[str, str]
@@ -42,9 +43,8 @@ class Palettes:
             return "numbers"  # the same either way
         other = "grey" if self.are_grey() and not found <= self.class_of.keys() else "colours"
         declared = {*self.numbers, str(IGNORE)} if self.numbers else set()
-        by_index = (
-            not self._differing() and not self._contradiction() and self.grey <= (declared or self.colours.keys())
-        )
+        is_clear = not self._differing() and not self._contradiction()
+        by_index = is_clear and self.grey <= (declared or self.colours.keys())
         if other == "grey":
             values = {colour.split(",")[0] for colour in found}
             by_colour = values | self.grey <= declared if declared else self.grey <= values
@@ -73,7 +73,8 @@ class Palettes:
     def _differing(self) -> str:
         for index, colours in sorted(self.colours.items()):
             if len(colours) > 1:
-                return f"index {index} is {' and '.join(f'{c} in {n} masks' for c, n in colours.most_common(2))}"
+                pairs = (f"{c} in {number_of(n, 'mask')}" for c, n in colours.most_common(2))
+                return f"index {index} is " + " and ".join(pairs)
         return ""
 
     def _contradiction(self) -> str:
@@ -140,8 +141,8 @@ def _refuse_grey_among_colours(counted: Counted) -> None:
     if other:
         name, values = next(iter(other.items()))
         raise DataError(
-            f"{len(other)} of {len(counted)} masks are grey pictures, with values that are no colour of the "
-            f"other masks, e.g. {name}: {first_few([value.split(',')[0] for value in values])}\n"
+            f"{len(other)} of {number_of(len(counted), 'mask')} are grey pictures, with values that are no colour of "
+            f"the other masks, e.g. {name}: {first_few([value.split(',')[0] for value in values])}\n"
             "  → save all masks alike; if the values are colours like the others, in dataset.yaml: mask_values: colours"
         )
 

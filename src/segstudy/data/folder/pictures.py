@@ -23,9 +23,8 @@ def read_picture(sample: Sample, kind: str) -> IndexedMask:
     path = sample.file("mask")
     picture = open_mask(path)
     indices, keys = index_picture(picture, path, kind)
-    return IndexedMask(
-        indices, keys, mode=picture.mode, colours=colours_of_keys(picture, keys) if kind == "numbers" else {}
-    )
+    colours = colours_of_keys(picture, keys) if kind == "numbers" else {}
+    return IndexedMask(indices, keys, mode=picture.mode, colours=colours)
 
 
 def open_mask(path: Path) -> Any:
@@ -75,9 +74,8 @@ def index_picture(picture: Any, path: Path, kind: str) -> tuple[np.ndarray, list
         picture = picture.convert("L")
     if kind == "colours":
         red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(np.int64), 2, 0)
-        return _index_values(
-            path, red << 16 | green << 8 | blue, lambda v: color_key((v >> 16, v >> 8 & 255, v & 255)), "colours"
-        )
+        values = red << 16 | green << 8 | blue
+        return _index_values(path, values, lambda v: color_key((v >> 16, v >> 8 & 255, v & 255)), "colours")
     if has_color(picture):
         raise DataError(
             f"{path} is a colour picture ({picture.mode}), but the other masks hold class numbers\n"

@@ -11,49 +11,32 @@ from scipy import ndimage
 
 from segstudy.data.folder.classes import MAX_UNDECLARED
 from segstudy.data.folder.counts import Counted, keys_of, share_of
-from segstudy.data.folder.description import Description, yaml_line
+from segstudy.data.folder.description import Description
 from segstudy.data.folder.mask_format import MaskFormat
-from segstudy.data.folder.problems import Problem, Question, problem
+from segstudy.data.folder.problems import Problem, Question, problem, yaml_line
 from segstudy.data.images import Sample
 from segstudy.errors import first_few
+from segstudy.formatting import counted as number_of
 from segstudy.labels import IGNORE
 
-SCATTERED = 0.02
-"""A value is scattered in a mask if a smaller share of its pixels has four neighbours of the same value."""
-
-MIN_SCATTERED = 4
-"""Fewer scattered values are not called noise: thin classes exist."""
-
+SCATTERED = 0.02  # of its pixels have four neighbours of the same value: with fewer, a value is scattered in a mask
+MIN_SCATTERED = 4  # fewer scattered values are not called noise: thin classes exist
 NOISE = "traces of JPEG or of resizing with interpolation"
-
 NOISE_ADVICE = "export the masks again as PNG, and resize them only with nearest neighbour"
-
-MIN_OBJECTS = 4
-"""In masks with fewer objects, numbers of objects cannot be told from classes."""
-
-SINGLE = 0.9
-"""Values number objects only if at least this share of them is one connected area in a mask."""
-
-MAX_READ = 20
-"""So many masks are searched for connected areas."""
-
+MIN_OBJECTS = 4  # in masks with fewer objects, numbers of objects cannot be told from classes
+SINGLE = 0.9  # values number objects only if at least this share of them is one connected area in a mask
+MAX_READ = 20  # so many masks are searched for connected areas
 VOID = str(IGNORE)
-
-MAX_VOID = 0.2
-"""If 255 covers a larger share of all pixels, dataset.yaml must say what it means."""
-
-MAX_VOID_GAP = 8
-"""If the median distance of the other values is larger, 255 may be a class like them, as in 0, 128, 255."""
+MIN_MASKS = 4  # in no more masks, a value of one mask alone is no surprise
+THIN = 0.7  # likewise for values that are thin, as the borders of VOC
+MAX_VOID = 0.2  # if 255 covers a larger share of all pixels, dataset.yaml must say what it means
+MAX_VOID_GAP = 8  # if the other values are further apart, 255 may be a class like them, as in 0, 128, 255
 
 
 def noise_among(counted: Counted, keys: Collection[str]) -> list[str]:
     """The keys that are only scattered pixels in a mask, if the keys are so in most masks that have them; else []."""
-    found = [
-        (key, counts.inner.get(key, 0) < SCATTERED * pixels)
-        for counts in counted.values()
-        for key, pixels in counts.pixels.items()
-        if key in keys
-    ]
+    each = [(key, number, c.inner.get(key, 0)) for c in counted.values() for key, number in c.pixels.items()]
+    found = [(key, inner < SCATTERED * number) for key, number, inner in each if key in keys]
     scattered = list(dict.fromkeys(key for key, is_scattered in found if is_scattered))
     is_noise = len(scattered) >= MIN_SCATTERED and 2 * sum(is_scattered for _, is_scattered in found) > len(found)
     return scattered if is_noise else []
@@ -98,9 +81,8 @@ def refuse_object_numbers(samples: Sequence[Sample], counted: Counted, mask_form
     objects = {name: counts.pixels.keys() - {background, VOID} for name, counts in counted.items()}
     sizes = {len(keys) for keys in objects.values() if keys}
     count_up = len(sizes) > 2 and all(keys == {str(i + 1) for i in range(len(keys))} for keys in objects.values())
-    used_once = sum(map(bool, objects.values())) > 2 and all(
-        masks_with[key] == 1 for key in set().union(*objects.values())
-    )
+    every = sorted(set().union(*objects.values()), key=lambda key: (len(key), key))
+    used_once = sum(map(bool, objects.values())) > 2 and all(masks_with[key] == 1 for key in every)
     if max(sizes, default=0) < (MIN_OBJECTS if count_up else 2) or not (count_up or used_once):
         return
     areas = [
@@ -111,7 +93,6 @@ def refuse_object_numbers(samples: Sequence[Sample], counted: Counted, mask_form
     ]
     if areas.count(1) < SINGLE * len(areas):
         return
-    every = sorted(set().union(*objects.values()), key=lambda key: (len(key), key))
     names = {background: "background"} | dict.fromkeys(every, "object")
     labels = {int(key) if key.isdecimal() else key: name for key, name in names.items()}
     how = f"count up from 1 in every mask, up to {max(sizes)}" if count_up else "are used in one mask each"
@@ -131,12 +112,35 @@ def require_meaning_of_255(counted: Counted, description: Description) -> None:
     number, share = sum(VOID in keys for keys in masks), share_of(VOID, counted)
     if number and VOID not in declared and (doubt := _doubt(masks, share, bool(declared))):
         labels = _labels_with_object(counted, description)
+        found = f"{number_of(len(masks), 'mask')}, {number} with 255, on {share:.2%} of the pixels"
         raise Question(
-            f"is 255 an object or void? {len(masks)} masks, {number} with 255, on {share:.2%} of the pixels: {doubt}\n"
+            f"is 255 an object or void? {found}: {doubt}\n"
             f"  → in dataset.yaml, if it is an object: {yaml_line('labels', labels)}\n"
             f"    if it is to be ignored: {yaml_line('ignore', [IGNORE])}",
             {"labels": labels},
         )
+
+
+def require_meaning_of_lonely_values(counted: Counted, mask_format: MaskFormat, description: Description) -> None:
+    """Raise Question if a value may be void under another number than 255, or a slip: scattered pixels in one mask."""
+    masks_with = {key: [n for n, c in counted.items() if key in c.pixels] for key in keys_of(counted.values())}
+    numbers = sorted(int(key) for key in masks_with.keys() - {VOID}) if mask_format.numbered else []
+    gaps = [b - a for a, b in pairwise(numbers)]
+    far = str(numbers[-1]) if len(gaps) > 1 and gaps[-1] > MAX_VOID_GAP >= median(gaps[:-1]) else ""
+    for key, names in masks_with.items():
+        inner = sum(counted[n].inner.get(key, 0) for n in names) / sum(counted[n].pixels[key] for n in names)
+        is_slip = len(names) == 1 < len(counted) / MIN_MASKS and inner < SCATTERED
+        slip = "scattered pixels of one mask, as a slip" * is_slip
+        void = "thin and far from the other values, as void" * (key == far and inner < THIN)
+        if (void or slip) and share_of(key, counted) <= MAX_VOID and key not in (VOID, *map(str, description.ignore)):
+            ignore = [*description.ignore, int(key) if key.isdecimal() else key]
+            raise Question(
+                f"is {key} a class, or to be ignored? It is {void or slip}: in {number_of(len(names), 'mask')}, "
+                f"e.g. {names[0]}, on {share_of(key, counted):.4%} of all pixels\n"
+                f"  → in dataset.yaml, if it is to be ignored: {yaml_line('ignore', ignore)}\n"
+                f"    if it is a class: {_names(counted)}",
+                {"ignore": ignore},
+            )
 
 
 def _doubt(masks: Sequence[set[str]], share: float, declared: bool) -> str:

@@ -19,17 +19,11 @@ from segstudy.data.images import PILLOW_ERRORS
 from segstudy.data.text import read_json
 from segstudy.errors import DataError
 
-MAX_COORDINATE = 1e5
-"""pycocotools walks along each outline: one with a larger coordinate would fill the memory."""
-
+MAX_COORDINATE = 1e5  # pycocotools walks along each outline: one with a larger coordinate would fill the memory
 MAX_PIXELS = 1 << 30
-
 NO_PIXEL = "objects that leave no pixel"
-
 NO_WIDTH = "lines and points without a width"
-
 NO_OUTLINE = "objects with a box, but without an outline"
-
 RunLengths = dict[str, Any]
 
 

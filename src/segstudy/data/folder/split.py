@@ -1,9 +1,8 @@
 """The split of the user's folder into train, val and test: by lists, by random shares, or by folds."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -11,18 +10,27 @@ from typing import Any
 import numpy as np
 
 from segstudy.data.folder.description import Description
-from segstudy.data.folder.names import ImageNames, agree, columns, role_of_list, same_last_part
+from segstudy.data.folder.files import files_below
+from segstudy.data.folder.names import (
+    LISTS,
+    ImageNames,
+    agree,
+    columns,
+    role_of,
+    role_of_list,
+    roles_in,
+    splits_in,
+)  # fmt: skip
 from segstudy.data.folder.problems import Problem, problem
 from segstudy.data.folder.scan import ROLES, FolderScan
 from segstudy.data.images import Sample
 from segstudy.data.splits import folds, hold_out
 from segstudy.data.text import read_text
 from segstudy.errors import ConfigError, DataError, did_you_mean, first_few
+from segstudy.formatting import counted
 
 _HEADER = re.compile(r"['\"]?(image|file|name|img|id|path)[a-z_ ]*['\"]?\s*([,;\t]|$)", re.IGNORECASE)
-
-VAL_SHARE = 0.2
-"""Share of the images for val, if no split is given."""
+VAL_SHARE = 0.2  # share of the images for val, if no split is given
 
 
 class UntrainableError(ConfigError):
@@ -58,9 +66,9 @@ class SplitPlan:
         """
         groups = [s.group for s in self.pool]
         num_groups = len(set(filter(None, groups))) + groups.count("")
+        found = f"{counted(len(self.pool), 'image')} ({counted(num_groups, 'group')})"
         if num_groups < self.num_folds:
-            images = f"{num_groups} groups ({len(self.pool)} images)"
-            raise UntrainableError(f"folds: {self.num_folds}, but only {images}: a fold would be empty")
+            raise UntrainableError(f"folds: {self.num_folds}, but only {found}: a fold would be empty")
         if self.num_folds:
             held = folds(strata, groups, self.num_folds, self.seed) == self.fold
             return {"train": list(compress(self.pool, ~held)), "val": list(compress(self.pool, held))}
@@ -70,7 +78,7 @@ class SplitPlan:
             held = hold_out([strata[i] for i in left], [groups[i] for i in left], share_of_left, self.seed, role)
             if not held.any() or held.all():
                 raise UntrainableError(
-                    f"{role}={share} of {len(self.pool)} images ({num_groups} groups) is none, or all that are left\n"
+                    f"{role}={share} of {found} is none, or all that are left\n"
                     "  → choose another share, smaller groups, or lists"
                 )
             lists[role], left = [self.pool[i] for i in left[held]], left[~held]
@@ -95,14 +103,14 @@ def make_split(
     specs = {role: spec for role, spec in specs.items() if spec not in (None, "none")}
     notes, found, several = [], {}, []
     if not specs and not description.folds:
-        known = {s.name.split("/")[0] for s in scan.samples if "/" in s.name} | set(scan.split_of.values())
-        specs = {role: role for role in ROLES if role in known or description.find(f"{role}.txt")}
-        notes = [f"{', '.join(specs)}: the lists with these names"] if specs else []
-        others = {role: names for role, names in _other_lists(scan, description).items() if role not in specs}
-        found = {role: names[0] for role, names in others.items() if len(names) == 1}
-        several = [f"{role}: {', '.join(names)}" for role, names in others.items() if len(names) > 1]
-        notes += [f"{role}: the list {name}, by its name" for role, name in found.items()]
-        specs |= found
+        named = _by_name(scan, description)
+        found = {role: each[0] for role, each in named.items() if role and len(each) == 1}
+        several = [f"{role}: {', '.join(each)}" for role, each in named.items() if role and len(each) > 1]
+        specs = dict(found)
+        names = ", ".join(role if role == name else f"{role} = {name}" for role, name in found.items())
+        notes = [f"split: {names}, by the names of folders, lists or columns"] if found else []
+        unused = first_few(list(dict.fromkeys(named.get("", []))))
+        notes += [f"no list of a split, though it names images: {unused}"] if unused else []
     if "val" not in specs and "test" not in specs and not description.folds:
         specs["val"] = VAL_SHARE
         notes.append(f"val: {VAL_SHARE:.0%} of the images, drawn with split_seed {description.split_seed}")
@@ -119,31 +127,35 @@ def make_split(
     listed = taken | {s.name for s in lists.get("train", scan.samples)}
     unlisted = [s.name for s in scan.samples if s.name not in listed]
     if unlisted and all(lists.values()):
-        notes.append(f"left out, in no list: {len(unlisted)} of {len(scan.samples)} images ({first_few(unlisted, 3)})")
-    return SplitPlan(
-        pool=lists.get("train") or [s for s in scan.samples if s.name not in taken],
-        seed=description.split_seed,
-        lists=lists,
-        found=found,
-        shares={role: spec for role, spec in specs.items() if isinstance(spec, float)},
-        num_folds=description.folds or 0,
-        fold=fold or 0,
-        notes=notes,
-        problems=problems,
-    )
+        notes.append(
+            f"left out, in no list: {len(unlisted)} of {counted(len(scan.samples), 'image')} ({first_few(unlisted, 3)})"
+        )
+    pool = lists.get("train") or [s for s in scan.samples if s.name not in taken]
+    shares = {role: spec for role, spec in specs.items() if isinstance(spec, float)}
+    folds = description.folds or 0, fold or 0
+    return SplitPlan(pool, description.split_seed, lists, shares, *folds, found, notes, problems)
 
 
-def _other_lists(scan: FolderScan, description: Description) -> dict[str, list[str]]:
-    """{split: files whose name holds that split, such as val_list.txt, and whose first lines name images}."""
-    known = ImageNames(s.name for s in scan.samples)
-    found: dict[str, list[str]] = {}
-    for path in sorted(description.root.rglob("*.*")):
-        role, name = role_of_list(path), path.relative_to(description.root).as_posix()
-        if role and not name.startswith("."):
-            with suppress(DataError):
-                if any(map(known.find_in_line, read_text(path).splitlines()[:5])):
-                    found.setdefault(role, []).append(name)
-    return found
+def _by_name(scan: FolderScan, description: Description) -> dict[str, list[str]]:
+    """{split: folders, values of the column split, or files with that name}; "": files in the root that name images.
+
+    A file is one of a split if its name holds it (val_list.txt), and if its first lines or a column name images.
+    """
+    root = description.root
+    words = [part for s in scan.samples for part in s.name.split("/")[:-1]] + [*scan.split_of.values()]
+    found: dict[str, list[str]] = defaultdict(list)
+    for word in dict.fromkeys([*(f"{role}.txt" for role in ROLES if description.find(f"{role}.txt")), *words]):
+        if role := role_of(word.removesuffix(".txt")):
+            found[role].append(word.removesuffix(".txt"))
+    found |= {role: [role] for role in found if role in found[role]}
+    settled, used = set(found), {*description.pairs, str(description.classes), *(f"{role}.txt" for role in found)}
+    files = {path.relative_to(root).as_posix(): path for path in files_below(root, (*LISTS, ".json"))}
+    files = {n: path for n, path in files.items() if n not in used and (role_of_list(path) or path.parent == root)}
+    known = ImageNames(sample.name for sample in scan.samples if files)
+    for name, path in files.items():
+        for role in roles_in(path, known):
+            found["" if role in settled else role].append(name)
+    return dict(found)
 
 
 def _read_lists(
@@ -151,24 +163,22 @@ def _read_lists(
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
     """({role: images}, problems of the lists)."""
     by_name = {s.name: s for s in scan.samples}
-    known = ImageNames([*by_name, *scan.without_mask])
+    known = ImageNames([*by_name, *scan.without_mask] if any(isinstance(spec, str) for spec in specs.values()) else [])
     lists: dict[str, list[Sample]] = {}
     unreadable, repeated, meanings = [], [], Meanings()
     for role, spec in specs.items():
         if not isinstance(spec, str):
             continue
         try:
-            lines = read_list(spec, description, scan)
+            lines = read_list(role, spec, description, scan)
+            unreadable += [] if lines else [f"{role}: the list {spec} is empty"]
         except DataError as error:
             unreadable.append(f"{role}: {error}")
-            lists[role] = []
-            continue
+            lines = []
         found = Counter(meanings.add(role, line, known, by_name) for line in lines)
         names = [name for name in found if name is not None]
         lists[role] = [by_name[name] for name in names]
         repeated += [f"{role}: {found[name]} times {name}" for name in names if found[name] > 1]
-        if not lines:
-            unreadable.append(f"{role}: the list {spec} is empty")
     problems = [
         *problem("lists that are missing or empty", unreadable),
         *problem("images that a list names several times: they are used once", repeated, "warning"),
@@ -199,35 +209,37 @@ class Meanings:
         if not agree(first, line):
             self.ambiguous.append(f"{role}: {line} and {first} both mean {name}")
         mask, listed = by_name[name].file("mask"), columns(line)[1:2]
-        if listed and mask.suffix != ".json" and not same_last_part(listed[0], mask.name):
+        if listed and mask.suffix != ".json" and not agree(listed[0], mask.name):
             self.other_masks.append(f"{role}: {line}, but the mask that is used is {mask.name}")
         return name
 
     def problems(self) -> list[Problem]:
-        by_folder = "write the path below the folder of images, such as train/a"
-        by_pairs = "in dataset.yaml, pairs: the lists, such as [train.txt, val.txt]"
-        return [
-            *problem("names in lists without image or mask", self.unknown),
-            *problem("names in lists that are ambiguous", self.ambiguous, advice=by_folder),
-            *problem("masks in lists that are not of their image's name", self.other_masks, advice=by_pairs),
-        ]
+        found = problem("names in lists without image or mask", self.unknown)
+        advice = "write the path below the folder of images, such as train/a"
+        found += problem("names in lists that are ambiguous", self.ambiguous, advice=advice)
+        advice = "in dataset.yaml, pairs: the lists, such as [train.txt, val.txt]"
+        return found + problem("masks in lists that are not of their image's name", self.other_masks, advice=advice)
 
 
-def read_list(spec: str, description: Description, scan: FolderScan) -> list[str]:
+def read_list(role: str, spec: str, description: Description, scan: FolderScan) -> list[str]:
     """The lines of a list as they are written, or the names of its images.
 
-    spec: a value of the column split, a list file (with or without .txt), or a sub-folder of the images.
+    spec: a value of the column split, a list file (with or without .txt; of a table of several splits, the rows of this
+    role), or a sub-folder of the images.
     Raises DataError if it is none of these.
     """
     if spec in scan.split_of.values():
         return [n for n, split in scan.split_of.items() if split == spec]
     if path := description.find(spec) or description.find(f"{spec}.txt"):
+        if splits := splits_in(path, ImageNames(s.name for s in scan.samples)):
+            return splits.get(role, [])
         lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         return lines[1:] if path.suffix == ".csv" and lines and _HEADER.match(lines[0]) else lines
     folder = spec.removeprefix(f"{description.images}/").strip("/")
-    if inside := sorted(s.name for s in scan.samples if s.name.startswith(f"{folder}/")):
+    names = sorted(s.name for s in scan.samples)
+    if inside := [n for n in names if n.startswith(f"{folder}/")] or [n for n in names if f"/{folder}/" in n]:
         return inside
-    root, lists = description.root, description.list_files()
+    root, lists = description.root, sorted(path.name for path in description.root.glob("*.txt"))
     hint = did_you_mean(spec, [*lists, *scan.split_of.values()])
     raise DataError(
         f"no list {spec!r}: no file {root / spec} or {spec}.txt, no folder {root / description.images / spec}"
@@ -248,10 +260,8 @@ def _check_specs(specs: dict[str, Any], num_folds: int | None, fold: int | None)
         if fold is not None:
             raise ConfigError(f"data.fold={fold}, but dataset.yaml has no folds\n  → in dataset.yaml, folds: 5")
     elif "val" in specs or "test" in specs:
-        raise ConfigError(
-            f"folds: {num_folds} together with val or test: with folds, the chosen fold is reported\n"
-            "  → remove one of them"
-        )
+        reason = "with folds, the chosen fold is reported"
+        raise ConfigError(f"folds: {num_folds} together with val or test: {reason}\n  → remove one of them")
     elif fold is None or not 0 <= fold < num_folds:
         every = ",".join(map(str, range(num_folds)))
         raise ConfigError(

@@ -33,9 +33,8 @@ def _object(each: dict, canvas: Canvas) -> AnnotatedObject:
         if kind == "bitmap":
             bitmap = required(each, "bitmap")
             x, y = map(int, required(bitmap, "origin"))
-            return AnnotatedObject(
-                label, canvas.bitmap(decode_picture(required(bitmap, "data"), zlib.decompress), x, y)
-            )
+            pixels = decode_picture(required(bitmap, "data"), zlib.decompress)
+            return AnnotatedObject(label, canvas.bitmap(pixels, x, y))
         points = required(each, "points")
         exterior = np.array(required(points, "exterior"), float) + 0.5  # they name pixels, and mean their centres
         if kind in ("line", "point") or (kind == "polygon" and is_line(exterior)):
