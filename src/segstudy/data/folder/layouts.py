@@ -73,7 +73,7 @@ def find_layout(root: Path, with_classes: bool) -> Layout | None:
         raise DataError(f"{root} holds a known layout in a folder below\n  → use {below[0]} instead (data.root)")
     layout = layout or _paired(root, folders, home)
     places = [] if home or layout else [p for p in MASK_PLACES if (root / p).exists()]
-    if places and next(files_below(root / places[0], (".json",)), None):  # of COCO: train2017, val2017 and annotations
+    if places and any(files_below(root / places[0], (".json",))):  # of COCO: train2017, val2017 and annotations
         layout = Layout("annotations of images in other folders", {"images": ".", "masks": places[0]})
     if layout and with_classes:
         layout.keys.update((_nnunet_classes(root) if layout.tool == "nnU-Net" else {}) or _class_table(root, folders))

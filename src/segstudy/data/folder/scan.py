@@ -188,7 +188,7 @@ def _annotated(places: dict[str, Path]) -> bool:
 
 
 def _any_below(places: Files, suffixes: tuple[str, ...]) -> bool:
-    return any(next(files_below(place, suffixes), None) for place in places.values())
+    return any(any(files_below(place, suffixes)) for place in places.values())
 
 
 def _read_coco_files(paths: Files, images: Files, is_guess: bool) -> tuple[list[CocoFile], list[str]] | None:
