@@ -110,7 +110,7 @@ class SegmentationModule(L.LightningModule):
         mean: Any = loss
         if stage != "train":
             mean = self.losses[stage]
-            mean.update(loss, _images(batch))
+            mean.update(loss, (batch["index"] >= 0).sum() if "index" in batch else len(logits))  # without padding
             labels = batch["labels"] = logits.max(1).indices  # equal to argmax, and three times faster on a CPU
             self._counts(stage).update(labels, batch["mask"])
             if stage == "val":
@@ -223,11 +223,6 @@ class SegmentationModule(L.LightningModule):
                 elapsed = callback.time_elapsed()
                 spent = max(spent, elapsed / max(elapsed + left, 1e-9))
         return spent
-
-
-def _images(batch: Mapping[str, Tensor]) -> Tensor | int:
-    """Number of images in a batch, without padding (index −1)."""
-    return (batch["index"] >= 0).sum() if "index" in batch else len(batch["image"])
 
 
 def checked_batch(batch: Any, num_classes: int) -> dict[str, Tensor]:
