@@ -86,7 +86,8 @@ def evaluated(
     members = load_runs(folders)
     cfg = evaluation_config(members, wanted or EvaluationSpec())
     data = evaluation_data(cfg, members, wanted or EvaluationSpec())
-    return {name: dataset_metrics(c, data.classes) for name, c in evaluate(members, cfg, data, views, masks).items()}
+    counts = evaluate(Evaluation(members, views, masks), cfg, data)
+    return {name: dataset_metrics(c, data.classes) for name, c in counts.items()}
 
 
 def command(*words: Any) -> str:

@@ -18,7 +18,7 @@ from segstudy import labels as labelling
 from segstudy.callbacks.per_image_confusion import SIZES
 from segstudy.cli.main import app
 from segstudy.errors import ConfigError
-from segstudy.inference.evaluate import evaluate
+from segstudy.inference.evaluate import Evaluation, evaluate
 from segstudy.inference.loading import EvaluationSpec, LoadedRun, evaluation_config, evaluation_data, load_runs
 from segstudy.inference.model import InputSettings, Model
 from segstudy.inference.tta import TestTimeAugmentation
@@ -221,11 +221,9 @@ def test_evaluated_in_tiles_a_network_without_context_has_the_same_figures(tmp_p
     wanted = EvaluationSpec(size="original")
     for views in (None, TestTimeAugmentation(flip=True)):
         whole, parts = (
-            evaluate(members, evaluation_config(members, wanted),
-                     evaluation_data(evaluation_config(members, wanted), members, wanted), views,
-                     tiles=tiles)
-            for tiles in (None, Tiles(16))
-        )  # fmt: skip
+            evaluate(Evaluation(members, views, tiles=tiles), cfg, evaluation_data(cfg, members, wanted))
+            for cfg, tiles in ((evaluation_config(members, wanted), tiles) for tiles in (None, Tiles(16)))
+        )
         assert len(whole) == len(parts) == 1 + (views is not None)
         for before, after in zip(whole.values(), parts.values(), strict=True):
             for size in SIZES:

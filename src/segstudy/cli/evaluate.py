@@ -87,7 +87,7 @@ def evaluate_runs(folders: list[Path], settings: list[str], options: EvaluateOpt
     print_line(f"{counted(len(images), 'image')} of {dataset.name} {images.name!r} at {at}; {device}")
     for line in tests.trained_on(dataset, members):
         print_line(line, "bold red")
-    counts = tests.evaluate(members, cfg, dataset, views, options.save_masks, tiles)
+    counts = tests.evaluate(tests.Evaluation(members, views, options.save_masks, tiles), cfg, dataset)
     rows = {
         name: dataset_metrics(c, dataset.classes) | {"confusion": {s: m.tolist() for s, m in c.items()}}
         for name, c in counts.items()

@@ -112,17 +112,8 @@ def _seen(network: nn.Module, image: Tensor, views: TestTimeAugmentation | None,
     return predict_tiled(mean, image, tiles) if tiles else mean(image)
 
 
-def evaluate(
-    members: Sequence[LoadedRun],
-    cfg: DictConfig,
-    data: SegmentationData,
-    views: TestTimeAugmentation | None = None,
-    masks: Path | None = None,
-    tiles: Tiles | None = None,
-) -> dict[str, Counts]:
-    """Row → confusion matrices: each member, and the ensemble if there are several. The last row's labels are saved in
-    `masks`."""
-    module = Evaluation(members, views, masks, tiles)
+def evaluate(module: Evaluation, cfg: DictConfig, data: SegmentationData) -> dict[str, Counts]:
+    """Row → confusion matrices: each member, and the ensemble if there are several."""
     with TemporaryDirectory() as unused:
         build_tester(cfg, Path(unused), [Progress()]).test(module, datamodule=data, verbose=False)
     return {name: {size: sums[size].cpu().numpy() for size in SIZES} for name, sums in module.counts.items()}
