@@ -261,7 +261,7 @@ def _from_pairs(description: Description) -> FolderScan:
     if not samples:
         found = f"{', '.join(description.pairs)} exists: {first_few(missing) or 'no rows'}"
         raise DataError(f"no pair in {found}\n  → write paths relative to {root}")
-    shared = [f"{_below(root, mask)}: {', '.join(names)}" for mask, names in images_of.items() if len(names) > 1]
+    shared = [f"{_below(root, samples[n[0]].mask)}: {', '.join(n)}" for n in images_of.values() if len(n) > 1]
     problems = [
         *problem(f"files of {', '.join(description.pairs)} that are missing", missing),
         *problem("images with two masks, or two files of one name", duplicates),
