@@ -153,7 +153,7 @@ def test_a_data_set_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert data.pixels()[1] > 0
 
 
-def test_a_model_and_an_experiment_are_only_files(tmp_path: Path) -> None:
+def test_a_model_and_an_experiment_are_only_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path(__file__).parents[1].joinpath("CONTRIBUTING.md").read_text()
     model = text.split("```yaml\n")[1].split("```")[0]
     conf = tmp_path / "conf"
@@ -165,12 +165,13 @@ def test_a_model_and_an_experiment_are_only_files(tmp_path: Path) -> None:
     (conf / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model: mine\nseed: 7\n"
     )
-    cfg = compose_config(["experiment=mine"], conf)
+    monkeypatch.setattr("segstudy.config.compose.CONF", conf)
+    cfg = compose_config(["experiment=mine"])
     check(cfg)
     assert cfg.encoder.name == "resnet34"
     assert cfg.loss.terms.keys() == {"ce", "dice"}
     assert cfg.seed == 7
-    assert compose_config(["experiment=mine", "loss=focal"], conf).loss._target_ == "segstudy.losses.Focal"
+    assert compose_config(["experiment=mine", "loss=focal"]).loss._target_ == "segstudy.losses.Focal"
 
 
 def test_the_commands_of_the_readme_are_good_ones() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from segstudy.errors import ConfigError, DamagedFile
-from segstudy.runs.history import last_epoch, read_history, write_history
+from segstudy.runs.history import read_history, write_history
 from segstudy.runs.record import Record, read_entries, read_record, read_study_records, run_order, sealed
 
 
@@ -116,12 +116,12 @@ def test_runs_are_in_the_order_of_variants_and_seeds() -> None:
     assert sorted(names, key=run_order) == ["v3", "v4_seed=2", "v4_seed=10", "v4_lite_seed=0", "v4_lr=1_seed=0"]
 
 
-def test_the_history_and_its_last_epoch(tmp_path: Path) -> None:
+def test_the_history(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
-    assert (read_history(path), last_epoch(path)) == ([], None)
+    assert read_history(path) == []
     rows = [{"epoch": 1.0, "val/miou": 0.25}, {"epoch": 2.0, "train/loss": 0.5}]
     write_history(rows, path)
-    assert (read_history(path), last_epoch(path)) == (rows, 2)
+    assert read_history(path) == rows
     path.write_text("epoch,val/miou\n1,x\n")
     with pytest.raises(ConfigError, match=r"history\.csv is damaged: could not convert"):
         read_history(path)

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
@@ -21,7 +21,7 @@ from segstudy.config.overrides import quote
 from segstudy.config.paths import CONF
 from segstudy.config.run_names import changed_settings, run_folder_name
 from segstudy.console import INTERRUPTED, console, print_error, print_line
-from segstudy.errors import ConfigError, SegstudyError, did_you_mean
+from segstudy.errors import ConfigError, SegstudyError, did_you_mean, first_line
 from segstudy.files import read_text
 from segstudy.runs.tables import print_study, records
 from segstudy.side_by_side import start_server
@@ -33,6 +33,9 @@ FAILED: list[str] = []
 
 PLANNED: list[list[str]] = []
 """The overrides of each run of this sweep; empty for a search."""
+
+STARTED: list[DictConfig] = []
+"""The config of this process's sweep if another launcher than segstudy's trains its runs."""
 
 NOT_BY_TORCHRUN = """torchrun cannot start a study (-m): each of its runs starts its own processes
   → the same command without torchrun, with trainer=ddp; or torchrun for one run at a time"""
@@ -51,12 +54,15 @@ def is_search(config: DictConfig) -> bool:
     return "BasicSweeper" not in (OmegaConf.select(config, "hydra.sweeper._target_") or "BasicSweeper")
 
 
+def has_own_launcher(config: DictConfig) -> bool:
+    return str(OmegaConf.select(config, "hydra.launcher._target_")).endswith("SegstudyLauncher")
+
+
 def sweep_mistake(config: DictConfig) -> str | None:
     """Why a sweep cannot begin; None if it can."""
-    own_launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).endswith("SegstudyLauncher")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return NOT_BY_TORCHRUN
-    if config.get("budget") and (is_search(config) or not own_launcher):
+    if config.get("budget") and (is_search(config) or not has_own_launcher(config)):
         return NO_BUDGET
     if not is_search(config):
         return None
@@ -142,6 +148,13 @@ def planned_variants(config: DictConfig) -> dict[str, list[str]]:
     return {names[run]: variant_changes(r["changes"]) for run, r in runs.items() if "changes" in r}
 
 
+def end_stopped_study(config: DictConfig, error: Exception) -> NoReturn:
+    """End a study whose launcher failed, as joblib's does if a run is killed: the other runs are in their folders."""
+    print_line(f"the launcher stopped: {type(error).__name__}: {first_line(error)}", "red")
+    Study().on_multirun_end(config)
+    sys.exit(1)
+
+
 class Study(Callback):
     """Hydra callback: warns before a sweep if its plan names missing variants; prints the tables and writes the report
     at its end."""
@@ -150,6 +163,8 @@ class Study(Callback):
         if mistake := sweep_mistake(config):
             print_error(ConfigError(mistake))
             sys.exit(2)
+        if not has_own_launcher(config):
+            STARTED.append(config)
         # Hydra writes this file next and would follow a symbolic link.
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
         if is_search(config):  # its variants are not known beforehand

@@ -35,7 +35,7 @@ from segstudy.console import (
 from segstudy.errors import DamagedFile, SegstudyError, first_line
 from segstudy.runs.checkpoints import starting_file
 from segstudy.runs.record import Record, sealed
-from segstudy.sweep import FAILED, PLANNED, plan_mistakes, train_in_own_process
+from segstudy.sweep import FAILED, PLANNED, STARTED, end_stopped_study, plan_mistakes, train_in_own_process
 from segstudy.train_and_test import run, selection_score
 
 
@@ -49,7 +49,13 @@ def main() -> None:
     except SegstudyError as error:
         print_error(error)
         sys.exit(2)
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here; Hydra would print them and exit
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except Exception as error:
+        if not STARTED:
+            raise
+        end_stopped_study(STARTED[0], error)
 
 
 def task(cfg: DictConfig) -> float | None:

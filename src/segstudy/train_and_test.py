@@ -74,8 +74,9 @@ def run(cfg: DictConfig, folder: Path, record: Record) -> None:
             _test_before(cfg, folder, module, data, record)
         try:
             trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            if resumed is None or begun:
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            other = isinstance(error, RuntimeError) and "state_dict" not in str(error)  # such as too little memory
+            if resumed is None or begun or other:
                 raise
             raise DamagedFile(
                 f"{resumed} is damaged: its state does not fit this run ({type(error).__name__}: {first_line(error)})\n"

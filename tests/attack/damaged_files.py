@@ -542,7 +542,7 @@ class Attack:
         """The result of a command on the whole study."""
         if command not in self.expected:
             self.restore()
-            answer = ask(COMMANDS[command].call, self.home, 120)
+            answer = ask(COMMANDS[command].call, self.home, 300)
             if answer.fault or answer.code not in (0, 1):
                 raise RuntimeError(f"{command} fails on the whole study:\n{answer.text}")
             self.expected[command] = self.result(command, answer)

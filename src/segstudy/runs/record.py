@@ -119,7 +119,7 @@ class Entries(Part):
             raise ValueError("palette has not one colour for each class")
         if self.data.background is not None and not 0 <= self.data.background < number:
             raise ValueError(f"the background is class {self.data.background} of {number}")
-        if self.status == "done" and self.data.roles and not self.data.roles.get("report"):
+        if ({"size", "roles"} & self.data.model_fields_set) and not self.data.roles.get("report"):
             raise ValueError("it names no reported images")
         return self
 
