@@ -257,3 +257,12 @@ def test_the_folder_may_be_the_working_directory(tmp_path: Path, monkeypatch: py
     scan = scan_folder(description)
     assert [sample.name for sample in scan.samples] == [f"d{i}/{i}" for i in BOTH]
     assert make_split(scan, description, dict.fromkeys(ROLES)).shares == {"val": 0.2}
+
+
+def test_a_split_without_training_images_is_an_error(tmp_path: Path) -> None:
+    plain(tmp_path)
+    (tmp_path / "test.txt").write_text("".join(f"p{i}\n" for i in BOTH))
+    report = check_folder(tmp_path)
+    assert not report.trainable
+    (found,) = [each for each in report.problems if each.severity == "error"]
+    assert (found.title, found.items) == ("no images to train on", ["test holds 9 of 9"])

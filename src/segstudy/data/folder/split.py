@@ -131,6 +131,9 @@ def make_split(
             f"left out, in no list: {len(unlisted)} of {counted(len(scan.samples), 'image')} ({first_few(unlisted, 3)})"
         )
     pool = lists.get("train") or [s for s in scan.samples if s.name not in taken]
+    if scan.samples and not pool and "train" not in specs:
+        told = [f"{role} holds {len(lists[role])} of {len(scan.samples)}" for role in ("val", "test") if role in lists]
+        problems += problem("no images to train on", told, advice="in dataset.yaml, train: FILE, or other lists")
     shares = {role: spec for role, spec in specs.items() if isinstance(spec, float)}
     folds = description.folds or 0, fold or 0
     return SplitPlan(pool, description.split_seed, lists, shares, *folds, found, notes, problems)
